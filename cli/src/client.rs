@@ -295,6 +295,8 @@ impl Client {
                 Some(opened) => opened?,
             },
         };
+        // From here on a node that is absent is one that went away.
+        self.got_through = true;
         let was_sent = std::mem::replace(sent, Sent::Perhaps);
         let exchange = tokio::time::timeout(within, link.exchange(message, within));
         let response = match self.interrupt.during(exchange).await {
@@ -309,7 +311,6 @@ impl Client {
             }
         };
         *sent = was_sent;
-        self.got_through = true;
         self.link = Some(link);
         Ok(response.into_outcome())
     }

@@ -45,6 +45,20 @@ fn the_wait_survives_a_node_that_goes_away_and_comes_back() {
 }
 
 #[test]
+fn a_node_that_goes_away_before_its_first_answer_is_waited_for() {
+    let node = Node::new(|_, number| match number {
+        0 => Act::Leave,
+        _ => Act::Reply(operation("instance.start", "succeeded", 2, &[])),
+    });
+    let mut running = Running::start(&node, &["operation", "wait", OPERATION]);
+    running.wait_for("cannot be reached");
+    node.appear();
+    let (output, _) = running.end();
+    assert_exit(&output, 0);
+    assert_eq!(node.methods(), ["operation.wait", "operation.wait"]);
+}
+
+#[test]
 fn an_agent_that_is_not_there_is_told_at_once() {
     let node = Node::absent(|_, _| Act::Close);
     let output = run(&node, &["instance", "list"]);
