@@ -118,7 +118,7 @@ pub(super) fn admit(boot: &Boot, by: OperationId, facts: &Facts<'_>) -> Result<I
         id,
         name: boot.name.clone(),
         image: image.name.clone(),
-        base: Base { sha256: base, format: image.format },
+        base: Base { sha256: base, format: image.format, virtual_size: image.virtual_size },
         direct,
         flavor: boot.flavor.clone(),
         vcpus: size.vcpus,
@@ -131,6 +131,7 @@ pub(super) fn admit(boot: &Boot, by: OperationId, facts: &Facts<'_>) -> Result<I
         fault: None,
         created: facts.now,
         updated: facts.now,
+        revision: 0,
     })
 }
 
