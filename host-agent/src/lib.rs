@@ -1,2 +1,5 @@
 //! Placeholder.
 pub mod network;
+pub mod qcow2;
+pub mod threads;
+pub mod volume;
