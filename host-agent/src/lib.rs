@@ -1,4 +1,5 @@
 //! Placeholder.
+pub mod host;
 pub mod network;
 pub mod qcow2;
 pub mod threads;

@@ -80,9 +80,13 @@ impl VolumeError {
     /// A failed step, full disks told apart.
     pub(super) fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
-            _ => Self::Io { step, path, source },
+        move |source| {
+            let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+            if full.contains(&source.kind()) {
+                Self::NoSpace { path }
+            } else {
+                Self::Io { step, path, source }
+            }
         }
     }
 
