@@ -1,0 +1,1 @@
+//! The native JSON-RPC of the host agent.
