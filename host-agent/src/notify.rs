@@ -1,5 +1,7 @@
 //! Telling systemd: ready, alive, stopping. Without systemd all of it does nothing.
 
+use std::time::Duration;
+
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 

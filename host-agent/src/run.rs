@@ -17,7 +17,7 @@ use crate::compute::{Compute, Node};
 use crate::config::Settings;
 use crate::guest::{GuestSettings, Guests};
 use crate::host::{Host, HostError};
-use crate::hypervisor::libvirt::Libvirt;
+use crate::hypervisor::libvirt::{self, Libvirt};
 use crate::image::{Cache, ImageError, Limits};
 use crate::journal::{self, Journal};
 use crate::network::{Netlink, NetworkError};
@@ -80,11 +80,13 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     directory(&settings.run_dir, 0o755)?;
     directory(&settings.run_dir.join("guest"), 0o711)?;
     let _lock = lock(&settings.state_dir.join("lock"))?;
-    let (journal, journal_thread) = Journal::open(&settings.state_dir.join("journal.db"))?;
+    let (journal, journal_ended) = Journal::open(&settings.state_dir.join("journal.db"))?;
     // The socket is bound before anything is taken up, so that a second agent does no harm.
     let listener = Listener::bind(&settings.socket, settings.socket_group.as_deref())?;
 
-    let hypervisor = Arc::new(Libvirt::connect(&settings.hypervisor_uri)?);
+    let libvirt_settings =
+        libvirt::Settings { uri: settings.hypervisor_uri.clone(), ..libvirt::Settings::default() };
+    let hypervisor = Arc::new(Libvirt::start(&libvirt_settings)?);
     let guest_settings =
         GuestSettings { answer_timeout: settings.answer_timeout, ..GuestSettings::default() };
     let limits = Limits {
@@ -102,8 +104,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         host: Host::open(&settings.state_dir).await?,
         virt_type: tokio::sync::OnceCell::new(),
     };
-    let compute =
-        Compute::start(Arc::clone(&settings), journal, node, shutdown.clone()).await?;
+    let compute = Compute::start(Arc::clone(&settings), journal, node, shutdown.clone()).await?;
 
     let broker = watch::Sender::new(match settings.broker.is_empty() {
         true => Link::None,
@@ -134,10 +135,10 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     compute.drain(PATIENCE).await;
     while doors.join_next().await.is_some() {}
     drop((service, compute));
-    // Ends when the last handle is gone; operations left behind hold theirs, and what they have
-    // not written yet is what the next start finds undone.
-    if journal_thread.is_finished() && journal_thread.join().is_err() {
-        tracing::error!("the journal's thread panicked");
+    // It ends with its last handle. Operations left behind keep theirs; what they have not written
+    // by then is what the next start finds undone.
+    if tokio::time::timeout(Duration::from_secs(2), journal_ended).await.is_err() {
+        tracing::warn!("the journal is still in use");
     }
     Ok(())
 }
@@ -153,7 +154,8 @@ fn directory(path: &Path, mode: u32) -> Result<(), Error> {
 /// One agent for one state directory, as long as the lock is held.
 fn lock(path: &Path) -> Result<Flock<File>, Error> {
     let failed = |source| Error::Directory { path: path.to_owned(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| Error::Locked { path: path.to_owned() })
 }

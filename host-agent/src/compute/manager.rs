@@ -10,10 +10,10 @@ use ostler_protocol::rpc::event::{Event, News};
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::image::{Import, State as ImageState};
 use ostler_protocol::rpc::instance::{Halt, Status, VmState};
+use ostler_protocol::rpc::network as wire_network;
 use ostler_protocol::rpc::operation::{Operation, State, Subject};
 use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, OperationId, Timestamp};
-use ostler_protocol::rpc::network as wire_network;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{OnceCell, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -51,8 +51,8 @@ pub struct Node<H: Hypervisor, N> {
     pub guests: Guests<H>,
     /// The machine.
     pub host: Host,
-    /// What domains run on.
-    pub virt_type: VirtType,
+    /// What domains run on, once that is known.
+    pub virt_type: OnceCell<VirtType>,
 }
 
 /// The agent's heart; see the module.
@@ -154,6 +154,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         compute.tasks.spawn(async move { follower.follow_power().await });
         let guests = Arc::clone(&compute);
         compute.tasks.spawn(async move { guests.follow_guests().await });
+        let prober = Arc::clone(&compute);
+        compute.tasks.spawn(async move { prober.probe_virt_type().await });
         let keeper = Arc::clone(&compute);
         compute.tasks.spawn(async move { keeper.forget_old().await });
         Ok(compute)
@@ -345,8 +347,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 check_user(&asked.user)?;
                 let change = Change::Password { user: asked.user };
                 let action = Action::Password;
-                let mut admitted =
-                    self.act(&mut registry, asked.id, action, id, now, change)?;
+                let mut admitted = self.act(&mut registry, asked.id, action, id, now, change)?;
                 admitted.volatile.word = Some(asked.password);
                 Ok(admitted)
             }
@@ -563,9 +564,9 @@ impl Registry {
         };
         let uses = |i: &&InstanceRecord| {
             i.base.sha256 == sha256
-                || i.direct.as_ref().is_some_and(|d| {
-                    d.kernel == sha256 || d.ramdisk.as_ref() == Some(&sha256)
-                })
+                || i.direct
+                    .as_ref()
+                    .is_some_and(|d| d.kernel == sha256 || d.ramdisk.as_ref() == Some(&sha256))
         };
         self.instances.values().filter(|i| i.vm_state != VmState::Deleted).filter(uses).count()
     }
@@ -592,8 +593,7 @@ impl Registry {
         if let Some(other) =
             self.networks.values().find(|n| n.bridge == network.bridge && n.name != network.name)
         {
-            let text =
-                format!("conflict: bridge {} is network {}'s", network.bridge, other.name);
+            let text = format!("conflict: bridge {} is network {}'s", network.bridge, other.name);
             return Err(Fault::new(Reason::Conflict, text).about("parameter bridge"));
         }
         // Names and sizes are checked now, so that nothing is accepted that cannot be.

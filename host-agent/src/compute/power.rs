@@ -97,7 +97,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         for domain in domains.iter().filter(|domain| domain.ours.is_some()) {
             let ours = known.iter().any(|(id, vm)| *id == domain.id && *vm != VmState::Deleted);
             if !ours {
-                tracing::warn!(domain = domain.name, "a domain of ours that the journal does not know");
+                tracing::warn!(
+                    domain = domain.name,
+                    "a domain of ours that the journal does not know"
+                );
             }
         }
         for (id, vm) in known.into_iter().filter(|(_, vm)| *vm != VmState::Deleted) {

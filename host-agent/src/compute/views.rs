@@ -61,7 +61,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 Link::Down => WireLink::Down,
             },
             broker,
-            virt_type: self.node.virt_type.to_string(),
+            virt_type: self.node.virt_type.get().map_or("unknown", |v| v.as_str()).to_owned(),
             kernel: inventory.kernel.clone(),
             cpu_model: inventory.cpu_model.clone(),
             cpus: inventory.cpus,
@@ -115,7 +115,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             id: port.id,
             network: port.network.clone(),
             mac: port.mac,
-            bridge: registry.networks.get(&port.network).map_or_else(String::new, |n| n.bridge.clone()),
+            bridge: registry
+                .networks
+                .get(&port.network)
+                .map_or_else(String::new, |n| n.bridge.clone()),
             tap: tap_name(port.id).as_str().to_owned(),
         });
         Instance {

@@ -21,10 +21,10 @@ use ostler_protocol::rpc::operation::{Kind, Operation, State, StepState, Subject
 use ostler_protocol::rpc::values::Timestamp;
 use tokio::sync::SemaphorePermit;
 
+use super::lifecycle;
 use super::manager::Compute;
 use super::operations::{Flow, Step, StepError, can_undo, plan};
 use super::registry::LiveOperation;
-use super::lifecycle;
 use crate::hypervisor::{Hypervisor, Link};
 use crate::journal::{Entry, Write};
 use crate::network::Network;
@@ -193,7 +193,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     self.mark(operation, n, StepState::Failed);
                     let fault = fault.at(step.name()).about(operation.subject.to_string());
                     tracing::warn!(%kind, step = step.name(), %fault, "step failed");
-                    return End::Failed(*fault);
+                    return End::Failed(fault);
                 }
             }
         }
@@ -311,8 +311,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             match &operation.subject {
                 Subject::Instance(id) => {
                     write.instance = registry.update(*id, |instance| {
-                        instance.vm_state =
-                            lifecycle::settled(over.kind, state, instance.vm_state);
+                        instance.vm_state = lifecycle::settled(over.kind, state, instance.vm_state);
                         // A delete that came meanwhile owns the instance already.
                         if instance.operation == Some(operation.id) {
                             instance.task_state = None;
@@ -338,8 +337,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     };
                 }
                 Subject::Network(_) => {
-                    if let (super::operations::Change::NetworkEnsure { network }, State::Succeeded) =
-                        (&operation.change, state)
+                    if let (
+                        super::operations::Change::NetworkEnsure { network },
+                        State::Succeeded,
+                    ) = (&operation.change, state)
                     {
                         registry.networks.insert(network.name.clone(), network.clone());
                         write.network = Some(network.clone());

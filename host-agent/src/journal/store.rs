@@ -330,8 +330,7 @@ fn operations(db: &Connection, sql: &'static str) -> Result<Vec<OperationRecord>
 }
 
 fn text<T: Serialize>(what: &'static str, value: &T) -> Result<String, Error> {
-    serde_json::to_string(value)
-        .map_err(|source| Error::Body { what, id: String::new(), source })
+    serde_json::to_string(value).map_err(|source| Error::Body { what, id: String::new(), source })
 }
 
 fn parse<T: DeserializeOwned>(what: &'static str, id: &str, body: &str) -> Result<T, Error> {

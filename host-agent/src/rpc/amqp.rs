@@ -239,7 +239,7 @@ impl<'a, H: Hypervisor, N: Network> Session<'a, H, N> {
                     None => return Ended::Cancelled,
                 },
                 _ = probe.tick(), if !blocked => {
-                    let properties = BasicProperties::default().with_kind(PROBE_KIND.into());
+                    let properties = BasicProperties::default().with_type(PROBE_KIND.into());
                     if let Err(ended) = self.publish(EXCHANGE_RPC, self.host, b"", properties).await {
                         return ended;
                     }
@@ -323,12 +323,7 @@ impl<'a, H: Hypervisor, N: Network> Session<'a, H, N> {
     }
 
     /// A message nobody can carry out: told to its sender, and kept with the reason.
-    async fn poison(
-        &self,
-        delivery: &Delivery,
-        reply: &Reply,
-        fault: Fault,
-    ) -> Result<(), Ended> {
+    async fn poison(&self, delivery: &Delivery, reply: &Reply, fault: Fault) -> Result<(), Ended> {
         tracing::warn!(%fault, "a message that cannot be read goes to the dead letters");
         let mut headers = FieldTable::default();
         let reason = AMQPValue::LongString(fault.to_string().into());
@@ -368,10 +363,7 @@ struct Reply {
 
 impl Reply {
     fn of(properties: &BasicProperties) -> Self {
-        Self {
-            to: properties.reply_to().clone(),
-            correlation: properties.correlation_id().clone(),
-        }
+        Self { to: properties.reply_to().clone(), correlation: properties.correlation_id().clone() }
     }
 }
 
@@ -426,8 +418,7 @@ async fn declare(channel: &Channel, host: &str) -> Result<(), Ended> {
     };
     let mut arguments = quorum();
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
-    arguments
-        .insert("x-dead-letter-exchange".into(), AMQPValue::LongString(EXCHANGE_DEAD.into()));
+    arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(EXCHANGE_DEAD.into()));
     let queue = host_queue(host);
     for (name, arguments) in [(QUEUE_DEAD, quorum()), (queue.as_str(), arguments)] {
         let options = QueueDeclareOptions { durable: true, ..Default::default() };

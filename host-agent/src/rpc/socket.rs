@@ -198,8 +198,7 @@ async fn converse<H: Hypervisor, N: Network>(
             Ok(asked) if asked.may_wait() => {
                 // The semaphore is never closed.
                 let Ok(place) = Arc::clone(&waiting).acquire_owned().await else { return Ok(()) };
-                let (service, writer, gone) =
-                    (service.clone(), Arc::clone(&writer), gone.clone());
+                let (service, writer, gone) = (service.clone(), Arc::clone(&writer), gone.clone());
                 tokio::spawn(async move {
                     let answer = tokio::select! {
                         () = gone.cancelled() => return,

@@ -1,6 +1,4 @@
 //! The QEMU guest agent protocol.
-<<<<<<< HEAD
-=======
 //!
 //! ```text
 //!  bytes --> framing::Parser --> Value --> envelope::Request --> arguments --> commands::X::Arguments
@@ -22,4 +20,3 @@ pub mod framing;
 
 pub use commands::Command;
 pub use envelope::{ErrorClass, Fault};
->>>>>>> guest

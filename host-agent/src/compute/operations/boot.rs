@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::image::Format;
@@ -10,12 +11,13 @@ use ostler_protocol::rpc::values::InstanceId;
 
 use super::{StepError, root_serial};
 use crate::compute::manager::{Compute, bridge_spec};
-use crate::hypervisor::Hypervisor;
+use crate::config::VirtType as VirtSettingText;
+use crate::hypervisor::VirtType;
 use crate::hypervisor::spec::{
     Boot, CpuMode, Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget,
     DomainSpec, Firmware, Machine, Metadata, Nic, OnCrash, Tpm, Vnc, WatchdogAction,
 };
-use crate::hypervisor::VirtType;
+use crate::hypervisor::{self, Hypervisor, Link, VirtSetting};
 use crate::journal::records::InstanceRecord;
 use crate::network::{Network, tap_name};
 use crate::volume::{Base, RootDisk, Volumes};
@@ -24,6 +26,8 @@ use crate::volume::{Base, RootDisk, Volumes};
 const SPARE_SLOTS: u8 = 8;
 /// Seconds between the balloon's memory reports; nova's default.
 const MEMORY_STATS_PERIOD: u32 = 10;
+/// The pause before a probe that failed is tried again.
+const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
 impl<H: Hypervisor, N: Network> Compute<H, N> {
     pub(super) async fn create_root_disk(&self, record: &InstanceRecord) -> Result<(), StepError> {
@@ -52,7 +56,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     pub(super) async fn define_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
-        let spec = self.domain(record)?;
+        let spec = self.domain(record, self.virt_type().await?)?;
         Ok(self.node.hypervisor.define(&spec).await?)
     }
 
@@ -62,13 +66,50 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         Ok(())
     }
 
+    /// What domains run on; found out once, by really starting one where the setting says `auto`.
+    async fn virt_type(&self) -> Result<VirtType, hypervisor::Error> {
+        let setting = match self.settings.virt_type {
+            VirtSettingText::Auto => VirtSetting::Auto,
+            VirtSettingText::Kvm => VirtSetting::Kvm,
+            VirtSettingText::Qemu => VirtSetting::Qemu,
+        };
+        let find = || async {
+            let choice = self.node.hypervisor.virt_type(setting).await?;
+            tracing::info!(virt_type = %choice.virt_type, why = choice.why, "domains run on this");
+            Ok(choice.virt_type)
+        };
+        self.node.virt_type.get_or_try_init(find).await.copied()
+    }
+
+    /// Find out what domains run on as soon as libvirt can be reached, so that no boot waits.
+    pub(in crate::compute) async fn probe_virt_type(&self) {
+        let mut link = self.node.hypervisor.link();
+        while !self.node.virt_type.initialized() {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                up = link.wait_for(|link| *link == Link::Up) => if up.is_err() { return },
+            }
+            if let Err(error) = self.virt_type().await {
+                tracing::warn!(%error, "what domains run on could not be found out");
+                tokio::select! {
+                    () = self.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(PROBE_AGAIN) => {}
+                }
+            }
+        }
+    }
+
     /// The socket of an instance's Ostler port.
     pub(in crate::compute) fn guest_socket(&self, id: InstanceId) -> PathBuf {
         self.settings.run_dir.join("guest").join(format!("{id}.sock"))
     }
 
     /// The domain of an instance: what an operator expects, virtio throughout.
-    fn domain(&self, record: &InstanceRecord) -> Result<DomainSpec, StepError> {
+    fn domain(
+        &self,
+        record: &InstanceRecord,
+        virt_type: VirtType,
+    ) -> Result<DomainSpec, StepError> {
         let images = &self.node.images;
         let boot = match &record.direct {
             None => Boot::Disk,
@@ -93,7 +134,6 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             });
         }
         let files = self.node.volumes.files(record.id);
-        let virt_type = self.node.virt_type;
         Ok(DomainSpec {
             metadata: Metadata {
                 id: record.id,

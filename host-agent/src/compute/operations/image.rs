@@ -9,7 +9,7 @@ use super::{Change, StepError, missing};
 use crate::compute::manager::Compute;
 use crate::compute::registry::LiveOperation;
 use crate::hypervisor::Hypervisor;
-use crate::image::{ImageError, ImportSpec, Source, Unfit};
+use crate::image::{ImageError, ImportSpec, Source};
 use crate::journal::records::ImageRecord;
 use crate::network::Network;
 
@@ -94,7 +94,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         if shared {
             return Ok(());
         }
-        let removed = self.node.images.remove(sha256, record.format).await;
+        let removed = self.node.images.remove(&self.node.images.path(sha256, record.format)).await;
         removed.map(|_| ()).map_err(|error| StepError::failed(image_fault(&error)))
     }
 

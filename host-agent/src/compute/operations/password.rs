@@ -12,12 +12,12 @@ use crate::network::Network;
 impl<H: Hypervisor, N: Network> Compute<H, N> {
     pub(super) async fn set_password(&self, operation: &LiveOperation) -> Result<(), StepError> {
         let id = self.record_of(operation)?.id;
-        let (Change::Password { user }, Some(word)) =
-            (&operation.change, &operation.volatile.word)
+        let (Change::Password { user }, Some(word)) = (&operation.change, &operation.volatile.word)
         else {
             let text = "the agent was stopped before the password was set, and does not keep it";
             return Err(StepError::failed(
-                Fault::new(Reason::Interrupted, text).next("set it again: ostler instance password"),
+                Fault::new(Reason::Interrupted, text)
+                    .next("set it again: ostler instance password"),
             ));
         };
         let set = self.node.guests.set_password(id, user, word).await;
