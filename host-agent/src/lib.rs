@@ -1,5 +1,6 @@
 //! Placeholder.
 pub mod host;
+pub mod image;
 pub mod network;
 pub mod qcow2;
 pub mod threads;
