@@ -61,7 +61,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The cache in this directory, which is made if missing.
+    /// The cache in this directory, which is made if missing and swept if not.
     pub async fn open(folder: &Path, limits: Limits) -> Result<Self, ImageError> {
         let this = Self {
             folder: folder.to_owned(),
@@ -79,6 +79,10 @@ impl Cache {
             File::open(folder)?.sync_all()
         };
         this.run("open", &this.folder, make).await?;
+        let swept = this.sweep().await?;
+        if swept != Swept::default() {
+            info!(removed = swept.removed, kept = swept.kept, "interrupted imports swept");
+        }
         Ok(this)
     }
 
@@ -225,21 +229,22 @@ impl Cache {
 
     /// Remove an image from the cache. That nothing is made from it any more is the caller's to
     /// know, and that nobody is importing the same just now.
-    pub async fn remove(&self, path: &Path) -> Result<Removed, ImageError> {
-        let inside =
-            path.parent() == Some(&self.folder) && path.file_name().and_then(name).is_some();
-        if !inside {
-            return Err(ImageError::NotCached { path: path.to_owned() });
-        }
-        let (file, folder) = (path.to_owned(), self.folder.clone());
+    pub async fn remove(&self, sha256: &Sha256, format: Format) -> Result<Removed, ImageError> {
+        let path = self.path(sha256, format);
+        let (file, folder) = (path.clone(), self.folder.clone());
         let remove = move || match fs::remove_file(file) {
             Ok(()) => File::open(folder)?.sync_all().map(|()| Removed::Removed),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removed::AlreadyGone),
             Err(error) => Err(error),
         };
-        let removed = self.run("remove", path, remove).await?;
+        let removed = self.run("remove", &path, remove).await?;
         info!(image = %path.display(), ?removed, "image removed from the cache");
         Ok(removed)
+    }
+
+    /// Where an image with this content is, or would be.
+    pub fn path(&self, sha256: &Sha256, format: Format) -> PathBuf {
+        self.folder.join(format!("{sha256}.{}", format.as_str()))
     }
 
     /// All images in the cache.
@@ -259,8 +264,8 @@ impl Cache {
         self.run("list", &self.folder, list).await
     }
 
-    /// Clear away what interrupted imports left and cannot be, or was not, resumed. For the start
-    /// of the agent; imports under way are not touched.
+    /// Clear away what interrupted imports left and cannot be, or was not, resumed.
+    /// Imports under way are not touched.
     pub async fn sweep(&self) -> Result<Swept, ImageError> {
         let parts = self.parts.clone();
         let keys = move || {
@@ -293,10 +298,6 @@ impl Cache {
             }
         }
         Ok(swept)
-    }
-
-    fn path(&self, sha256: &Sha256, format: Format) -> PathBuf {
-        self.folder.join(format!("{sha256}.{}", format.as_str()))
     }
 
     fn lock(&self, key: &str) -> Arc<Lock> {

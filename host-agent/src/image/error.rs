@@ -132,12 +132,6 @@ pub enum ImageError {
         /// The cache.
         path: PathBuf,
     },
-    /// Not a file of the cache.
-    #[error("{} is not an image in the cache", path.display())]
-    NotCached {
-        /// The path.
-        path: PathBuf,
-    },
     /// Anything else the file system said.
     #[error("cannot {step} {}", path.display())]
     Io {
@@ -186,7 +180,6 @@ impl ImageError {
             | Self::Empty { .. }
             | Self::Digest { .. }
             | Self::Unfit { .. }
-            | Self::NotCached { .. }
             | Self::Io { .. } => false,
         }
     }
