@@ -1,0 +1,37 @@
+//! The fixed names of the AMQP 0-9-1 transport, and what its message properties mean.
+//!
+//! | property | meaning |
+//! |---|---|
+//! | `message_id` | idempotency key: the same key is the same operation, however often delivered |
+//! | `correlation_id`, `reply_to` | where the reply goes, and what it answers |
+//! | `content_type` | `application/json` |
+//! | `expiration` | how long the command may wait in the queue, milliseconds |
+//!
+//! A deadline as a point in time travels in the request's
+//! [`context`](super::envelope::Context::deadline).
+
+/// Direct exchange for requests; the routing key is the host's name.
+pub const EXCHANGE_RPC: &str = "ostler.rpc";
+/// Fanout exchange: a request published here reaches every host.
+pub const EXCHANGE_BROADCAST: &str = "ostler.broadcast";
+/// Topic exchange for events; routing keys are `<kind>.<host>.<id>`.
+pub const EXCHANGE_EVENTS: &str = "ostler.events";
+/// Direct exchange for messages that could not be taken; bound to [`QUEUE_DEAD`].
+pub const EXCHANGE_DEAD: &str = "ostler.dead";
+/// Queue that keeps the messages no host could take, with the reason in their headers.
+pub const QUEUE_DEAD: &str = "ostler.dead";
+/// How often the broker delivers one message before it counts as poison.
+pub const DELIVERY_LIMIT: i64 = 10;
+/// The largest request body taken, bytes. A larger one goes to the dead-letter queue.
+pub const BODY_LIMIT: usize = 1 << 20;
+/// Header of a dead-lettered message that says why.
+pub const HEADER_REASON: &str = "x-ostler-reason";
+/// RabbitMQ's pseudo-queue for replies on the requester's own channel.
+pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+/// The content type of every message.
+pub const CONTENT_TYPE: &str = "application/json";
+
+/// The queue of one host: durable, quorum, with a delivery limit.
+pub fn host_queue(host: &str) -> String {
+    format!("ostler.host.{host}")
+}

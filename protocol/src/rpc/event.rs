@@ -1,0 +1,59 @@
+//! Events: what a node tells without being asked, on the topic exchange of
+//! [`amqp`](super::amqp::EXCHANGE_EVENTS) with the routing key `<kind>.<host>.<id>`.
+//!
+//! An event says what is now, not what changed: a listener that missed some is right again with
+//! the next. What must not be missed is asked for, with `operation.wait`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::guest::GuestSummary;
+use super::instance::{PowerState, Status};
+use super::operation::Operation;
+use super::values::{InstanceId, Timestamp};
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// The node.
+    pub host: String,
+    /// When.
+    pub time: Timestamp,
+    /// What.
+    pub news: News,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum News {
+    /// An operation moved on.
+    Operation(Box<Operation>),
+    /// An instance's state changed.
+    Instance {
+        /// The instance.
+        id: InstanceId,
+        /// What an operator sees.
+        status: Status,
+        /// What the hypervisor says.
+        power_state: PowerState,
+    },
+    /// What is known of a guest changed.
+    Guest {
+        /// The instance.
+        id: InstanceId,
+        /// What is known.
+        guest: GuestSummary,
+    },
+}
+
+impl Event {
+    /// The routing key: `<kind>.<host>.<id>`.
+    pub fn routing_key(&self) -> String {
+        match &self.news {
+            News::Operation(operation) => format!("operation.{}.{}", self.host, operation.id),
+            News::Instance { id, .. } => format!("instance.{}.{id}", self.host),
+            News::Guest { id, .. } => format!("guest.{}.{id}", self.host),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The node itself.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::values::{Bytes, Name, Timestamp};
+
+/// Parameters of methods that take none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// The answer to `host.ping`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Pong {
+    /// The node.
+    pub host: String,
+    /// The agent's version.
+    pub version: String,
+    /// The newest version of the RPC it speaks.
+    pub protocol: u32,
+    /// The oldest one it still answers.
+    pub protocol_oldest: u32,
+    /// Its clock.
+    pub time: Timestamp,
+}
+
+/// Whether libvirt can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// It answers.
+    Up,
+    /// It does not; the agent is trying.
+    Down,
+    /// Not configured.
+    None,
+}
+
+/// A size instances come in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Flavor {
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Memory, bytes.
+    pub memory: Bytes,
+    /// Size of the root disk, bytes; the image's own size if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Bytes>,
+}
+
+/// So much of something: in all, promised to instances, and still to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Share {
+    /// What admission counts with: the physical amount, less the reserve, times the ratio.
+    pub limit: u64,
+    /// Promised to instances.
+    pub claimed: u64,
+}
+
+/// The answer to `host.show`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Host {
+    /// The node.
+    pub host: String,
+    /// The agent's version.
+    pub version: String,
+    /// When the agent started.
+    pub started: Timestamp,
+    /// Whether libvirt can be reached.
+    pub hypervisor: Link,
+    /// Whether the broker can be reached.
+    pub broker: Link,
+    /// What domains run on: `kvm` or `qemu`.
+    pub virt_type: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The processor's model.
+    pub cpu_model: String,
+    /// Hardware threads.
+    pub cpus: u32,
+    /// Load over 1, 5 and 15 minutes.
+    pub load: [f64; 3],
+    /// Memory, bytes.
+    pub memory: Bytes,
+    /// Memory that could be used now, bytes.
+    pub memory_available: Bytes,
+    /// The disk instances live on, bytes.
+    pub disk: Bytes,
+    /// What is free of it, bytes.
+    pub disk_available: Bytes,
+    /// vCPUs for admission.
+    pub vcpus_share: Share,
+    /// Memory for admission, bytes.
+    pub memory_share: Share,
+    /// How many instances there are, by status.
+    pub instances: BTreeMap<String, u32>,
+    /// Operations not over yet.
+    pub operations: u32,
+    /// The flavors of the node's configuration.
+    pub flavors: BTreeMap<Name, Flavor>,
+}

@@ -1,0 +1,121 @@
+//! Images: what instances are made from, kept in the node's cache.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::values::{Bytes, Name, Sha256, Timestamp};
+
+/// What an image's bytes are. Declared by whoever imports it, never guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// A QEMU copy-on-write disk, version 2 or 3, without backing file.
+    Qcow2,
+    /// A disk, byte for byte.
+    Raw,
+    /// A Linux kernel, for direct boot.
+    Kernel,
+    /// An initial ramdisk, for direct boot.
+    Ramdisk,
+}
+
+impl Format {
+    /// Whether an instance's root disk can be made from it.
+    pub const fn is_disk(self) -> bool {
+        match self {
+            Self::Qcow2 | Self::Raw => true,
+            Self::Kernel | Self::Ramdisk => false,
+        }
+    }
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+            Self::Kernel => "kernel",
+            Self::Ramdisk => "ramdisk",
+        }
+    }
+}
+
+/// What instances made from a disk image need besides the disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Properties {
+    /// An image of format `kernel`: boot it directly, without firmware and boot loader (nova's
+    /// `kernel_id`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<Name>,
+    /// An image of format `ramdisk` that goes with the kernel (nova's `ramdisk_id`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramdisk: Option<Name>,
+    /// The kernel's command line (nova's `os_command_line`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_line: Option<String>,
+    /// The least memory an instance needs, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_memory: Option<Bytes>,
+}
+
+/// Parameters of `image.import`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Import {
+    /// What it is called on this node.
+    pub name: Name,
+    /// An absolute path on the node, or an http or https URL.
+    pub source: String,
+    /// What its bytes are.
+    pub format: Format,
+    /// What they must hash to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Sha256>,
+    /// What instances made from it need.
+    #[serde(default)]
+    pub properties: Properties,
+}
+
+/// Parameters of `image.remove`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Select {
+    /// The image.
+    pub name: Name,
+}
+
+/// Where an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Being fetched and checked.
+    Importing,
+    /// In the cache.
+    Ready,
+}
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Image {
+    /// What it is called.
+    pub name: Name,
+    /// Where it is.
+    pub state: State,
+    /// What its bytes are.
+    pub format: Format,
+    /// Where it came from, without credentials.
+    pub source: String,
+    /// What its bytes hash to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Sha256>,
+    /// Bytes of the file.
+    pub size: Bytes,
+    /// Bytes of the disk inside.
+    pub virtual_size: Bytes,
+    /// What instances made from it need.
+    pub properties: Properties,
+    /// How many instances are made from it.
+    pub instances: u32,
+    /// When its import was accepted.
+    pub created: Timestamp,
+}

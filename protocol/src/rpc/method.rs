@@ -1,0 +1,285 @@
+//! The methods: one table that decodes, dispatches and documents.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use super::fault::{Fault, Reason, located};
+use super::{guest, host, image, instance, network, operation, versions};
+
+/// Whether a method only looks, or changes something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Answers directly.
+    Read,
+    /// Answers with the accepted [`operation::Operation`].
+    Change,
+}
+
+/// A method: its name and what goes in and out.
+pub trait Method {
+    /// As in `instance.boot`.
+    const NAME: &'static str;
+    /// Whether it only looks.
+    const EFFECT: Effect;
+    /// What goes in.
+    type Params: Serialize + DeserializeOwned + JsonSchema;
+    /// What comes out.
+    type Reply: Serialize + DeserializeOwned + JsonSchema;
+}
+
+macro_rules! methods {
+    ($($variant:ident $name:literal $effect:ident ($params:ty) -> $reply:ty, $summary:literal;)*) => {
+        $(
+            #[doc = concat!("`", $name, "`: ", $summary)]
+            #[derive(Debug, Clone, Copy)]
+            pub struct $variant;
+
+            impl Method for $variant {
+                const NAME: &'static str = $name;
+                const EFFECT: Effect = Effect::$effect;
+                type Params = $params;
+                type Reply = $reply;
+            }
+        )*
+
+        /// A decoded request.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Call {
+            $(
+                #[doc = concat!("`", $name, "`")]
+                $variant($params),
+            )*
+        }
+
+        impl Call {
+            /// Decode a request's method and parameters.
+            ///
+            /// # Errors
+            /// `unknown_method`, or `invalid_params` with the path of the parameter at fault.
+            pub fn decode(method: &str, params: Option<Value>) -> Result<Self, Fault> {
+                match method {
+                    $($name => Ok(Self::$variant(decode_params($name, params)?)),)*
+                    _ => Err(unknown_method(method)),
+                }
+            }
+
+            /// The method's name.
+            pub const fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)* }
+            }
+
+            /// Whether it only looks.
+            pub const fn effect(&self) -> Effect {
+                match self { $(Self::$variant(_) => Effect::$effect,)* }
+            }
+        }
+
+        /// The names of all methods.
+        pub const NAMES: &[&str] = &[$($name),*];
+
+        fn documented(generator: &mut SchemaGenerator) -> Vec<Value> {
+            vec![$(document(
+                $name,
+                $summary,
+                &generator.root_schema_for::<$params>(),
+                generator.subschema_for::<$reply>(),
+            )),*]
+        }
+    };
+}
+
+methods! {
+    HostPing "host.ping" Read (host::Nothing) -> host::Pong,
+        "whether the agent answers, and which version it is";
+    HostShow "host.show" Read (host::Nothing) -> host::Host,
+        "the node: its size, its use, its links";
+    Discover "rpc.discover" Read (host::Nothing) -> Value,
+        "this document, as OpenRPC";
+    InstanceBoot "instance.boot" Change (instance::Boot) -> operation::Operation,
+        "make an instance from an image and start it";
+    InstanceList "instance.list" Read (instance::List) -> Vec<instance::Instance>,
+        "the instances of the node";
+    InstanceShow "instance.show" Read (instance::Select) -> instance::Instance,
+        "one instance";
+    InstanceStart "instance.start" Change (instance::Select) -> operation::Operation,
+        "switch it on";
+    InstanceStop "instance.stop" Change (instance::Halt) -> operation::Operation,
+        "switch it off: ask the guest, then by force";
+    InstanceReboot "instance.reboot" Change (instance::Halt) -> operation::Operation,
+        "restart it: through the guest, or by reset";
+    InstanceDelete "instance.delete" Change (instance::Select) -> operation::Operation,
+        "remove it with its disk, ports and sockets";
+    InstancePassword "instance.password" Change (instance::Password) -> operation::Operation,
+        "set the password of an account in the guest";
+    GuestReport "guest.report" Read (guest::Query) -> guest::Report,
+        "what the guest says of itself";
+    OperationGet "operation.get" Read (operation::Select) -> operation::Operation,
+        "one operation";
+    OperationList "operation.list" Read (operation::List) -> Vec<operation::Operation>,
+        "operations, newest first";
+    OperationWait "operation.wait" Read (operation::Wait) -> operation::Operation,
+        "wait until an operation has moved on or is over";
+    OperationCancel "operation.cancel" Read (operation::Select) -> operation::Operation,
+        "ask a running operation to stop and undo what it did";
+    ImageImport "image.import" Change (image::Import) -> operation::Operation,
+        "fetch an image into the node's cache and check it";
+    ImageList "image.list" Read (host::Nothing) -> Vec<image::Image>,
+        "the images in the node's cache";
+    ImageRemove "image.remove" Change (image::Select) -> operation::Operation,
+        "remove an image no instance is made from";
+    NetworkEnsure "network.ensure" Change (network::Ensure) -> operation::Operation,
+        "make a network's bridge as described";
+    NetworkList "network.list" Read (host::Nothing) -> Vec<network::Network>,
+        "the networks of the node";
+}
+
+fn unknown_method(method: &str) -> Fault {
+    let method: String = method.chars().take(80).collect();
+    Fault::new(Reason::UnknownMethod, format!("there is no method {method:?}"))
+        .next("rpc.discover lists the methods")
+}
+
+fn decode_params<P: DeserializeOwned>(method: &str, params: Option<Value>) -> Result<P, Fault> {
+    let params = match params {
+        None => Value::Object(Map::new()),
+        Some(params @ Value::Object(_)) => params,
+        Some(
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_),
+        ) => {
+            return Err(Fault::new(
+                Reason::InvalidParams,
+                format!("the parameters of {method} go by name: params must be an object"),
+            ));
+        }
+    };
+    serde_path_to_error::deserialize(params).map_err(|error| {
+        let path = error.path().to_string();
+        // serde quotes what it cannot take, and a misplaced secret must not come back in clear.
+        let wrong = if path.split(['.', '[']).next() == Some("password") {
+            "password: give {\"crypted\": HASH} or {\"plain\": WORD}".to_owned()
+        } else {
+            located(&error)
+        };
+        let fault = Fault::new(
+            Reason::InvalidParams,
+            format!("the parameters of {method} are wrong: {wrong}"),
+        )
+        .next(format!("rpc.discover describes the parameters of {method}"));
+        if path == "." { fault } else { fault.about(format!("parameter {path}")) }
+    })
+}
+
+fn document(name: &str, summary: &str, params: &Schema, reply: Schema) -> Value {
+    let none = Map::new();
+    let properties = params.get("properties").and_then(Value::as_object).unwrap_or(&none);
+    let required: Vec<&str> = params
+        .get("required")
+        .and_then(Value::as_array)
+        .map(|names| names.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default();
+    let params: Vec<Value> = properties
+        .iter()
+        .map(|(field, schema)| {
+            json!({ "name": field, "required": required.contains(&field.as_str()),
+                    "schema": schema })
+        })
+        .collect();
+    json!({
+        "name": name,
+        "summary": summary,
+        "paramStructure": "by-name",
+        "params": params,
+        "result": { "name": "result", "schema": reply },
+    })
+}
+
+/// The OpenRPC 1.3 document of all methods, made from the types.
+pub fn openrpc(agent_version: &str) -> Value {
+    let settings = schemars::generate::SchemaSettings::draft07().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+    });
+    let mut generator = settings.into_generator();
+    let methods = documented(&mut generator);
+    // Errors are not part of a method's schema; their shape is documented beside it.
+    let fault = generator.subschema_for::<Fault>();
+    let event = generator.subschema_for::<super::event::Event>();
+    let context = generator.subschema_for::<super::envelope::Context>();
+    json!({
+        "openrpc": "1.3.2",
+        "info": {
+            "title": "Ostler host agent",
+            "version": agent_version,
+            "x-protocol": { "current": versions::CURRENT, "oldest": versions::OLDEST },
+        },
+        "methods": methods,
+        "components": { "schemas": generator.take_definitions(true) },
+        "x-error": fault,
+        "x-event": event,
+        "x-context": context,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot(params: Value) -> Result<Call, Fault> {
+        Call::decode("instance.boot", Some(params))
+    }
+
+    #[test]
+    fn a_wrong_parameter_is_named() {
+        let cases = [
+            (json!({"image": "i"}), "missing field `name`"),
+            (json!({"name": "a", "image": "i", "colour": "red"}), "unknown field `colour`"),
+            (json!({"name": "a", "image": "i", "vcpus": "two"}), "vcpus: invalid type"),
+            (json!({"name": "../x", "image": "i"}), "is not a name"),
+            (
+                json!({"name": "a", "image": "i", "networks": [{"network": "n", "mac": "01:00:5e:00:00:01"}]}),
+                "networks[0].mac: \"01:00:5e:00:00:01\" is not a MAC address: it is a multicast",
+            ),
+        ];
+        for (params, expected) in cases {
+            let fault = boot(params).unwrap_err();
+            assert_eq!(fault.data.reason, Reason::InvalidParams);
+            assert!(fault.message.contains(expected), "{} lacks {expected}", fault.message);
+        }
+    }
+
+    #[test]
+    fn a_misplaced_password_does_not_come_back_in_the_error() {
+        let id = "0f8fad5b-d9cb-469f-a165-70867728950e";
+        for password in [json!("hunter2"), json!({"hunter2": 1}), json!({"plain": ["hunter2"]})] {
+            let params = json!({"id": id, "user": "root", "password": password});
+            let fault = Call::decode("instance.password", Some(params)).unwrap_err();
+            assert!(!serde_json::to_string(&fault).unwrap().contains("hunter2"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn parameters_go_by_name() {
+        assert!(Call::decode("host.ping", Some(json!([]))).is_err());
+        assert!(Call::decode("host.ping", Some(json!({}))).is_ok());
+        assert!(Call::decode("host.ping", None).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_method_is_refused_and_not_echoed_at_length() {
+        let fault = Call::decode(&"x".repeat(10_000), None).unwrap_err();
+        assert_eq!(fault.code, -32601);
+        assert!(fault.message.len() < 200);
+    }
+
+    #[test]
+    fn every_method_is_documented() {
+        let document = openrpc("0");
+        let methods = document["methods"].as_array().unwrap();
+        assert_eq!(methods.len(), NAMES.len());
+        assert!(document["components"]["schemas"]["Operation"].is_object());
+        let boot = methods.iter().find(|m| m["name"] == "instance.boot").unwrap();
+        let name = boot["params"].as_array().unwrap().iter().find(|p| p["name"] == "name").unwrap();
+        assert_eq!(name["required"], true);
+    }
+}

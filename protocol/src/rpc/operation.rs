@@ -1,0 +1,248 @@
+//! Operations: every change of state, from accepted to over.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::fault::Fault;
+use super::values::{IdempotencyKey, InstanceId, Name, OperationId, Timestamp};
+
+/// What an operation does.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum Kind {
+    /// `instance.boot`
+    #[serde(rename = "instance.boot")]
+    Boot,
+    /// `instance.start`
+    #[serde(rename = "instance.start")]
+    Start,
+    /// `instance.stop`
+    #[serde(rename = "instance.stop")]
+    Stop,
+    /// `instance.reboot`
+    #[serde(rename = "instance.reboot")]
+    Reboot,
+    /// `instance.delete`
+    #[serde(rename = "instance.delete")]
+    Delete,
+    /// `instance.password`
+    #[serde(rename = "instance.password")]
+    Password,
+    /// `image.import`
+    #[serde(rename = "image.import")]
+    ImageImport,
+    /// `image.remove`
+    #[serde(rename = "image.remove")]
+    ImageRemove,
+    /// `network.ensure`
+    #[serde(rename = "network.ensure")]
+    NetworkEnsure,
+}
+
+impl Kind {
+    /// The method that asks for it.
+    pub const fn method(self) -> &'static str {
+        match self {
+            Self::Boot => "instance.boot",
+            Self::Start => "instance.start",
+            Self::Stop => "instance.stop",
+            Self::Reboot => "instance.reboot",
+            Self::Delete => "instance.delete",
+            Self::Password => "instance.password",
+            Self::ImageImport => "image.import",
+            Self::ImageRemove => "image.remove",
+            Self::NetworkEnsure => "network.ensure",
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.method())
+    }
+}
+
+/// What an operation is about. One subject does one thing at a time.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// An instance.
+    Instance(InstanceId),
+    /// An image in the node's cache.
+    Image(Name),
+    /// A network on the node.
+    Network(Name),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Instance(id) => write!(f, "instance {id}"),
+            Self::Image(name) => write!(f, "image {name}"),
+            Self::Network(name) => write!(f, "network {name}"),
+        }
+    }
+}
+
+/// Where an operation is.
+///
+/// ```text
+///   queued ──> running ──> succeeded
+///     │           ├──────> undone      failed, and all it had done is undone
+///     │           └──────> failed      failed, and something it did stays (`error` says what)
+///     └──────────────────> cancelled   on request; all it had done is undone
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Accepted, waiting for its turn.
+    Queued,
+    /// At work.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Not done, and not wholly undone, or there was nothing that could be undone.
+    Failed,
+    /// Cancelled on request, and undone.
+    Cancelled,
+    /// Not done, and undone: things are as they were before.
+    Undone,
+}
+
+impl State {
+    /// Whether it is over: nothing about the operation changes any more.
+    pub const fn is_over(self) -> bool {
+        match self {
+            Self::Queued | Self::Running => false,
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::Undone => true,
+        }
+    }
+}
+
+/// Where a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    /// Its turn has not come.
+    Pending,
+    /// Begun; written down before the work starts.
+    Running,
+    /// Done; written down after the work.
+    Done,
+    /// Failed.
+    Failed,
+    /// Its effect was taken back.
+    Undone,
+}
+
+/// How far a long step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Progress {
+    /// Units done.
+    pub done: u64,
+    /// Units in all, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// What is counted.
+    pub unit: Unit,
+}
+
+/// What progress counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Milliseconds waited.
+    Milliseconds,
+}
+
+/// One step of an operation's plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Step {
+    /// Its name, as in `create root disk`.
+    pub name: String,
+    /// Where it is.
+    pub state: StepState,
+    /// How far it is, for the ones that take long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// When it was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Timestamp>,
+}
+
+/// An operation, as the node sees it now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Operation {
+    /// Its id.
+    pub id: OperationId,
+    /// What it does.
+    pub kind: Kind,
+    /// What it is about.
+    pub subject: Subject,
+    /// The key it was asked for with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<IdempotencyKey>,
+    /// Where it is.
+    pub state: State,
+    /// Its plan.
+    pub steps: Vec<Step>,
+    /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Fault>,
+    /// Grows with every change; give it to `operation.wait` to be told of the next one.
+    pub revision: u64,
+    /// When it was accepted.
+    pub accepted: Timestamp,
+    /// When work began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// When it was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Timestamp>,
+}
+
+/// Parameters of `operation.get` and `operation.cancel`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Select {
+    /// The operation.
+    pub id: OperationId,
+}
+
+/// Parameters of `operation.list`: newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct List {
+    /// Only those about this instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+    /// Only those in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+    /// At most this many; 100 unless told, 1000 at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Parameters of `operation.wait`: answers when the operation has changed since `revision`, or,
+/// without one, when it is over; at the latest after `timeout`, with the operation as it is then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Wait {
+    /// The operation.
+    pub id: OperationId,
+    /// The last revision seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// Milliseconds; 30,000 unless told, 60,000 at most. Ask again to wait longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+}
