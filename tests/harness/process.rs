@@ -30,6 +30,7 @@ pub struct Run {
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    less_env: Vec<OsString>,
     stdin: Vec<u8>,
     patience: Duration,
 }
@@ -52,6 +53,7 @@ impl Run {
             program: program.into(),
             args: Vec::new(),
             env: Vec::new(),
+            less_env: Vec::new(),
             stdin: Vec::new(),
             patience: Duration::from_secs(60),
         }
@@ -68,6 +70,13 @@ impl Run {
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// One variable less.
+    #[must_use]
+    pub fn without_env(mut self, name: impl Into<OsString>) -> Self {
+        self.less_env.push(name.into());
         self
     }
 
@@ -106,6 +115,9 @@ impl Run {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        for name in &self.less_env {
+            command.env_remove(name);
+        }
         let mut command = tokio::process::Command::from(command);
         command.kill_on_drop(true);
         let mut child = command.spawn().map_err(Error::io(format!("starting `{told}`")))?;
@@ -214,9 +226,7 @@ impl Daemon {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         match kill(process(self.child.id()), signal) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
-            Err(errno) => {
-                Err(Error::errno(format!("sending {signal} to {}", self.name))(errno))
-            }
+            Err(errno) => Err(Error::errno(format!("sending {signal} to {}", self.name))(errno)),
         }
     }
 

@@ -32,10 +32,7 @@ pub fn program(name: &str) -> Result<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
-    Err(Error::Missing {
-        what: path.display().to_string(),
-        remedy: "run `make build`".to_owned(),
-    })
+    Err(Error::Missing { what: path.display().to_string(), remedy: "run `make build`".to_owned() })
 }
 
 /// The host agent.

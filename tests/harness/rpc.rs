@@ -298,7 +298,11 @@ impl Amqp {
     ///
     /// # Errors
     /// If the broker did not take it, or had no queue for it.
-    pub async fn publish_raw(&self, body: &[u8], properties: BasicProperties) -> Result<(), CallError> {
+    pub async fn publish_raw(
+        &self,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), CallError> {
         let confirmation = self
             .channel
             .basic_publish(

@@ -5,7 +5,6 @@
 //! may already run. Its data stays across [`Broker::restart`], as a real
 //! broker's would.
 
-use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +14,7 @@ use lapin::options::QueueDeleteOptions;
 use lapin::{Connection, ConnectionProperties};
 
 use crate::place::Place;
-use crate::process::{Daemon, Run, command};
+use crate::process::{Daemon, command};
 use crate::{Error, Result, poll};
 
 /// An Erlang machine on a busy two-core host takes a while.
@@ -54,7 +53,7 @@ impl Broker {
     pub async fn ensure() -> Result<Self> {
         match std::env::var("OSTLER_BROKER") {
             Ok(uri) if !uri.is_empty() => {
-                let broker = Self { uri, private: None };
+                let mut broker = Self { uri, private: None };
                 broker.ready().await?;
                 Ok(broker)
             }
@@ -149,10 +148,7 @@ impl Broker {
             .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
             .await
             .map_err(Error::broker(format!("deleting {queue}")))?;
-        connection
-            .close(200, "done".into())
-            .await
-            .map_err(Error::broker("closing the connection"))
+        connection.close(200, "done".into()).await.map_err(Error::broker("closing the connection"))
     }
 
     /// The end of its log.
@@ -184,12 +180,13 @@ impl Broker {
             if let Some(server) = self.private.as_mut().and_then(|p| p.server.as_mut()) {
                 server.check()?;
             }
-            let look = poll::until("the broker takes connections", Duration::from_secs(2), async || {
-                let connection = self.connect().await.map_err(|error| error.to_string())?;
-                let channel = connection.create_channel().await.map(drop);
-                let closed = connection.close(200, "ready".into()).await;
-                channel.and(closed).map_err(|error| error.to_string())
-            });
+            let look =
+                poll::until("the broker takes connections", Duration::from_secs(2), async || {
+                    let connection = self.connect().await.map_err(|error| error.to_string())?;
+                    let channel = connection.create_channel().await.map(drop);
+                    let closed = connection.close(200, "ready".into()).await;
+                    channel.and(closed).map_err(|error| error.to_string())
+                });
             match look.await {
                 Ok(()) => return Ok(()),
                 Err(_) if start.elapsed() < START => {}
@@ -244,9 +241,8 @@ impl Drop for Private {
 impl Ports {
     /// Held all at once while being chosen, so that they differ.
     fn free() -> Result<Self> {
-        let hold = || {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("looking for a port"))
-        };
+        let hold =
+            || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("looking for a port"));
         let held = [hold()?, hold()?, hold()?];
         let mut ports = [0; 3];
         for (port, listener) in ports.iter_mut().zip(&held) {
@@ -295,16 +291,4 @@ fn found(name: &str, places: &[&str]) -> Result<PathBuf> {
     places.iter().map(Path::new).find(|path| path.exists()).map(Path::to_owned).ok_or_else(|| {
         Error::Missing { what: name.to_owned(), remedy: "run tests/lab/install".to_owned() }
     })
-}
-
-/// Whether a RabbitMQ of the machine's own runs; for the demo to say so.
-///
-/// # Errors
-/// If the list of processes cannot be had.
-pub async fn system_broker_runs() -> Result<bool> {
-    let listed = Run::new("ps").args(["-e", "-o", "args="]).stdout().await?;
-    let ours = fs::canonicalize(std::env::temp_dir()).unwrap_or_default();
-    Ok(listed
-        .lines()
-        .any(|line| line.contains("-rabbit") && !line.contains(&*ours.to_string_lossy())))
 }

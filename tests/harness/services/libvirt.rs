@@ -38,7 +38,8 @@ impl Libvirt {
         let users = tokio::task::block_in_place(|| lock("users", FlockArg::LockShared))?;
         let held = Self { users: Some(users) };
         {
-            let _one_starts = tokio::task::block_in_place(|| lock("start", FlockArg::LockExclusive))?;
+            let _one_starts =
+                tokio::task::block_in_place(|| lock("start", FlockArg::LockExclusive))?;
             if answers().await.is_err() {
                 start().await?;
             }
@@ -220,34 +221,4 @@ fn lock(name: &str, how: FlockArg) -> Result<Flock<File>> {
         .map_err(Error::path("opening", &path))?;
     Flock::lock(file, how)
         .map_err(|(_, errno)| Error::errno(format!("locking {}", path.display()))(errno))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Both users in one test: what is asserted is a thing of the whole machine.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn libvirtd_stays_until_its_last_user_and_survives_a_restart() {
-        if !Uid::effective().is_root() {
-            eprintln!("skipped: only root can start a libvirtd");
-            return;
-        }
-        let before = running("libvirtd");
-        let first = Libvirt::ensure().await.unwrap();
-        let second = Libvirt::ensure().await.unwrap();
-        assert!(answers().await.is_ok());
-        let pid = running("libvirtd");
-        first.restart().await.unwrap();
-        assert_ne!(running("libvirtd"), pid, "a new process");
-        assert!(answers().await.is_ok());
-        drop(first);
-        assert!(answers().await.is_ok(), "the second still uses it");
-        drop(second);
-        if before.is_none() && !systemd() {
-            // unless another process of the test run has taken it up meanwhile
-            let idle = lock("users", FlockArg::LockExclusiveNonblock).is_ok();
-            assert!(!idle || running("libvirtd").is_none(), "started here, stopped here");
-        }
-    }
 }
