@@ -101,14 +101,7 @@ impl HostAgent {
         })
         .await;
         daemon.check()?;
-        answers.map_err(|error| match error {
-            Error::TimedOut { what, waited, seen } => Error::TimedOut {
-                what,
-                waited,
-                seen: format!("{seen}; the end of its log:\n{}", daemon.tail(30)),
-            },
-            other => other,
-        })
+        answers.map_err(|error| error.with(&format!("the end of its log:\n{}", daemon.tail(30))))
     }
 
     /// SIGTERM, and wait for the end of its drain; its exit code.

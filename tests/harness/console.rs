@@ -151,7 +151,7 @@ impl Console {
     /// # Errors
     /// If the guest does not get that far; a wrong password is not an error.
     pub async fn login(mut self, user: &str, password: &str) -> Result<Login> {
-        self.to_login_prompt().await?;
+        self.reach_login().await?;
         self.send(&format!("{user}\r")).await?;
         self.expect(&["assword: "], ANSWER).await?;
         self.send(&format!("{password}\r")).await?;
@@ -165,7 +165,7 @@ impl Console {
 
     /// Whatever state an earlier user left it in. A console nobody had open
     /// has dropped what was printed, so it is asked to print again.
-    async fn to_login_prompt(&mut self) -> Result<()> {
+    async fn reach_login(&mut self) -> Result<()> {
         let until = Instant::now() + BOOT;
         self.seen.clear();
         loop {

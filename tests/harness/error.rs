@@ -93,6 +93,16 @@ impl Error {
         move |source| Self::Io { step, source }
     }
 
+    /// The same error, with more of what was seen if it ran out of time.
+    #[must_use]
+    pub fn with(mut self, more: &str) -> Self {
+        if let Self::TimedOut { seen, .. } = &mut self {
+            seen.push_str("; ");
+            seen.push_str(more);
+        }
+        self
+    }
+
     /// The same for the broker.
     pub fn broker(step: impl Into<String>) -> impl FnOnce(lapin::Error) -> Self {
         move |source| Self::Broker { step: step.into(), source: Box::new(source) }

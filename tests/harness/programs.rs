@@ -58,3 +58,19 @@ pub fn guest_agent() -> Result<PathBuf> {
 pub fn cli() -> Result<PathBuf> {
     program("ostler")
 }
+
+/// A program of the harness's own, which cargo builds along with the one that
+/// asks: beside it, or one folder up from a test.
+///
+/// # Errors
+/// If it is not there.
+pub fn of_the_lab(name: &str) -> Result<PathBuf> {
+    let asking = std::env::current_exe().map_err(Error::io("finding the running program"))?;
+    let beside = asking.parent().into_iter().chain(asking.parent().and_then(Path::parent));
+    beside.map(|folder| folder.join(name)).find(|path| path.is_file()).ok_or_else(|| {
+        Error::Missing {
+            what: name.to_owned(),
+            remedy: "run `cargo build -p ostler-tests --bins`".to_owned(),
+        }
+    })
+}

@@ -43,6 +43,10 @@ async fn libvirtd_stays_until_its_last_user_and_comes_back_from_a_restart() {
     virsh(&["list"]).await.unwrap();
     drop(first);
     virsh(&["list"]).await.expect("the second still uses it");
+    if !second.may_stop() {
+        eprintln!("skipped: the restart; this libvirtd is somebody else's");
+        return;
+    }
     second.restart().await.unwrap();
     virsh(&["list"]).await.unwrap();
 }
@@ -192,7 +196,9 @@ async fn a_baked_guest_serves_the_stock_agent_and_takes_the_passwords_it_sets() 
     assert_eq!(session.ask("id -un; pwd").await.unwrap(), "demo\n/home/demo");
 
     // guests outlive libvirtd
-    libvirt.restart().await.unwrap();
+    if libvirt.may_stop() {
+        libvirt.restart().await.unwrap();
+    }
     assert_eq!(session.ask("echo still here").await.unwrap(), "still here");
 
     // and its power button works without any agent

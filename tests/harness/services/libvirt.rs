@@ -7,7 +7,9 @@
 //! was killed holds no lock, so the next last one cleans up after it.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -16,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
 use crate::process::{Run, command};
-use crate::{Error, Result, poll};
+use crate::{Error, Result, poll, programs};
 
 const URI: &str = "qemu:///system";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -54,13 +56,20 @@ impl Libvirt {
 
     /// Whether it runs because the lab started it.
     pub fn is_ours(&self) -> bool {
-        note("libvirtd").exists()
+        let ours = read_pid(&note("libvirtd"));
+        ours.is_some() && running("libvirtd") == ours
+    }
+
+    /// Whether it may be stopped: it is the lab's, or systemd's. One that
+    /// somebody else started by hand is theirs.
+    pub fn may_stop(&self) -> bool {
+        systemd() || self.is_ours()
     }
 
     /// Stop and start it, as an upgrade of libvirt would. Guests go on.
     ///
     /// # Errors
-    /// If it does not come back.
+    /// If it is not ours to stop ([`Self::may_stop`]), or does not come back.
     pub async fn restart(&self) -> Result<()> {
         self.stop().await?;
         self.start_again().await
@@ -69,7 +78,7 @@ impl Libvirt {
     /// Stop it, to see what its absence does. Guests go on.
     ///
     /// # Errors
-    /// If it goes on running.
+    /// If it is not ours to stop, or goes on running.
     pub async fn stop(&self) -> Result<()> {
         if systemd() {
             let units = ["stop", "libvirtd.service", "libvirtd.socket"];
@@ -77,10 +86,13 @@ impl Libvirt {
             Run::new("systemctl").args(units).args(more).stdout().await?;
             return Ok(());
         }
-        let pid = running("libvirtd").ok_or_else(|| Error::Missing {
-            what: "a running libvirtd".to_owned(),
-            remedy: "it was to be stopped, and /run/libvirtd.pid names none".to_owned(),
-        })?;
+        let ours = read_pid(&note("libvirtd"));
+        let Some(pid) = running("libvirtd").filter(|pid| ours == Some(*pid)) else {
+            return Err(Error::Missing {
+                what: "a libvirtd of the lab's own".to_owned(),
+                remedy: "the one that runs is not the lab's to stop".to_owned(),
+            });
+        };
         signal(pid, Signal::SIGTERM)?;
         poll::until("libvirtd ends", PATIENCE, async || match running("libvirtd") {
             None => Ok(()),
@@ -94,13 +106,7 @@ impl Libvirt {
     /// # Errors
     /// If it does not come up.
     pub async fn start_again(&self) -> Result<()> {
-        let ours = self.is_ours();
-        start().await?;
-        if !ours && !systemd() {
-            // it was somebody's before; it is left running for them
-            forget("libvirtd");
-        }
-        Ok(())
+        start().await
     }
 }
 
@@ -143,31 +149,51 @@ async fn start() -> Result<()> {
             });
         }
         for name in ["virtlogd", "libvirtd"] {
-            if running(name).is_some() {
-                continue;
+            if running(name).is_none() {
+                start_ours(name).await?;
             }
-            // `-d` returns when the daemon is ready, having left this session
-            let status = command(name).arg("-d").spawn().and_then(|mut child| child.wait());
-            let status = status.map_err(Error::io(format!("starting {name}")))?;
-            if !status.success() {
-                return Err(Error::Failed {
-                    command: format!("{name} -d"),
-                    status: status.to_string(),
-                    stderr: "its own log says why".to_owned(),
-                });
-            }
-            let pid = poll::until(&format!("{name} runs"), PATIENCE, async || {
-                running(name).ok_or_else(|| "no process".to_owned())
-            })
-            .await?;
-            let note = note(name);
-            fs::write(&note, pid.to_string()).map_err(Error::path("writing", &note))?;
         }
     }
     poll::until("libvirtd answers", PATIENCE, async || {
         answers().await.map(drop).map_err(|error| error.to_string())
     })
     .await
+}
+
+/// Starts a daemon, and notes that it is the lab's.
+async fn start_ours(name: &str) -> Result<()> {
+    let mut daemon = command(programs::of_the_lab("lab-reaper")?);
+    if name == "libvirtd" && kvm_misleads() {
+        // In a mount namespace of its own /dev/kvm cannot be opened by anybody.
+        let hide = "mount --bind -o nodev /dev/kvm /dev/kvm && exec libvirtd -d";
+        daemon.args(["unshare", "-m", "--propagation", "slave", "sh", "-c", hide]);
+    } else {
+        daemon.args([name, "-d"]);
+    }
+    daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    let mut reaper = daemon.spawn().map_err(Error::io(format!("starting {name}")))?;
+    let pid = poll::until(&format!("{name} runs"), PATIENCE, async || match running(name) {
+        Some(pid) => Ok(pid),
+        None => Err(match reaper.try_wait() {
+            Ok(None) => "it is starting".to_owned(),
+            Ok(Some(_)) | Err(_) => "it has ended; its own log says why".to_owned(),
+        }),
+    })
+    .await?;
+    let note = note(name);
+    fs::write(&note, pid.to_string()).map_err(Error::path("writing", &note))
+}
+
+/// Whether there is a /dev/kvm that libvirtd can open and QEMU's user cannot.
+/// libvirt then takes its own probe of QEMU for outdated at every start of a
+/// guest, and repeats it ten times, which takes seconds.
+fn kvm_misleads() -> bool {
+    let usable = |user: &str| {
+        let mut test = command("setpriv");
+        test.args(["--reuid", user, "--init-groups", "test", "-w", "/dev/kvm"]);
+        test.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    Path::new("/dev/kvm").exists() && !["libvirt-qemu", "qemu"].into_iter().any(usable)
 }
 
 /// Whether systemd is in charge of this machine.
