@@ -9,6 +9,8 @@
     reason = "these are tests: they panic, and say why they skip"
 )]
 
+mod link;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
