@@ -31,10 +31,13 @@ demo: build ## boot, use and delete a guest through RabbitMQ; SOCKET=1: without 
 	$(CARGO) build --locked --quiet --profile dist -p ostler-tests --bin demo --bin lab-reaper
 	@OSTLER_PROGRAMS=$(abspath $(DIST)) $(DIST)/demo $(if $(filter-out 0,$(SOCKET)),--socket)
 
-# The system tests each run several programs: more at once than this only
-# makes them wait for each other.
+# `lab` holds libvirtd and a broker for the whole run. The system tests each run
+# several programs: more at once than this only makes them wait for each other.
 test: build ## all tests, the system tests on real libvirt, QEMU and RabbitMQ among them
-	OSTLER_PROGRAMS=$(abspath $(DIST)) $(CARGO) test --locked --workspace -- --test-threads 2
+	$(CARGO) test --locked --workspace --no-run
+	$(CARGO) build --locked --quiet -p ostler-tests --bins
+	OSTLER_PROGRAMS=$(abspath $(DIST)) $(TARGET)/debug/lab \
+		$(CARGO) test --locked --workspace -- --test-threads 2
 
 bench: build ## measure; the numbers are printed and kept in target/bench
 	$(CARGO) build --locked --quiet --profile dist -p ostler-tests --bin bench --bin lab-reaper

@@ -1,4 +1,4 @@
-//! RabbitMQ: a private one, or the one `OSTLER_BROKER` names.
+//! RabbitMQ: a private one, or one that is named.
 //!
 //! The private one has a node name, ports, data, log, cookie and epmd of its
 //! own, listens on loopback only, and knows nothing of a RabbitMQ the machine
@@ -46,19 +46,25 @@ struct Ports {
 }
 
 impl Broker {
-    /// The broker `OSTLER_BROKER` names, or else a private one.
+    /// By this variable a test run that holds one broker for all its tests says
+    /// where it is.
+    pub const OF_THE_LAB: &str = "OSTLER_LAB_BROKER";
+
+    /// The broker `OSTLER_BROKER` names, or that of the test run, or else a
+    /// private one. Others may be using it: tests that stop theirs take
+    /// [`Self::private`].
     ///
     /// # Errors
     /// If it does not take connections.
     pub async fn ensure() -> Result<Self> {
-        match std::env::var("OSTLER_BROKER") {
-            Ok(uri) if !uri.is_empty() => {
-                let mut broker = Self { uri, private: None };
-                broker.ready().await?;
-                Ok(broker)
-            }
-            _ => Self::private().await,
-        }
+        let named = ["OSTLER_BROKER", Self::OF_THE_LAB]
+            .iter()
+            .filter_map(|name| std::env::var(name).ok())
+            .find(|uri| !uri.is_empty());
+        let Some(uri) = named else { return Self::private().await };
+        let mut broker = Self { uri, private: None };
+        broker.ready().await?;
+        Ok(broker)
     }
 
     /// A private broker, whatever the environment says: for tests that stop it.
