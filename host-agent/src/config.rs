@@ -65,7 +65,8 @@ impl TryFrom<SizeText> for Size {
             SizeText::Bytes(n) => return Ok(Self(Bytes(n))),
             SizeText::Text(text) => text,
         };
-        let wrong = || format!("{text:?} is not a size: use bytes, or a number with KiB, MiB, GiB or TiB");
+        let wrong =
+            || format!("{text:?} is not a size: use bytes, or a number with KiB, MiB, GiB or TiB");
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
         let shift = match text[digits..].trim() {
@@ -344,8 +345,7 @@ impl File {
             Some(host) => host,
             None => host_name()?,
         };
-        let run_dir =
-            absolute("run_dir", self.run_dir.unwrap_or_else(|| "/run/ostler".into()))?;
+        let run_dir = absolute("run_dir", self.run_dir.unwrap_or_else(|| "/run/ostler".into()))?;
         let state_dir =
             absolute("state_dir", self.state_dir.unwrap_or_else(|| "/var/lib/ostler".into()))?;
         let socket = absolute(
@@ -411,7 +411,9 @@ impl BrokerFile {
         }
         // The URI itself is never quoted: it holds a password.
         match uris.iter().position(|u| !u.starts_with("amqp://") && !u.starts_with("amqps://")) {
-            Some(n) => wrong("broker.uris", format!("number {} is not an amqp:// or amqps:// URI", n + 1)),
+            Some(n) => {
+                wrong("broker.uris", format!("number {} is not an amqp:// or amqps:// URI", n + 1))
+            }
             None => Ok(uris),
         }
     }
@@ -420,7 +422,8 @@ impl BrokerFile {
 fn host_name() -> Result<Name, Error> {
     let name = nix::unistd::gethostname().unwrap_or_default();
     let name = name.to_string_lossy().into_owned();
-    name.parse().or_else(|_| wrong("host", format!("the host name {name:?} cannot be a name; set host")))
+    name.parse()
+        .or_else(|_| wrong("host", format!("the host name {name:?} cannot be a name; set host")))
 }
 
 /// The sizes offered where the configuration names none.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::host::{Flavor, Share};
-use ostler_protocol::rpc::image::{Format, State as ImageState};
+use ostler_protocol::rpc::image::State as ImageState;
 use ostler_protocol::rpc::instance::{Boot, TaskState, VmState};
 use ostler_protocol::rpc::values::{
     Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Sha256, Timestamp,
@@ -61,10 +61,7 @@ pub(super) fn shares(capacity: Capacity, claims: Claims, policy: &Admission) -> 
     let vcpus = (f64::from(capacity.cpus) * policy.cpu_ratio) as u64;
     let memory = capacity.memory.0.saturating_sub(policy.memory_reserve.0);
     let memory = (memory as f64 * policy.memory_ratio) as u64;
-    (
-        Share { limit: vcpus, claimed: claims.vcpus },
-        Share { limit: memory, claimed: claims.memory },
-    )
+    (Share { limit: vcpus, claimed: claims.vcpus }, Share { limit: memory, claimed: claims.memory })
 }
 
 /// What a boot is judged by.
@@ -86,7 +83,11 @@ fn invalid(parameter: &str, text: String) -> Fault {
 ///
 /// # Errors
 /// Whatever is wrong with it; nothing has been done.
-pub(super) fn admit(boot: &Boot, by: OperationId, facts: &Facts<'_>) -> Result<InstanceRecord, Fault> {
+pub(super) fn admit(
+    boot: &Boot,
+    by: OperationId,
+    facts: &Facts<'_>,
+) -> Result<InstanceRecord, Fault> {
     let id = boot.id.unwrap_or_else(InstanceId::random);
     if facts.instances.contains_key(&id) {
         return Err(Fault::new(Reason::Conflict, format!("conflict: instance {id} exists"))
@@ -118,7 +119,7 @@ pub(super) fn admit(boot: &Boot, by: OperationId, facts: &Facts<'_>) -> Result<I
         id,
         name: boot.name.clone(),
         image: image.name.clone(),
-        base: Base { sha256: base, format: image.format },
+        base: Base { sha256: base, format: image.format, virtual_size: image.virtual_size },
         direct,
         flavor: boot.flavor.clone(),
         vcpus: size.vcpus,
@@ -131,6 +132,7 @@ pub(super) fn admit(boot: &Boot, by: OperationId, facts: &Facts<'_>) -> Result<I
         fault: None,
         created: facts.now,
         updated: facts.now,
+        revision: 0,
     })
 }
 
@@ -173,10 +175,16 @@ fn size(boot: &Boot, flavors: &BTreeMap<Name, Flavor>) -> Result<Flavor, Fault> 
     let memory = boot.memory.or(flavor.map(|f| f.memory)).ok_or_else(|| missing("memory"))?;
     let disk = boot.disk.or(flavor.and_then(|f| f.disk));
     if !(1..=VCPUS_MAX).contains(&vcpus) {
-        return Err(invalid("vcpus", format!("{vcpus} vCPUs are out of range: use 1 to {VCPUS_MAX}")));
+        return Err(invalid(
+            "vcpus",
+            format!("{vcpus} vCPUs are out of range: use 1 to {VCPUS_MAX}"),
+        ));
     }
     if memory < MEMORY_MIN {
-        return Err(invalid("memory", format!("{memory} is too little memory: use {MEMORY_MIN} or more")));
+        return Err(invalid(
+            "memory",
+            format!("{memory} is too little memory: use {MEMORY_MIN} or more"),
+        ));
     }
     if memory.0 % (1 << 20) != 0 {
         return Err(invalid("memory", "memory must be whole MiB".to_owned()));
@@ -273,12 +281,17 @@ fn room(vcpus: u32, memory: Bytes, disk: Bytes, facts: &Facts<'_>) -> Result<(),
     };
     let free = vcpu_share.limit.saturating_sub(vcpu_share.claimed);
     if u64::from(vcpus) > free {
-        return full("vcpus", format!("no room for {vcpus} vCPUs: {free} of {} are free", vcpu_share.limit));
+        return full(
+            "vcpus",
+            format!("no room for {vcpus} vCPUs: {free} of {} are free", vcpu_share.limit),
+        );
     }
     let free = Bytes(memory_share.limit.saturating_sub(memory_share.claimed));
     if memory > free {
-        let text =
-            format!("no room for {memory} of memory: {free} of {} is free", Bytes(memory_share.limit));
+        let text = format!(
+            "no room for {memory} of memory: {free} of {} is free",
+            Bytes(memory_share.limit)
+        );
         return full("memory", text);
     }
     // Overlays grow as they are written; what is asked for must at least fit now.
@@ -291,6 +304,8 @@ fn room(vcpus: u32, memory: Bytes, disk: Bytes, facts: &Facts<'_>) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use ostler_protocol::rpc::image::Format;
+
     use super::*;
 
     struct World {
@@ -393,7 +408,11 @@ mod tests {
             (serde_json::json!({"networks": [{"network": "x"}]}), Reason::NotFound, "no network x"),
             (serde_json::json!({"vcpus": 0}), Reason::InvalidParams, "0 vCPUs"),
             (serde_json::json!({"vcpus": 5}), Reason::NoCapacity, "no room for 5 vCPUs: 4 of 4"),
-            (serde_json::json!({"memory": 5u64 << 30}), Reason::NoCapacity, "no room for 5 GiB of memory: 3 GiB"),
+            (
+                serde_json::json!({"memory": 5u64 << 30}),
+                Reason::NoCapacity,
+                "no room for 5 GiB of memory: 3 GiB",
+            ),
             (serde_json::json!({"disk": 1u64 << 30}), Reason::InvalidParams, "cannot hold image"),
             (serde_json::json!({"disk": 20u64 << 30}), Reason::NoCapacity, "no room for a disk"),
         ];

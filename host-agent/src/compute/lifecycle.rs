@@ -164,13 +164,8 @@ pub(super) const fn observed(vm: VmState, power: PowerState) -> Option<VmState> 
 mod tests {
     use super::*;
 
-    const STATES: [VmState; 5] = [
-        VmState::Building,
-        VmState::Active,
-        VmState::Stopped,
-        VmState::Error,
-        VmState::Deleted,
-    ];
+    const STATES: [VmState; 5] =
+        [VmState::Building, VmState::Active, VmState::Stopped, VmState::Error, VmState::Deleted];
 
     #[test]
     fn the_gates_are_novas() {
@@ -193,8 +188,7 @@ mod tests {
 
     #[test]
     fn a_task_in_flight_refuses_all_but_delete() {
-        for action in
-            [Action::Start, Action::Stop, Action::Reboot(Manner::Hard), Action::Password]
+        for action in [Action::Start, Action::Stop, Action::Reboot(Manner::Hard), Action::Password]
         {
             let refused = may(
                 action,

@@ -45,6 +45,8 @@ pub struct InstanceRecord {
     pub created: Timestamp,
     /// When its states last changed.
     pub updated: Timestamp,
+    /// Grows with every change, so that writes that overtake each other leave the newest.
+    pub revision: u64,
 }
 
 /// A disk image's bytes in the cache.
@@ -54,6 +56,8 @@ pub struct Base {
     pub sha256: Sha256,
     /// What they are.
     pub format: Format,
+    /// The size of the disk inside.
+    pub virtual_size: Bytes,
 }
 
 /// A kernel booted without firmware.

@@ -18,7 +18,7 @@ const VERSION: i64 = 1;
 
 const SCHEMA: &str = "
 CREATE TABLE instance (
-    id TEXT PRIMARY KEY, deleted INTEGER, body TEXT NOT NULL
+    id TEXT PRIMARY KEY, revision INTEGER NOT NULL, deleted INTEGER, body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE image (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE network (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -254,9 +254,15 @@ fn put(db: &Connection, write: Write) -> Result<(), Error> {
         let deleted = (instance.vm_state == VmState::Deleted).then_some(instance.updated.0 as i64);
         run(
             db,
-            "INSERT INTO instance (id, deleted, body) VALUES (?1, ?2, ?3) \
-             ON CONFLICT (id) DO UPDATE SET deleted = ?2, body = ?3",
-            params![instance.id.to_string(), deleted, text("instance", instance)?],
+            "INSERT INTO instance (id, revision, deleted, body) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (id) DO UPDATE SET revision = ?2, deleted = ?3, body = ?4 \
+             WHERE revision < ?2",
+            params![
+                instance.id.to_string(),
+                instance.revision as i64,
+                deleted,
+                text("instance", instance)?
+            ],
         )?;
     }
     match &write.image {
@@ -324,8 +330,7 @@ fn operations(db: &Connection, sql: &'static str) -> Result<Vec<OperationRecord>
 }
 
 fn text<T: Serialize>(what: &'static str, value: &T) -> Result<String, Error> {
-    serde_json::to_string(value)
-        .map_err(|source| Error::Body { what, id: String::new(), source })
+    serde_json::to_string(value).map_err(|source| Error::Body { what, id: String::new(), source })
 }
 
 fn parse<T: DeserializeOwned>(what: &'static str, id: &str, body: &str) -> Result<T, Error> {

@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -31,21 +30,26 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Open or make the journal at `path`. Join the thread after the last handle is dropped.
+    /// Open or make the journal at `path`. The receiver ends when all is on disk and the thread,
+    /// after the last handle was dropped, has ended.
     ///
     /// # Errors
     /// The file cannot be opened, or was written by a newer agent.
-    pub fn open(path: &Path) -> Result<(Self, JoinHandle<()>), Error> {
+    pub fn open(path: &Path) -> Result<(Self, oneshot::Receiver<()>), Error> {
         let connection = store::open(path)?;
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let thread = std::thread::Builder::new()
+        let (running, ended) = oneshot::channel::<()>();
+        std::thread::Builder::new()
             .name("journal".into())
-            .spawn(move || serve(&connection, jobs))
+            .spawn(move || {
+                serve(&connection, jobs);
+                drop((connection, running));
+            })
             .map_err(|e| Error::Open {
                 path: path.to_owned(),
                 source: rusqlite::Error::ToSqlConversionFailure(Box::new(e)),
             })?;
-        Ok((Self { queue }, thread))
+        Ok((Self { queue }, ended))
     }
 
     /// Do `work` in a transaction and wait until it is on disk.
