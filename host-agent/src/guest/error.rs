@@ -64,6 +64,14 @@ impl Error {
         }
     }
 
+    /// Whether nobody answered, as opposed to an answer that was no success.
+    pub const fn is_unavailable(&self) -> bool {
+        match self {
+            Self::NotRunning { .. } | Self::Unavailable { .. } | Self::Timeout { .. } => true,
+            Self::Refused { .. } | Self::Garbled { .. } | Self::Unwritable { .. } => false,
+        }
+    }
+
     /// Whether the guest may have done it, or do it yet, all the same.
     pub const fn may_have_happened(&self) -> bool {
         match self {

@@ -54,6 +54,12 @@ pub struct Pace {
     pub probe_most: Duration,
 }
 
+impl Default for GuestSettings {
+    fn default() -> Self {
+        Self::new(Duration::from_secs(10))
+    }
+}
+
 impl GuestSettings {
     /// The defaults, with this much time for an answer.
     pub const fn new(answer_timeout: Duration) -> Self {
