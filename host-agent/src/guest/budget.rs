@@ -17,7 +17,12 @@ pub(super) struct Budget {
 impl Budget {
     /// `rate` a second, and at most `burst` saved up.
     pub(super) fn new(rate: u32, burst: u32, now: Instant) -> Self {
-        Self { rate: f64::from(rate.max(1)), burst: f64::from(burst), left: f64::from(burst), at: now }
+        Self {
+            rate: f64::from(rate.max(1)),
+            burst: f64::from(burst),
+            left: f64::from(burst),
+            at: now,
+        }
     }
 
     /// Spends so much, whether it is there or not.
@@ -29,9 +34,8 @@ impl Budget {
     /// How long until there is something to spend; nothing if there is.
     pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
         self.refill(now);
-        (self.left < 0.0).then(|| {
-            Duration::from_secs_f64(-self.left / self.rate).max(Duration::from_millis(1))
-        })
+        (self.left < 0.0)
+            .then(|| Duration::from_secs_f64(-self.left / self.rate).max(Duration::from_millis(1)))
     }
 
     fn refill(&mut self, now: Instant) {

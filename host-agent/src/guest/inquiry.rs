@@ -56,9 +56,7 @@ impl<H: Hypervisor> Inquiry<'_, H> {
     pub(super) async fn tell<C: Command>(&self, arguments: &C::Arguments) -> Result<(), Error> {
         let quiet = self.settings.quiet;
         let outcome = match self.over {
-            Transport::Ostler => {
-                self.send::<C>(arguments, Success::Quiet(quiet)).await.map(|_| ())
-            }
+            Transport::Ostler => self.send::<C>(arguments, Success::Quiet(quiet)).await.map(|_| ()),
             Transport::Libvirt => {
                 // no answer must mean that it was done, not that nobody is there
                 self.ask::<GuestPing>(&Nothing {}, &[]).await?;

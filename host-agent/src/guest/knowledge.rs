@@ -111,10 +111,9 @@ impl Knowledge {
         self.os = part(gathered.os, "guest-get-osinfo", &mut missing).map(|os| report::os(&os));
         self.host_name = part(gathered.host_name, "guest-get-host-name", &mut missing)
             .map(|name| clean(&name.host_name));
-        self.interfaces =
-            part(gathered.interfaces, "guest-network-get-interfaces", &mut missing)
-                .map(|list| report::interfaces(&list))
-                .unwrap_or_default();
+        self.interfaces = part(gathered.interfaces, "guest-network-get-interfaces", &mut missing)
+            .map(|list| report::interfaces(&list))
+            .unwrap_or_default();
         self.filesystems = part(gathered.filesystems, "guest-get-fsinfo", &mut missing)
             .map(|list| report::filesystems(&list))
             .unwrap_or_default();
@@ -230,7 +229,7 @@ mod tests {
     fn events_alone_make_a_report() {
         let mut knowledge = Knowledge::default();
         let ready = Ready { version: "2".into(), hostname: "db".into(), ..Ready::default() };
-        knowledge.told(&GuestEvent::Ready(ready), Timestamp(1));
+        knowledge.told(&GuestEvent::Ready(Box::new(ready)), Timestamp(1));
         let report = knowledge.report(id(), GuestState::Ready, Timestamp(2)).unwrap();
         assert_eq!((report.agent.version.as_str(), report.age), ("2", 1));
         assert_eq!(report.host_name.as_deref(), Some("db"));
@@ -250,7 +249,7 @@ mod tests {
     fn another_boot_starts_from_nothing() {
         let mut knowledge = Knowledge::default();
         let ready = |boot: &str| {
-            GuestEvent::Ready(Ready { boot_id: Some(boot.into()), ..Ready::default() })
+            GuestEvent::Ready(Box::new(Ready { boot_id: Some(boot.into()), ..Ready::default() }))
         };
         let event = NetworkChanged { interfaces: vec![interface("eth1")] };
         knowledge.told(&ready("a"), Timestamp(1));

@@ -113,9 +113,11 @@ impl<H: Hypervisor> Guests<H> {
     /// The instance runs, and Ostler's port of it is at `socket`: keeps a session to its agent.
     /// Saying it again only makes the session look at once.
     pub fn running(&self, id: InstanceId, socket: PathBuf) {
-        let entry = Arc::clone(self.entries().entry(id).or_insert_with(|| {
-            Arc::new(Entry::new(id, self.0.changes.clone()))
-        }));
+        let entry = Arc::clone(
+            self.entries()
+                .entry(id)
+                .or_insert_with(|| Arc::new(Entry::new(id, self.0.changes.clone()))),
+        );
         let mut run = entry.run();
         match &*run {
             Some(run) if run.socket == socket && !run.asks.is_closed() => run.nudge.notify_one(),
@@ -203,12 +205,7 @@ impl<H: Hypervisor> Guests<H> {
     }
 
     /// Sets an account's password in the guest. No error of it repeats the word.
-    pub async fn set_password(
-        &self,
-        id: InstanceId,
-        user: &str,
-        word: &Word,
-    ) -> Result<(), Error> {
+    pub async fn set_password(&self, id: InstanceId, user: &str, word: &Word) -> Result<(), Error> {
         let entry = self.known(id)?;
         let inquiry = self.inquiry(&entry)?;
         let (secret, crypted) = match word {

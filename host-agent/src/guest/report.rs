@@ -155,8 +155,7 @@ pub(super) fn filesystems(given: &[FilesystemInfo]) -> Part<Vec<Filesystem>> {
                 Some((serial, size))
             }),
         };
-        let size =
-            filesystem.mountpoint.len() + filesystem.kind.len() + filesystem.device.len();
+        let size = filesystem.mountpoint.len() + filesystem.kind.len() + filesystem.device.len();
         Some((filesystem, size))
     });
     room.part(list)

@@ -115,11 +115,8 @@ mod tests {
 
     #[test]
     fn an_error_that_repeats_the_secret_is_withheld_even_where_it_would_be_cut() {
-        let refused = |desc: String| Error::Refused {
-            command: "x",
-            class: ErrorClass::GenericError,
-            desc,
-        };
+        let refused =
+            |desc: String| Error::Refused { command: "x", class: ErrorClass::GenericError, desc };
         let told = without(refused(format!("{}hunter2", "a".repeat(252))), &["hunter2"]);
         assert!(!told.to_string().contains("hun"), "{told}");
         let told = without(refused("no such user".into()), &["hunter2", ""]);

@@ -129,19 +129,16 @@ fn failure(entry: &Entry, command: &'static str, error: hypervisor::Error) -> Fa
     match error {
         Cause::NotFound { .. } => Error::NotRunning { instance }.into(),
         Cause::Timeout { .. } => Failure { error: Error::Timeout { command }, mute: true },
-        Cause::GuestAgentUnavailable { reason, .. } => Failure {
-            error: Error::Unavailable { instance, why: reason },
-            mute: true,
-        },
+        Cause::GuestAgentUnavailable { reason, .. } => {
+            Failure { error: Error::Unavailable { instance, why: reason }, mute: true }
+        }
         Cause::GuestAgentRefused { reason, .. } => {
             Error::Refused { command, class: ErrorClass::GenericError, desc: reason }.into()
         }
         error @ (Cause::Busy { .. }
         | Cause::Unreachable { .. }
         | Cause::Refused { .. }
-        | Cause::Failed { .. }) => {
-            Error::Unavailable { instance, why: error.to_string() }.into()
-        }
+        | Cause::Failed { .. }) => Error::Unavailable { instance, why: error.to_string() }.into(),
     }
 }
 
