@@ -179,6 +179,7 @@ struct GuestFile {
 #[serde(deny_unknown_fields, default)]
 struct ImagesFile {
     max_size: Option<Size>,
+    directories: Option<Vec<PathBuf>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -259,6 +260,9 @@ pub struct Settings {
     pub answer_timeout: Duration,
     /// The largest image, as received and as a disk.
     pub image_max: Bytes,
+    /// Where images may be read from on this node; anywhere if none. Whoever may import an image
+    /// can read any such file through a guest.
+    pub image_directories: Option<Vec<PathBuf>>,
     /// The sizes instances come in.
     pub flavors: BTreeMap<Name, Flavor>,
     /// How long finished operations and deleted instances are remembered.
@@ -393,6 +397,7 @@ impl File {
             shutdown_timeout: Duration::from_secs(self.guest.shutdown_timeout.unwrap_or(60)),
             answer_timeout: Duration::from_secs(self.guest.answer_timeout.unwrap_or(10).max(1)),
             image_max: self.images.max_size.map_or(Bytes::gib(256), |s| s.0),
+            image_directories: self.images.directories,
             flavors,
             keep: Duration::from_secs(u64::from(self.journal.keep_days.unwrap_or(7)) * 86_400),
             log_format: self.log.format,

@@ -15,10 +15,10 @@
 use ostler_protocol::rpc::values::Bytes;
 
 /// The first bytes of every qcow2 file.
-pub const MAGIC: [u8; 4] = *b"QFI\xfb";
+pub(crate) const MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// As much of a file's beginning as [`Header::parse`] wants to see.
-pub const HEADER_READ: usize = CLUSTER as usize;
+pub(crate) const HEADER_READ: usize = CLUSTER as usize;
 
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
@@ -34,43 +34,43 @@ const LONGEST_BACKING: usize = 1023;
 const LARGEST: Bytes = Bytes(64 << 40);
 
 /// Incompatible feature bits: those a reader must know to read the file at all.
-pub mod feature {
+pub(crate) mod feature {
     /// Not closed cleanly: reference counts may be wrong.
-    pub const DIRTY: u64 = 1;
+    pub(crate) const DIRTY: u64 = 1;
     /// Found to be corrupt.
-    pub const CORRUPT: u64 = 1 << 1;
+    pub(crate) const CORRUPT: u64 = 1 << 1;
     /// The data is in another file.
-    pub const DATA_FILE: u64 = 1 << 2;
+    pub(crate) const DATA_FILE: u64 = 1 << 2;
     /// Compressed clusters may be of another kind than zlib.
-    pub const COMPRESSION: u64 = 1 << 3;
+    pub(crate) const COMPRESSION: u64 = 1 << 3;
     /// L2 entries are twice as wide.
-    pub const EXTENDED_L2: u64 = 1 << 4;
+    pub(crate) const EXTENDED_L2: u64 = 1 << 4;
     /// All of the above.
-    pub const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
+    pub(crate) const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
 }
 
 /// What a qcow2 header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// 2 or 3.
-    pub version: u32,
+    pub(crate) version: u32,
     /// The size of the disk inside.
-    pub virtual_size: Bytes,
+    pub(crate) virtual_size: Bytes,
     /// The file that holds what this one does not.
-    pub backing: Option<Backing>,
+    pub(crate) backing: Option<Backing>,
     /// The encryption method; 0 is none.
-    pub encryption: u32,
+    pub(crate) encryption: u32,
     /// See [`feature`].
-    pub incompatible: u64,
+    pub(crate) incompatible: u64,
 }
 
 /// A reference to a backing file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backing {
+pub(crate) struct Backing {
     /// Its name as written, made printable; empty if it lies outside of what was read.
-    pub name: String,
+    pub(crate) name: String,
     /// Its format, if written.
-    pub format: Option<String>,
+    pub(crate) format: Option<String>,
 }
 
 /// Why bytes are not a qcow2 header.
@@ -106,16 +106,16 @@ pub enum OverlayError {
 
 /// An empty overlay: what to write where; all else is zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overlay {
+pub(crate) struct Overlay {
     /// Offsets and what stands there.
-    pub pieces: Vec<(u64, Vec<u8>)>,
+    pub(crate) pieces: Vec<(u64, Vec<u8>)>,
     /// The length of the file.
-    pub length: u64,
+    pub(crate) length: u64,
 }
 
 impl Header {
     /// Read a header from the first [`HEADER_READ`] bytes of a file, or all of a shorter one.
-    pub fn parse(file: &[u8]) -> Result<Self, HeaderError> {
+    pub(crate) fn parse(file: &[u8]) -> Result<Self, HeaderError> {
         if !file.starts_with(&MAGIC) {
             return Err(HeaderError::Magic);
         }
@@ -152,7 +152,7 @@ impl Header {
 ///
 /// `base_format` is written too, so that no reader ever guesses it from the base's bytes, which a
 /// guest could have written.
-pub fn overlay(size: Bytes, base: &str, base_format: &str) -> Result<Overlay, OverlayError> {
+pub(crate) fn overlay(size: Bytes, base: &str, base_format: &str) -> Result<Overlay, OverlayError> {
     if size.0 == 0 || size > LARGEST {
         return Err(OverlayError::Size(size));
     }

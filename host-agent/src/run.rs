@@ -18,7 +18,7 @@ use crate::config::Settings;
 use crate::guest::{GuestSettings, Guests};
 use crate::host::{Host, HostError};
 use crate::hypervisor::libvirt::{self, Libvirt};
-use crate::image::{Cache, ImageError, Limits};
+use crate::image::{Cache, ImageError, Limits, LocalSources};
 use crate::journal::{self, Journal};
 use crate::network::{Netlink, NetworkError};
 use crate::notify;
@@ -93,6 +93,10 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         concurrent: settings.limits.downloads,
         size: settings.image_max,
         keep_free: settings.admission.disk_reserve,
+        local: match &settings.image_directories {
+            None => LocalSources::Anywhere,
+            Some(directories) => LocalSources::Below(directories.clone()),
+        },
         ..Limits::default()
     };
     let node = Node {

@@ -12,14 +12,14 @@ use tokio::sync::{Semaphore, oneshot};
 
 /// A bound on how many blocking calls a driver has running.
 #[derive(Debug, Clone)]
-pub struct Threads {
+pub(crate) struct Threads {
     name: &'static str,
     places: Arc<Semaphore>,
 }
 
 impl Threads {
     /// At most `limit` threads, named `name` (15 bytes are shown).
-    pub fn new(name: &'static str, limit: usize) -> Self {
+    pub(crate) fn new(name: &'static str, limit: usize) -> Self {
         Self { name, places: Arc::new(Semaphore::new(limit)) }
     }
 
@@ -27,7 +27,7 @@ impl Threads {
     ///
     /// Dropping the future does not stop a call that began; it keeps its place until it ends. The
     /// error is that of having no thread, or of a thread that panicked.
-    pub async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {

@@ -211,10 +211,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             return Err(Fault::new(Reason::Expired, "the deadline passed before the request came")
                 .next("ask again with a later deadline; compare the clocks"));
         }
-        let capacity = match &command {
-            Command::Boot(_) => Some(self.capacity().await?),
-            _ => None,
-        };
+        let capacity = self.capacity().await?;
         let kind = command.kind();
         let id = OperationId::random();
         let mut admitted = self.admit(command, id, now, capacity)?;
@@ -286,7 +283,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         command: Command,
         id: OperationId,
         now: Timestamp,
-        capacity: Option<Capacity>,
+        capacity: Capacity,
     ) -> Result<Admitted, Fault> {
         let mut registry = self.registry.lock();
         if registry.live.len() >= self.settings.limits.operations {
@@ -297,11 +294,6 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         match command {
             Command::Boot(boot) => {
                 self.need_hypervisor()?;
-                let capacity = capacity.unwrap_or(Capacity {
-                    cpus: 0,
-                    memory: Bytes(0),
-                    disk_available: Bytes(0),
-                });
                 let facts = Facts {
                     capacity,
                     policy: &self.settings.admission,
@@ -374,6 +366,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 .next("see ostler instance list")
         })?;
         lifecycle::may(action, record.vm_state, record.task_state, record.updated, now)
+            .and_then(|()| lifecycle::is_built(action, record.built))
             .map_err(about)?;
         self.need_hypervisor().map_err(about)?;
         let waiting = registry.queues.get(&subject).map_or(0, |queue| queue.len());

@@ -94,7 +94,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         if shared {
             return Ok(());
         }
-        let removed = self.node.images.remove(&self.node.images.path(sha256, record.format)).await;
+        let removed = self.node.images.remove(sha256, record.format).await;
         removed.map(|_| ()).map_err(|error| StepError::failed(image_fault(&error)))
     }
 
@@ -119,7 +119,17 @@ fn image_fault(error: &ImageError) -> Fault {
         ImageError::Stalled { .. } | ImageError::TooSlow { .. } => {
             (Reason::TimedOut, "import it again: what was received is kept for a while")
         }
-        _ => (Reason::ImageUnavailable, "see whether the node can read the source"),
+        ImageError::Unreadable { .. }
+        | ImageError::NotAFile { .. }
+        | ImageError::NotAllowed { .. }
+        | ImageError::ChangedWhileRead { .. }
+        | ImageError::Status { .. }
+        | ImageError::Transfer { .. }
+        | ImageError::Answer { .. }
+        | ImageError::Redirect { .. }
+        | ImageError::Client(_)
+        | ImageError::QemuImg(_)
+        | ImageError::Io { .. } => (Reason::ImageUnavailable, "see whether the node can read the source"),
     };
     Fault::of(reason, error).next(next)
 }

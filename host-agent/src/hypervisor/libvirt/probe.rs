@@ -1,8 +1,9 @@
 //! What the node can do, by asking; and what guests run on, by trying.
 //!
 //! That `/dev/kvm` is there, and that libvirt offers KVM, proves little: in a nested or broken
-//! setup a KVM guest starts and then executes nothing. So a throw-away guest must run its
-//! firmware to the end ([`super::xml::probe`]) before KVM is believed.
+//! setup a KVM guest starts and then executes nothing, or so slowly that emulation is faster. So a
+//! throw-away guest must get through its firmware ([`super::xml::probe`]) in the time that takes
+//! even when emulated before KVM is believed.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::hypervisor::{
     VirtSetting, VirtType,
 };
 
-/// The firmware needs a tenth of a second, even emulated.
+/// Emulated, the firmware needs a fraction of a second.
 const PROOF_WITHIN: Duration = Duration::from_secs(3);
 /// To start the throw-away guest. The first start after libvirtd's own examines QEMU.
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -80,7 +81,12 @@ async fn prove(libvirt: &Libvirt, on: VirtType) -> Result<Result<(), String>, Er
                 break format!("a {on} guest starts, then dies ({reason:?})");
             }
             Ok(Some(_)) => {}
-            Ok(None) | Err(_) => break format!("a {on} guest starts, then does nothing"),
+            Ok(None) | Err(_) => {
+                let seconds = PROOF_WITHIN.as_secs();
+                break format!(
+                    "a {on} guest starts, but is not through its firmware in {seconds} s"
+                );
+            }
         }
     };
     if let Err(error) = libvirt.destroy(id).await {

@@ -191,6 +191,7 @@ fn slots(list: &mut Document, spec: &DomainSpec) {
             // balloon, RNG, virtio-serial; then the tablet where there is a screen
             let fixed = 3 + usize::from(spec.vnc.is_some());
             let used = fixed + spec.disks.len() + spec.nics.len();
+            list.leaf("controller", &[("type", "pci"), ("index", "0"), ("model", "pcie-root")]);
             for _ in 0..used + usize::from(spare_slots) {
                 list.leaf("controller", &[("type", "pci"), ("model", "pcie-root-port")]);
             }
@@ -263,5 +264,110 @@ fn tpm(list: &mut Document, tpm: Tpm) {
         Tpm::Emulated => list.within("tpm", &[("model", "tpm-crb")], |element| {
             element.leaf("backend", &[("type", "emulator"), ("version", "2.0")]);
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use ostler_protocol::rpc::values::{Bytes, MacAddress};
+    use proptest::prelude::*;
+
+    use super::super::read::parse;
+    use super::*;
+    use crate::hypervisor::spec::{DiskTarget, Vnc, sample};
+
+    fn full() -> DomainSpec {
+        let mut spec = sample();
+        spec.metadata.id = "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap();
+        spec.metadata.name = "web <1> & co".to_owned();
+        spec.metadata.owner = "tenant".to_owned();
+        spec.metadata.generation = 7;
+        spec.virt_type = VirtType::Kvm;
+        spec.vcpus = 4;
+        spec.memory = Bytes(Bytes::gib(2).0 + 1);
+        spec.machine = Machine::Q35 { spare_slots: 2 };
+        spec.cpu = CpuMode::Named("EPYC".to_owned());
+        spec.firmware = Firmware::Uefi(SecureBoot::Enforced);
+        spec.boot = Boot::Kernel {
+            kernel: PathBuf::from("/boot/vmlinuz"),
+            initrd: Some(PathBuf::from("/boot/initrd")),
+            cmdline: "console=ttyS0 quiet".to_owned(),
+        };
+        spec.disks = vec![
+            Disk {
+                source: DiskSource::File(PathBuf::from("/instances/root.qcow2")),
+                format: DiskFormat::Qcow2,
+                target: DiskTarget(0),
+                serial: "root".to_owned(),
+                access: DiskAccess::ReadWrite,
+                cache: DiskCache::None,
+                discard: Discard::Unmap,
+            },
+            Disk {
+                source: DiskSource::Block(PathBuf::from("/dev/vg/config")),
+                format: DiskFormat::Raw,
+                target: DiskTarget(1),
+                serial: "config".to_owned(),
+                access: DiskAccess::ReadOnly,
+                cache: DiskCache::Writeback,
+                discard: Discard::Ignore,
+            },
+        ];
+        spec.nics = vec![Nic {
+            mac: MacAddress::in_qemu_range(1, 2, 3),
+            bridge: "br0".to_owned(),
+            tap: "tap0".to_owned(),
+            mtu: Some(1450),
+        }];
+        spec.ostler_port = Some(PathBuf::from("/run/ostler/guest/0.sock"));
+        spec.serial_log = Some(PathBuf::from("/var/log/ostler/0.log"));
+        spec.vnc = Some(Vnc { listen: [127, 0, 0, 1].into() });
+        spec.watchdog = Some(WatchdogAction::Reset);
+        spec.memory_stats_period = Some(10);
+        spec.tpm = Tpm::Emulated;
+        spec
+    }
+
+    #[test]
+    fn a_full_domain_is_written_as_agreed() {
+        let written = write(&full()).unwrap();
+        assert_eq!(written.trim(), include_str!("golden/full.xml").trim(), "\n{written}");
+    }
+
+    #[test]
+    fn a_path_that_is_not_text_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = PathBuf::from(std::ffi::OsString::from_vec(vec![b'/', 0xff]));
+        let mut spec = sample();
+        spec.serial_log = Some(path.clone());
+        assert_eq!(write(&spec), Err(XmlError::Path { path }));
+    }
+
+    proptest! {
+        /// Whatever a name, a path or a command line holds, the document keeps its shape.
+        #[test]
+        fn no_value_becomes_markup(name in "\\PC{0,40}", cmdline in "[ -~\n\t\r]{0,80}") {
+            let mut spec = full();
+            spec.metadata.name = name.clone();
+            spec.nics[0].bridge = name.clone();
+            spec.ostler_port = Some(PathBuf::from(format!("/{name}")));
+            spec.boot = Boot::Kernel { kernel: PathBuf::new(), initrd: None, cmdline: cmdline.clone() };
+            let root = parse(&write(&spec).unwrap()).unwrap();
+            let shape = parse(&write(&full()).unwrap()).unwrap();
+            prop_assert_eq!(names(&root), names(&shape));
+            prop_assert_eq!(root.child("os").unwrap().required("cmdline").unwrap(), cmdline);
+            let devices = root.child("devices").unwrap();
+            let source = devices.child("interface").unwrap().child("source").unwrap();
+            prop_assert_eq!(source.attribute("bridge"), Some(name.as_str()));
+        }
+    }
+
+    /// The elements in order, `<initrd>` aside.
+    fn names(element: &super::super::read::Element) -> Vec<String> {
+        let mut all = vec![element.name.clone()];
+        all.extend(element.children.iter().filter(|c| c.name != "initrd").flat_map(names));
+        all
     }
 }
