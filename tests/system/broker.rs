@@ -27,8 +27,20 @@ async fn a_boot_outlives_the_broker_it_came_through() {
         let id = id.clone();
         async move {
             cli.json(&[
-                "instance", "boot", "--id", &id, "--name", "survivor", "--image", &image,
-                "--vcpus", "1", "--memory", "192M", "--network", "lan",
+                "instance",
+                "boot",
+                "--id",
+                &id,
+                "--name",
+                "survivor",
+                "--image",
+                &image,
+                "--vcpus",
+                "1",
+                "--memory",
+                "192M",
+                "--network",
+                "lan",
             ])
             .await
         }

@@ -48,7 +48,8 @@ async fn a_boot_that_a_crash_cut_off_is_finished_or_undone() {
     let lan = node.network.clone();
     // Each step of the plan, and the instants between: the agent is killed when the operation is
     // seen there, which is before, within or after the step's own work.
-    let moments = ["accepted", "create root disk", "ensure bridges", "define domain", "start domain"];
+    let moments =
+        ["accepted", "create root disk", "ensure bridges", "define domain", "start domain"];
     for (n, moment) in moments.iter().enumerate() {
         let params = node.boot_params(&format!("cut-{n}"), Mode::Ostler, &[&lan]).await;
         let id = params["id"].as_str().unwrap().to_owned();
@@ -58,7 +59,8 @@ async fn a_boot_that_a_crash_cut_off_is_finished_or_undone() {
             poll::until("the step is reached", Duration::from_secs(60), async || {
                 let now = client.call("operation.get", json!({"id": operation["id"]})).await;
                 let now = now.map_err(|e| e.to_string())?;
-                let step = now["steps"].as_array().into_iter().flatten().find(|s| s["name"] == *moment);
+                let step =
+                    now["steps"].as_array().into_iter().flatten().find(|s| s["name"] == *moment);
                 match step.map(|s| s["state"] != "pending") {
                     Some(true) => Ok(()),
                     _ => Err(now.to_string()),

@@ -45,11 +45,20 @@ async fn an_image_comes_by_url_and_is_checked() {
 
     // Another digest than declared, another format than declared: refused, and nothing is kept.
     let wrong = [
-        (json!({"name": "w", "source": url, "format": "qcow2", "sha256": "00".repeat(32)}), "image_invalid"),
+        (
+            json!({"name": "w", "source": url, "format": "qcow2", "sha256": "00".repeat(32)}),
+            "image_invalid",
+        ),
         (json!({"name": "w", "source": node.image.kernel, "format": "qcow2"}), "image_invalid"),
-        (json!({"name": "w", "source": "/nonexistent/image", "format": "raw"}), "image_unavailable"),
+        (
+            json!({"name": "w", "source": "/nonexistent/image", "format": "raw"}),
+            "image_unavailable",
+        ),
         (json!({"name": "w", "source": "/dev/zero", "format": "raw"}), "image_unavailable"),
-        (json!({"name": "w", "source": "http://127.0.0.1:1/x", "format": "raw"}), "image_unavailable"),
+        (
+            json!({"name": "w", "source": "http://127.0.0.1:1/x", "format": "raw"}),
+            "image_unavailable",
+        ),
     ];
     for (import, reason) in wrong {
         let over = node.tried("image.import", import.clone()).await;

@@ -29,7 +29,8 @@ async fn states_are_unknown_while_libvirtd_is_gone_and_nothing_is_done() {
     let shown = node.show(&on).await;
     assert_eq!(shown["status"], "ACTIVE", "unknown is not off");
     assert_eq!(node.show(&off).await["status"], "SHUTOFF");
-    for (method, id) in [("instance.stop", &on), ("instance.start", &off), ("instance.delete", &on)] {
+    for (method, id) in [("instance.stop", &on), ("instance.start", &off), ("instance.delete", &on)]
+    {
         let (reason, text) = node.refused(method, json!({"id": id})).await;
         assert_eq!(reason, "hypervisor_unavailable", "{text}");
     }

@@ -23,8 +23,18 @@ async fn an_instance_lives_and_dies_by_message() {
 
     let booted = cli
         .json(&[
-            "instance", "boot", "--name", "first", "--image", &image, "--vcpus", "1", "--memory",
-            "192M", "--network", "lan",
+            "instance",
+            "boot",
+            "--name",
+            "first",
+            "--image",
+            &image,
+            "--vcpus",
+            "1",
+            "--memory",
+            "192M",
+            "--network",
+            "lan",
         ])
         .await
         .unwrap();
@@ -47,20 +57,31 @@ async fn an_instance_lives_and_dies_by_message() {
     let root = root.unwrap_or_else(|| panic!("no root filesystem in {report:#}"));
     assert_eq!(root["kind"], "ext4");
     assert!(root["total"].as_u64().unwrap() > 10 << 20, "{root}");
-    assert_eq!(root["serials"][0], id.replace('-', "")[..20], "the disk's serial names the instance");
+    assert_eq!(
+        root["serials"][0],
+        id.replace('-', "")[..20],
+        "the disk's serial names the instance"
+    );
     let mac = booted["ports"][0]["mac"].as_str().unwrap();
     let nic = report["interfaces"].as_array().unwrap().iter().find(|i| i["mac"] == mac);
     let nic = nic.unwrap_or_else(|| panic!("no {mac} in {report:#}"));
-    assert!(nic["addresses"].as_array().unwrap().iter().any(|a| {
-        a.as_str().unwrap().starts_with("169.254.")
-    }));
+    assert!(
+        nic["addresses"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|a| { a.as_str().unwrap().starts_with("169.254.") })
+    );
 
     // The password the image has works; then the new one does, and the old one no longer.
     let session = node.login(&id, ROOT).await;
     session.logout().await.unwrap();
-    cli.json_with(&["instance", "password", "first", "--user", "root", "--password-stdin"], "n3w word\n")
-        .await
-        .unwrap();
+    cli.json_with(
+        &["instance", "password", "first", "--user", "root", "--password-stdin"],
+        "n3w word\n",
+    )
+    .await
+    .unwrap();
     let session = node.login(&id, Account { user: "root", password: "n3w word" }).await;
     let console = session.logout().await.unwrap();
     let old = console.login(ROOT.user, ROOT.password).await.unwrap();
@@ -101,7 +122,9 @@ async fn the_guest_is_asked_to_stop_and_forced_when_it_does_not() {
     let asked = &over["steps"][0];
     let took = asked["finished"].as_u64().unwrap() - asked["started"].as_u64().unwrap();
     assert!(took < 30_000, "it was waited for, not asked: {over:#}");
-    let log = std::fs::read_to_string(node.agent.state_dir().join(format!("instances/{polite}/console.log")));
+    let log = std::fs::read_to_string(
+        node.agent.state_dir().join(format!("instances/{polite}/console.log")),
+    );
     assert!(log.unwrap().contains("Power down"), "the guest's own shutdown did not run");
 
     // No agent, and its kernel has no power button program for long: by force, after the time.
@@ -111,7 +134,10 @@ async fn the_guest_is_asked_to_stop_and_forced_when_it_does_not() {
     let over = node.done("instance.stop", json!({"id": deaf, "timeout": 2000})).await;
     assert_eq!(over["steps"][1]["state"], "done");
     let shown = node.show(&deaf).await;
-    assert_eq!((shown["status"].as_str(), shown["power_state"].as_str()), (Some("SHUTOFF"), Some("shutdown")));
+    assert_eq!(
+        (shown["status"].as_str(), shown["power_state"].as_str()),
+        (Some("SHUTOFF"), Some("shutdown"))
+    );
     for id in [polite, deaf] {
         node.delete(&id).await;
     }
@@ -164,7 +190,15 @@ async fn a_guest_that_powers_itself_off_is_seen_to_be_off() {
     let mut node = Node::start().await;
     let id = node.boot("self", Mode::Ostler).await;
     let mut console = Console::of_domain(&format!("ostler-{id}")).await.unwrap();
-    console = console.login(ROOT.user, ROOT.password).await.unwrap().session().unwrap().logout().await.unwrap();
+    console = console
+        .login(ROOT.user, ROOT.password)
+        .await
+        .unwrap()
+        .session()
+        .unwrap()
+        .logout()
+        .await
+        .unwrap();
     drop(console);
     virsh(&["shutdown", "--mode", "agent", &format!("ostler-{id}")]).await;
     node.until(&id, "SHUTOFF", |i| i["status"] == "SHUTOFF").await;

@@ -1,7 +1,7 @@
 //! Bridges: who reaches whom.
 
-use ostler_tests::guest_image::{Mode, ROOT};
 use ostler_tests::console::Session;
+use ostler_tests::guest_image::{Mode, ROOT};
 
 use crate::node::{Node, need_root};
 

@@ -82,15 +82,31 @@ async fn refuse_all(node: &mut Node, image: &str) {
             "invalid_params",
             "user name",
         ),
-        ("image.import", json!({"name": "a", "source": "relative", "format": "raw"}),
-            "invalid_params", "absolute path"),
-        ("image.import", json!({"name": "a", "source": "http://u:p@h/x", "format": "raw"}),
-            "invalid_params", "credentials"),
-        ("image.import", json!({"name": "a", "source": "/x", "format": "vmdk"}),
-            "invalid_params", "vmdk"),
+        (
+            "image.import",
+            json!({"name": "a", "source": "relative", "format": "raw"}),
+            "invalid_params",
+            "absolute path",
+        ),
+        (
+            "image.import",
+            json!({"name": "a", "source": "http://u:p@h/x", "format": "raw"}),
+            "invalid_params",
+            "credentials",
+        ),
+        (
+            "image.import",
+            json!({"name": "a", "source": "/x", "format": "vmdk"}),
+            "invalid_params",
+            "vmdk",
+        ),
         ("network.ensure", json!({"name": "n", "bridge": "a/b"}), "invalid_params", "a/b"),
-        ("network.ensure", json!({"name": "n", "bridge": "much-too-long-name"}),
-            "invalid_params", "much-too-long"),
+        (
+            "network.ensure",
+            json!({"name": "n", "bridge": "much-too-long-name"}),
+            "invalid_params",
+            "much-too-long",
+        ),
         ("network.ensure", json!({"name": "n", "mtu": 10}), "invalid_params", "10"),
     ];
     for (method, params, reason, text) in cases {
@@ -139,7 +155,9 @@ async fn what_the_state_forbids_is_refused_with_what_would_be_legal() {
     let id = node.boot("gates", Mode::None).await;
     node.done("instance.stop", json!({"id": id, "manner": "hard"})).await;
     let password = json!({"id": id, "user": "root", "password": {"plain": "xyz"}});
-    for (method, params) in [("instance.password", password), ("instance.reboot", json!({"id": id}))] {
+    for (method, params) in
+        [("instance.password", password), ("instance.reboot", json!({"id": id}))]
+    {
         let (reason, text) = node.refused(method, params).await;
         assert_eq!(reason, "conflict");
         assert!(text.contains("SHUTOFF") && text.contains("start it first"), "{text}");
