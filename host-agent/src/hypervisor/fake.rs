@@ -1,0 +1,485 @@
+//! A hypervisor in memory, for the tests of whatever stands on the trait.
+//!
+//! It has state like the real one: what is defined, what runs, who is told. And it can be told to
+//! misbehave: to fail a call before or after doing what it was asked, to hold one, to be
+//! unreachable; and its guests can be told to die, to ignore a shutdown, or to answer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ostler_protocol::rpc::values::InstanceId;
+use tokio::sync::{broadcast, oneshot, watch};
+
+use super::event::EVENT_CAPACITY;
+use super::{
+    Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor,
+    HypervisorEvent, Link, PowerReason, PowerState, RebootMode, ShutdownMode, VirtChoice,
+    VirtSetting, VirtType,
+};
+
+/// The trait's methods, to say which of them is to misbehave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is the method of its name")]
+pub enum Call {
+    Define,
+    Start,
+    Shutdown,
+    Reboot,
+    Destroy,
+    Undefine,
+    State,
+    List,
+    GuestCommand,
+    Capabilities,
+    VirtType,
+}
+
+/// When a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failing {
+    /// Nothing was done.
+    Before,
+    /// It was done all the same, as after a lost answer.
+    After,
+}
+
+/// How a guest's agent answers a command.
+type Agent = Arc<dyn Fn(&str) -> Result<String, Error> + Send + Sync>;
+
+/// The hypervisor. Clones are the same one.
+#[derive(Clone)]
+pub struct Fake {
+    world: Arc<Mutex<World>>,
+    link: watch::Sender<Link>,
+    events: broadcast::Sender<HypervisorEvent>,
+}
+
+#[derive(Default)]
+struct World {
+    domains: BTreeMap<InstanceId, Domain>,
+    failures: BTreeMap<Call, VecDeque<(Failing, Error)>>,
+    holds: BTreeMap<Call, VecDeque<oneshot::Receiver<()>>>,
+    calls: Vec<(Call, Option<InstanceId>)>,
+}
+
+struct Domain {
+    spec: DomainSpec,
+    state: DomainState,
+    ignores_shutdown: bool,
+    agent: Option<Agent>,
+}
+
+/// Keeps a call from going on, until it is dropped.
+#[derive(Debug)]
+pub struct Hold(#[expect(dead_code, reason = "its drop is what matters")] oneshot::Sender<()>);
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Fake {
+    /// An empty node, its link up.
+    pub fn new() -> Self {
+        let (link, _) = watch::channel(Link::Up);
+        let (events, _) = broadcast::channel(EVENT_CAPACITY);
+        Self { world: Arc::default(), link, events }
+    }
+
+    /// Has the next call of this kind fail; several are taken in turn.
+    pub fn fail_next(&self, call: Call, failing: Failing, error: Error) {
+        self.world().failures.entry(call).or_default().push_back((failing, error));
+    }
+
+    /// Has the next call of this kind wait, before it does anything, until the hold is dropped.
+    pub fn hold_next(&self, call: Call) -> Hold {
+        let (hold, held) = oneshot::channel();
+        self.world().holds.entry(call).or_default().push_back(held);
+        Hold(hold)
+    }
+
+    /// Cuts or restores the link; while it is down every call fails as unreachable.
+    pub fn set_link(&self, link: Link) {
+        if self.link.send_replace(link) != link {
+            self.tell(match link {
+                Link::Up => HypervisorEvent::LinkUp,
+                Link::Down => HypervisorEvent::LinkDown,
+            });
+        }
+    }
+
+    /// Changes a domain's power state as if from outside, and tells.
+    ///
+    /// Does nothing if there is no such domain.
+    pub fn set_power(&self, id: InstanceId, power: PowerState, reason: PowerReason) {
+        if let Some(domain) = self.world().domains.get_mut(&id) {
+            domain.state = DomainState { power, reason };
+            self.tell(HypervisorEvent::Lifecycle { id, power, reason });
+        }
+    }
+
+    /// Has a guest ignore, or heed, what [`Hypervisor::shutdown`] asks.
+    pub fn set_ignores_shutdown(&self, id: InstanceId, ignores: bool) {
+        if let Some(domain) = self.world().domains.get_mut(&id) {
+            domain.ignores_shutdown = ignores;
+        }
+    }
+
+    /// Puts an agent into a guest, and tells.
+    pub fn connect_agent(
+        &self,
+        id: InstanceId,
+        agent: impl Fn(&str) -> Result<String, Error> + Send + Sync + 'static,
+    ) {
+        if let Some(domain) = self.world().domains.get_mut(&id) {
+            domain.agent = Some(Arc::new(agent));
+            self.tell(HypervisorEvent::AgentConnected { id, connected: true });
+        }
+    }
+
+    /// Takes the agent out of a guest, and tells.
+    pub fn disconnect_agent(&self, id: InstanceId) {
+        if let Some(domain) = self.world().domains.get_mut(&id) {
+            domain.agent = None;
+            self.tell(HypervisorEvent::AgentConnected { id, connected: false });
+        }
+    }
+
+    /// Removes a domain as if from outside, running or not, and tells.
+    pub fn forget(&self, id: InstanceId) {
+        if self.world().domains.remove(&id).is_some() {
+            self.tell(HypervisorEvent::Removed { id });
+        }
+    }
+
+    /// What a domain is defined as.
+    pub fn spec(&self, id: InstanceId) -> Option<DomainSpec> {
+        self.world().domains.get(&id).map(|domain| domain.spec.clone())
+    }
+
+    /// How often a method was called, about one domain or about any; failed calls count.
+    pub fn called(&self, call: Call, about: Option<InstanceId>) -> usize {
+        let of = |made: &&(Call, Option<InstanceId>)| {
+            made.0 == call && (about.is_none() || made.1 == about)
+        };
+        self.world().calls.iter().filter(of).count()
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, event: HypervisorEvent) {
+        // nobody listens: nobody is told
+        drop(self.events.send(event));
+    }
+
+    /// Every call comes through here, so that each can be held, failed and counted.
+    async fn call<T>(
+        &self,
+        call: Call,
+        about: Option<InstanceId>,
+        work: impl FnOnce(&mut World) -> Result<T, Error> + Send,
+    ) -> Result<T, Error> {
+        let (held, failure) = {
+            let mut world = self.world();
+            world.calls.push((call, about));
+            let held = world.holds.get_mut(&call).and_then(VecDeque::pop_front);
+            let failure = world.failures.get_mut(&call).and_then(VecDeque::pop_front);
+            (held, failure)
+        };
+        if let Some(held) = held {
+            // a dropped hold is a lifted one
+            drop(held.await);
+        }
+        if *self.link.borrow() == Link::Down {
+            return Err(Error::Unreachable { step: step(call), reason: "cut".to_owned() });
+        }
+        match failure {
+            Some((Failing::Before, error)) => Err(error),
+            Some((Failing::After, error)) => {
+                drop(work(&mut self.world()));
+                Err(error)
+            }
+            None => work(&mut self.world()),
+        }
+    }
+
+    fn turn_off(&self, id: InstanceId, domain: &mut Domain, reason: PowerReason) {
+        domain.state = DomainState { power: PowerState::Shutdown, reason };
+        if domain.agent.take().is_some() {
+            self.tell(HypervisorEvent::AgentConnected { id, connected: false });
+        }
+        self.tell(HypervisorEvent::Lifecycle { id, power: PowerState::Shutdown, reason });
+    }
+}
+
+impl World {
+    fn domain(&mut self, domain: InstanceId) -> Result<&mut Domain, Error> {
+        self.domains.get_mut(&domain).ok_or(Error::NotFound { domain })
+    }
+}
+
+impl Domain {
+    fn is_on(&self) -> bool {
+        match self.state.power {
+            PowerState::Running | PowerState::Paused | PowerState::Suspended => true,
+            PowerState::Unknown | PowerState::None | PowerState::Shutdown | PowerState::Crashed => {
+                false
+            }
+        }
+    }
+
+    fn has_agent(&self, id: InstanceId) -> Result<&Agent, Error> {
+        self.agent.as_ref().ok_or_else(|| Error::GuestAgentUnavailable {
+            domain: id,
+            reason: "not connected".to_owned(),
+        })
+    }
+}
+
+fn step(call: Call) -> &'static str {
+    match call {
+        Call::Define => "define",
+        Call::Start => "start",
+        Call::Shutdown => "shutdown",
+        Call::Reboot => "reboot",
+        Call::Destroy => "destroy",
+        Call::Undefine => "undefine",
+        Call::State => "state",
+        Call::List => "list",
+        Call::GuestCommand => "guest command",
+        Call::Capabilities => "capabilities",
+        Call::VirtType => "probe",
+    }
+}
+
+fn refused(call: Call, id: InstanceId, reason: &str) -> Error {
+    Error::Refused { step: step(call), domain: Some(id), reason: reason.to_owned() }
+}
+
+impl Hypervisor for Fake {
+    async fn define(&self, spec: &DomainSpec) -> Result<(), Error> {
+        let id = spec.id();
+        self.call(Call::Define, Some(id), |world| {
+            match world.domains.get_mut(&id) {
+                Some(domain) => domain.spec = spec.clone(),
+                None => {
+                    let state =
+                        DomainState { power: PowerState::Shutdown, reason: PowerReason::Unstated };
+                    let spec = spec.clone();
+                    let domain = Domain { spec, state, ignores_shutdown: false, agent: None };
+                    world.domains.insert(id, domain);
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn start(&self, id: InstanceId) -> Result<Change, Error> {
+        self.call(Call::Start, Some(id), |world| {
+            let domain = world.domain(id)?;
+            if domain.is_on() {
+                return Ok(Change::AlreadySo);
+            }
+            let (power, reason) = (PowerState::Running, PowerReason::Booted);
+            domain.state = DomainState { power, reason };
+            self.tell(HypervisorEvent::Lifecycle { id, power, reason });
+            Ok(Change::Made)
+        })
+        .await
+    }
+
+    async fn shutdown(&self, id: InstanceId, mode: ShutdownMode) -> Result<Change, Error> {
+        self.call(Call::Shutdown, Some(id), |world| {
+            let domain = world.domain(id)?;
+            if !domain.is_on() {
+                return Ok(Change::AlreadySo);
+            }
+            match mode {
+                ShutdownMode::Agent => drop(Arc::clone(domain.has_agent(id)?)),
+                ShutdownMode::Acpi => {}
+            }
+            if !domain.ignores_shutdown {
+                self.turn_off(id, domain, PowerReason::ShutDown);
+            }
+            Ok(Change::Made)
+        })
+        .await
+    }
+
+    async fn reboot(&self, id: InstanceId, mode: RebootMode) -> Result<(), Error> {
+        self.call(Call::Reboot, Some(id), |world| {
+            let domain = world.domain(id)?;
+            if !domain.is_on() {
+                return Err(refused(Call::Reboot, id, "the domain is not running"));
+            }
+            let heeded = match mode {
+                RebootMode::Soft(ShutdownMode::Agent) => {
+                    domain.has_agent(id)?;
+                    !domain.ignores_shutdown
+                }
+                RebootMode::Soft(ShutdownMode::Acpi) => !domain.ignores_shutdown,
+                RebootMode::Reset => true,
+            };
+            if heeded {
+                self.tell(HypervisorEvent::Rebooted { id });
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn destroy(&self, id: InstanceId) -> Result<Change, Error> {
+        self.call(Call::Destroy, Some(id), |world| match world.domains.get_mut(&id) {
+            Some(domain) if domain.is_on() => {
+                self.turn_off(id, domain, PowerReason::Destroyed);
+                Ok(Change::Made)
+            }
+            Some(_) | None => Ok(Change::AlreadySo),
+        })
+        .await
+    }
+
+    async fn undefine(&self, id: InstanceId) -> Result<Change, Error> {
+        self.call(Call::Undefine, Some(id), |world| match world.domains.get(&id) {
+            Some(domain) if domain.is_on() => Err(refused(Call::Undefine, id, "the domain runs")),
+            Some(_) => {
+                world.domains.remove(&id);
+                self.tell(HypervisorEvent::Removed { id });
+                Ok(Change::Made)
+            }
+            None => Ok(Change::AlreadySo),
+        })
+        .await
+    }
+
+    async fn state(&self, id: InstanceId) -> Result<DomainState, Error> {
+        self.call(Call::State, Some(id), |world| world.domain(id).map(|domain| domain.state)).await
+    }
+
+    async fn list(&self) -> Result<Vec<DomainRecord>, Error> {
+        let record = |(id, domain): (&InstanceId, &Domain)| DomainRecord {
+            id: *id,
+            name: domain.spec.domain_name(),
+            power: domain.state.power,
+            ours: Some(domain.spec.metadata.clone()),
+        };
+        self.call(Call::List, None, |world| Ok(world.domains.iter().map(record).collect())).await
+    }
+
+    async fn guest_command(
+        &self,
+        id: InstanceId,
+        command: &str,
+        _timeout: Duration,
+    ) -> Result<String, Error> {
+        let agent = self
+            .call(Call::GuestCommand, Some(id), |world| {
+                let domain = world.domain(id)?;
+                if !domain.is_on() {
+                    return Err(refused(Call::GuestCommand, id, "the domain is not running"));
+                }
+                domain.has_agent(id).map(Arc::clone)
+            })
+            .await?;
+        // not under the lock: the agent may be a test that looks at this very node
+        agent(command)
+    }
+
+    async fn capabilities(&self) -> Result<Capabilities, Error> {
+        self.call(Call::Capabilities, None, |_| {
+            Ok(Capabilities {
+                libvirt_version: "0.0.0".to_owned(),
+                hypervisor_version: "0.0.0".to_owned(),
+                emulator: "/usr/bin/fake".to_owned(),
+                arch: "x86_64".to_owned(),
+                kvm_offered: false,
+                max_vcpus: 64,
+                uefi: false,
+                tpm: false,
+            })
+        })
+        .await
+    }
+
+    async fn virt_type(&self, setting: VirtSetting) -> Result<VirtChoice, Error> {
+        self.call(Call::VirtType, None, |_| {
+            let virt_type = match setting {
+                VirtSetting::Kvm => VirtType::Kvm,
+                VirtSetting::Auto | VirtSetting::Qemu => VirtType::Qemu,
+            };
+            Ok(VirtChoice { virt_type, why: "fake".to_owned() })
+        })
+        .await
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    fn events(&self) -> Events {
+        Events::new(self.events.subscribe())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spec::sample;
+    use super::*;
+
+    #[tokio::test]
+    async fn changes_are_idempotent_and_say_so() {
+        let fake = Fake::new();
+        let spec = sample();
+        let id = spec.id();
+        for _ in 0..2 {
+            fake.define(&spec).await.unwrap();
+        }
+        assert_eq!(fake.start(id).await, Ok(Change::Made));
+        assert_eq!(fake.start(id).await, Ok(Change::AlreadySo));
+        assert!(matches!(fake.undefine(id).await, Err(Error::Refused { .. })));
+        assert_eq!(fake.destroy(id).await, Ok(Change::Made));
+        assert_eq!(fake.destroy(id).await, Ok(Change::AlreadySo));
+        assert_eq!(fake.undefine(id).await, Ok(Change::Made));
+        assert_eq!(fake.undefine(id).await, Ok(Change::AlreadySo));
+        assert_eq!(fake.state(id).await, Err(Error::NotFound { domain: id }));
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_still_did_it() {
+        let fake = Fake::new();
+        let spec = sample();
+        fake.define(&spec).await.unwrap();
+        let lost = Error::Timeout { step: "start" };
+        fake.fail_next(Call::Start, Failing::After, lost.clone());
+        assert_eq!(fake.start(spec.id()).await, Err(lost));
+        assert_eq!(fake.state(spec.id()).await.unwrap().power, PowerState::Running);
+        assert_eq!(fake.called(Call::Start, Some(spec.id())), 1);
+    }
+
+    #[tokio::test]
+    async fn a_held_call_waits() {
+        let fake = Fake::new();
+        let hold = fake.hold_next(Call::List);
+        let mut listing = std::pin::pin!(fake.list());
+        assert!(futures_util::poll!(listing.as_mut()).is_pending());
+        drop(hold);
+        assert_eq!(listing.await, Ok(vec![]));
+    }
+
+    #[tokio::test]
+    async fn a_cut_link_fails_every_call_and_is_told() {
+        let fake = Fake::new();
+        let mut events = fake.events();
+        fake.set_link(Link::Down);
+        assert!(matches!(fake.list().await, Err(Error::Unreachable { .. })));
+        fake.set_link(Link::Up);
+        assert_eq!(fake.list().await, Ok(vec![]));
+        assert_eq!(events.next().await, Some(HypervisorEvent::LinkDown));
+        assert_eq!(events.next().await, Some(HypervisorEvent::LinkUp));
+    }
+}

@@ -1,0 +1,397 @@
+//! The connections to libvirt: the only place that opens one, and the only way to make a call.
+//!
+//! There are four, because libvirtd serves five requests at a time of each and queues the rest:
+//! a lane that is full of hung calls leaves the others working. [`Link::Up`] means all of them
+//! stand and events are subscribed to, so that nothing that happens after it is missed.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ostler_protocol::rpc::values::InstanceId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+use virt::connect::Connect;
+
+use super::error::is_unsupported;
+use super::event_loop::EventLoop;
+use super::events;
+use super::ffi::{CloseNotice, EventSink, Subscriptions};
+use super::lane::{Full, Lane, LaneHandle, Opener, Plan, Report};
+use crate::hypervisor::event::EVENT_CAPACITY;
+use crate::hypervisor::{Error, HypervisorEvent, Link};
+
+/// Seconds between keepalive messages, and how many may go unanswered: a libvirtd that is stopped
+/// or wedged is noticed in twenty seconds, and every call that waits for it is answered.
+const KEEPALIVE: (i32, u32) = (5, 3);
+
+/// How many idle turns are kept before they are swept.
+const TURNS_SWEPT_AT: usize = 256;
+
+/// How to reach libvirt, and how much to ask of it at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `qemu:///system`, if nothing speaks for another.
+    pub uri: String,
+    /// Changes carried out at once. libvirtd serves five of one connection.
+    pub control_threads: usize,
+    /// Queries at once.
+    pub stats_threads: usize,
+    /// Guest agent commands at once.
+    pub guest_threads: usize,
+    /// Calls that may wait in each lane.
+    pub queue: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            uri: "qemu:///system".to_owned(),
+            control_threads: 4,
+            stats_threads: 2,
+            guest_threads: 4,
+            queue: 128,
+        }
+    }
+}
+
+/// Which connection a call takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Traffic {
+    /// Changes.
+    Control,
+    /// Queries.
+    Stats,
+    /// Whatever waits for a guest's agent.
+    GuestAgent,
+}
+
+/// The driver; see the module's documentation. Clones share everything.
+#[derive(Clone)]
+pub struct Libvirt(Arc<Inside>);
+
+struct Inside {
+    control: Lane,
+    stats: Lane,
+    guest_agent: Lane,
+    /// No calls: it is there for its connection.
+    _events: Lane,
+    turns: Turns,
+    link: watch::Receiver<Link>,
+    events: broadcast::Sender<HypervisorEvent>,
+    /// Closes when the last thread of every lane has ended.
+    ended: tokio::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+impl Libvirt {
+    /// Starts the driver, with or without a libvirtd: [`Link`] tells when there is one.
+    pub fn start(settings: &Settings) -> Result<Self, Error> {
+        let event_loop = EventLoop::shared()?;
+        let (events, _) = broadcast::channel(EVENT_CAPACITY);
+        let (link, link_watch) = watch::channel(Link::Down);
+        let (alive, ended) = mpsc::channel(1);
+        let board =
+            Arc::new(LinkBoard { up: Mutex::new([false; 4]), link, events: events.clone() });
+        let lane = |index: usize, name, threads, sink: Option<EventSink>| {
+            Lane::start(Plan {
+                name,
+                threads,
+                queue: settings.queue,
+                open: opener(settings.uri.clone(), Arc::clone(&event_loop), sink),
+                report: LinkBoard::reporter(&board, index),
+                alive: alive.clone(),
+            })
+        };
+        let told = events.clone();
+        let sink: EventSink = Arc::new(move |event| {
+            if let Some(event) = events::translate(event) {
+                // no receiver is no error: nobody wants to know
+                drop(told.send(event));
+            }
+        });
+        Ok(Self(Arc::new(Inside {
+            _events: lane(0, "libvirt-event", 0, Some(sink))?,
+            control: lane(1, "libvirt-control", settings.control_threads, None)?,
+            stats: lane(2, "libvirt-stats", settings.stats_threads, None)?,
+            guest_agent: lane(3, "libvirt-guest", settings.guest_threads, None)?,
+            turns: Turns::default(),
+            link: link_watch,
+            events,
+            ended: tokio::sync::Mutex::new(ended),
+        })))
+    }
+
+    /// Closes the connections and waits for the threads; those still inside a call after `within`
+    /// are left to end by themselves. Clones must be gone by then.
+    pub async fn close(self, within: Duration) {
+        let Ok(inside) = Arc::try_unwrap(self.0).map_err(|_| {
+            tracing::warn!("the libvirt driver is still in use; it is closed by its last user");
+        }) else {
+            return;
+        };
+        let Inside { control, stats, guest_agent, _events, ended, .. } = inside;
+        drop((control, stats, guest_agent, _events));
+        let mut ended = ended.into_inner();
+        if tokio::time::timeout(within, ended.recv()).await.is_err() {
+            tracing::warn!("libvirt calls are still unanswered; they are left behind");
+        }
+    }
+
+    pub(super) fn link_watch(&self) -> watch::Receiver<Link> {
+        self.0.link.clone()
+    }
+
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<HypervisorEvent> {
+        self.0.events.subscribe()
+    }
+
+    /// Makes one blocking call on a thread of its lane. Calls about one `domain` take turns within
+    /// a lane: the next begins when libvirt has answered the last, even if nobody waited for that.
+    ///
+    /// Dropping the future, or running out of time, does not stop a call that has begun.
+    pub(super) async fn call<T, F>(
+        &self,
+        traffic: Traffic,
+        domain: Option<InstanceId>,
+        step: &'static str,
+        within: Duration,
+        work: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connect) -> Result<T, Error> + Send + 'static,
+    {
+        let deadline = Instant::now() + within;
+        let timeout = |_| Error::Timeout { step };
+        let turn = match domain {
+            Some(id) => {
+                Some(timeout_at(deadline, self.0.turns.take(traffic, id)).await.map_err(timeout)?)
+            }
+            None => None,
+        };
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(move |connection: Result<&Connect, String>| {
+            let _turn = turn;
+            if reply.is_closed() {
+                return;
+            }
+            let outcome = match connection {
+                Ok(connection) => work(connection).map_err(|error| blame(connection, step, error)),
+                Err(reason) => Err(Error::Unreachable { step, reason }),
+            };
+            // gone is gone: the caller ran out of time
+            drop(reply.send(outcome));
+        });
+        let lane = match traffic {
+            Traffic::Control => &self.0.control,
+            Traffic::Stats => &self.0.stats,
+            Traffic::GuestAgent => &self.0.guest_agent,
+        };
+        lane.submit(deadline.into_std(), job).map_err(|Full| Error::Busy {
+            step,
+            reason: "too many calls to libvirt are waiting".to_owned(),
+        })?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            // the job was dropped: late, or it panicked, or the driver is stopping
+            Ok(Err(_)) if Instant::now() >= deadline => Err(Error::Timeout { step }),
+            Ok(Err(_)) => {
+                Err(Error::Unreachable { step, reason: "the call was given up".to_owned() })
+            }
+            Err(elapsed) => Err(timeout(elapsed)),
+        }
+    }
+}
+
+/// On a broken connection whatever libvirt said is about the connection.
+fn blame(connection: &Connect, step: &'static str, error: Error) -> Error {
+    match connection.is_alive() {
+        Ok(true) => error,
+        Ok(false) | Err(_) => Error::Unreachable { step, reason: error.to_string() },
+    }
+}
+
+/// An open connection, with what is registered on it.
+pub(super) struct Connection {
+    connect: Arc<Handle>,
+    registered: Mutex<Registered>,
+}
+
+/// Dropped by [`Connection::retire`], before the last reference to the connection.
+#[derive(Default)]
+struct Registered {
+    _subscriptions: Option<Subscriptions>,
+    _notice: Option<CloseNotice>,
+}
+
+/// A connection whose closing cannot panic. Always there until it is dropped.
+pub(super) struct Handle(Option<Connect>);
+
+impl Handle {
+    #[expect(clippy::expect_used, reason = "emptied by `drop` alone")]
+    pub(super) fn connect(&self) -> &Connect {
+        self.0.as_ref().expect("emptied by `drop` alone")
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let connect = self.0.take();
+        drop(catch_unwind(AssertUnwindSafe(|| drop(connect))));
+    }
+}
+
+impl Connection {
+    /// Opens it; blocks while libvirtd does not answer.
+    fn open(uri: &str, lane: &LaneHandle, sink: Option<&EventSink>) -> Result<Self, String> {
+        let told = |error: virt::error::Error| error.message().to_owned();
+        #[expect(clippy::disallowed_methods, reason = "this is the home of connections")]
+        let connect = Connect::open(Some(uri)).map_err(told)?;
+        let connect = Arc::new(Handle(Some(connect)));
+        let (interval, count) = KEEPALIVE;
+        optional(connect.connect().set_keep_alive(interval, count)).map_err(told)?;
+        let lane = lane.clone();
+        let notice = CloseNotice::register(Arc::clone(&connect), Box::new(move || lane.suspect()));
+        let registered = Registered {
+            _notice: optional(notice).map_err(told)?,
+            _subscriptions: sink
+                .map(|sink| Subscriptions::subscribe(Arc::clone(&connect), sink))
+                .transpose()
+                .map_err(told)?,
+        };
+        Ok(Self { connect, registered: Mutex::new(registered) })
+    }
+
+    /// The handle calls are made on.
+    pub(super) fn connect(&self) -> &Connect {
+        self.connect.connect()
+    }
+
+    /// Whether libvirtd is still at the other end. Asks nobody: the socket or keepalive knows.
+    pub(super) fn is_alive(&self) -> bool {
+        self.connect().is_alive().unwrap_or(false)
+    }
+
+    /// Takes back what is registered on it, each of which holds the connection open. It closes
+    /// with its last user.
+    pub(super) fn retire(&self) {
+        let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(std::mem::take(&mut *registered));
+    }
+}
+
+/// The test driver has neither keepalive nor close notices, and needs none.
+fn optional<T>(outcome: Result<T, virt::error::Error>) -> Result<Option<T>, virt::error::Error> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_unsupported(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Holds the event loop for as long as its lane may open connections.
+fn opener(uri: String, event_loop: Arc<EventLoop>, sink: Option<EventSink>) -> Opener {
+    Box::new(move |lane| {
+        let _running = &event_loop;
+        Connection::open(&uri, lane, sink.as_ref()).map(Arc::new)
+    })
+}
+
+/// Which lanes stand, and what that means for the whole.
+struct LinkBoard {
+    up: Mutex<[bool; 4]>,
+    link: watch::Sender<Link>,
+    events: broadcast::Sender<HypervisorEvent>,
+}
+
+impl LinkBoard {
+    fn reporter(board: &Arc<Self>, lane: usize) -> Report {
+        let board = Arc::clone(board);
+        Box::new(move |up| board.report(lane, up))
+    }
+
+    /// Under one lock throughout, so that the watch and the events agree on the order.
+    fn report(&self, lane: usize, up: bool) {
+        let mut lanes = self.up.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = lanes.get_mut(lane) {
+            *entry = up;
+        }
+        let (now, event) = if lanes.iter().all(|up| *up) {
+            (Link::Up, HypervisorEvent::LinkUp)
+        } else {
+            (Link::Down, HypervisorEvent::LinkDown)
+        };
+        if self.link.send_replace(now) != now {
+            tracing::info!(link = ?now, "libvirt");
+            drop(self.events.send(event));
+        }
+    }
+}
+
+/// One turn per domain and lane.
+#[derive(Default)]
+struct Turns(Mutex<HashMap<(Traffic, InstanceId), Arc<Semaphore>>>);
+
+impl Turns {
+    async fn take(&self, traffic: Traffic, id: InstanceId) -> Option<OwnedSemaphorePermit> {
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if turns.len() >= TURNS_SWEPT_AT {
+                // nobody holds it, nobody waits for it
+                turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            }
+            Arc::clone(turns.entry((traffic, id)).or_insert_with(|| Arc::new(Semaphore::new(1))))
+        };
+        // closed by nobody
+        turn.acquire_owned().await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_domain_has_one_turn_in_each_lane() {
+        let turns = Turns::default();
+        let (one, two) = (InstanceId::random(), InstanceId::random());
+        let held = turns.take(Traffic::Control, one).await;
+        assert!(held.is_some());
+        let free = [(Traffic::Stats, one), (Traffic::Control, two)];
+        for (traffic, id) in free {
+            assert!(turns.take(traffic, id).await.is_some());
+        }
+        let mut next = std::pin::pin!(turns.take(Traffic::Control, one));
+        assert!(futures_util::poll!(next.as_mut()).is_pending());
+        drop(held);
+        assert!(next.await.is_some());
+    }
+
+    #[tokio::test]
+    async fn idle_turns_are_not_kept() {
+        let turns = Turns::default();
+        for _ in 0..TURNS_SWEPT_AT * 2 {
+            drop(turns.take(Traffic::Control, InstanceId::random()).await);
+        }
+        assert!(turns.0.lock().unwrap().len() <= TURNS_SWEPT_AT);
+    }
+
+    #[test]
+    fn the_link_is_up_when_every_lane_is() {
+        let (events, mut told) = broadcast::channel(16);
+        let (link, watched) = watch::channel(Link::Down);
+        let board = Arc::new(LinkBoard { up: Mutex::new([false; 4]), link, events });
+        for lane in 0..4 {
+            assert_eq!(*watched.borrow(), Link::Down);
+            board.report(lane, true);
+        }
+        assert_eq!(*watched.borrow(), Link::Up);
+        board.report(2, false);
+        board.report(1, false);
+        assert_eq!(*watched.borrow(), Link::Down);
+        assert_eq!(told.try_recv(), Ok(HypervisorEvent::LinkUp));
+        assert_eq!(told.try_recv(), Ok(HypervisorEvent::LinkDown));
+        assert!(told.try_recv().is_err(), "one change is told once");
+    }
+}

@@ -1,0 +1,282 @@
+//! The trait's methods as libvirt calls. Each is one trip to a lane's thread, with as few calls
+//! in it as it takes: what counts is the time from a boot's acceptance to the running guest.
+
+use std::time::Duration;
+
+use ostler_protocol::rpc::values::InstanceId;
+use tokio::sync::watch;
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::Error as VirtError;
+use virt::sys;
+
+use super::connection::{Libvirt, Traffic};
+use super::error::{from_libvirt, from_xml, is_wrong_state};
+use super::{events, ffi, probe, xml};
+use crate::hypervisor::{
+    Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor, Link,
+    Metadata, PowerState, RebootMode, ShutdownMode, VirtChoice, VirtSetting,
+};
+
+/// A query needs no job of the domain's; it is late when libvirtd is.
+const QUERY: Duration = Duration::from_secs(10);
+/// A change may wait thirty seconds for the domain's job lock before libvirt gives up.
+const CHANGE: Duration = Duration::from_secs(45);
+/// QEMU's start: memory is allocated, devices are opened.
+const START: Duration = Duration::from_secs(120);
+/// Fifteen seconds to flush, then as many until the kill is seen.
+const DESTROY: Duration = Duration::from_secs(60);
+/// libvirt gives the agent a minute to take a shutdown or reboot.
+const AGENT: Duration = Duration::from_secs(70);
+/// The answer has to come back from libvirt's own timeout before ours ends.
+const AGENT_MARGIN: Duration = Duration::from_secs(1);
+
+impl Hypervisor for Libvirt {
+    async fn define(&self, spec: &DomainSpec) -> Result<(), Error> {
+        const STEP: &str = "define";
+        let id = spec.id();
+        let xml = xml::domain::write(spec).map_err(|error| from_xml(STEP, Some(id), &error))?;
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
+            connect.define_domain_xml(&xml).map(drop).map_err(told(STEP, id))
+        })
+        .await
+    }
+
+    async fn start(&self, id: InstanceId) -> Result<Change, Error> {
+        const STEP: &str = "start";
+        self.call(Traffic::Control, Some(id), STEP, START, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            let wanted = |domain: &Domain| domain.is_active();
+            changed(STEP, id, &domain, domain.create(), wanted)
+        })
+        .await
+    }
+
+    async fn shutdown(&self, id: InstanceId, mode: ShutdownMode) -> Result<Change, Error> {
+        const STEP: &str = "shutdown";
+        let (traffic, within, flag) = match mode {
+            ShutdownMode::Agent => {
+                (Traffic::GuestAgent, AGENT, sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
+            }
+            ShutdownMode::Acpi => {
+                (Traffic::Control, CHANGE, sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+            }
+        };
+        self.call(traffic, Some(id), STEP, within, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            changed(STEP, id, &domain, domain.shutdown_flags(flag), is_off)
+        })
+        .await
+    }
+
+    async fn reboot(&self, id: InstanceId, mode: RebootMode) -> Result<(), Error> {
+        const STEP: &str = "reboot";
+        let (traffic, within) = match mode {
+            RebootMode::Soft(ShutdownMode::Agent) => (Traffic::GuestAgent, AGENT),
+            RebootMode::Soft(ShutdownMode::Acpi) | RebootMode::Reset => (Traffic::Control, CHANGE),
+        };
+        self.call(traffic, Some(id), STEP, within, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            match mode {
+                RebootMode::Soft(ShutdownMode::Agent) => {
+                    domain.reboot(sys::VIR_DOMAIN_REBOOT_GUEST_AGENT)
+                }
+                RebootMode::Soft(ShutdownMode::Acpi) => {
+                    domain.reboot(sys::VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
+                }
+                RebootMode::Reset => domain.reset(),
+            }
+            .map_err(told(STEP, id))
+        })
+        .await
+    }
+
+    async fn destroy(&self, id: InstanceId) -> Result<Change, Error> {
+        const STEP: &str = "destroy";
+        self.call(Traffic::Control, Some(id), STEP, DESTROY, move |connect| {
+            let domain = match lookup(connect, STEP, id) {
+                Err(Error::NotFound { .. }) => return Ok(Change::AlreadySo),
+                found => found?,
+            };
+            // Gracefully first: QEMU gets to flush what it has of the guest's disks.
+            let outcome = match domain.destroy_flags(sys::VIR_DOMAIN_DESTROY_GRACEFUL) {
+                Err(error) if !is_wrong_state(&error) => {
+                    domain.destroy_flags(sys::VIR_DOMAIN_DESTROY_DEFAULT)
+                }
+                outcome => outcome,
+            };
+            match changed(STEP, id, &domain, outcome, is_off) {
+                // a transient domain is gone when it is off
+                Err(Error::NotFound { .. }) => Ok(Change::AlreadySo),
+                outcome => outcome,
+            }
+        })
+        .await
+    }
+
+    async fn undefine(&self, id: InstanceId) -> Result<Change, Error> {
+        const STEP: &str = "undefine";
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
+            let domain = match lookup(connect, STEP, id) {
+                Err(Error::NotFound { .. }) => return Ok(Change::AlreadySo),
+                found => found?,
+            };
+            // libvirt would take the definition and leave the guest running, with nothing to
+            // start it from again.
+            if domain.is_active().map_err(told(STEP, id))? {
+                let reason = "the domain runs".to_owned();
+                return Err(Error::Refused { step: STEP, domain: Some(id), reason });
+            }
+            let outcome = match domain.undefine_flags(UNDEFINE | sys::VIR_DOMAIN_UNDEFINE_TPM) {
+                // libvirt before 8.9 does not know of TPM state, and always removes it
+                Err(error) if error.code().to_raw() == sys::VIR_ERR_INVALID_ARG => {
+                    domain.undefine_flags(UNDEFINE)
+                }
+                outcome => outcome,
+            };
+            match outcome.map_err(told(STEP, id)) {
+                Err(Error::NotFound { .. }) => Ok(Change::AlreadySo),
+                outcome => outcome.map(|()| Change::Made),
+            }
+        })
+        .await
+    }
+
+    async fn state(&self, id: InstanceId) -> Result<DomainState, Error> {
+        const STEP: &str = "state";
+        self.call(Traffic::Stats, Some(id), STEP, QUERY, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            let (state, reason) = ffi::domain_state(&domain).map_err(told(STEP, id))?;
+            Ok(events::state(state, reason))
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<DomainRecord>, Error> {
+        const STEP: &str = "list";
+        self.call(Traffic::Stats, None, STEP, QUERY, |connect| {
+            let domains =
+                connect.list_all_domains(0).map_err(|error| from_libvirt(STEP, None, &error))?;
+            domains.iter().filter_map(|domain| record(STEP, domain).transpose()).collect()
+        })
+        .await
+    }
+
+    async fn guest_command(
+        &self,
+        id: InstanceId,
+        command: &str,
+        timeout: Duration,
+    ) -> Result<String, Error> {
+        const STEP: &str = "guest command";
+        let command = command.to_owned();
+        let seconds = i32::try_from(timeout.as_secs_f64().ceil() as i64).unwrap_or(i32::MAX).max(1);
+        let within = timeout.saturating_add(AGENT_MARGIN);
+        self.call(Traffic::GuestAgent, Some(id), STEP, within, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            domain.qemu_agent_command(&command, seconds, 0).map_err(|error| {
+                // how libvirt passes on what the agent answers in place of a result
+                if error.code().to_raw() == sys::VIR_ERR_INTERNAL_ERROR {
+                    Error::GuestAgentRefused { domain: id, reason: error.message().to_owned() }
+                } else {
+                    from_libvirt(STEP, Some(id), &error)
+                }
+            })
+        })
+        .await
+    }
+
+    async fn capabilities(&self) -> Result<Capabilities, Error> {
+        self.call(Traffic::Stats, None, "capabilities", QUERY, probe::capabilities).await
+    }
+
+    async fn virt_type(&self, setting: VirtSetting) -> Result<VirtChoice, Error> {
+        probe::virt_type(self, setting).await
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.link_watch()
+    }
+
+    fn events(&self) -> Events {
+        Events::new(self.subscribe())
+    }
+}
+
+/// Everything that would otherwise keep a domain from being undefined. Snapshots and checkpoints
+/// lose their records here; their data is in the disks.
+const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
+
+fn told(step: &'static str, id: InstanceId) -> impl Fn(VirtError) -> Error {
+    move |error| from_libvirt(step, Some(id), &error)
+}
+
+fn lookup(connect: &Connect, step: &'static str, id: InstanceId) -> Result<Domain, Error> {
+    connect.lookup_domain_by_uuid(id.0).map_err(told(step, id))
+}
+
+fn is_off(domain: &Domain) -> Result<bool, VirtError> {
+    domain.is_active().map(|active| !active)
+}
+
+/// libvirt refuses to do what is already so; that is as good as done.
+fn changed(
+    step: &'static str,
+    id: InstanceId,
+    domain: &Domain,
+    outcome: Result<(), VirtError>,
+    is_so: impl FnOnce(&Domain) -> Result<bool, VirtError>,
+) -> Result<Change, Error> {
+    match outcome {
+        Ok(()) => Ok(Change::Made),
+        Err(error) if is_wrong_state(&error) && is_so(domain).map_err(told(step, id))? => {
+            Ok(Change::AlreadySo)
+        }
+        Err(error) => Err(from_libvirt(step, Some(id), &error)),
+    }
+}
+
+/// One domain of the list; none if it went while it was looked at.
+fn record(step: &'static str, domain: &Domain) -> Result<Option<DomainRecord>, Error> {
+    // both are in the handle: nobody is asked
+    let told = |error| from_libvirt(step, None, &error);
+    let id = InstanceId(domain.uuid().map_err(told)?);
+    let name = domain.name().map_err(told)?;
+    let power = match ffi::domain_state(domain) {
+        Ok((state, reason)) => events::state(state, reason).power,
+        Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN => return Ok(None),
+        Err(error) => {
+            tracing::warn!(domain = %id, error = error.message(), "the power state is not known");
+            PowerState::Unknown
+        }
+    };
+    match metadata(domain, id) {
+        Ok(ours) => Ok(Some(DomainRecord { id, name, power, ours })),
+        Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN => Ok(None),
+        // "not ours" would be an answer; this is none
+        Err(error) => Err(told(error)),
+    }
+}
+
+/// Our metadata, if it is there, can be read and is about this domain.
+fn metadata(domain: &Domain, id: InstanceId) -> Result<Option<Metadata>, VirtError> {
+    let kind = sys::VIR_DOMAIN_METADATA_ELEMENT as i32;
+    match domain.metadata(kind, Some(xml::metadata::NAMESPACE), 0) {
+        Ok(element) => match xml::metadata::read(&element) {
+            Ok(metadata) if metadata.id == id => Ok(Some(metadata)),
+            Ok(other) => {
+                tracing::warn!(domain = %id, says = %other.id, "metadata of another instance");
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::warn!(domain = %id, %error, "metadata in our name cannot be read");
+                Ok(None)
+            }
+        },
+        Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_METADATA => Ok(None),
+        Err(error) => Err(error),
+    }
+}

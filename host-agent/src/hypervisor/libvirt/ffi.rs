@@ -1,0 +1,239 @@
+//! What the `virt` crate lacks: domain events, the close notice, and a state query whose failure
+//! can be seen (`virt::domain::Domain::state` drops the error and answers a state of -1).
+//!
+//! Callbacks run on the event loop's thread. They copy what they need out of libvirt's hands,
+//! call one closure and never unwind into C.
+
+#![expect(
+    unsafe_code,
+    reason = "the one place of this agent that calls C: virt wraps none of these"
+)]
+
+use std::ffi::{c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use uuid::Uuid;
+use virt::domain::Domain;
+use virt::error::Error;
+use virt::sys;
+
+use super::connection::Handle;
+
+/// An event as libvirt numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RawEvent {
+    /// A domain was started, stopped and so on.
+    Lifecycle { domain: Uuid, event: u32, detail: u32 },
+    /// A guest rebooted, or was reset.
+    Reboot { domain: Uuid },
+    /// The guest agent's channel was opened or closed.
+    AgentLifecycle { domain: Uuid, state: u32 },
+}
+
+/// Takes events; called on the event loop's thread, so it must not block.
+pub(super) type EventSink = Arc<dyn Fn(RawEvent) + Send + Sync>;
+
+/// A domain's state and reason.
+pub(super) fn domain_state(domain: &Domain) -> Result<(u32, u32), Error> {
+    let (mut state, mut reason): (c_int, c_int) = (-1, -1);
+    // SAFETY: the pointer is valid while `domain` is borrowed; both integers outlive the call.
+    let outcome =
+        unsafe { sys::virDomainGetState(domain.as_ptr(), &raw mut state, &raw mut reason, 0) };
+    if outcome == -1 {
+        return Err(Error::last_error());
+    }
+    Ok((state as u32, reason as u32))
+}
+
+/// Subscriptions to the events of all domains, for as long as it lives.
+pub(super) struct Subscriptions {
+    connection: Arc<Handle>,
+    ids: Vec<c_int>,
+}
+
+impl Subscriptions {
+    /// Subscribes; `sink` gets the events of every domain on the connection.
+    pub(super) fn subscribe(connection: Arc<Handle>, sink: &EventSink) -> Result<Self, Error> {
+        let mut subscribed = Self { connection, ids: Vec::new() };
+        // SAFETY: libvirt's generic callback type stands for all; each event's documented
+        // signature is the one of the function given for it here.
+        let callbacks: [(sys::virDomainEventID, sys::virConnectDomainEventGenericCallback); 3] = unsafe {
+            [
+                (
+                    sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+                    Some(std::mem::transmute::<LifecycleCallback, GenericCallback>(on_lifecycle)),
+                ),
+                (sys::VIR_DOMAIN_EVENT_ID_REBOOT, Some(on_reboot)),
+                (
+                    sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
+                    Some(std::mem::transmute::<AgentCallback, GenericCallback>(on_agent)),
+                ),
+            ]
+        };
+        for (event, callback) in callbacks {
+            let opaque = Box::into_raw(Box::new(Arc::clone(sink)));
+            // SAFETY: the connection is valid while borrowed, a null domain means all of them,
+            // and `opaque` is owned by libvirt from here on, which frees it by `free_sink`.
+            let id = unsafe {
+                sys::virConnectDomainEventRegisterAny(
+                    subscribed.connection.connect().as_ptr(),
+                    std::ptr::null_mut(),
+                    event as c_int,
+                    callback,
+                    opaque.cast(),
+                    Some(free_sink),
+                )
+            };
+            if id == -1 {
+                let error = Error::last_error();
+                // SAFETY: libvirt does not keep, nor free, what it failed to register.
+                drop(unsafe { Box::from_raw(opaque) });
+                return Err(error);
+            }
+            subscribed.ids.push(id);
+        }
+        Ok(subscribed)
+    }
+}
+
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        for id in &self.ids {
+            // SAFETY: the connection is valid while borrowed. On a broken connection the call
+            // fails after the local registration, and the sink with it, is gone: nothing leaks.
+            unsafe {
+                sys::virConnectDomainEventDeregisterAny(self.connection.connect().as_ptr(), *id);
+            }
+        }
+    }
+}
+
+/// A notice that a connection broke, for as long as it lives.
+pub(super) struct CloseNotice {
+    connection: Arc<Handle>,
+}
+
+/// Called once, on the event loop's thread.
+type CloseSink = Box<dyn Fn() + Send + Sync>;
+
+impl CloseNotice {
+    /// Calls `sink` when the connection breaks.
+    pub(super) fn register(connection: Arc<Handle>, sink: CloseSink) -> Result<Self, Error> {
+        let opaque = Box::into_raw(Box::new(sink));
+        // SAFETY: the connection is valid while borrowed; `opaque` is libvirt's from here on,
+        // which frees it by `free_close_sink`.
+        let outcome = unsafe {
+            sys::virConnectRegisterCloseCallback(
+                connection.connect().as_ptr(),
+                Some(on_close),
+                opaque.cast(),
+                Some(free_close_sink),
+            )
+        };
+        if outcome == -1 {
+            let error = Error::last_error();
+            // SAFETY: libvirt does not keep, nor free, what it failed to register.
+            drop(unsafe { Box::from_raw(opaque) });
+            return Err(error);
+        }
+        Ok(Self { connection })
+    }
+}
+
+impl Drop for CloseNotice {
+    fn drop(&mut self) {
+        // SAFETY: the connection is valid while borrowed. The registration holds a reference to
+        // it, so without this call it would never be closed.
+        unsafe {
+            sys::virConnectUnregisterCloseCallback(
+                self.connection.connect().as_ptr(),
+                Some(on_close),
+            );
+        }
+    }
+}
+
+type GenericCallback = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
+type LifecycleCallback =
+    unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void) -> c_int;
+type AgentCallback =
+    unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void);
+
+unsafe extern "C" fn on_lifecycle(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    event: c_int,
+    detail: c_int,
+    opaque: *mut c_void,
+) -> c_int {
+    let (event, detail) = (event as u32, detail as u32);
+    // SAFETY: libvirt passes a valid domain, and the opaque that was registered.
+    unsafe { deliver(domain, opaque, |domain| RawEvent::Lifecycle { domain, event, detail }) };
+    0
+}
+
+unsafe extern "C" fn on_reboot(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as above.
+    unsafe { deliver(domain, opaque, |domain| RawEvent::Reboot { domain }) };
+}
+
+unsafe extern "C" fn on_agent(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    state: c_int,
+    _reason: c_int,
+    opaque: *mut c_void,
+) {
+    let state = state as u32;
+    // SAFETY: as above.
+    unsafe { deliver(domain, opaque, |domain| RawEvent::AgentLifecycle { domain, state }) };
+}
+
+/// Hands an event to its sink.
+///
+/// # Safety
+///
+/// `domain` is a valid domain and `opaque` an `EventSink` given to libvirt by `subscribe`.
+unsafe fn deliver(
+    domain: sys::virDomainPtr,
+    opaque: *mut c_void,
+    event: impl FnOnce(Uuid) -> RawEvent,
+) {
+    let mut uuid = [0u8; sys::VIR_UUID_BUFLEN as usize];
+    // SAFETY: the domain is valid, and the buffer has the length libvirt asks for.
+    if unsafe { sys::virDomainGetUUID(domain, uuid.as_mut_ptr()) } == -1 {
+        return;
+    }
+    // SAFETY: `opaque` came from `Box::<EventSink>::into_raw`; libvirt frees it only once no
+    // callback runs, and we never make a mutable reference of it.
+    let sink = unsafe { &*opaque.cast_const().cast::<EventSink>() };
+    let event = event(Uuid::from_bytes(uuid));
+    if catch_unwind(AssertUnwindSafe(|| sink(event))).is_err() {
+        tracing::error!(?event, "an event was lost: its sink panicked");
+    }
+}
+
+unsafe extern "C" fn on_close(_: sys::virConnectPtr, _reason: c_int, opaque: *mut c_void) {
+    // SAFETY: `opaque` came from `Box::<CloseSink>::into_raw` and is freed after this returns.
+    let sink = unsafe { &*opaque.cast_const().cast::<CloseSink>() };
+    if catch_unwind(AssertUnwindSafe(sink)).is_err() {
+        tracing::error!("a close notice was lost: its sink panicked");
+    }
+}
+
+unsafe extern "C" fn free_sink(opaque: *mut c_void) {
+    // SAFETY: libvirt calls this once, with what `subscribe` gave it.
+    let sink = unsafe { Box::from_raw(opaque.cast::<EventSink>()) };
+    drop(catch_unwind(AssertUnwindSafe(|| drop(sink))));
+}
+
+unsafe extern "C" fn free_close_sink(opaque: *mut c_void) {
+    // SAFETY: libvirt calls this once, with what `register` gave it.
+    let sink = unsafe { Box::from_raw(opaque.cast::<CloseSink>()) };
+    drop(catch_unwind(AssertUnwindSafe(|| drop(sink))));
+}

@@ -1,0 +1,133 @@
+//! What the node can do, by asking; and what guests run on, by trying.
+//!
+//! That `/dev/kvm` is there, and that libvirt offers KVM, proves little: in a nested or broken
+//! setup a KVM guest starts and then executes nothing, or so slowly that emulation is faster. So a
+//! throw-away guest must get through its firmware ([`super::xml::probe`]) in the time that takes
+//! even when emulated before KVM is believed.
+
+use std::time::Duration;
+
+use ostler_protocol::rpc::values::InstanceId;
+use tokio::time::{Instant, timeout_at};
+use virt::connect::Connect;
+use virt::sys;
+
+use super::connection::{Libvirt, Traffic};
+use super::error::{from_libvirt, from_xml};
+use super::xml;
+use crate::hypervisor::{
+    Capabilities, Error, Hypervisor, HypervisorEvent, PowerReason, PowerState, VirtChoice,
+    VirtSetting, VirtType,
+};
+
+/// Emulated, the firmware needs a fraction of a second.
+const PROOF_WITHIN: Duration = Duration::from_secs(3);
+/// To start the throw-away guest. The first start after libvirtd's own examines QEMU.
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+const STEP: &str = "probe";
+
+/// Decides what domains run on.
+pub(super) async fn virt_type(
+    libvirt: &Libvirt,
+    setting: VirtSetting,
+) -> Result<VirtChoice, Error> {
+    let configured = |virt_type| VirtChoice { virt_type, why: "configured".to_owned() };
+    match setting {
+        VirtSetting::Kvm => Ok(configured(VirtType::Kvm)),
+        VirtSetting::Qemu => Ok(configured(VirtType::Qemu)),
+        VirtSetting::Auto => Ok(match prove(libvirt, VirtType::Kvm).await? {
+            Ok(()) => VirtChoice {
+                virt_type: VirtType::Kvm,
+                why: "a guest ran its firmware on KVM".to_owned(),
+            },
+            Err(why) => VirtChoice { virt_type: VirtType::Qemu, why },
+        }),
+    }
+}
+
+/// Runs a throw-away guest. The outer error is that it could not be tried.
+async fn prove(libvirt: &Libvirt, on: VirtType) -> Result<Result<(), String>, Error> {
+    let id = InstanceId::random();
+    let xml = xml::probe::write(id, on).map_err(|error| from_xml(STEP, Some(id), &error))?;
+    let mut events = libvirt.events();
+    let started = libvirt
+        .call(Traffic::Control, Some(id), STEP, START_WITHIN, move |connect| {
+            // destroyed with the connection: it never outlives this process
+            connect
+                .create_domain_xml(&xml, sys::VIR_DOMAIN_START_AUTODESTROY)
+                .map(drop)
+                .map_err(|error| from_libvirt(STEP, Some(id), &error))
+        })
+        .await;
+    match started {
+        Ok(()) => {}
+        Err(Error::Refused { reason, .. } | Error::Failed { message: reason, .. }) => {
+            return Ok(Err(format!("a {on} guest does not start: {reason}")));
+        }
+        Err(error) => return Err(error),
+    }
+    let deadline = Instant::now() + PROOF_WITHIN;
+    let outcome = loop {
+        match timeout_at(deadline, events.next()).await {
+            Ok(Some(HypervisorEvent::Lifecycle {
+                id: about,
+                power: PowerState::Shutdown,
+                reason,
+            })) if about == id && reason != PowerReason::ShuttingDown => {
+                if reason == PowerReason::ShutDown {
+                    return Ok(Ok(()));
+                }
+                break format!("a {on} guest starts, then dies ({reason:?})");
+            }
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => {
+                let seconds = PROOF_WITHIN.as_secs();
+                break format!(
+                    "a {on} guest starts, but is not through its firmware in {seconds} s"
+                );
+            }
+        }
+    };
+    if let Err(error) = libvirt.destroy(id).await {
+        tracing::warn!(domain = %id, %error, "the guest of a probe is left behind");
+    }
+    Ok(Err(outcome))
+}
+
+/// What libvirt and QEMU say of themselves.
+pub(super) fn capabilities(connect: &Connect) -> Result<Capabilities, Error> {
+    let step = "capabilities";
+    let told = |error: virt::error::Error| from_libvirt(step, None, &error);
+    let of = |virt_type: &str| connect.domain_capabilities(None, None, None, Some(virt_type), 0);
+    let (kvm_offered, described) = match of("kvm") {
+        Ok(described) => (true, described),
+        Err(_) => (false, of("qemu").map_err(told)?),
+    };
+    let domain = xml::capabilities::read(&described).map_err(|e| from_xml(step, None, &e))?;
+    Ok(Capabilities {
+        libvirt_version: version(connect.lib_version().map_err(told)?),
+        hypervisor_version: version(connect.hyp_version().map_err(told)?),
+        emulator: domain.emulator,
+        arch: domain.arch,
+        kvm_offered,
+        max_vcpus: domain.max_vcpus,
+        uefi: domain.uefi,
+        tpm: domain.tpm,
+    })
+}
+
+/// libvirt's versions are numbers: 9000000 is 9.0.0.
+fn version(number: u32) -> String {
+    format!("{}.{}.{}", number / 1_000_000, number / 1_000 % 1_000, number % 1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn versions_read_as_people_write_them() {
+        assert_eq!(version(7_002_022), "7.2.22");
+    }
+}

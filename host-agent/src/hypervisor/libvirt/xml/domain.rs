@@ -1,0 +1,373 @@
+//! A domain's XML from its spec. Everything is virtio where a guest can be expected to have it.
+
+use super::write::Document;
+use super::{XmlError, metadata};
+use crate::hypervisor::VirtType;
+use crate::hypervisor::spec::{
+    Boot, CpuMode, Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DomainSpec,
+    Firmware, Machine, Nic, OnCrash, SecureBoot, Tpm, WatchdogAction,
+};
+
+/// The standard guest agent's channel, which libvirt itself serves.
+const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
+/// Our own, a socket this host listens to.
+const OSTLER_CHANNEL: &str = "org.ostler.guest.0";
+
+/// The domain's XML.
+pub fn write(spec: &DomainSpec) -> Result<String, XmlError> {
+    let mut document = Document::new();
+    document.within("domain", &[("type", virt_type(spec.virt_type))], |domain| {
+        domain.text("name", &[], &spec.domain_name());
+        domain.text("uuid", &[], &spec.id().to_string());
+        domain.text("title", &[], &title(&spec.metadata.name));
+        domain.within("metadata", &[], |content| metadata::write(content, &spec.metadata));
+        let kib = spec.memory.0.div_ceil(1024).to_string();
+        domain.text("memory", &[("unit", "KiB")], &kib);
+        domain.text("vcpu", &[("placement", "static")], &spec.vcpus.to_string());
+        os(domain, spec);
+        features(domain, spec);
+        cpu(domain, &spec.cpu);
+        clock(domain, spec.virt_type);
+        // A guest that powers off is off; who may want it running again decides that.
+        domain.text("on_poweroff", &[], "destroy");
+        domain.text("on_reboot", &[], "restart");
+        domain.text("on_crash", &[], on_crash(spec.on_crash));
+        domain.within("devices", &[], |list| devices(list, spec));
+    });
+    document.finish()
+}
+
+/// libvirt's word for it.
+pub(super) const fn virt_type(virt_type: VirtType) -> &'static str {
+    match virt_type {
+        VirtType::Kvm => "kvm",
+        VirtType::Qemu => "qemu",
+    }
+}
+
+/// libvirt refuses a line break in a title; the metadata has the name as it is.
+fn title(name: &str) -> String {
+    name.replace(['\n', '\r'], " ")
+}
+
+fn os(domain: &mut Document, spec: &DomainSpec) {
+    let firmware: &[(&str, &str)] = match spec.firmware {
+        Firmware::Bios => &[],
+        Firmware::Uefi(_) => &[("firmware", "efi")],
+    };
+    domain.within("os", firmware, |os| {
+        let machine = match spec.machine {
+            Machine::Q35 { .. } => "q35",
+            Machine::Pc => "pc",
+        };
+        os.text("type", &[("arch", "x86_64"), ("machine", machine)], "hvm");
+        match spec.firmware {
+            Firmware::Bios => {}
+            Firmware::Uefi(secure) => os.within("firmware", &[], |features| {
+                let enabled = match secure {
+                    SecureBoot::Enforced => "yes",
+                    SecureBoot::Off => "no",
+                };
+                features.leaf("feature", &[("enabled", enabled), ("name", "secure-boot")]);
+                features.leaf("feature", &[("enabled", enabled), ("name", "enrolled-keys")]);
+            }),
+        }
+        match &spec.boot {
+            Boot::Disk => os.leaf("boot", &[("dev", "hd")]),
+            Boot::Kernel { kernel, initrd, cmdline } => {
+                let path = os.path(kernel);
+                os.text("kernel", &[], path);
+                if let Some(initrd) = initrd {
+                    let path = os.path(initrd);
+                    os.text("initrd", &[], path);
+                }
+                os.text("cmdline", &[], cmdline);
+            }
+        }
+    });
+}
+
+fn features(domain: &mut Document, spec: &DomainSpec) {
+    domain.within("features", &[], |features| {
+        features.leaf("acpi", &[]);
+        features.leaf("apic", &[]);
+        if spec.firmware == Firmware::Uefi(SecureBoot::Enforced) {
+            features.leaf("smm", &[("state", "on")]);
+        }
+    });
+}
+
+fn cpu(domain: &mut Document, cpu: &CpuMode) {
+    match cpu {
+        CpuMode::HypervisorDefault => {}
+        CpuMode::HostPassthrough => domain.leaf("cpu", &[("mode", "host-passthrough")]),
+        CpuMode::HostModel => domain.leaf("cpu", &[("mode", "host-model")]),
+        CpuMode::Maximum => domain.leaf("cpu", &[("mode", "maximum")]),
+        CpuMode::Named(model) => {
+            domain.within("cpu", &[("mode", "custom"), ("match", "exact")], |cpu| {
+                cpu.text("model", &[("fallback", "forbid")], model);
+            });
+        }
+    }
+}
+
+/// Under KVM the guest has a clock of its own kind, and timers that make up for ticks it missed.
+fn clock(domain: &mut Document, on: VirtType) {
+    match on {
+        VirtType::Qemu => domain.leaf("clock", &[("offset", "utc")]),
+        VirtType::Kvm => domain.within("clock", &[("offset", "utc")], |clock| {
+            clock.leaf("timer", &[("name", "rtc"), ("tickpolicy", "catchup")]);
+            clock.leaf("timer", &[("name", "pit"), ("tickpolicy", "delay")]);
+            clock.leaf("timer", &[("name", "hpet"), ("present", "no")]);
+        }),
+    }
+}
+
+const fn on_crash(on_crash: OnCrash) -> &'static str {
+    match on_crash {
+        OnCrash::Destroy => "destroy",
+        OnCrash::Restart => "restart",
+        OnCrash::Preserve => "preserve",
+    }
+}
+
+fn devices(list: &mut Document, spec: &DomainSpec) {
+    slots(list, spec);
+    for target in &spec.disks {
+        disk(list, target);
+    }
+    for card in &spec.nics {
+        nic(list, card);
+    }
+    serial(list, spec);
+    // libvirt names and binds the agent's socket itself.
+    list.within("channel", &[("type", "unix")], |channel| {
+        channel.leaf("target", &[("type", "virtio"), ("name", AGENT_CHANNEL)]);
+    });
+    if let Some(socket) = &spec.ostler_port {
+        let path = list.path(socket);
+        list.within("channel", &[("type", "unix")], |channel| {
+            channel.leaf("source", &[("mode", "bind"), ("path", path)]);
+            channel.leaf("target", &[("type", "virtio"), ("name", OSTLER_CHANNEL)]);
+        });
+    }
+    tpm(list, spec.tpm);
+    if let Some(vnc) = spec.vnc {
+        let listen = vnc.listen.to_string();
+        list.leaf("input", &[("type", "tablet"), ("bus", "virtio")]);
+        list.within(
+            "graphics",
+            &[("type", "vnc"), ("port", "-1"), ("autoport", "yes"), ("listen", &listen)],
+            |graphics| graphics.leaf("listen", &[("type", "address"), ("address", &listen)]),
+        );
+        list.within("video", &[], |video| video.leaf("model", &[("type", "virtio")]));
+    }
+    if let Some(action) = spec.watchdog {
+        let action = match action {
+            WatchdogAction::Reset => "reset",
+            WatchdogAction::PowerOff => "poweroff",
+            WatchdogAction::Pause => "pause",
+            WatchdogAction::None => "none",
+        };
+        list.leaf("watchdog", &[("model", "i6300esb"), ("action", action)]);
+    }
+    list.within("memballoon", &[("model", "virtio")], |balloon| {
+        if let Some(period) = spec.memory_stats_period {
+            balloon.leaf("stats", &[("period", &period.to_string())]);
+        }
+    });
+    list.within("rng", &[("model", "virtio")], |rng| {
+        rng.text("backend", &[("model", "random")], "/dev/urandom");
+    });
+}
+
+/// No USB: nothing of ours needs it, and firmware and guest lose time looking. On PCI Express a
+/// device can only be plugged into a port that is already there, so the spare ones are made now.
+fn slots(list: &mut Document, spec: &DomainSpec) {
+    list.leaf("controller", &[("type", "usb"), ("model", "none")]);
+    match spec.machine {
+        Machine::Pc => {}
+        Machine::Q35 { spare_slots } => {
+            // balloon, RNG, virtio-serial; then the tablet where there is a screen
+            let fixed = 3 + usize::from(spec.vnc.is_some());
+            let used = fixed + spec.disks.len() + spec.nics.len();
+            list.leaf("controller", &[("type", "pci"), ("index", "0"), ("model", "pcie-root")]);
+            for _ in 0..used + usize::from(spare_slots) {
+                list.leaf("controller", &[("type", "pci"), ("model", "pcie-root-port")]);
+            }
+        }
+    }
+}
+
+fn disk(list: &mut Document, disk: &Disk) {
+    let (kind, key, path) = match &disk.source {
+        DiskSource::File(path) => ("file", "file", path),
+        DiskSource::Block(path) => ("block", "dev", path),
+    };
+    let path = list.path(path);
+    list.within("disk", &[("type", kind), ("device", "disk")], |element| {
+        let format = match disk.format {
+            DiskFormat::Qcow2 => "qcow2",
+            DiskFormat::Raw => "raw",
+        };
+        let cache = match disk.cache {
+            DiskCache::None => "none",
+            DiskCache::Writeback => "writeback",
+            DiskCache::Unsafe => "unsafe",
+        };
+        let discard = match disk.discard {
+            Discard::Unmap => "unmap",
+            Discard::Ignore => "ignore",
+        };
+        element.leaf(
+            "driver",
+            &[("name", "qemu"), ("type", format), ("cache", cache), ("discard", discard)],
+        );
+        element.leaf("source", &[(key, path)]);
+        element.leaf("target", &[("dev", &disk.target.to_string()), ("bus", "virtio")]);
+        element.text("serial", &[], &disk.serial);
+        match disk.access {
+            DiskAccess::ReadWrite => {}
+            DiskAccess::ReadOnly => element.leaf("readonly", &[]),
+        }
+    });
+}
+
+fn nic(list: &mut Document, nic: &Nic) {
+    list.within("interface", &[("type", "bridge")], |interface| {
+        interface.leaf("mac", &[("address", &nic.mac.to_string())]);
+        interface.leaf("source", &[("bridge", &nic.bridge)]);
+        interface.leaf("target", &[("dev", &nic.tap)]);
+        interface.leaf("model", &[("type", "virtio")]);
+        if let Some(mtu) = nic.mtu {
+            interface.leaf("mtu", &[("size", &mtu.to_string())]);
+        }
+    });
+}
+
+fn serial(list: &mut Document, spec: &DomainSpec) {
+    list.within("serial", &[("type", "pty")], |serial| {
+        if let Some(log) = &spec.serial_log {
+            let path = serial.path(log);
+            serial.leaf("log", &[("file", path), ("append", "on")]);
+        }
+        serial.leaf("target", &[("type", "isa-serial"), ("port", "0")]);
+    });
+    list.within("console", &[("type", "pty")], |console| {
+        console.leaf("target", &[("type", "serial"), ("port", "0")]);
+    });
+}
+
+fn tpm(list: &mut Document, tpm: Tpm) {
+    match tpm {
+        Tpm::Absent => {}
+        Tpm::Emulated => list.within("tpm", &[("model", "tpm-crb")], |element| {
+            element.leaf("backend", &[("type", "emulator"), ("version", "2.0")]);
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use ostler_protocol::rpc::values::{Bytes, MacAddress};
+    use proptest::prelude::*;
+
+    use super::super::read::parse;
+    use super::*;
+    use crate::hypervisor::spec::{DiskTarget, Vnc, sample};
+
+    fn full() -> DomainSpec {
+        let mut spec = sample();
+        spec.metadata.id = "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap();
+        spec.metadata.name = "web <1> & co".to_owned();
+        spec.metadata.owner = "tenant".to_owned();
+        spec.metadata.generation = 7;
+        spec.virt_type = VirtType::Kvm;
+        spec.vcpus = 4;
+        spec.memory = Bytes(Bytes::gib(2).0 + 1);
+        spec.machine = Machine::Q35 { spare_slots: 2 };
+        spec.cpu = CpuMode::Named("EPYC".to_owned());
+        spec.firmware = Firmware::Uefi(SecureBoot::Enforced);
+        spec.boot = Boot::Kernel {
+            kernel: PathBuf::from("/boot/vmlinuz"),
+            initrd: Some(PathBuf::from("/boot/initrd")),
+            cmdline: "console=ttyS0 quiet".to_owned(),
+        };
+        spec.disks = vec![
+            Disk {
+                source: DiskSource::File(PathBuf::from("/instances/root.qcow2")),
+                format: DiskFormat::Qcow2,
+                target: DiskTarget(0),
+                serial: "root".to_owned(),
+                access: DiskAccess::ReadWrite,
+                cache: DiskCache::None,
+                discard: Discard::Unmap,
+            },
+            Disk {
+                source: DiskSource::Block(PathBuf::from("/dev/vg/config")),
+                format: DiskFormat::Raw,
+                target: DiskTarget(1),
+                serial: "config".to_owned(),
+                access: DiskAccess::ReadOnly,
+                cache: DiskCache::Writeback,
+                discard: Discard::Ignore,
+            },
+        ];
+        spec.nics = vec![Nic {
+            mac: MacAddress::in_qemu_range(1, 2, 3),
+            bridge: "br0".to_owned(),
+            tap: "tap0".to_owned(),
+            mtu: Some(1450),
+        }];
+        spec.ostler_port = Some(PathBuf::from("/run/ostler/guest/0.sock"));
+        spec.serial_log = Some(PathBuf::from("/var/log/ostler/0.log"));
+        spec.vnc = Some(Vnc { listen: [127, 0, 0, 1].into() });
+        spec.watchdog = Some(WatchdogAction::Reset);
+        spec.memory_stats_period = Some(10);
+        spec.tpm = Tpm::Emulated;
+        spec
+    }
+
+    #[test]
+    fn a_full_domain_is_written_as_agreed() {
+        let written = write(&full()).unwrap();
+        assert_eq!(written.trim(), include_str!("golden/full.xml").trim(), "\n{written}");
+    }
+
+    #[test]
+    fn a_path_that_is_not_text_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = PathBuf::from(std::ffi::OsString::from_vec(vec![b'/', 0xff]));
+        let mut spec = sample();
+        spec.serial_log = Some(path.clone());
+        assert_eq!(write(&spec), Err(XmlError::Path { path }));
+    }
+
+    proptest! {
+        /// Whatever a name, a path or a command line holds, the document keeps its shape.
+        #[test]
+        fn no_value_becomes_markup(name in "\\PC{0,40}", cmdline in "[ -~\n\t\r]{0,80}") {
+            let mut spec = full();
+            spec.metadata.name = name.clone();
+            spec.nics[0].bridge = name.clone();
+            spec.ostler_port = Some(PathBuf::from(format!("/{name}")));
+            spec.boot = Boot::Kernel { kernel: PathBuf::new(), initrd: None, cmdline: cmdline.clone() };
+            let root = parse(&write(&spec).unwrap()).unwrap();
+            let shape = parse(&write(&full()).unwrap()).unwrap();
+            prop_assert_eq!(names(&root), names(&shape));
+            prop_assert_eq!(root.child("os").unwrap().required("cmdline").unwrap(), cmdline);
+            let devices = root.child("devices").unwrap();
+            let source = devices.child("interface").unwrap().child("source").unwrap();
+            prop_assert_eq!(source.attribute("bridge"), Some(name.as_str()));
+        }
+    }
+
+    /// The elements in order, `<initrd>` aside.
+    fn names(element: &super::super::read::Element) -> Vec<String> {
+        let mut all = vec![element.name.clone()];
+        all.extend(element.children.iter().filter(|c| c.name != "initrd").flat_map(names));
+        all
+    }
+}

@@ -1,0 +1,145 @@
+//! What runs instances: one narrow trait in our own words, libvirt behind it.
+//!
+//! ```text
+//!   compute, guest ──> Hypervisor (trait) ──> libvirt::Libvirt   connections, lanes, XML, events
+//!                                        └──> fake::Fake         the same in memory, for tests
+//! ```
+//!
+//! A driver answers what it saw and changes what it is told to; it decides nothing. Every change
+//! is idempotent and says whether it made a difference ([`Change`]), because an operation that is
+//! resumed after a crash repeats its steps. A query that failed is an error or
+//! [`PowerState::Unknown`], never "off" and never "absent".
+//!
+//! After [`Error::Timeout`] or [`Error::Unreachable`] a change may still have happened, or happen
+//! later: ask [`Hypervisor::state`] before deciding what to do next.
+
+pub mod capability;
+pub mod error;
+pub mod event;
+pub mod fake;
+pub mod libvirt;
+pub mod spec;
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use ostler_protocol::rpc::values::InstanceId;
+
+pub use self::capability::{Capabilities, VirtChoice, VirtSetting, VirtType};
+pub use self::error::Error;
+pub use self::event::{Events, HypervisorEvent, Link, PowerReason};
+pub use self::spec::{DomainSpec, Metadata};
+pub use ostler_protocol::rpc::instance::PowerState;
+
+/// Whether a call made a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It was not so before.
+    Made,
+    /// It was so already.
+    AlreadySo,
+}
+
+/// Who asks the guest to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShutdownMode {
+    /// The guest agent runs the guest's own shutdown.
+    Agent,
+    /// The ACPI power button, which a guest is free to ignore.
+    Acpi,
+}
+
+/// How an instance is restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RebootMode {
+    /// The guest is asked.
+    Soft(ShutdownMode),
+    /// The reset button: the same QEMU, from its firmware again.
+    Reset,
+}
+
+/// What one domain does now, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DomainState {
+    /// The observed power state.
+    pub power: PowerState,
+    /// What brought it about.
+    pub reason: PowerReason,
+}
+
+/// One domain on the node, ours or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainRecord {
+    /// Its UUID, which for ours is the instance's id.
+    pub id: InstanceId,
+    /// The hypervisor's name for it.
+    pub name: String,
+    /// `Unknown` if this one domain could not be asked.
+    pub power: PowerState,
+    /// The metadata we put there; none on a domain somebody else made.
+    pub ours: Option<Metadata>,
+}
+
+/// The driver. Changes to one instance are carried out one at a time, in the order asked.
+pub trait Hypervisor: Send + Sync + 'static {
+    /// Makes the persistent definition, or replaces the one this id has. A running domain keeps
+    /// what it was started with until it is started again.
+    fn define(&self, spec: &DomainSpec) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Powers a defined domain on; returns when its vCPUs run.
+    fn start(&self, id: InstanceId) -> impl Future<Output = Result<Change, Error>> + Send;
+
+    /// Asks the guest to stop and returns once it is asked. That it stopped is told by an event.
+    fn shutdown(
+        &self,
+        id: InstanceId,
+        mode: ShutdownMode,
+    ) -> impl Future<Output = Result<Change, Error>> + Send;
+
+    /// Restarts a running domain.
+    fn reboot(
+        &self,
+        id: InstanceId,
+        mode: RebootMode,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Pulls the plug: QEMU may first flush its disks, then it is killed. A domain that is off or
+    /// absent is as wanted.
+    fn destroy(&self, id: InstanceId) -> impl Future<Output = Result<Change, Error>> + Send;
+
+    /// Removes the definition with its NVRAM, TPM state, managed save and snapshot records; disks
+    /// stay. Refused while the domain runs. An absent domain is as wanted.
+    fn undefine(&self, id: InstanceId) -> impl Future<Output = Result<Change, Error>> + Send;
+
+    /// What the domain does now; [`Error::NotFound`] only when the hypervisor says so.
+    fn state(&self, id: InstanceId) -> impl Future<Output = Result<DomainState, Error>> + Send;
+
+    /// Every domain on the node.
+    fn list(&self) -> impl Future<Output = Result<Vec<DomainRecord>, Error>> + Send;
+
+    /// Sends one guest-agent command (JSON) over the standard channel and returns the reply
+    /// (JSON). Bytes from the guest: the caller bounds what it makes of them.
+    fn guest_command(
+        &self,
+        id: InstanceId,
+        command: &str,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<String, Error>> + Send;
+
+    /// What the node's hypervisor is and can do.
+    fn capabilities(&self) -> impl Future<Output = Result<Capabilities, Error>> + Send;
+
+    /// Decides what domains run on; see [`VirtSetting`]. `Auto` starts a throw-away domain, so the
+    /// caller keeps the answer.
+    fn virt_type(
+        &self,
+        setting: VirtSetting,
+    ) -> impl Future<Output = Result<VirtChoice, Error>> + Send;
+
+    /// Whether the hypervisor can be used now.
+    fn link(&self) -> watch::Receiver<Link>;
+
+    /// Events from now on; each receiver gets all of them, or is told that it lagged.
+    fn events(&self) -> Events;
+}

@@ -1,0 +1,291 @@
+//! The driver against real libvirts: its test driver for what needs no guest, `qemu:///system`
+//! (or `OSTLER_TEST_LIBVIRT_URI`) for emulated guests without disks. Each test prints why it is
+//! skipped where there is none.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "these are tests: they panic, and say why they skip"
+)]
+
+mod link;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ostler_host_agent::hypervisor::libvirt::{Libvirt, Settings, xml};
+use ostler_host_agent::hypervisor::spec::{
+    Boot, CpuMode, Firmware, Machine, OnCrash, SecureBoot, Tpm, Vnc, WatchdogAction,
+};
+use ostler_host_agent::hypervisor::{
+    Change, DomainSpec, Error, Events, Hypervisor, HypervisorEvent, Link, Metadata, PowerReason,
+    PowerState, RebootMode, ShutdownMode, VirtSetting, VirtType,
+};
+use ostler_protocol::rpc::values::{Bytes, InstanceId};
+
+const TEST_DRIVER: &str = "test:///default";
+/// Long enough for a machine with other things to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn spec(name: &str) -> DomainSpec {
+    DomainSpec {
+        metadata: Metadata {
+            id: InstanceId::random(),
+            name: name.to_owned(),
+            owner: "o'wner \"&\" <co>".to_owned(),
+            generation: 3,
+        },
+        virt_type: VirtType::Qemu,
+        vcpus: 1,
+        memory: Bytes::mib(64),
+        machine: Machine::Pc,
+        cpu: CpuMode::HypervisorDefault,
+        firmware: Firmware::Bios,
+        boot: Boot::Disk,
+        disks: Vec::new(),
+        nics: Vec::new(),
+        ostler_port: None,
+        serial_log: None,
+        vnc: None,
+        watchdog: None,
+        memory_stats_period: None,
+        tpm: Tpm::Absent,
+        on_crash: OnCrash::Destroy,
+    }
+}
+
+/// A driver whose link is up, or none where there is no libvirt.
+async fn connected(uri: &str) -> Option<Libvirt> {
+    let settings = Settings { uri: uri.to_owned(), ..Settings::default() };
+    let driver = Libvirt::start(&settings).unwrap();
+    let mut link = driver.link();
+    match tokio::time::timeout(Duration::from_secs(5), link.wait_for(|l| *l == Link::Up)).await {
+        Ok(up) => drop(up.unwrap()),
+        Err(_) => {
+            println!("skipped: no libvirt answers at {uri}");
+            return None;
+        }
+    }
+    Some(driver)
+}
+
+async fn system() -> Option<Libvirt> {
+    let uri = std::env::var("OSTLER_TEST_LIBVIRT_URI");
+    connected(uri.as_deref().unwrap_or("qemu:///system")).await
+}
+
+/// Waits for an event, passing over others.
+async fn wait_for(events: &mut Events, wanted: impl Fn(&HypervisorEvent) -> bool) {
+    let found = async {
+        loop {
+            let event = events.next().await.expect("the driver lives");
+            if wanted(&event) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.expect("the event came");
+}
+
+fn lifecycle(id: InstanceId, power: PowerState, reason: PowerReason) -> HypervisorEvent {
+    HypervisorEvent::Lifecycle { id, power, reason }
+}
+
+#[tokio::test]
+async fn the_whole_life_of_a_domain() {
+    let Some(driver) = system().await else { return };
+    let spec = spec("life");
+    let id = spec.id();
+    let mut events = driver.events();
+    assert_eq!(driver.state(id).await, Err(Error::NotFound { domain: id }));
+    for _ in 0..2 {
+        driver.define(&spec).await.unwrap();
+    }
+    assert_eq!(driver.state(id).await.unwrap().power, PowerState::Shutdown);
+
+    assert_eq!(driver.start(id).await, Ok(Change::Made));
+    assert_eq!(driver.start(id).await, Ok(Change::AlreadySo));
+    assert_eq!(driver.state(id).await.unwrap().power, PowerState::Running);
+    let booted = lifecycle(id, PowerState::Running, PowerReason::Booted);
+    wait_for(&mut events, |event| *event == booted).await;
+
+    let listed = driver.list().await.unwrap();
+    let record = listed.iter().find(|record| record.id == id).unwrap();
+    assert_eq!(record.name, spec.domain_name());
+    assert_eq!(record.power, PowerState::Running);
+    assert_eq!(record.ours.as_ref(), Some(&spec.metadata));
+
+    let refused = driver.undefine(id).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+    driver.reboot(id, RebootMode::Reset).await.unwrap();
+    wait_for(&mut events, |event| *event == HypervisorEvent::Rebooted { id }).await;
+    // its firmware found nothing to boot: nobody is there to heed the button
+    assert_eq!(driver.shutdown(id, ShutdownMode::Acpi).await, Ok(Change::Made));
+
+    assert_eq!(driver.destroy(id).await, Ok(Change::Made));
+    let destroyed = lifecycle(id, PowerState::Shutdown, PowerReason::Destroyed);
+    wait_for(&mut events, |event| *event == destroyed).await;
+    assert_eq!(driver.destroy(id).await, Ok(Change::AlreadySo));
+    assert_eq!(driver.shutdown(id, ShutdownMode::Acpi).await, Ok(Change::AlreadySo));
+    assert!(driver.reboot(id, RebootMode::Reset).await.is_err());
+
+    assert_eq!(driver.undefine(id).await, Ok(Change::Made));
+    wait_for(&mut events, |event| *event == HypervisorEvent::Removed { id }).await;
+    assert_eq!(driver.undefine(id).await, Ok(Change::AlreadySo));
+    assert_eq!(driver.destroy(id).await, Ok(Change::AlreadySo));
+    assert_eq!(driver.state(id).await, Err(Error::NotFound { domain: id }));
+}
+
+#[tokio::test]
+async fn a_guest_without_an_agent_is_said_to_have_none() {
+    let Some(driver) = system().await else { return };
+    let spec = spec("agentless");
+    let id = spec.id();
+    driver.define(&spec).await.unwrap();
+    let ping = r#"{"execute":"guest-ping"}"#;
+    let off = driver.guest_command(id, ping, Duration::from_secs(5)).await.unwrap_err();
+    driver.start(id).await.unwrap();
+    let absent = driver.guest_command(id, ping, Duration::from_secs(5)).await.unwrap_err();
+    let deaf = driver.shutdown(id, ShutdownMode::Agent).await.unwrap_err();
+    driver.destroy(id).await.unwrap();
+    driver.undefine(id).await.unwrap();
+    assert!(matches!(off, Error::Refused { .. }), "{off}");
+    assert!(matches!(absent, Error::GuestAgentUnavailable { .. }), "{absent}");
+    assert!(matches!(deaf, Error::GuestAgentUnavailable { .. }), "{deaf}");
+    assert!(absent.is_retryable());
+    let gone = driver.guest_command(id, ping, Duration::from_secs(5)).await;
+    assert_eq!(gone, Err(Error::NotFound { domain: id }));
+}
+
+#[tokio::test]
+async fn hostile_names_come_back_as_they_went() {
+    let Some(driver) = system().await else { return };
+    for name in [
+        "</title><os><loader>/etc/passwd</loader></os>",
+        "]]>&lt;&#38;'\"",
+        "two\nlines\r\n\ttabbed",
+        "  spaced  ",
+        "\u{85}\u{2028}\u{fffd}\u{1f40e}",
+        "",
+    ] {
+        let spec = spec(name);
+        driver.define(&spec).await.unwrap();
+        let listed = driver.list().await.unwrap();
+        driver.undefine(spec.id()).await.unwrap();
+        let record = listed.iter().find(|record| record.id == spec.id()).unwrap();
+        assert_eq!(record.ours.as_ref(), Some(&spec.metadata), "{name:?}");
+    }
+    let refused = driver.define(&spec("nul \0")).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn all_that_a_node_has_is_accepted_by_its_libvirt() {
+    let Some(driver) = system().await else { return };
+    let mut spec = spec("laden");
+    spec.machine = Machine::Q35 { spare_slots: 4 };
+    spec.cpu = CpuMode::Maximum;
+    spec.ostler_port = Some(PathBuf::from(format!("/var/lib/libvirt/qemu/{}.sock", spec.id())));
+    spec.vnc = Some(Vnc { listen: [127, 0, 0, 1].into() });
+    spec.watchdog = Some(WatchdogAction::Reset);
+    spec.memory_stats_period = Some(10);
+    driver.define(&spec).await.unwrap();
+    let started = driver.start(spec.id()).await;
+    driver.destroy(spec.id()).await.unwrap();
+    driver.undefine(spec.id()).await.unwrap();
+    assert_eq!(started, Ok(Change::Made));
+}
+
+#[tokio::test]
+async fn what_guests_run_on_is_proved_by_a_guest() {
+    let Some(driver) = system().await else { return };
+    let capabilities = driver.capabilities().await.unwrap();
+    println!("{capabilities:?}");
+    let choice = driver.virt_type(VirtSetting::Auto).await.unwrap();
+    println!("{choice:?}");
+    assert!(!choice.why.is_empty());
+    let left = driver.list().await.unwrap();
+    assert!(left.iter().all(|record| !record.name.starts_with("ostler-probe-")));
+    assert_eq!(driver.virt_type(VirtSetting::Kvm).await.unwrap().virt_type, VirtType::Kvm);
+}
+
+#[tokio::test]
+async fn closing_ends_every_thread() {
+    let Some(driver) = connected(TEST_DRIVER).await else { return };
+    let mut events = driver.events();
+    driver.close(PATIENCE).await;
+    while events.next().await.is_some() {}
+    // and the process can begin anew
+    let again = connected(TEST_DRIVER).await.unwrap();
+    assert!(!again.list().await.unwrap().is_empty(), "the test driver has a domain");
+}
+
+#[tokio::test]
+async fn without_libvirt_calls_fail_at_once_and_say_why() {
+    let settings =
+        Settings { uri: "qemu+unix:///system?socket=/nowhere".to_owned(), ..Settings::default() };
+    let driver = Libvirt::start(&settings).unwrap();
+    let error = driver.list().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    assert_eq!(*driver.link().borrow(), Link::Down);
+    driver.close(PATIENCE).await;
+}
+
+#[test]
+fn every_option_is_in_libvirts_schema() {
+    let mut spec = spec("schema");
+    spec.machine = Machine::Q35 { spare_slots: 2 };
+    spec.firmware = Firmware::Uefi(SecureBoot::Enforced);
+    spec.tpm = Tpm::Emulated;
+    spec.vnc = Some(Vnc { listen: [127, 0, 0, 1].into() });
+    spec.watchdog = Some(WatchdogAction::PowerOff);
+    spec.memory_stats_period = Some(10);
+    spec.ostler_port = Some(PathBuf::from("/run/x.sock"));
+    spec.serial_log = Some(PathBuf::from("/var/log/x.log"));
+    spec.boot = Boot::Kernel {
+        kernel: PathBuf::from("/boot/k"),
+        initrd: Some(PathBuf::from("/boot/i")),
+        cmdline: "console=ttyS0".to_owned(),
+    };
+    spec.disks = disks();
+    spec.nics = nics();
+    spec.on_crash = OnCrash::Preserve;
+    let xml = xml::domain::write(&spec).unwrap().replace("type=\"qemu\"", "type=\"test\"");
+    #[expect(clippy::disallowed_methods, reason = "the schema is asked for directly")]
+    let connect = virt::connect::Connect::open(Some(TEST_DRIVER)).unwrap();
+    let defined = connect.define_domain_xml_flags(&xml, virt::sys::VIR_DOMAIN_DEFINE_VALIDATE);
+    if let Err(error) = defined {
+        panic!("{error}\n{xml}");
+    }
+}
+
+fn disks() -> Vec<ostler_host_agent::hypervisor::spec::Disk> {
+    use ostler_host_agent::hypervisor::spec::{
+        Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget,
+    };
+    let disk = |target, source, access| Disk {
+        source,
+        format: DiskFormat::Qcow2,
+        target: DiskTarget(target),
+        serial: format!("serial-{target}"),
+        access,
+        cache: DiskCache::None,
+        discard: Discard::Unmap,
+    };
+    vec![
+        disk(0, DiskSource::File(PathBuf::from("/x/a b.qcow2")), DiskAccess::ReadWrite),
+        disk(1, DiskSource::Block(PathBuf::from("/dev/x")), DiskAccess::ReadOnly),
+    ]
+}
+
+fn nics() -> Vec<ostler_host_agent::hypervisor::spec::Nic> {
+    use ostler_host_agent::hypervisor::spec::Nic;
+    use ostler_protocol::rpc::values::MacAddress;
+    vec![Nic {
+        mac: MacAddress::in_qemu_range(1, 2, 3),
+        bridge: "br0".to_owned(),
+        tap: "tap-x".to_owned(),
+        mtu: Some(1450),
+    }]
+}
