@@ -90,6 +90,15 @@ fn a_wait_that_takes_too_long_tells_that_the_operation_goes_on() {
 }
 
 #[test]
+fn a_node_that_answers_too_eagerly_is_not_asked_without_pause() {
+    let node = Node::new(|_, _| Act::Reply(operation("instance.start", "running", 1, &STEPS)));
+    let output = run(&node, &["--timeout", "1.5", "operation", "wait", OPERATION]);
+    assert_exit(&output, 5);
+    let asked = node.requests().len();
+    assert!((2..=4).contains(&asked), "asked {asked} times");
+}
+
+#[test]
 fn an_interrupted_wait_tells_that_the_operation_goes_on() {
     let node = Node::new(|request, _| match request.method.as_str() {
         "operation.wait" => Act::Silence,
