@@ -1,3 +1,36 @@
-//! Placeholder.
+//! The host agent: instances on one hypervisor node, by message.
+//!
+//! ```text
+//!   operator, control plane
+//!        │ JSON-RPC 2.0: UNIX socket, AMQP
+//!        v
+//!      rpc ──> compute ──> hypervisor   libvirt, QEMU
+//!                 │   ├──> network      rtnetlink
+//!                 │   ├──> volume       files
+//!                 │   ├──> image        cache, qemu-img
+//!                 │   └──> guest        the agent inside, two transports
+//!                 v
+//!              journal                  SQLite
+//! ```
+//!
+//! Dependencies point one way: `rpc -> compute -> drivers -> protocol`. Drivers do not know
+//! `compute`, nor each other (only `guest` uses the hypervisor's agent channel).
+//!
+//! [`run`] is the whole life of an agent: settings in, a reason to end out. Guests outlive it.
 
+pub mod compute;
+pub mod config;
+pub mod guest;
+pub mod host;
 pub mod hypervisor;
+pub mod image;
+pub mod journal;
+pub mod network;
+mod notify;
+mod qcow2;
+pub mod rpc;
+mod run;
+mod threads;
+pub mod volume;
+
+pub use run::{Error, run};

@@ -1,0 +1,69 @@
+# What to build, prove and show Ostler with. `make help` lists it.
+
+CARGO ?= cargo
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+DIST := $(TARGET)/dist
+GUEST := $(TARGET)/guest
+HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
+
+.DEFAULT_GOAL := help
+.PHONY: help install build guest-agent demo test bench fmt fmt-check lint headers doc deny clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: ## install what is missing on Debian (libvirt, QEMU, RabbitMQ...)
+	@tests/lab/install
+
+build: install guest-agent ## build the three programs into target/dist
+	$(CARGO) build --locked --profile dist -p ostler-host-agent -p ostler-cli
+
+# Static, so that it runs in any guest; with flags and so a build folder of its
+# own, or each build would throw the other's away. --target keeps the flags
+# from build scripts and proc macros, which cannot be static.
+guest-agent:
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --locked --profile guest \
+		--target $(HOST_TRIPLE) --target-dir $(GUEST) -p ostler-guest-agent
+	@mkdir -p $(DIST)
+	@cp -u $(GUEST)/$(HOST_TRIPLE)/guest/ostler-guest-agent $(DIST)/
+
+demo: build ## boot, use and delete a guest through RabbitMQ; SOCKET=1: without a broker
+	$(CARGO) build --locked --quiet --profile dist -p ostler-tests --bin demo --bin lab-reaper
+	@OSTLER_PROGRAMS=$(abspath $(DIST)) $(DIST)/demo $(if $(filter-out 0,$(SOCKET)),--socket)
+
+# `lab` holds libvirtd and a broker for the whole run. The system tests each run
+# several programs: more at once than this only makes them wait for each other.
+test: build ## all tests, the system tests on real libvirt, QEMU and RabbitMQ among them
+	$(CARGO) test --locked --workspace --no-run
+	$(CARGO) build --locked --quiet -p ostler-tests --bins
+	OSTLER_PROGRAMS=$(abspath $(DIST)) $(TARGET)/debug/lab \
+		$(CARGO) test --locked --workspace -- --test-threads 2
+
+bench: build ## measure; the numbers are printed and kept in target/bench
+	$(CARGO) build --locked --quiet --profile dist -p ostler-tests --bin bench --bin lab-reaper
+	@OSTLER_PROGRAMS=$(abspath $(DIST)) $(DIST)/bench
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+fmt-check:
+	$(CARGO) fmt --all --check
+
+lint: headers ## clippy, warnings denied, and what clippy does not see
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+# `missing_docs` does not see private modules, so it is said here.
+headers:
+	@bad=$$(git ls-files '*.rs' | while read -r file; do \
+		head -n 1 "$$file" | grep -q '^//!' || echo "$$file"; done); \
+	if [ -n "$$bad" ]; then \
+		echo "these files do not open with //! and what they are for:"; echo "$$bad"; exit 1; fi
+
+doc: ## the documentation of the code, warnings denied
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+deny: ## licences, advisories and bans of what is used (needs cargo-deny)
+	$(CARGO) deny --config .cargo/deny.toml check
+
+clean: ## remove what was built and baked
+	$(CARGO) clean

@@ -1,0 +1,159 @@
+//! `ostler image ...`
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use ostler_protocol::rpc::host::Nothing;
+use ostler_protocol::rpc::image::{Format, Import, Properties, Select};
+use ostler_protocol::rpc::method::{ImageImport, ImageList, ImageRemove};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
+
+use super::{Followed, Session};
+use crate::args::Changing;
+use crate::failure::{Cause, Failure};
+use crate::size;
+use crate::target::Target;
+
+/// What can be done with images.
+#[derive(Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Fetch an image into the node's cache and check it
+    Import(ImportArgs),
+    /// List the images in the node's cache
+    List,
+    /// Remove an image no instance is made from
+    Remove {
+        /// The image
+        name: Name,
+        #[command(flatten)]
+        changing: Changing,
+    },
+}
+
+/// An image to import.
+#[derive(Args)]
+pub(crate) struct ImportArgs {
+    /// What to call it on this node
+    name: Name,
+    /// A file on the node, or an http or https URL
+    #[arg(long, value_name = "PATH|URL")]
+    source: String,
+    /// What its bytes are; never guessed
+    #[arg(long, value_parser = format_parser())]
+    format: Format,
+    /// What its bytes must hash to
+    #[arg(long, value_name = "DIGEST")]
+    sha256: Option<Sha256>,
+    /// Boot instances directly with this image of format kernel
+    #[arg(long, value_name = "IMAGE")]
+    kernel: Option<Name>,
+    /// The image of format ramdisk that goes with the kernel
+    #[arg(long, value_name = "IMAGE", requires = "kernel")]
+    ramdisk: Option<Name>,
+    /// The kernel's command line
+    #[arg(long, value_name = "TEXT", requires = "kernel", allow_hyphen_values = true)]
+    command_line: Option<String>,
+    /// The least memory an instance needs, as in 512M
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    min_memory: Option<Bytes>,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl ImageCommand {
+    /// Carry it out.
+    pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        match self {
+            Self::Import(args) => import(session, args).await,
+            Self::List => {
+                let list = session.client.call::<ImageList>(&Nothing {}).await?;
+                session.output.result(&list)
+            }
+            Self::Remove { name, changing } => {
+                let params = Select { name };
+                match session.follow::<ImageRemove>(&params, &changing).await? {
+                    Followed::Accepted(operation) => session.output.result(&operation),
+                    Followed::Done(operation) => {
+                        let sentence = format!("image {} is removed", params.name);
+                        session.output.sentence(&operation, &sentence)
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> {
+    let ImportArgs { name, source, format, sha256, kernel, ramdisk, command_line, .. } = args;
+    let source = source_on_node(&source, session.client.target())?;
+    let properties = Properties { kernel, ramdisk, command_line, min_memory: args.min_memory };
+    let params = Import { name, source, format, sha256, properties };
+    match session.follow::<ImageImport>(&params, &args.changing).await? {
+        Followed::Accepted(operation) => session.output.result(&operation),
+        Followed::Done(operation) => {
+            let images = session.client.call::<ImageList>(&Nothing {}).await?;
+            match images.iter().find(|image| image.name == params.name) {
+                Some(image) => session.output.result(image),
+                // Somebody else removed it already; that it was imported is still true.
+                None => session.output.result(&operation),
+            }
+        }
+    }
+}
+
+/// A source as the node understands it: a URL as it is, a path made absolute, which it can be only
+/// where the node is this machine.
+fn source_on_node(source: &str, target: &Target) -> Result<String, Cause> {
+    match source.split_once("://") {
+        Some((scheme, _)) => match scheme.to_ascii_lowercase().as_str() {
+            "http" | "https" => return Ok(source.to_owned()),
+            _ => {
+                let message = format!("an image cannot come from a {scheme} URL");
+                return Err(Cause::usage(message, "give a path, or http or https".to_owned()));
+            }
+        },
+        None if source.starts_with('/') => return Ok(source.to_owned()),
+        None => {}
+    }
+    match target {
+        Target::Broker(_) => Err(Cause::usage(
+            "a relative path means nothing on a node behind a broker",
+            "give the absolute path of the file on that node".to_owned(),
+        )),
+        Target::Socket(_) => {
+            let path = std::path::absolute(source)
+                .map_err(|error| Cause::Local { what: format!("find {source}"), source: error })?;
+            let not_text = || Cause::usage("the image's path is not UTF-8 text", None);
+            path.into_os_string().into_string().map_err(|_| not_text())
+        }
+    }
+}
+
+/// Every format, as a word of the command line.
+fn format_parser() -> impl TypedValueParser<Value = Format> {
+    const ALL: [Format; 4] = [Format::Qcow2, Format::Raw, Format::Kernel, Format::Ramdisk];
+    PossibleValuesParser::new(ALL.map(Format::as_str)).try_map(|word| {
+        ALL.into_iter().find(|format| format.as_str() == word).ok_or("not a format")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_path_becomes_absolute() {
+        let here = Target::Socket("/s".into());
+        let path = source_on_node("a.img", &here).unwrap();
+        assert!(path.starts_with('/') && path.ends_with("/a.img"), "{path}");
+        for source in ["/a.img", "https://example.org/a.img", "HTTP://example.org/a.img"] {
+            assert_eq!(source_on_node(source, &here).unwrap(), source);
+        }
+    }
+
+    #[test]
+    fn other_urls_are_refused() {
+        for source in ["ftp://h/a", "file:///a"] {
+            assert!(source_on_node(source, &Target::Socket("/s".into())).is_err());
+        }
+    }
+}

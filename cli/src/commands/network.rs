@@ -1,0 +1,59 @@
+//! `ostler network ...`
+
+use clap::Subcommand;
+use ostler_protocol::rpc::host::Nothing;
+use ostler_protocol::rpc::method::{NetworkEnsure, NetworkList};
+use ostler_protocol::rpc::network::Ensure;
+use ostler_protocol::rpc::values::Name;
+
+use super::{Followed, Session};
+use crate::args::Changing;
+use crate::failure::Failure;
+
+/// What can be done with networks.
+#[derive(Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Make a network's bridge as described, or leave it as it is
+    Ensure {
+        /// What to call it
+        name: Name,
+        /// The bridge, used as it is if it exists; br-NAME unless told
+        #[arg(long, value_name = "LINK")]
+        bridge: Option<String>,
+        /// A NIC of the node that joins the bridge
+        #[arg(long, value_name = "LINK")]
+        uplink: Option<String>,
+        /// The largest packet, bytes; 1500 unless told
+        #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65_535))]
+        mtu: Option<u32>,
+        #[command(flatten)]
+        changing: Changing,
+    },
+    /// List the networks of the node
+    List,
+}
+
+impl NetworkCommand {
+    /// Carry it out.
+    pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        match self {
+            Self::Ensure { name, bridge, uplink, mtu, changing } => {
+                let params = Ensure { name, bridge, uplink, mtu };
+                match session.follow::<NetworkEnsure>(&params, &changing).await? {
+                    Followed::Accepted(operation) => session.output.result(&operation),
+                    Followed::Done(operation) => {
+                        let networks = session.client.call::<NetworkList>(&Nothing {}).await?;
+                        match networks.iter().find(|network| network.name == params.name) {
+                            Some(network) => session.output.result(network),
+                            None => session.output.result(&operation),
+                        }
+                    }
+                }
+            }
+            Self::List => {
+                let list = session.client.call::<NetworkList>(&Nothing {}).await?;
+                session.output.result(&list)
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Guests' reports for people. All of it comes from guests: every field is cleaned on its way into
+//! the table.
+
+use ostler_protocol::rpc::guest::{Filesystem, Interface, Report};
+use ostler_protocol::rpc::values::Bytes;
+
+use super::instance::{guest_state, transport_word};
+use super::table::{Field, Mood, fields};
+use super::time::{instant, span};
+use super::{Look, Show};
+
+impl Show for Report {
+    fn show(&self, look: Look) -> String {
+        let agent = format!(
+            "{}, {} commands, by {}",
+            self.agent.version,
+            self.agent.commands.len(),
+            transport_word(self.transport)
+        );
+        let os = self.os.clone().unwrap_or_default();
+        let mut rows = vec![
+            ("id", Field::plain(self.id)),
+            ("guest", guest_state(self.state)),
+            ("taken", Field::plain(format!("{} ({} ago)", instant(self.taken), span(self.age)))),
+            ("agent", Field::plain(agent)),
+            ("host name", Field::maybe(self.host_name.as_ref())),
+            ("os", Field::maybe(os.pretty_name.or(os.id))),
+            ("kernel", Field::maybe(os.kernel_release)),
+            ("machine", Field::maybe(os.machine)),
+        ];
+        if let Some(beat) = &self.heartbeat {
+            let [one, five, fifteen] = beat.load;
+            let uptime = std::time::Duration::try_from_secs_f64(beat.uptime).unwrap_or_default();
+            let (free, total) = (Bytes(beat.memory_available), Bytes(beat.memory_total));
+            rows.push(("up", Field::plain(span(uptime.as_millis() as u64))));
+            rows.push(("load", Field::plain(format!("{one:.2} {five:.2} {fifteen:.2}"))));
+            rows.push(("memory", Field::plain(format!("{free} available of {total}"))));
+        }
+        rows.extend(self.interfaces.iter().map(|one| ("interface", interface(one))));
+        rows.extend(self.filesystems.iter().map(|one| ("filesystem", filesystem(one))));
+        for missing in &self.missing {
+            let text = format!("{}: {}", missing.command, missing.why);
+            rows.push(("missing", Field::new(text, Mood::Moving)));
+        }
+        if self.truncated {
+            rows.push(("truncated", Field::new("a list was longer than is kept", Mood::Moving)));
+        }
+        fields(look, rows)
+    }
+}
+
+fn interface(interface: &Interface) -> Field {
+    let mut text = interface.name.clone();
+    if let Some(mac) = &interface.mac {
+        text.push_str(&format!(" {mac}"));
+    }
+    for address in &interface.addresses {
+        text.push_str(&format!(" {address}"));
+    }
+    if let (Some(rx), Some(tx)) = (interface.rx_bytes, interface.tx_bytes) {
+        text.push_str(&format!(" (received {}, sent {})", Bytes(rx), Bytes(tx)));
+    }
+    Field::plain(text)
+}
+
+fn filesystem(filesystem: &Filesystem) -> Field {
+    let Filesystem { mountpoint, kind, device, .. } = filesystem;
+    let mut text = format!("{mountpoint} {kind} on {device}");
+    if let (Some(used), Some(total)) = (filesystem.used, filesystem.total) {
+        text.push_str(&format!(", {} of {} used", Bytes(used), Bytes(total)));
+    }
+    Field::plain(text)
+}

@@ -1,0 +1,37 @@
+//! The agent's channels.
+//!
+//! ```text
+//!  serial::serve --- opens the port, waits while the host is away ---+
+//!                                                                    +--> session::Session
+//!  unix::serve ----- accepts one client after the other -------------+     (one per opening)
+//! ```
+//!
+//! A [`session`] begins when the other side opens the channel and ends when it closes it; nothing is
+//! kept from one to the next, neither half a request nor an unsent answer. [`watch`] is how all of them
+//! wait: for edges, not for levels, because a port whose host is away is "readable" all the time.
+
+pub mod hotplug;
+pub mod output;
+pub mod serial;
+pub mod session;
+pub mod unix;
+pub mod watch;
+
+/// Whose rules a channel follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The standard's: answers only, in the order of the requests.
+    Standard,
+    /// Ostler's: requests overlap, and events are sent.
+    Ostler,
+}
+
+impl Kind {
+    /// How many requests may be under way at a time.
+    fn overlap(self) -> usize {
+        match self {
+            Self::Standard => 1,
+            Self::Ostler => 8,
+        }
+    }
+}

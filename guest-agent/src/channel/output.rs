@@ -1,0 +1,85 @@
+//! What is to be sent.
+//!
+//! Answers wait here while the other side does not read. How many there may be is the session's to
+//! limit: it begins no request while there is a backlog.
+
+use std::collections::VecDeque;
+use std::io;
+
+/// Lines on their way out.
+#[derive(Debug, Default)]
+pub struct Output {
+    lines: VecDeque<Vec<u8>>,
+    /// How much of the first line is gone.
+    sent: usize,
+    length: usize,
+}
+
+impl Output {
+    /// Bytes that are not sent yet.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether all is sent.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Adds a line.
+    pub fn push(&mut self, line: Vec<u8>) {
+        self.length += line.len();
+        self.lines.push_back(line);
+    }
+
+    /// Sends what `write` takes; all of it, or until it would block.
+    pub fn flush(&mut self, mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<()> {
+        while let Some(line) = self.lines.front() {
+            match write(&line[self.sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.sent += count;
+                    self.length -= count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if self.sent == line.len() {
+                self.sent = 0;
+                self.lines.pop_front();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_go_out_in_order_however_little_is_taken() {
+        let mut output = Output::default();
+        output.push(b"first\n".to_vec());
+        output.push(b"second\n".to_vec());
+        let mut taken = Vec::new();
+        let mut room = 0;
+        while !output.is_empty() {
+            room = (room + 1) % 4;
+            let mut left = room;
+            output
+                .flush(|bytes| match bytes.first() {
+                    Some(byte) if left > 0 => {
+                        left -= 1;
+                        taken.push(*byte);
+                        Ok(1)
+                    }
+                    _ => Err(io::ErrorKind::WouldBlock.into()),
+                })
+                .unwrap();
+            assert_eq!(output.len() + taken.len(), 13);
+        }
+        assert_eq!(taken, b"first\nsecond\n");
+    }
+}

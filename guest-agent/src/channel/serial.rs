@@ -1,0 +1,115 @@
+//! A virtio-serial port.
+//!
+//! ```text
+//!            not there                   host away                 host there
+//!  +------> hotplug::wait ----open----> edge, read = 0 ---edge---> Session
+//!  |                                         ^                        |
+//!  |                                         +---- read = 0, HUP -----+
+//!  +----------------------- ENODEV: unplugged ------------------------+
+//! ```
+//!
+//! A port can be opened once, and stays open over any number of host sides: the device says when one
+//! comes or goes by an edge, so none is polled for.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use nix::fcntl::OFlag;
+use nix::sys::epoll::EpollFlags;
+use tokio::sync::watch;
+
+use super::session::{AtEnd, End, Link, Session};
+use super::watch::{Edge, Watch};
+use super::{Kind, hotplug};
+use crate::state::Agent;
+
+const PORTS: &str = "/sys/class/virtio-ports";
+
+/// Serves the port at `path` whenever it is there.
+pub async fn serve(
+    agent: Rc<Agent>,
+    kind: Kind,
+    path: PathBuf,
+    mut stopped: watch::Receiver<bool>,
+) {
+    loop {
+        let port = tokio::select! {
+            port = hotplug::wait(&path, agent.log, || open(&path, Path::new(PORTS))) => port,
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        agent.log.info(format_args!("{} is open", path.display()));
+        match talk(&agent, kind, &port, &mut stopped).await {
+            End::Stopped => return,
+            End::Closed => {}
+            End::Failed(error) => {
+                agent.log.info(format_args!("{} is gone: {error}", path.display()));
+            }
+        }
+    }
+}
+
+/// Holds one session after the other, until the port fails.
+async fn talk<L: Link>(
+    agent: &Rc<Agent>,
+    kind: Kind,
+    port: &L,
+    stopped: &mut watch::Receiver<bool>,
+) -> End {
+    loop {
+        let edge = tokio::select! {
+            edge = port.edge() => edge,
+            _ = stopped.wait_for(|stopped| *stopped) => return End::Stopped,
+        };
+        let hung_up = match edge {
+            Ok(Edge { hung_up }) => hung_up,
+            Err(error) => return End::Failed(error),
+        };
+        let session = Session::new(agent.clone(), kind, AtEnd::Drop, port);
+        match session.run(hung_up, stopped).await {
+            End::Closed => {}
+            end @ (End::Stopped | End::Failed(_)) => return end,
+        }
+    }
+}
+
+/// Opens the port: by its path, or where there is no udev to make that, by its name.
+fn open(path: &Path, ports: &Path) -> io::Result<Watch<File>> {
+    let device = if path.exists() { path.to_owned() } else { find(path, ports)? };
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let port = File::options().read(true).write(true).custom_flags(flags.bits()).open(device)?;
+    Watch::new(port, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT)
+}
+
+/// The device of the port that has the name a udev rule would have made the path from.
+fn find(path: &Path, ports: &Path) -> io::Result<PathBuf> {
+    let missing = || io::Error::from(io::ErrorKind::NotFound);
+    let name = path.file_name().ok_or_else(missing)?;
+    for port in std::fs::read_dir(ports)? {
+        let port = port?;
+        let text = std::fs::read_to_string(port.path().join("name")).unwrap_or_default();
+        if text.trim_end().as_bytes() == name.as_encoded_bytes() {
+            return Ok(Path::new("/dev").join(port.file_name()));
+        }
+    }
+    Err(missing())
+}
+
+impl Link for Watch<File> {
+    async fn edge(&self) -> io::Result<Edge> {
+        Watch::edge(self).await
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(&mut self.source(), buffer)
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        io::Write::write(&mut self.source(), bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

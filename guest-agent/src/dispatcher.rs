@@ -1,0 +1,293 @@
+//! From a request to its reply.
+//!
+//! There is one table. It says of each command its name, what it may do and when, and who carries it
+//! out; requests are dispatched by it and `guest-info` is answered from it, so the two cannot differ.
+//! Whether a command may run is asked before its arguments are looked at, as clients expect: they tell
+//! an agent that cannot from a call that failed by the class of the error.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use ostler_protocol::qga::commands::info::{AgentInfo, CommandInfo, GuestInfo};
+use ostler_protocol::qga::commands::{self as wire, Nothing};
+use ostler_protocol::qga::encode::{self, Reply};
+use ostler_protocol::qga::envelope::Request;
+use ostler_protocol::qga::{Command, Fault, arguments};
+use serde_json::{Map, Value};
+
+use crate::commands::CommandError;
+use crate::log::chain;
+use crate::state::Agent;
+
+/// A command this agent carries out.
+pub trait Handle: Command {
+    /// Carries it out.
+    fn handle(
+        agent: Rc<Agent>,
+        arguments: Self::Arguments,
+    ) -> impl Future<Output = Result<Self::Reply, CommandError>>;
+}
+
+/// Whether a command is sure to do without the file systems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhileFrozen {
+    /// It is.
+    Allowed,
+    /// It may wait for one that is frozen, for ever.
+    Refused,
+}
+
+/// What a command does to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It only looks.
+    Reads,
+    /// It changes something.
+    Changes,
+}
+
+type Run = fn(Rc<Agent>, Map<String, Value>) -> Pin<Box<dyn Future<Output = Result<Reply, Fault>>>>;
+
+/// A row of the table.
+#[derive(Debug)]
+pub struct Entry {
+    /// The command's name.
+    pub name: &'static str,
+    /// Whether a reply follows its success.
+    pub success_response: bool,
+    /// Whether it may run while file systems are frozen.
+    pub while_frozen: WhileFrozen,
+    /// What it does to the guest.
+    pub effect: Effect,
+    run: Run,
+}
+
+impl Entry {
+    const fn of<C: Handle + 'static>(while_frozen: WhileFrozen, effect: Effect) -> Self {
+        Self {
+            name: C::NAME,
+            success_response: C::SUCCESS_RESPONSE,
+            while_frozen,
+            effect,
+            run: carry_out::<C>,
+        }
+    }
+}
+
+/// The commands, in the order of their names.
+pub static TABLE: &[Entry] = {
+    use Effect::{Changes, Reads};
+    use WhileFrozen::{Allowed, Refused};
+    &[
+        Entry::of::<wire::filesystem::GuestGetFsinfo>(Refused, Reads),
+        Entry::of::<wire::info::GuestGetHostName>(Refused, Reads),
+        Entry::of::<wire::info::GuestGetOsinfo>(Refused, Reads),
+        Entry::of::<GuestInfo>(Allowed, Reads),
+        Entry::of::<wire::network::GuestNetworkGetInterfaces>(Refused, Reads),
+        Entry::of::<wire::sync::GuestPing>(Allowed, Reads),
+        Entry::of::<wire::user::GuestSetUserPassword>(Refused, Changes),
+        Entry::of::<wire::power::GuestShutdown>(Refused, Changes),
+        Entry::of::<wire::sync::GuestSync>(Allowed, Reads),
+        Entry::of::<wire::sync::GuestSyncDelimited>(Allowed, Reads),
+    ]
+};
+
+fn carry_out<C: Handle + 'static>(
+    agent: Rc<Agent>,
+    given: Map<String, Value>,
+) -> Pin<Box<dyn Future<Output = Result<Reply, Fault>>>> {
+    Box::pin(async move {
+        let arguments = arguments::read::<C::Arguments>(given)?;
+        let reply = C::handle(agent, arguments).await.map_err(|error| fault(&error))?;
+        Reply::new(&reply, C::LEAD).map_err(Fault::generic)
+    })
+}
+
+/// The one place where an error of ours becomes one of the protocol's: all that is known, in a line.
+fn fault(error: &CommandError) -> Fault {
+    Fault::generic(chain(error))
+}
+
+impl Handle for GuestInfo {
+    async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<AgentInfo, CommandError> {
+        let supported_commands = TABLE
+            .iter()
+            .map(|entry| CommandInfo {
+                name: entry.name.to_owned(),
+                enabled: agent.refusal(entry).is_none(),
+                success_response: entry.success_response,
+            })
+            .collect();
+        Ok(AgentInfo { version: env!("CARGO_PKG_VERSION").to_owned(), supported_commands })
+    }
+}
+
+/// Whether an answer is to be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// One comes.
+    Always,
+    /// One comes if it fails; success may take for ever to show.
+    OnFailure,
+}
+
+/// A request that has been understood as far as its command.
+#[derive(Debug)]
+pub struct Call {
+    entry: &'static Entry,
+    arguments: Map<String, Value>,
+    id: Option<Value>,
+}
+
+impl Call {
+    /// Finds the command of a request; an error is the line to answer with.
+    pub fn prepare(agent: &Agent, request: Value) -> Result<Self, Vec<u8>> {
+        let Request { execute, arguments, id } = Request::from_value(request)
+            .map_err(|error| encode::fault(&Fault::generic(&error.kind), error.id.as_ref()))?;
+        let Some(entry) = TABLE.iter().find(|entry| entry.name == execute) else {
+            return Err(encode::fault(&Fault::not_found(&execute), id.as_ref()));
+        };
+        if let Some(why) = agent.refusal(entry) {
+            return Err(encode::fault(&Fault::disabled(&execute, why), id.as_ref()));
+        }
+        match entry.effect {
+            Effect::Reads => {}
+            Effect::Changes => agent.log.info(format_args!("{} called", entry.name)),
+        }
+        Ok(Self { entry, arguments, id })
+    }
+
+    /// Whether its answer is to be waited for.
+    pub fn answers(&self) -> Answers {
+        if self.entry.success_response { Answers::Always } else { Answers::OnFailure }
+    }
+
+    /// Carries it out, and gives the line to answer with, if there is one.
+    pub async fn run(self, agent: Rc<Agent>) -> Option<Vec<u8>> {
+        let Self { entry, arguments, id } = self;
+        match (entry.run)(agent.clone(), arguments).await {
+            Ok(_) if !entry.success_response => None,
+            Ok(reply) => Some(reply.line(id.as_ref())),
+            Err(fault) => {
+                agent.log.info(format_args!("{} failed: {}", entry.name, fault.desc));
+                Some(encode::fault(&fault, id.as_ref()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Invocation, Settings};
+    use serde_json::json;
+
+    fn agent(options: &[&str]) -> Rc<Agent> {
+        let Ok(Invocation::Serve(settings)) = crate::options::parse(options.iter().map(Into::into))
+        else {
+            panic!("options")
+        };
+        let settings: Settings = *settings;
+        Rc::new(Agent::new(&settings))
+    }
+
+    fn ask(agent: &Rc<Agent>, request: Value) -> Value {
+        let line = match Call::prepare(agent, request) {
+            Err(line) => Some(line),
+            Ok(call) => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(call.run(agent.clone())),
+        };
+        let line = line.unwrap();
+        serde_json::from_slice(line.strip_prefix(b"\xFF").unwrap_or(&line)).unwrap()
+    }
+
+    fn class_and_text(reply: &Value) -> (&str, &str) {
+        (reply["error"]["class"].as_str().unwrap(), reply["error"]["desc"].as_str().unwrap())
+    }
+
+    #[test]
+    fn the_table_is_in_order_and_names_each_command_once() {
+        assert!(TABLE.is_sorted_by(|a, b| a.name < b.name));
+    }
+
+    #[test]
+    fn guest_info_tells_what_the_dispatcher_would_do() {
+        let agent = agent(&["-b", "guest-shutdown"]);
+        for frozen in [false, true] {
+            agent.set_frozen(frozen);
+            let info = ask(&agent, json!({"execute": "guest-info"}));
+            for command in info["return"]["supported_commands"].as_array().unwrap() {
+                let request = json!({"execute": command["name"], "arguments": {"unknown": 1}});
+                let reply = ask(&agent, request);
+                let refused = class_and_text(&reply).0 == "CommandNotFound";
+                assert_eq!(command["enabled"], !refused, "{command}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_refused_before_its_arguments_are_read() {
+        let agent = agent(&["-b", "guest-sync"]);
+        let reply = ask(&agent, json!({"execute": "guest-sync", "arguments": {}, "id": null}));
+        assert_eq!(
+            class_and_text(&reply),
+            ("CommandNotFound", "Command guest-sync has been disabled: the command is not allowed")
+        );
+        assert!(reply.as_object().unwrap().contains_key("id"));
+        let reply = ask(&agent, json!({"execute": "guest-x", "id": [1, {"a": null}]}));
+        assert_eq!(
+            class_and_text(&reply),
+            ("CommandNotFound", "The command guest-x has not been found")
+        );
+        assert_eq!(reply["id"], json!([1, {"a": null}]));
+    }
+
+    #[test]
+    fn only_what_needs_no_file_system_runs_while_frozen() {
+        let agent = agent(&[]);
+        agent.set_frozen(true);
+        let allowed: Vec<_> = TABLE
+            .iter()
+            .filter(|entry| agent.refusal(entry).is_none())
+            .map(|entry| entry.name)
+            .collect();
+        assert_eq!(allowed, ["guest-info", "guest-ping", "guest-sync", "guest-sync-delimited"]);
+        let reply = ask(&agent, json!({"execute": "guest-get-osinfo"}));
+        assert_eq!(
+            class_and_text(&reply).1,
+            "Command guest-get-osinfo has been disabled: the agent is in frozen state"
+        );
+    }
+
+    #[test]
+    fn blocking_outweighs_allowing() {
+        let agent = agent(&["-a", "guest-ping,guest-sync", "-b", "guest-sync"]);
+        let allowed: Vec<_> = TABLE
+            .iter()
+            .filter(|entry| agent.refusal(entry).is_none())
+            .map(|entry| entry.name)
+            .collect();
+        assert_eq!(allowed, ["guest-ping"]);
+    }
+
+    #[test]
+    fn arguments_are_checked_as_the_schema_has_them() {
+        let agent = agent(&[]);
+        for (arguments, text) in [
+            (json!({}), "Parameter 'id' is missing"),
+            (json!({"id": 1, "x": 1}), "Parameter 'x' is unexpected"),
+            (json!({"id": 1.0}), "Invalid parameter type for 'id', expected: integer"),
+        ] {
+            let reply = ask(&agent, json!({"execute": "guest-sync", "arguments": arguments}));
+            assert_eq!(class_and_text(&reply), ("GenericError", text));
+        }
+        assert_eq!(
+            ask(&agent, json!({"execute": "guest-ping", "arguments": {}})),
+            json!({"return": {}})
+        );
+    }
+}

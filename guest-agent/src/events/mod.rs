@@ -1,0 +1,177 @@
+//! What is told unasked on Ostler's channel.
+//!
+//! The sources live as long as a session: while the host is away nothing is watched and no timer
+//! runs. A session begins with everything as it is, so that whoever opens the channel need not ask.
+//! A change is let settle before it is told, and told only if something is different: bringing up a
+//! network is dozens of notifications and one event.
+
+mod heartbeat;
+mod network;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::epoll::EpollFlags;
+use ostler_protocol::qga::commands::filesystem::FilesystemInfo;
+use ostler_protocol::qga::commands::network::NetworkInterface;
+use ostler_protocol::qga::encode;
+use ostler_protocol::qga::envelope::Timestamp;
+use ostler_protocol::qga::events::{
+    FilesystemsChanged, GuestEvent, NetworkChanged, Ready, capability,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::channel::watch::Watch;
+use crate::commands::{filesystem, info};
+use crate::state::Agent;
+
+/// How long a change is let settle.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Events that wait to be sent; a source waits when there are more.
+const WAITING: usize = 4;
+
+/// Begins to watch; ends when the receiver is dropped.
+pub fn start(agent: Rc<Agent>) -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let watching = sender.clone();
+    tokio::task::spawn_local(async move {
+        tokio::select! {
+            () = Sources::new(agent, sender).tell() => {}
+            () = watching.closed() => {}
+        }
+    });
+    receiver
+}
+
+struct Sources {
+    agent: Rc<Agent>,
+    sender: mpsc::Sender<Vec<u8>>,
+    /// As they were told last.
+    interfaces: Option<Vec<NetworkInterface>>,
+    filesystems: Option<Vec<FilesystemInfo>>,
+}
+
+impl Sources {
+    fn new(agent: Rc<Agent>, sender: mpsc::Sender<Vec<u8>>) -> Self {
+        Self { agent, sender, interfaces: None, filesystems: None }
+    }
+
+    async fn tell(mut self) {
+        let links = network::watch();
+        let mounts = mounts();
+        let mut beat = tokio::time::interval(self.agent.heartbeat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.send(GuestEvent::Ready(Box::new(ready(links.is_ok(), mounts.is_ok())))).await;
+        let now = Instant::now();
+        let (mut network_due, mut mounts_due) = (Some(now), Some(now));
+        loop {
+            tokio::select! {
+                () = network::changed(&links) => {
+                    network_due.get_or_insert(Instant::now() + SETTLE);
+                }
+                () = edge(&mounts) => {
+                    mounts_due.get_or_insert(Instant::now() + SETTLE);
+                }
+                () = at(network_due) => {
+                    network_due = None;
+                    self.network().await;
+                }
+                () = at(mounts_due) => {
+                    mounts_due = None;
+                    self.filesystems().await;
+                }
+                _ = beat.tick() => {
+                    self.send(GuestEvent::Heartbeat(heartbeat::read(self.agent.heartbeat))).await;
+                }
+            }
+        }
+    }
+
+    async fn network(&mut self) {
+        let Ok(mut interfaces) = crate::commands::network::interfaces() else { return };
+        for interface in &mut interfaces {
+            interface.statistics = None;
+        }
+        if self.interfaces.as_ref() != Some(&interfaces) {
+            self.interfaces = Some(interfaces.clone());
+            self.send(GuestEvent::NetworkChanged(NetworkChanged { interfaces })).await;
+        }
+    }
+
+    async fn filesystems(&mut self) {
+        // while frozen, usage cannot be asked for; the edge that thawing is comes later
+        if self.agent.is_frozen() {
+            return;
+        }
+        let filesystems = match filesystem::list(&self.agent).await {
+            Ok(filesystems) => filesystems,
+            Err(error) => {
+                return self.agent.log.info(format_args!("file systems not listed: {error}"));
+            }
+        };
+        let same = |known: &Vec<_>| filesystems.iter().map(identity).eq(known.iter().map(identity));
+        if !self.filesystems.as_ref().is_some_and(same) {
+            self.filesystems = Some(filesystems.clone());
+            self.send(GuestEvent::FilesystemsChanged(FilesystemsChanged { filesystems })).await;
+        }
+    }
+
+    async fn send(&self, event: GuestEvent) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let timestamp =
+            Timestamp { seconds: now.as_secs().cast_signed(), microseconds: now.subsec_micros() };
+        let line = event.to_event(timestamp).and_then(|event| encode::line(&event));
+        match line {
+            // the session that listened is over: so is this, at its next turn
+            Ok(line) => drop(self.sender.send(line).await),
+            Err(error) => {
+                self.agent.log.error(format_args!("{} not told: {error}", event.name()));
+            }
+        }
+    }
+}
+
+/// What makes a mounted file system another; its usage does not.
+fn identity(info: &FilesystemInfo) -> (&str, &str, &str) {
+    (&info.name, &info.mountpoint, &info.kind)
+}
+
+fn ready(network: bool, mounts: bool) -> Ready {
+    let mut capabilities = vec![capability::PIPELINING, capability::HEARTBEAT];
+    if network {
+        capabilities.push(capability::NETWORK_EVENTS);
+    }
+    if mounts {
+        capabilities.push(capability::FILESYSTEM_EVENTS);
+    }
+    Ready {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: capabilities.into_iter().map(str::to_owned).collect(),
+        hostname: info::host_name().unwrap_or_default(),
+        boot_id: info::boot_id(),
+        os: info::os_info(),
+    }
+}
+
+/// The table of mounts: the kernel marks it as exceptional when it changes.
+fn mounts() -> io::Result<Watch<OwnedFd>> {
+    let table = std::fs::File::open("/proc/self/mountinfo")?;
+    Watch::new(table.into(), EpollFlags::EPOLLPRI)
+}
+
+async fn edge(watch: &io::Result<Watch<OwnedFd>>) {
+    match watch {
+        Ok(watch) if watch.edge().await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

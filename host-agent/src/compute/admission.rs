@@ -1,0 +1,448 @@
+//! Whether there is room for an instance, and whether what it names exists. Pure: the facts come
+//! in, a record or a refusal comes out.
+
+use std::collections::BTreeMap;
+
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::host::{Flavor, Share};
+use ostler_protocol::rpc::image::State as ImageState;
+use ostler_protocol::rpc::instance::{Boot, TaskState, VmState};
+use ostler_protocol::rpc::values::{
+    Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Sha256, Timestamp,
+};
+
+use crate::config::Admission;
+use crate::journal::records::{
+    Base, DirectBoot, ImageRecord, InstanceRecord, NetworkRecord, PortRecord,
+};
+
+/// The most vCPUs one instance may have: what QEMU's q35 machine takes without more.
+const VCPUS_MAX: u32 = 255;
+/// The least memory one instance may have.
+const MEMORY_MIN: Bytes = Bytes::mib(16);
+/// The most NICs one instance may have: what the PCI topology leaves room for.
+const NICS_MAX: usize = 16;
+/// The longest kernel command line, bytes: the kernel's own COMMAND_LINE_SIZE on x86.
+const COMMAND_LINE_MAX: usize = 2047;
+
+/// What the node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Capacity {
+    /// Hardware threads.
+    pub(super) cpus: u32,
+    /// Memory.
+    pub(super) memory: Bytes,
+    /// Free on the filesystem instances live on.
+    pub(super) disk_available: Bytes,
+}
+
+/// What is promised to instances.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Claims {
+    pub(super) vcpus: u64,
+    pub(super) memory: u64,
+}
+
+impl Claims {
+    /// The claims of the instances that have a place on the node.
+    pub(super) fn of<'a>(instances: impl IntoIterator<Item = &'a InstanceRecord>) -> Self {
+        instances.into_iter().filter(|i| i.vm_state != VmState::Deleted).fold(
+            Self::default(),
+            |sum, i| Self {
+                vcpus: sum.vcpus + u64::from(i.vcpus),
+                memory: sum.memory + i.memory.0,
+            },
+        )
+    }
+}
+
+/// What there is of vCPUs and of memory, and what of it is promised.
+pub(super) fn shares(capacity: Capacity, claims: Claims, policy: &Admission) -> (Share, Share) {
+    let vcpus = (f64::from(capacity.cpus) * policy.cpu_ratio) as u64;
+    let memory = capacity.memory.0.saturating_sub(policy.memory_reserve.0);
+    let memory = (memory as f64 * policy.memory_ratio) as u64;
+    (Share { limit: vcpus, claimed: claims.vcpus }, Share { limit: memory, claimed: claims.memory })
+}
+
+/// What a boot is judged by.
+pub(super) struct Facts<'a> {
+    pub(super) capacity: Capacity,
+    pub(super) policy: &'a Admission,
+    pub(super) flavors: &'a BTreeMap<Name, Flavor>,
+    pub(super) images: &'a BTreeMap<Name, ImageRecord>,
+    pub(super) networks: &'a BTreeMap<Name, NetworkRecord>,
+    pub(super) instances: &'a BTreeMap<InstanceId, InstanceRecord>,
+    pub(super) now: Timestamp,
+}
+
+fn invalid(parameter: &str, text: String) -> Fault {
+    Fault::new(Reason::InvalidParams, text).about(format!("parameter {parameter}"))
+}
+
+/// The record of the instance a boot asks for.
+///
+/// # Errors
+/// Whatever is wrong with it; nothing has been done.
+pub(super) fn admit(
+    boot: &Boot,
+    by: OperationId,
+    facts: &Facts<'_>,
+) -> Result<InstanceRecord, Fault> {
+    let id = boot.id.unwrap_or_else(InstanceId::random);
+    if facts.instances.contains_key(&id) {
+        return Err(Fault::new(Reason::Conflict, format!("conflict: instance {id} exists"))
+            .about(format!("instance {id}"))
+            .next("leave out the id to have one made, or repeat the request under its own key"));
+    }
+    let (image, base) = ready(facts.images, &boot.image, "image")?;
+    if !image.format.is_disk() {
+        let text = format!("image {} is a {}, not a disk", image.name, image.format.as_str());
+        return Err(invalid("image", text));
+    }
+    let size = size(boot, facts.flavors)?;
+    if let Some(least) = image.properties.min_memory.filter(|least| *least > size.memory) {
+        let text = format!("image {} needs {least} of memory at least", image.name);
+        return Err(invalid("memory", text));
+    }
+    let disk = size.disk.unwrap_or(image.virtual_size);
+    if disk < image.virtual_size {
+        let text = format!(
+            "a disk of {disk} cannot hold image {}, which needs {}",
+            image.name, image.virtual_size
+        );
+        return Err(invalid("disk", text));
+    }
+    let direct = direct_boot(image, facts.images)?;
+    let ports = ports(boot, facts)?;
+    room(size.vcpus, size.memory, disk, facts)?;
+    Ok(InstanceRecord {
+        id,
+        name: boot.name.clone(),
+        image: image.name.clone(),
+        base: Base { sha256: base, format: image.format, virtual_size: image.virtual_size },
+        direct,
+        flavor: boot.flavor.clone(),
+        vcpus: size.vcpus,
+        memory: size.memory,
+        disk,
+        ports,
+        built: false,
+        vm_state: VmState::Building,
+        task_state: Some(TaskState::Spawning),
+        operation: Some(by),
+        fault: None,
+        created: facts.now,
+        updated: facts.now,
+        revision: 0,
+    })
+}
+
+/// An image that is in the cache, and the digest of its bytes.
+fn ready<'a>(
+    images: &'a BTreeMap<Name, ImageRecord>,
+    name: &Name,
+    parameter: &str,
+) -> Result<(&'a ImageRecord, Sha256), Fault> {
+    let missing = || {
+        Fault::new(Reason::NotFound, format!("there is no image {name} on this node"))
+            .about(format!("parameter {parameter}"))
+            .next("import it: ostler image import; or see ostler image list")
+    };
+    let image = images.get(name).ok_or_else(missing)?;
+    match (image.state, &image.sha256) {
+        (ImageState::Ready, Some(sha256)) => Ok((image, sha256.clone())),
+        (ImageState::Importing, _) | (ImageState::Ready, None) => {
+            Err(Fault::new(Reason::Conflict, format!("conflict: image {name} is being imported"))
+                .about(format!("parameter {parameter}"))
+                .next("wait for the import: ostler operation list"))
+        }
+    }
+}
+
+fn size(boot: &Boot, flavors: &BTreeMap<Name, Flavor>) -> Result<Flavor, Fault> {
+    let flavor = match &boot.flavor {
+        None => None,
+        Some(name) => Some(flavors.get(name).ok_or_else(|| {
+            let known: Vec<&str> = flavors.keys().map(Name::as_str).collect();
+            Fault::new(Reason::NotFound, format!("there is no flavor {name}"))
+                .about("parameter flavor")
+                .next(format!("use one of: {}", known.join(", ")))
+        })?),
+    };
+    let missing = |what: &str| {
+        invalid(what, format!("{what} is missing: name a flavor, or give vcpus and memory"))
+    };
+    let vcpus = boot.vcpus.or(flavor.map(|f| f.vcpus)).ok_or_else(|| missing("vcpus"))?;
+    let memory = boot.memory.or(flavor.map(|f| f.memory)).ok_or_else(|| missing("memory"))?;
+    let disk = boot.disk.or(flavor.and_then(|f| f.disk));
+    if !(1..=VCPUS_MAX).contains(&vcpus) {
+        return Err(invalid(
+            "vcpus",
+            format!("{vcpus} vCPUs are out of range: use 1 to {VCPUS_MAX}"),
+        ));
+    }
+    if memory < MEMORY_MIN {
+        return Err(invalid(
+            "memory",
+            format!("{memory} is too little memory: use {MEMORY_MIN} or more"),
+        ));
+    }
+    if memory.0 % (1 << 20) != 0 {
+        return Err(invalid("memory", "memory must be whole MiB".to_owned()));
+    }
+    if disk.is_some_and(|disk| disk.0 == 0 || disk.0 % 512 != 0) {
+        return Err(invalid("disk", "the disk's size must be a multiple of 512 bytes".to_owned()));
+    }
+    Ok(Flavor { vcpus, memory, disk })
+}
+
+fn direct_boot(
+    image: &ImageRecord,
+    images: &BTreeMap<Name, ImageRecord>,
+) -> Result<Option<DirectBoot>, Fault> {
+    let properties = &image.properties;
+    let Some(kernel) = &properties.kernel else { return Ok(None) };
+    let (_, kernel) = ready(images, kernel, "image")?;
+    let ramdisk = match &properties.ramdisk {
+        None => None,
+        Some(ramdisk) => Some(ready(images, ramdisk, "image")?.1),
+    };
+    let command_line = properties.command_line.clone().unwrap_or_default();
+    Ok(Some(DirectBoot { kernel, ramdisk, command_line }))
+}
+
+/// Whether a kernel's command line can be one.
+///
+/// # Errors
+/// `invalid_params`.
+pub(super) fn command_line(text: &str) -> Result<(), Fault> {
+    if text.len() <= COMMAND_LINE_MAX && text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+        return Ok(());
+    }
+    let text =
+        format!("a kernel command line is printable ASCII, {COMMAND_LINE_MAX} bytes at most");
+    Err(invalid("properties.command_line", text))
+}
+
+fn ports(boot: &Boot, facts: &Facts<'_>) -> Result<Vec<PortRecord>, Fault> {
+    if boot.networks.len() > NICS_MAX {
+        return Err(invalid("networks", format!("an instance has at most {NICS_MAX} NICs")));
+    }
+    let mut taken: Vec<MacAddress> = facts
+        .instances
+        .values()
+        .filter(|i| i.vm_state != VmState::Deleted)
+        .flat_map(|i| i.ports.iter().map(|p| p.mac))
+        .collect();
+    let mut ports = Vec::with_capacity(boot.networks.len());
+    for (n, nic) in boot.networks.iter().enumerate() {
+        if !facts.networks.contains_key(&nic.network) {
+            let text = format!("there is no network {} on this node", nic.network);
+            return Err(Fault::new(Reason::NotFound, text)
+                .about(format!("parameter networks[{n}].network"))
+                .next("make it: ostler network ensure; or see ostler network list"));
+        }
+        let (id, mac) = match nic.mac {
+            Some(mac) if taken.contains(&mac) => {
+                return Err(Fault::new(
+                    Reason::Conflict,
+                    format!("conflict: MAC {mac} is in use on this node"),
+                )
+                .about(format!("parameter networks[{n}].mac"))
+                .next("leave out the MAC to have one made"));
+            }
+            Some(mac) => (PortId::random(), mac),
+            None => free_mac(&taken),
+        };
+        taken.push(mac);
+        ports.push(PortRecord { id, network: nic.network.clone(), mac });
+    }
+    Ok(ports)
+}
+
+/// A new port whose MAC, made from its id, nobody has.
+fn free_mac(taken: &[MacAddress]) -> (PortId, MacAddress) {
+    loop {
+        let id = PortId::random();
+        let [a, b, c, ..] = *id.0.as_bytes();
+        let mac = MacAddress::in_qemu_range(a, b, c);
+        if !taken.contains(&mac) {
+            return (id, mac);
+        }
+    }
+}
+
+fn room(vcpus: u32, memory: Bytes, disk: Bytes, facts: &Facts<'_>) -> Result<(), Fault> {
+    let claims = Claims::of(facts.instances.values());
+    let (vcpu_share, memory_share) = shares(facts.capacity, claims, facts.policy);
+    let full = |parameter: &str, text: String| {
+        Err(Fault::new(Reason::NoCapacity, text)
+            .about(format!("parameter {parameter}"))
+            .next("ask for less, delete instances, or use another node: ostler host show"))
+    };
+    let free = vcpu_share.limit.saturating_sub(vcpu_share.claimed);
+    if u64::from(vcpus) > free {
+        return full(
+            "vcpus",
+            format!("no room for {vcpus} vCPUs: {free} of {} are free", vcpu_share.limit),
+        );
+    }
+    let free = Bytes(memory_share.limit.saturating_sub(memory_share.claimed));
+    if memory > free {
+        let text = format!(
+            "no room for {memory} of memory: {free} of {} is free",
+            Bytes(memory_share.limit)
+        );
+        return full("memory", text);
+    }
+    // Overlays grow as they are written; what is asked for must at least fit now.
+    let free = Bytes(facts.capacity.disk_available.0.saturating_sub(facts.policy.disk_reserve.0));
+    if disk > free {
+        return full("disk", format!("no room for a disk of {disk}: {free} is free"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ostler_protocol::rpc::image::Format;
+
+    use super::*;
+
+    struct World {
+        policy: Admission,
+        flavors: BTreeMap<Name, Flavor>,
+        images: BTreeMap<Name, ImageRecord>,
+        networks: BTreeMap<Name, NetworkRecord>,
+        instances: BTreeMap<InstanceId, InstanceRecord>,
+    }
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn world() -> World {
+        let image = ImageRecord {
+            name: name("debian"),
+            state: ImageState::Ready,
+            format: Format::Qcow2,
+            source: "/x".into(),
+            sha256: Some("ab".repeat(32).parse().unwrap()),
+            size: Bytes::mib(10),
+            virtual_size: Bytes::gib(2),
+            properties: Default::default(),
+            created: Timestamp(0),
+        };
+        let network = NetworkRecord {
+            name: name("lan"),
+            bridge: "br-lan".into(),
+            uplink: None,
+            mtu: 1500,
+            created: Timestamp(0),
+        };
+        World {
+            policy: Admission {
+                cpu_ratio: 2.0,
+                memory_ratio: 1.0,
+                memory_reserve: Bytes::gib(1),
+                disk_reserve: Bytes::gib(1),
+            },
+            flavors: BTreeMap::from([(
+                name("small"),
+                Flavor { vcpus: 1, memory: Bytes::gib(1), disk: None },
+            )]),
+            images: BTreeMap::from([(image.name.clone(), image)]),
+            networks: BTreeMap::from([(network.name.clone(), network)]),
+            instances: BTreeMap::new(),
+        }
+    }
+
+    impl World {
+        fn admit(&self, boot: serde_json::Value) -> Result<InstanceRecord, Fault> {
+            let facts = Facts {
+                capacity: Capacity {
+                    cpus: 2,
+                    memory: Bytes::gib(4),
+                    disk_available: Bytes::gib(10),
+                },
+                policy: &self.policy,
+                flavors: &self.flavors,
+                images: &self.images,
+                networks: &self.networks,
+                instances: &self.instances,
+                now: Timestamp(1),
+            };
+            let boot: Boot = serde_json::from_value(boot).unwrap();
+            admit(&boot, OperationId::random(), &facts)
+        }
+
+        fn refused(&self, boot: serde_json::Value) -> (Reason, String) {
+            let fault = self.admit(boot).unwrap_err();
+            (fault.data.reason, fault.message)
+        }
+    }
+
+    #[test]
+    fn a_flavor_gives_what_is_not_said() {
+        let world = world();
+        let boot = serde_json::json!({"name": "a", "image": "debian", "flavor": "small",
+            "vcpus": 2, "networks": [{"network": "lan"}]});
+        let record = world.admit(boot).unwrap();
+        assert_eq!((record.vcpus, record.memory), (2, Bytes::gib(1)));
+        assert_eq!(record.disk, Bytes::gib(2));
+        assert_eq!(record.ports[0].mac.octets()[..3], [0x52, 0x54, 0x00]);
+    }
+
+    #[test]
+    fn what_does_not_exist_or_fit_is_refused_with_the_reason() {
+        let world = world();
+        let with = |changes: serde_json::Value| {
+            let mut boot = serde_json::json!({"name": "a", "image": "debian", "flavor": "small"});
+            for (field, value) in changes.as_object().unwrap() {
+                boot[field] = value.clone();
+            }
+            world.refused(boot)
+        };
+        let cases = [
+            (serde_json::json!({"image": "nope"}), Reason::NotFound, "no image nope"),
+            (serde_json::json!({"flavor": "nope"}), Reason::NotFound, "no flavor nope"),
+            (serde_json::json!({"networks": [{"network": "x"}]}), Reason::NotFound, "no network x"),
+            (serde_json::json!({"vcpus": 0}), Reason::InvalidParams, "0 vCPUs"),
+            (serde_json::json!({"vcpus": 5}), Reason::NoCapacity, "no room for 5 vCPUs: 4 of 4"),
+            (
+                serde_json::json!({"memory": 5u64 << 30}),
+                Reason::NoCapacity,
+                "no room for 5 GiB of memory: 3 GiB",
+            ),
+            (serde_json::json!({"disk": 1u64 << 30}), Reason::InvalidParams, "cannot hold image"),
+            (serde_json::json!({"disk": 20u64 << 30}), Reason::NoCapacity, "no room for a disk"),
+        ];
+        for (changes, reason, text) in cases {
+            let (found, message) = with(changes.clone());
+            assert_eq!(found, reason, "{changes}: {message}");
+            assert!(message.contains(text), "{message} lacks {text}");
+        }
+    }
+
+    #[test]
+    fn claims_of_the_living_count_and_those_of_the_deleted_do_not() {
+        let mut world = world();
+        let boot = || serde_json::json!({"name": "a", "image": "debian", "flavor": "small"});
+        for _ in 0..3 {
+            let record = world.admit(boot()).unwrap();
+            world.instances.insert(record.id, record);
+        }
+        assert_eq!(world.refused(boot()).0, Reason::NoCapacity);
+        world.instances.values_mut().next().unwrap().vm_state = VmState::Deleted;
+        assert!(world.admit(boot()).is_ok());
+    }
+
+    #[test]
+    fn a_mac_is_given_once() {
+        let world = world();
+        let mac = "52:54:00:00:00:01";
+        let boot = serde_json::json!({"name": "a", "image": "debian", "flavor": "small",
+            "networks": [{"network": "lan", "mac": mac}, {"network": "lan", "mac": mac}]});
+        assert_eq!(world.refused(boot).0, Reason::Conflict);
+    }
+}

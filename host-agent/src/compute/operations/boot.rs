@@ -1,0 +1,173 @@
+//! Booting and starting: a disk, bridges, a domain.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::image::Format;
+use ostler_protocol::rpc::instance::PowerState;
+use ostler_protocol::rpc::values::InstanceId;
+
+use super::{StepError, root_serial};
+use crate::compute::manager::{Compute, bridge_spec};
+use crate::config::VirtType as VirtSettingText;
+use crate::hypervisor::VirtType;
+use crate::hypervisor::spec::{
+    Boot, CpuMode, Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget,
+    DomainSpec, Firmware, Machine, Metadata, Nic, OnCrash, Tpm, Vnc, WatchdogAction,
+};
+use crate::hypervisor::{self, Hypervisor, Link, VirtSetting};
+use crate::journal::records::InstanceRecord;
+use crate::network::{Network, tap_name};
+use crate::volume::{Base, RootDisk, Volumes};
+
+/// Slots kept free for devices plugged in later.
+const SPARE_SLOTS: u8 = 8;
+/// Seconds between the balloon's memory reports; nova's default.
+const MEMORY_STATS_PERIOD: u32 = 10;
+/// The pause before a probe that failed is tried again.
+const PROBE_AGAIN: Duration = Duration::from_secs(5);
+
+impl<H: Hypervisor, N: Network> Compute<H, N> {
+    pub(super) async fn create_root_disk(&self, record: &InstanceRecord) -> Result<(), StepError> {
+        let base = Base {
+            path: self.node.images.path(&record.base.sha256, record.base.format),
+            format: record.base.format,
+            virtual_size: record.base.virtual_size,
+        };
+        let root = RootDisk { instance: record.id, base, size: record.disk };
+        self.node.volumes.create_root(&root).await?;
+        Ok(())
+    }
+
+    pub(super) async fn ensure_bridges(&self, record: &InstanceRecord) -> Result<(), StepError> {
+        for port in &record.ports {
+            let network = self.registry.lock().networks.get(&port.network).cloned();
+            let Some(network) = network else {
+                let text = format!("there is no network {} on this node", port.network);
+                return Err(StepError::failed(
+                    Fault::new(Reason::NotFound, text).next("make it: ostler network ensure"),
+                ));
+            };
+            self.node.network.ensure_bridge(&bridge_spec(&network)?).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn define_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
+        let spec = self.domain(record, self.virt_type().await?)?;
+        Ok(self.node.hypervisor.define(&spec).await?)
+    }
+
+    pub(super) async fn start_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
+        self.node.hypervisor.start(record.id).await?;
+        self.power_seen(record.id, PowerState::Running).await;
+        Ok(())
+    }
+
+    /// What domains run on; found out once, by really starting one where the setting says `auto`.
+    async fn virt_type(&self) -> Result<VirtType, hypervisor::Error> {
+        let setting = match self.settings.virt_type {
+            VirtSettingText::Auto => VirtSetting::Auto,
+            VirtSettingText::Kvm => VirtSetting::Kvm,
+            VirtSettingText::Qemu => VirtSetting::Qemu,
+        };
+        let find = || async {
+            let choice = self.node.hypervisor.virt_type(setting).await?;
+            tracing::info!(virt_type = %choice.virt_type, why = choice.why, "domains run on this");
+            Ok(choice.virt_type)
+        };
+        self.node.virt_type.get_or_try_init(find).await.copied()
+    }
+
+    /// Find out what domains run on as soon as libvirt can be reached, so that no boot waits.
+    pub(in crate::compute) async fn probe_virt_type(&self) {
+        let mut link = self.node.hypervisor.link();
+        while !self.node.virt_type.initialized() {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                up = link.wait_for(|link| *link == Link::Up) => if up.is_err() { return },
+            }
+            if let Err(error) = self.virt_type().await {
+                tracing::warn!(%error, "what domains run on could not be found out");
+                tokio::select! {
+                    () = self.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(PROBE_AGAIN) => {}
+                }
+            }
+        }
+    }
+
+    /// The socket of an instance's Ostler port.
+    pub(in crate::compute) fn guest_socket(&self, id: InstanceId) -> PathBuf {
+        self.settings.run_dir.join("guest").join(format!("{id}.sock"))
+    }
+
+    /// The domain of an instance: what an operator expects, virtio throughout.
+    fn domain(
+        &self,
+        record: &InstanceRecord,
+        virt_type: VirtType,
+    ) -> Result<DomainSpec, StepError> {
+        let images = &self.node.images;
+        let boot = match &record.direct {
+            None => Boot::Disk,
+            Some(direct) => Boot::Kernel {
+                kernel: images.path(&direct.kernel, Format::Kernel),
+                initrd: direct.ramdisk.as_ref().map(|r| images.path(r, Format::Ramdisk)),
+                cmdline: direct.command_line.clone(),
+            },
+        };
+        let mut nics = Vec::with_capacity(record.ports.len());
+        for port in &record.ports {
+            let network = self.registry.lock().networks.get(&port.network).cloned();
+            let Some(network) = network else {
+                let text = format!("there is no network {} on this node", port.network);
+                return Err(StepError::failed(Fault::new(Reason::NotFound, text)));
+            };
+            nics.push(Nic {
+                mac: port.mac,
+                bridge: network.bridge,
+                tap: tap_name(port.id).as_str().to_owned(),
+                mtu: u16::try_from(network.mtu).ok(),
+            });
+        }
+        let files = self.node.volumes.files(record.id);
+        Ok(DomainSpec {
+            metadata: Metadata {
+                id: record.id,
+                name: record.name.to_string(),
+                owner: String::new(),
+                generation: record.revision,
+            },
+            virt_type,
+            vcpus: record.vcpus,
+            memory: record.memory,
+            machine: Machine::Q35 { spare_slots: SPARE_SLOTS },
+            cpu: match virt_type {
+                VirtType::Kvm => CpuMode::HostModel,
+                VirtType::Qemu => CpuMode::Maximum,
+            },
+            firmware: Firmware::Bios,
+            boot,
+            disks: vec![Disk {
+                source: DiskSource::File(files.root),
+                format: DiskFormat::Qcow2,
+                target: DiskTarget(0),
+                serial: root_serial(record.id),
+                access: DiskAccess::ReadWrite,
+                cache: DiskCache::Writeback,
+                discard: Discard::Unmap,
+            }],
+            nics,
+            ostler_port: Some(self.guest_socket(record.id)),
+            serial_log: Some(files.console_log),
+            vnc: self.settings.vnc.then_some(Vnc { listen: IpAddr::V4(Ipv4Addr::LOCALHOST) }),
+            watchdog: Some(WatchdogAction::Reset),
+            memory_stats_period: Some(MEMORY_STATS_PERIOD),
+            tpm: Tpm::Absent,
+            on_crash: OnCrash::Destroy,
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! Stopping and rebooting: asking the guest, and forcing it when it does not comply in time.
+
+use std::time::Duration;
+
+use ostler_protocol::qga::commands::power::ShutdownMode as GuestMode;
+use ostler_protocol::rpc::instance::PowerState;
+use ostler_protocol::rpc::operation::{Progress, Unit};
+use ostler_protocol::rpc::values::InstanceId;
+use tokio::time::Instant;
+
+use super::{Change, Flow, StepError};
+use crate::compute::manager::Compute;
+use crate::compute::registry::{LiveOperation, Observed};
+use crate::hypervisor::{Change as Made, Error, Hypervisor, RebootMode, ShutdownMode};
+use crate::network::Network;
+
+/// What the guest is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Shutdown,
+    Reboot,
+}
+
+impl<H: Hypervisor, N: Network> Compute<H, N> {
+    /// Ask the guest to shut down: its agent first, and after half the time the power button.
+    /// That it did not comply is no failure; the next step sees to it.
+    pub(super) async fn ask_shutdown(&self, operation: &LiveOperation) -> Result<Flow, StepError> {
+        let id = self.record_of(operation)?.id;
+        let off = |seen: &Observed| {
+            matches!(seen.power, PowerState::Shutdown | PowerState::Crashed | PowerState::None)
+        };
+        self.ask(operation, id, Wish::Shutdown, off).await?;
+        Ok(Flow::Next)
+    }
+
+    /// Ask the guest to reboot. If it does, nothing more is to be done.
+    pub(super) async fn ask_reboot(&self, operation: &LiveOperation) -> Result<Flow, StepError> {
+        let id = self.record_of(operation)?.id;
+        let before = self.registry.lock().observed(id).reboots;
+        let rebooted = |seen: &Observed| seen.reboots > before;
+        let complied = self.ask(operation, id, Wish::Reboot, rebooted).await?;
+        Ok(if complied { Flow::Finish } else { Flow::Next })
+    }
+
+    /// Ask, and wait until `done` or the time is over; whether it was done.
+    async fn ask(
+        &self,
+        operation: &LiveOperation,
+        id: InstanceId,
+        wish: Wish,
+        done: impl Fn(&Observed) -> bool + Send + Sync,
+    ) -> Result<bool, StepError> {
+        let timeout = match operation.change {
+            Change::Stop { timeout, .. } | Change::Reboot { timeout, .. } => {
+                Duration::from_millis(u64::from(timeout))
+            }
+            Change::Boot
+            | Change::Start
+            | Change::Delete
+            | Change::Password { .. }
+            | Change::ImageImport { .. }
+            | Change::ImageRemove
+            | Change::NetworkEnsure { .. } => self.settings.shutdown_timeout,
+        };
+        let state = self.node.hypervisor.state(id).await;
+        match state.map(|s| s.power) {
+            Ok(PowerState::Running) => {}
+            // Nobody is there to be asked.
+            Ok(
+                PowerState::Unknown
+                | PowerState::None
+                | PowerState::Paused
+                | PowerState::Shutdown
+                | PowerState::Crashed
+                | PowerState::Suspended,
+            )
+            | Err(Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        let begun = Instant::now();
+        if self.ask_agent(id, wish).await
+            && self.wait_observed(operation, id, begun, timeout / 2, timeout, &done).await?
+        {
+            return Ok(true);
+        }
+        let pressed = match wish {
+            Wish::Shutdown => {
+                self.node.hypervisor.shutdown(id, ShutdownMode::Acpi).await.map(|_: Made| ())
+            }
+            Wish::Reboot => {
+                self.node.hypervisor.reboot(id, RebootMode::Soft(ShutdownMode::Acpi)).await
+            }
+        };
+        match pressed {
+            Err(error @ Error::Unreachable { .. }) => Err(error.into()),
+            Err(error) => {
+                tracing::info!(instance = %id, %error, "the power button could not be pressed");
+                Ok(false)
+            }
+            Ok(()) => self.wait_observed(operation, id, begun, timeout, timeout, &done).await,
+        }
+    }
+
+    async fn ask_agent(&self, id: InstanceId, wish: Wish) -> bool {
+        let mode = match wish {
+            Wish::Shutdown => GuestMode::Powerdown,
+            Wish::Reboot => GuestMode::Reboot,
+        };
+        match self.node.guests.shutdown(id, mode).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(instance = %id, %error, "the guest's agent could not be asked");
+                false
+            }
+        }
+    }
+
+    /// Wait until what is observed of an instance satisfies `done`, until `begun + limit` at the
+    /// latest; whether it does. Progress is shown against the whole time.
+    async fn wait_observed(
+        &self,
+        operation: &LiveOperation,
+        id: InstanceId,
+        begun: Instant,
+        limit: Duration,
+        whole: Duration,
+        done: &(impl Fn(&Observed) -> bool + Sync),
+    ) -> Result<bool, StepError> {
+        let mut changed = self.observed_changed.subscribe();
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            if done(&self.registry.lock().observed(id)) {
+                return Ok(true);
+            }
+            tokio::select! {
+                // The sender lives in `self`.
+                _ = changed.changed() => {}
+                _ = tick.tick() => self.show_progress(operation, Progress {
+                    done: begun.elapsed().as_millis() as u64,
+                    total: Some(whole.as_millis() as u64),
+                    unit: Unit::Milliseconds,
+                }),
+                () = tokio::time::sleep_until(begun + limit) => return Ok(false),
+                () = operation.cancel.cancelled() => return Err(StepError::Cancelled),
+                () = self.shutdown.cancelled() => return Err(StepError::Suspended),
+            }
+        }
+    }
+
+    /// Pull the plug.
+    pub(super) async fn power_off(&self, id: InstanceId) -> Result<(), StepError> {
+        self.node.guests.stopped(id);
+        match self.node.hypervisor.destroy(id).await {
+            Ok(Made::Made | Made::AlreadySo) | Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.power_seen(id, PowerState::Shutdown).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,189 @@
+//! Following what libvirt tells: power states from evidence only.
+//!
+//! ```text
+//!   event ──> observed ──> no task in flight? ──> lifecycle::observed ──> journal, event
+//!   link down ──> all UNKNOWN, and nothing is done
+//!   link up, lagged, every ten minutes ──> audit: list all domains, compare
+//! ```
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use ostler_protocol::rpc::event::News;
+use ostler_protocol::rpc::instance::{PowerState, VmState};
+use ostler_protocol::rpc::values::InstanceId;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::lifecycle;
+use super::manager::Compute;
+use super::registry::Observed;
+use crate::hypervisor::{Hypervisor, HypervisorEvent, Link};
+use crate::journal::Write;
+use crate::network::Network;
+
+/// How often the states are audited without a reason; nova's interval.
+const AUDIT: Duration = Duration::from_secs(600);
+
+impl<H: Hypervisor, N: Network> Compute<H, N> {
+    /// Follow libvirt's events until the agent stops.
+    pub(super) async fn follow_power(&self) {
+        let mut events = self.node.hypervisor.events();
+        let mut audit = tokio::time::interval(AUDIT);
+        loop {
+            let event = tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                _ = audit.tick() => None,
+                event = events.next() => match event {
+                    Some(event) => Some(event),
+                    None => return,
+                },
+            };
+            match event {
+                None | Some(HypervisorEvent::LinkUp | HypervisorEvent::Lagged { .. }) => {
+                    if *self.node.hypervisor.link().borrow() == Link::Up {
+                        self.audit().await;
+                    }
+                }
+                Some(HypervisorEvent::LinkDown) => self.all_unknown(),
+                Some(HypervisorEvent::Lifecycle { id, power, reason }) => {
+                    tracing::debug!(instance = %id, ?power, ?reason, "libvirt tells");
+                    self.power_seen(id, power).await;
+                }
+                Some(HypervisorEvent::Removed { id }) => {
+                    self.power_seen(id, PowerState::None).await;
+                }
+                Some(HypervisorEvent::Rebooted { id }) => {
+                    self.observe(id, |seen| seen.reboots += 1);
+                    self.node.guests.restarted(id);
+                }
+                Some(HypervisorEvent::AgentConnected { id, connected }) => {
+                    self.node.guests.agent_connected(id, connected);
+                }
+            }
+        }
+    }
+
+    /// Pass on what changes in the guests.
+    pub(super) async fn follow_guests(&self) {
+        let mut changes = self.node.guests.changes();
+        loop {
+            let change = tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                change = changes.recv() => change,
+            };
+            match change {
+                Ok((id, guest)) => self.tell(News::Guest { id, guest }),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Compare what we know with all domains there are.
+    async fn audit(&self) {
+        let domains = match self.node.hypervisor.list().await {
+            Ok(domains) => domains,
+            Err(error) => {
+                // A failed query is no evidence of anything.
+                tracing::warn!(%error, "the domains could not be listed");
+                return;
+            }
+        };
+        let seen: HashMap<InstanceId, PowerState> =
+            domains.iter().map(|domain| (domain.id, domain.power)).collect();
+        let known: Vec<(InstanceId, VmState)> = {
+            let registry = self.registry.lock();
+            registry.instances.values().map(|i| (i.id, i.vm_state)).collect()
+        };
+        for domain in domains.iter().filter(|domain| domain.ours.is_some()) {
+            let ours = known.iter().any(|(id, vm)| *id == domain.id && *vm != VmState::Deleted);
+            if !ours {
+                tracing::warn!(
+                    domain = domain.name,
+                    "a domain of ours that the journal does not know"
+                );
+            }
+        }
+        for (id, vm) in known.into_iter().filter(|(_, vm)| *vm != VmState::Deleted) {
+            let power = seen.get(&id).copied().unwrap_or(PowerState::None);
+            if power == PowerState::None && vm == VmState::Active {
+                tracing::warn!(instance = %id, "libvirt has no domain for an active instance");
+            }
+            self.power_seen(id, power).await;
+        }
+    }
+
+    fn all_unknown(&self) {
+        let ids: Vec<InstanceId> = {
+            let mut registry = self.registry.lock();
+            for seen in registry.observed.values_mut() {
+                seen.power = PowerState::Unknown;
+            }
+            registry.observed.keys().copied().collect()
+        };
+        tracing::warn!("libvirt cannot be reached; power states are unknown until it can");
+        self.observed_changed.send_replace(());
+        for id in ids {
+            self.tell_instance(id);
+        }
+    }
+
+    /// Take note of a power state, and of what follows for an instance that nobody is working on.
+    pub(super) async fn power_seen(&self, id: InstanceId, power: PowerState) {
+        if !self.registry.lock().instances.contains_key(&id) {
+            return;
+        }
+        let changed = self.observe(id, |seen| seen.power = power);
+        match power {
+            PowerState::Running | PowerState::Paused => {
+                self.node.guests.running(id, self.guest_socket(id));
+            }
+            PowerState::None
+            | PowerState::Shutdown
+            | PowerState::Crashed
+            | PowerState::Suspended => self.node.guests.stopped(id),
+            PowerState::Unknown => {}
+        }
+        if changed {
+            self.after_task(id).await;
+        }
+    }
+
+    /// The stable state that follows from what is observed, if no task is in flight.
+    pub(super) async fn after_task(&self, id: InstanceId) {
+        let write = {
+            let mut registry = self.registry.lock();
+            let power = registry.observed(id).power;
+            let next = registry
+                .instances
+                .get(&id)
+                .filter(|instance| instance.task_state.is_none())
+                .and_then(|instance| lifecycle::observed(instance.vm_state, power));
+            next.and_then(|vm_state| registry.update(id, |i| i.vm_state = vm_state))
+        };
+        if let Some(instance) = write {
+            tracing::info!(instance = %id, state = ?instance.vm_state, "as libvirt tells");
+            let write = Write { instance: Some(instance), ..Write::default() };
+            if let Err(error) = self.journal.write(write).await {
+                // The next audit, or the next start, sees the same again.
+                tracing::warn!(instance = %id, %error, "a state could not be written down");
+            }
+        }
+        self.tell_instance(id);
+    }
+
+    /// Change what is observed of an instance; whether that made a difference.
+    fn observe(&self, id: InstanceId, change: impl FnOnce(&mut Observed)) -> bool {
+        let changed = {
+            let mut registry = self.registry.lock();
+            let seen = registry.observed.entry(id).or_insert(Observed::UNKNOWN);
+            let before = *seen;
+            change(seen);
+            *seen != before
+        };
+        if changed {
+            self.observed_changed.send_replace(());
+        }
+        changed
+    }
+}

@@ -1,0 +1,277 @@
+//! Answers to reads: what is known, in the caller's terms. Nothing here waits on libvirt.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::guest::{Query, Report};
+use ostler_protocol::rpc::host::{Host, Link as WireLink, Pong};
+use ostler_protocol::rpc::image::Image;
+use ostler_protocol::rpc::instance::{Instance, List, Port, Status, VmState};
+use ostler_protocol::rpc::network::{Network as WireNetwork, State as NetworkState};
+use ostler_protocol::rpc::operation::{self, Operation, Wait};
+use ostler_protocol::rpc::values::{InstanceId, OperationId, Timestamp};
+use ostler_protocol::rpc::versions;
+
+use super::admission::{Claims, shares};
+use super::manager::{Compute, bridge_spec, by_status, journal_fault};
+use super::operations::guest_fault;
+use super::registry::{Observed, Registry};
+use crate::hypervisor::spec::NAME_PREFIX;
+use crate::hypervisor::{Hypervisor, Link};
+use crate::journal::records::InstanceRecord;
+use crate::network::{Condition, Network, tap_name};
+
+/// The longest a request is kept waiting; whoever wants to wait longer asks again.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long `operation.wait` waits unless told.
+const WAIT: Duration = Duration::from_secs(30);
+/// How many operations a list holds unless told, and at most.
+const LIST: (u32, u32) = (100, 1000);
+
+impl<H: Hypervisor, N: Network> Compute<H, N> {
+    /// `host.ping`
+    pub fn ping(&self) -> Pong {
+        Pong {
+            host: self.settings.host.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: versions::CURRENT,
+            protocol_oldest: versions::OLDEST,
+            time: Timestamp::now(),
+        }
+    }
+
+    /// `host.show`
+    ///
+    /// # Errors
+    /// The node's own use cannot be read.
+    pub async fn host(&self, broker: WireLink) -> Result<Host, Fault> {
+        let capacity = self.capacity().await?;
+        let usage = self.usage().await?;
+        let inventory = self.node.host.inventory();
+        let registry = self.registry.lock();
+        let claims = Claims::of(registry.instances.values());
+        let (vcpus_share, memory_share) = shares(capacity, claims, &self.settings.admission);
+        Ok(Host {
+            host: self.settings.host.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            hypervisor: match *self.node.hypervisor.link().borrow() {
+                Link::Up => WireLink::Up,
+                Link::Down => WireLink::Down,
+            },
+            broker,
+            virt_type: self.node.virt_type.get().map_or("unknown", |v| v.as_str()).to_owned(),
+            kernel: inventory.kernel.clone(),
+            cpu_model: inventory.cpu_model.clone(),
+            cpus: inventory.cpus,
+            load: usage.load,
+            memory: inventory.memory,
+            memory_available: usage.memory_available,
+            disk: usage.disk.total,
+            disk_available: usage.disk.free,
+            vcpus_share,
+            memory_share,
+            instances: by_status(&registry.instances),
+            operations: registry.live.len() as u32,
+            flavors: self.settings.flavors.clone(),
+        })
+    }
+
+    /// `instance.show`
+    ///
+    /// # Errors
+    /// There is no such instance.
+    pub fn instance(&self, id: InstanceId) -> Result<Instance, Fault> {
+        let registry = self.registry.lock();
+        let record = registry.instances.get(&id).ok_or_else(|| no_instance(id))?;
+        Ok(self.view(&registry, record))
+    }
+
+    /// `instance.list`
+    pub fn instances(&self, filter: &List) -> Vec<Instance> {
+        let registry = self.registry.lock();
+        let wanted = |record: &&InstanceRecord| {
+            let status = Status::of(record.vm_state, record.task_state);
+            filter.name.as_ref().is_none_or(|name| *name == record.name)
+                && match filter.status {
+                    Some(wanted) => status == wanted,
+                    None => record.vm_state != VmState::Deleted,
+                }
+        };
+        let mut found: Vec<Instance> = registry
+            .instances
+            .values()
+            .filter(wanted)
+            .map(|record| self.view(&registry, record))
+            .collect();
+        found.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        found
+    }
+
+    fn view(&self, registry: &Registry, record: &InstanceRecord) -> Instance {
+        let Observed { power, .. } = registry.observed(record.id);
+        let ports = record.ports.iter().map(|port| Port {
+            id: port.id,
+            network: port.network.clone(),
+            mac: port.mac,
+            bridge: registry
+                .networks
+                .get(&port.network)
+                .map_or_else(String::new, |n| n.bridge.clone()),
+            tap: tap_name(port.id).as_str().to_owned(),
+        });
+        Instance {
+            id: record.id,
+            name: record.name.clone(),
+            status: Status::of(record.vm_state, record.task_state),
+            vm_state: record.vm_state,
+            task_state: record.task_state,
+            power_state: power,
+            operation: record.operation,
+            host: self.settings.host.to_string(),
+            domain: format!("{NAME_PREFIX}{}", record.id),
+            image: record.image.clone(),
+            flavor: record.flavor.clone(),
+            vcpus: record.vcpus,
+            memory: record.memory,
+            disk: record.disk,
+            ports: ports.collect(),
+            guest: self.node.guests.summary(record.id),
+            fault: record.fault.clone(),
+            created: record.created,
+            updated: record.updated,
+        }
+    }
+
+    /// `guest.report`
+    ///
+    /// # Errors
+    /// There is no such instance, or nothing was ever heard from its guest.
+    pub async fn guest_report(&self, query: &Query) -> Result<Report, Fault> {
+        if !self.registry.lock().instances.contains_key(&query.id) {
+            return Err(no_instance(query.id));
+        }
+        let wait = Duration::from_millis(query.wait.unwrap_or(0).into()).min(WAIT_MAX);
+        let report = self.node.guests.report(query.id, wait, query.cached).await;
+        report.map_err(|error| guest_fault(&error).about(format!("instance {}", query.id)))
+    }
+
+    /// `operation.get`
+    ///
+    /// # Errors
+    /// There is no such operation, or the journal cannot be read.
+    pub async fn operation(&self, id: OperationId) -> Result<Operation, Fault> {
+        if let Some(live) = self.live(id) {
+            return Ok(live.operation());
+        }
+        let found = self.journal.operation(id).await.map_err(|e| journal_fault(&e))?;
+        found.ok_or_else(|| {
+            Fault::new(Reason::NotFound, format!("there is no operation {id}"))
+                .next("see ostler operation list; those long over are forgotten")
+        })
+    }
+
+    /// `operation.wait`
+    ///
+    /// # Errors
+    /// There is no such operation, or the journal cannot be read.
+    pub async fn wait(&self, wait: &Wait) -> Result<Operation, Fault> {
+        let limit = wait.timeout.map_or(WAIT, |ms| Duration::from_millis(ms.into())).min(WAIT_MAX);
+        let Some(live) = self.live(wait.id) else { return self.operation(wait.id).await };
+        let mut now = live.now.subscribe();
+        let moved = now.wait_for(|operation| {
+            operation.state.is_over() || wait.revision.is_some_and(|seen| operation.revision > seen)
+        });
+        tokio::select! {
+            // The sender is in `live`, so this ends only when it has moved.
+            _ = moved => {}
+            () = tokio::time::sleep(limit) => {}
+            () = self.shutdown.cancelled() => {}
+        }
+        Ok(live.operation())
+    }
+
+    /// `operation.list`
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub async fn operations(&self, filter: operation::List) -> Result<Vec<Operation>, Fault> {
+        let (usual, most) = LIST;
+        let limit = filter.limit.unwrap_or(usual).min(most);
+        let found = self.journal.operations(filter, limit).await.map_err(|e| journal_fault(&e))?;
+        // What is at work is further than its last write.
+        let fresh = |o: Operation| self.live(o.id).map_or(o, |live| live.operation());
+        Ok(found.into_iter().map(fresh).collect())
+    }
+
+    /// `image.list`
+    pub fn images(&self) -> Vec<Image> {
+        let registry = self.registry.lock();
+        let view = |image: &crate::journal::records::ImageRecord| Image {
+            name: image.name.clone(),
+            state: image.state,
+            format: image.format,
+            source: image.source.clone(),
+            sha256: image.sha256.clone(),
+            size: image.size,
+            virtual_size: image.virtual_size,
+            properties: image.properties.clone(),
+            instances: registry.users_of(&image.name) as u32,
+            created: image.created,
+        };
+        registry.images.values().map(view).collect()
+    }
+
+    /// `network.list`
+    ///
+    /// # Errors
+    /// The node's links cannot be read.
+    pub async fn networks(&self) -> Result<Vec<WireNetwork>, Fault> {
+        let (networks, users) = {
+            let registry = self.registry.lock();
+            let mut users: HashMap<String, u32> = HashMap::new();
+            for record in registry.instances.values().filter(|i| i.vm_state != VmState::Deleted) {
+                let mut names: Vec<&str> =
+                    record.ports.iter().map(|port| port.network.as_str()).collect();
+                names.sort_unstable();
+                names.dedup();
+                for name in names {
+                    *users.entry(name.to_owned()).or_default() += 1;
+                }
+            }
+            (registry.networks.values().cloned().collect::<Vec<_>>(), users)
+        };
+        let specs: Vec<_> = networks.iter().filter_map(|n| bridge_spec(n).ok()).collect();
+        let states = self
+            .node
+            .network
+            .observe(&specs)
+            .await
+            .map_err(|error| Fault::of(Reason::NetworkFailed, &error))?;
+        let view = |network: crate::journal::records::NetworkRecord| {
+            let condition =
+                states.iter().find(|s| s.bridge.as_str() == network.bridge).map(|s| &s.condition);
+            WireNetwork {
+                state: match condition {
+                    Some(Condition::Good) => NetworkState::Up,
+                    Some(Condition::Drifted(_)) => NetworkState::Drifted,
+                    Some(Condition::Missing) | None => NetworkState::Missing,
+                },
+                instances: users.get(network.name.as_str()).copied().unwrap_or(0),
+                name: network.name,
+                bridge: network.bridge,
+                uplink: network.uplink,
+                mtu: network.mtu,
+                created: network.created,
+            }
+        };
+        Ok(networks.into_iter().map(view).collect())
+    }
+}
+
+fn no_instance(id: InstanceId) -> Fault {
+    Fault::new(Reason::NotFound, format!("there is no instance {id}"))
+        .about(format!("instance {id}"))
+        .next("see ostler instance list")
+}

@@ -1,0 +1,484 @@
+//! Configuration: the file as written, and [`Settings`] as checked. The rest of the agent sees
+//! only `Settings`.
+//!
+//! A file that is absent at the default place means all defaults; one that is named and absent, or
+//! malformed, or has a field nobody knows, is an error that names it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ostler_protocol::rpc::host::Flavor;
+use ostler_protocol::rpc::values::{Bytes, Name};
+use serde::Deserialize;
+
+/// Where the configuration is unless told otherwise.
+pub const DEFAULT_PATH: &str = "/etc/ostler/host-agent.toml";
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a field of the wrong type or name.
+    #[error("{path}, line {line}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// A value cannot be.
+    #[error("{field}: {why}")]
+    Value {
+        /// The field, as in `admission.cpu_ratio`.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        why: String,
+    },
+}
+
+/// A size in the file: bytes, or text such as `"512MiB"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SizeText")]
+struct Size(Bytes);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SizeText {
+    Bytes(u64),
+    Text(String),
+}
+
+impl TryFrom<SizeText> for Size {
+    type Error = String;
+    fn try_from(text: SizeText) -> Result<Self, String> {
+        let text = match text {
+            SizeText::Bytes(n) => return Ok(Self(Bytes(n))),
+            SizeText::Text(text) => text,
+        };
+        let wrong =
+            || format!("{text:?} is not a size: use bytes, or a number with KiB, MiB, GiB or TiB");
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+        let shift = match text[digits..].trim() {
+            "" | "B" => 0,
+            "K" | "KiB" => 10,
+            "M" | "MiB" => 20,
+            "G" | "GiB" => 30,
+            "T" | "TiB" => 40,
+            _ => return Err(wrong()),
+        };
+        number.checked_mul(1 << shift).map(|n| Self(Bytes(n))).ok_or_else(wrong)
+    }
+}
+
+/// What domains run on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VirtType {
+    /// `kvm` where a guest really runs on it, else `qemu`.
+    #[default]
+    Auto,
+    /// Hardware virtualization.
+    Kvm,
+    /// QEMU's own emulation (TCG).
+    Qemu,
+}
+
+/// Where and how the log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// To journald where it started the agent, else as text.
+    #[default]
+    Auto,
+    /// Lines for people, on standard error.
+    Text,
+    /// JSON lines, on standard error.
+    Json,
+    /// journald's own protocol.
+    Journald,
+}
+
+/// The file as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    host: Option<Name>,
+    state_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    socket: SocketFile,
+    broker: BrokerFile,
+    hypervisor: HypervisorFile,
+    limits: LimitsFile,
+    admission: AdmissionFile,
+    guest: GuestFile,
+    images: ImagesFile,
+    flavors: Option<BTreeMap<Name, FlavorFile>>,
+    journal: JournalFile,
+    log: LogFile,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SocketFile {
+    path: Option<PathBuf>,
+    group: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct BrokerFile {
+    uris: Vec<String>,
+    uris_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct HypervisorFile {
+    uri: Option<String>,
+    virt_type: VirtType,
+    vnc: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsFile {
+    boots: Option<usize>,
+    downloads: Option<usize>,
+    queue: Option<usize>,
+    operations: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AdmissionFile {
+    cpu_ratio: Option<f64>,
+    memory_ratio: Option<f64>,
+    memory_reserve: Option<Size>,
+    disk_reserve: Option<Size>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GuestFile {
+    shutdown_timeout: Option<u64>,
+    answer_timeout: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ImagesFile {
+    max_size: Option<Size>,
+    directories: Option<Vec<PathBuf>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FlavorFile {
+    vcpus: u32,
+    memory: Size,
+    disk: Option<Size>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct JournalFile {
+    keep_days: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LogFile {
+    format: LogFormat,
+    filter: Option<String>,
+}
+
+/// How many of each may run or wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Boots and starts at a time.
+    pub boots: usize,
+    /// Image imports at a time.
+    pub downloads: usize,
+    /// Operations waiting on one instance, image or network.
+    pub queue: usize,
+    /// Operations not over, in all.
+    pub operations: usize,
+}
+
+/// What admission counts with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Admission {
+    /// vCPUs promised for each hardware thread.
+    pub cpu_ratio: f64,
+    /// Memory promised for each byte there is, after the reserve.
+    pub memory_ratio: f64,
+    /// Memory kept for the node itself.
+    pub memory_reserve: Bytes,
+    /// Disk kept free on the filesystem instances live on.
+    pub disk_reserve: Bytes,
+}
+
+/// The checked settings.
+#[derive(Clone)]
+pub struct Settings {
+    /// The node's name: the routing key of its queue.
+    pub host: Name,
+    /// What outlives a reboot: journal, images, disks.
+    pub state_dir: PathBuf,
+    /// What does not: sockets.
+    pub run_dir: PathBuf,
+    /// The UNIX socket.
+    pub socket: PathBuf,
+    /// The group that may use it, besides root.
+    pub socket_group: Option<String>,
+    /// The broker's endpoints, tried in turn; they hold passwords, so they are never shown.
+    pub broker: Vec<String>,
+    /// libvirt's URI.
+    pub hypervisor_uri: String,
+    /// What domains run on.
+    pub virt_type: VirtType,
+    /// Whether instances have a VNC display on the loopback address.
+    pub vnc: bool,
+    /// How many may run or wait.
+    pub limits: Limits,
+    /// What admission counts with.
+    pub admission: Admission,
+    /// How long a guest may take to shut down before it is forced.
+    pub shutdown_timeout: Duration,
+    /// How long a guest may take to answer one command.
+    pub answer_timeout: Duration,
+    /// The largest image, as received and as a disk.
+    pub image_max: Bytes,
+    /// Where images may be read from on this node; anywhere if none. Whoever may import an image
+    /// can read any such file through a guest.
+    pub image_directories: Option<Vec<PathBuf>>,
+    /// The sizes instances come in.
+    pub flavors: BTreeMap<Name, Flavor>,
+    /// How long finished operations and deleted instances are remembered.
+    pub keep: Duration,
+    /// How the log is written.
+    pub log_format: LogFormat,
+    /// What is logged, in tracing's filter syntax.
+    pub log_filter: String,
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings")
+            .field("host", &self.host)
+            .field("state_dir", &self.state_dir)
+            .field("run_dir", &self.run_dir)
+            .field("broker_endpoints", &self.broker.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    /// Read the file at `path`, or the one at the default place if there is one.
+    ///
+    /// # Errors
+    /// See [`enum@Error`].
+    pub fn load(path: Option<&Path>) -> Result<Self, Error> {
+        let (path, named) = match path {
+            Some(path) => (path, true),
+            None => (Path::new(DEFAULT_PATH), false),
+        };
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if !named && e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
+        };
+        File::parse(path, &text)?.validate()
+    }
+}
+
+fn wrong<T>(field: &'static str, why: impl Into<String>) -> Result<T, Error> {
+    Err(Error::Value { field, why: why.into() })
+}
+
+fn positive(field: &'static str, given: Option<usize>, default: usize) -> Result<usize, Error> {
+    match given {
+        Some(0) => wrong(field, "0 would stop all work; use 1 or more"),
+        Some(n) if n > 100_000 => wrong(field, "use 100000 or less"),
+        Some(n) => Ok(n),
+        None => Ok(default),
+    }
+}
+
+fn ratio(field: &'static str, given: Option<f64>, default: f64) -> Result<f64, Error> {
+    match given {
+        Some(r) if !r.is_finite() || r <= 0.0 || r > 1000.0 => {
+            wrong(field, "use a number above 0 and at most 1000")
+        }
+        Some(r) => Ok(r),
+        None => Ok(default),
+    }
+}
+
+fn absolute(field: &'static str, path: PathBuf) -> Result<PathBuf, Error> {
+    if path.is_absolute() { Ok(path) } else { wrong(field, "use an absolute path") }
+}
+
+impl File {
+    fn parse(path: &Path, text: &str) -> Result<Self, Error> {
+        toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start.min(text.len()));
+            let line = text.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count() + 1;
+            // TOML's errors quote what they found, and a broker's URI holds a password.
+            let message = match error.message() {
+                quoted if quoted.contains("://") => "a URI is not expected here".to_owned(),
+                message => message.to_owned(),
+            };
+            Error::Parse { path: path.to_owned(), line, message }
+        })
+    }
+
+    fn validate(self) -> Result<Settings, Error> {
+        let host = match self.host {
+            Some(host) => host,
+            None => host_name()?,
+        };
+        let run_dir = absolute("run_dir", self.run_dir.unwrap_or_else(|| "/run/ostler".into()))?;
+        let state_dir =
+            absolute("state_dir", self.state_dir.unwrap_or_else(|| "/var/lib/ostler".into()))?;
+        let socket = absolute(
+            "socket.path",
+            self.socket.path.unwrap_or_else(|| run_dir.join("host-agent.sock")),
+        )?;
+        let guests = run_dir.join("guest").join("0f8fad5b-d9cb-469f-a165-70867728950e.sock");
+        if guests.as_os_str().len() > 107 {
+            return wrong("run_dir", "too long: socket paths in it would exceed 107 bytes");
+        }
+        let limits = Limits {
+            boots: positive("limits.boots", self.limits.boots, 4)?,
+            downloads: positive("limits.downloads", self.limits.downloads, 2)?,
+            queue: positive("limits.queue", self.limits.queue, 8)?,
+            operations: positive("limits.operations", self.limits.operations, 1000)?,
+        };
+        let admission = Admission {
+            cpu_ratio: ratio("admission.cpu_ratio", self.admission.cpu_ratio, 4.0)?,
+            memory_ratio: ratio("admission.memory_ratio", self.admission.memory_ratio, 1.0)?,
+            memory_reserve: self.admission.memory_reserve.map_or(Bytes::mib(512), |s| s.0),
+            disk_reserve: self.admission.disk_reserve.map_or(Bytes::gib(1), |s| s.0),
+        };
+        let flavors = match self.flavors {
+            None => default_flavors(),
+            Some(flavors) => flavors
+                .into_iter()
+                .map(|(name, f)| {
+                    let disk = f.disk.map(|s| s.0);
+                    (name, Flavor { vcpus: f.vcpus, memory: f.memory.0, disk })
+                })
+                .collect(),
+        };
+        Ok(Settings {
+            host,
+            state_dir,
+            run_dir,
+            socket,
+            socket_group: self.socket.group,
+            broker: self.broker.endpoints()?,
+            hypervisor_uri: self.hypervisor.uri.unwrap_or_else(|| "qemu:///system".into()),
+            virt_type: self.hypervisor.virt_type,
+            vnc: self.hypervisor.vnc.unwrap_or(true),
+            limits,
+            admission,
+            shutdown_timeout: Duration::from_secs(self.guest.shutdown_timeout.unwrap_or(60)),
+            answer_timeout: Duration::from_secs(self.guest.answer_timeout.unwrap_or(10).max(1)),
+            image_max: self.images.max_size.map_or(Bytes::gib(256), |s| s.0),
+            image_directories: self.images.directories,
+            flavors,
+            keep: Duration::from_secs(u64::from(self.journal.keep_days.unwrap_or(7)) * 86_400),
+            log_format: self.log.format,
+            log_filter: self.log.filter.unwrap_or_else(|| "info".into()),
+        })
+    }
+}
+
+impl BrokerFile {
+    fn endpoints(self) -> Result<Vec<String>, Error> {
+        let mut uris = self.uris;
+        if let Some(path) = self.uris_file {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|source| Error::Read { path: path.clone(), source })?;
+            uris.extend(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned));
+        }
+        // The URI itself is never quoted: it holds a password.
+        match uris.iter().position(|u| !u.starts_with("amqp://") && !u.starts_with("amqps://")) {
+            Some(n) => {
+                wrong("broker.uris", format!("number {} is not an amqp:// or amqps:// URI", n + 1))
+            }
+            None => Ok(uris),
+        }
+    }
+}
+
+fn host_name() -> Result<Name, Error> {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    let name = name.to_string_lossy().into_owned();
+    name.parse()
+        .or_else(|_| wrong("host", format!("the host name {name:?} cannot be a name; set host")))
+}
+
+/// The sizes offered where the configuration names none.
+fn default_flavors() -> BTreeMap<Name, Flavor> {
+    [("tiny", 1, 256), ("small", 1, 2048), ("medium", 2, 4096), ("large", 4, 8192)]
+        .into_iter()
+        .filter_map(|(name, vcpus, mib)| {
+            Some((name.parse().ok()?, Flavor { vcpus, memory: Bytes::mib(mib), disk: None }))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, Error> {
+        File::parse(Path::new("test.toml"), text)?.validate()
+    }
+
+    #[test]
+    fn an_empty_file_is_all_defaults() {
+        let settings = parse("host = \"n1\"").unwrap();
+        assert_eq!(settings.socket, Path::new("/run/ostler/host-agent.sock"));
+        assert!(settings.broker.is_empty());
+        assert_eq!(settings.flavors.len(), 4);
+    }
+
+    #[test]
+    fn an_unknown_field_is_an_error_that_names_it() {
+        let error = parse("host = \"n1\"\n[limits]\nbots = 3").unwrap_err();
+        assert!(error.to_string().contains("line 3: unknown field `bots`"), "{error}");
+    }
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        let text = "host = \"n1\"\n[flavors.a]\nvcpus = 1\nmemory = \"64MiB\"\n[admission]\nmemory_reserve = 5";
+        let settings = parse(text).unwrap();
+        assert_eq!(settings.flavors.values().next().unwrap().memory, Bytes::mib(64));
+        assert_eq!(settings.admission.memory_reserve, Bytes(5));
+        assert!(parse("[admission]\nmemory_reserve = \"5 bananas\"").is_err());
+    }
+
+    #[test]
+    fn a_broker_uri_is_never_quoted() {
+        let error = parse("host = \"n1\"\n[broker]\nuris = [\"http://u:hunter2@h\"]").unwrap_err();
+        assert!(!error.to_string().contains("hunter2"));
+        let error = parse("[broker]\nuris = \"amqp://u:hunter2@h\"").unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        let settings = parse("host = \"n1\"\n[broker]\nuris = [\"amqp://u:hunter2@h\"]").unwrap();
+        assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,342 @@
+//! The cache: what an import goes through, and the files it ends as.
+//!
+//! ```text
+//!   <cache>/<sha256>.<format>       an image: whole, checked, synced, read-only
+//!   <cache>/parts/<key>.part|note   one on its way; the key is a hash of its source
+//! ```
+//!
+//! A file gets its name by a link made after everything else is done, so a name in the cache
+//! always stands for a good image, whenever the agent or the node stopped.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use ostler_protocol::rpc::image::Format;
+use ostler_protocol::rpc::values::{Bytes, Sha256};
+use tokio::sync::{Semaphore, watch};
+use tracing::info;
+
+use super::fetch::Fetch;
+use super::local::{self, Copy};
+use super::part::{Part, Written};
+use super::source::Kind;
+use super::{
+    Cached, ImageError, ImportSpec, Imported, Limits, Phase, Progress, Removed, Stored, Swept,
+    qemu_img, verify,
+};
+use crate::qcow2;
+use crate::threads::Threads;
+
+/// QEMU may open a file whose name it was given; nobody else may look around.
+const CACHE_MODE: u32 = 0o711;
+const PARTS_MODE: u32 = 0o700;
+
+/// Short calls at once, beside the writing of images.
+const THREADS: usize = 4;
+
+/// An interrupted download nobody came back for is removed after this long.
+const KEEP_PARTS: Duration = Duration::from_secs(24 * 3600);
+
+type Lock = tokio::sync::Mutex<()>;
+
+/// The images on this node.
+#[derive(Debug)]
+pub struct Cache {
+    folder: PathBuf,
+    parts: PathBuf,
+    limits: Limits,
+    turns: Semaphore,
+    /// Threads that write images, for as long as that takes.
+    writers: Threads,
+    /// Threads for what takes no time.
+    threads: Threads,
+    /// One import at a time of each source, by its key.
+    locks: Mutex<HashMap<String, Weak<Lock>>>,
+}
+
+impl Cache {
+    /// The cache in this directory, which is made if missing and swept if not.
+    pub async fn open(folder: &Path, limits: Limits) -> Result<Self, ImageError> {
+        let this = Self {
+            folder: folder.to_owned(),
+            parts: folder.join("parts"),
+            turns: Semaphore::new(limits.concurrent.max(1)),
+            writers: Threads::new("image", limits.concurrent.max(1)),
+            threads: Threads::new("image-file", THREADS),
+            locks: Mutex::default(),
+            limits,
+        };
+        let (folder, parts) = (this.folder.clone(), this.parts.clone());
+        let make = move || {
+            DirBuilder::new().recursive(true).mode(CACHE_MODE).create(&folder)?;
+            DirBuilder::new().recursive(true).mode(PARTS_MODE).create(parts)?;
+            File::open(folder)?.sync_all()
+        };
+        this.run("open", &this.folder, make).await?;
+        let swept = this.sweep().await?;
+        if swept != Swept::default() {
+            info!(removed = swept.removed, kept = swept.kept, "interrupted imports swept");
+        }
+        Ok(this)
+    }
+
+    /// Bring an image into the cache, telling how far it is.
+    ///
+    /// Dropping the future cancels the import; a download goes on from there when it is imported
+    /// again, on this boot of the node.
+    pub async fn import(
+        &self,
+        spec: &ImportSpec,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Imported, ImageError> {
+        progress.send_replace(Progress::default());
+        let key = spec.source.key();
+        let lock = self.lock(&key).lock_owned().await;
+        if let Some(sha256) = &spec.sha256
+            && let Some(found) = self.find(spec, sha256).await?
+        {
+            return Ok(found);
+        }
+        // Never closed: only an owner could, and that is us.
+        let _turn = self.turns.acquire().await;
+        let part = Part::new(&self.parts, &key, lock);
+        let imported = self.bring(spec, &part, progress).await;
+        if imported.as_ref().is_err_and(|error| !worth_resuming(error)) {
+            let part = part.clone();
+            self.run("clear", &self.parts, move || part.discard()).await?;
+        }
+        imported
+    }
+
+    async fn bring(
+        &self,
+        spec: &ImportSpec,
+        part: &Part,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Imported, ImageError> {
+        let written = self.receive(spec, part, progress).await?;
+        let total = Some(written.size);
+        let received = written.size;
+        progress.send_replace(Progress { phase: Phase::Checking, received, total });
+        if let Some(wanted) = spec.sha256.as_ref().filter(|wanted| **wanted != written.sha256) {
+            return Err(ImageError::Digest {
+                source_shown: spec.source.to_string(),
+                wanted: wanted.clone(),
+                found: written.sha256,
+            });
+        }
+        let virtual_size = self.judge(spec, &part.data, written.size).await?;
+        if spec.format == Format::Qcow2 {
+            self.second_opinion(spec, &part.data, virtual_size).await?;
+        }
+        let path = self.path(&written.sha256, spec.format);
+        let stored = self.store(part, &path).await?;
+        let Written { size, sha256 } = written;
+        info!(image = %spec.name, source = %spec.source, %sha256, %size, ?stored, "image imported");
+        Ok(Imported { sha256, path, format: spec.format, size, virtual_size, stored })
+    }
+
+    async fn receive(
+        &self,
+        spec: &ImportSpec,
+        part: &Part,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Written, ImageError> {
+        let limits = &self.limits;
+        let cap = spec.size_cap.map_or(limits.size, |cap| cap.min(limits.size));
+        match spec.source.kind() {
+            Kind::Local(path) => {
+                let (path, part, allowed) = (path.clone(), part.clone(), limits.local.clone());
+                let copy = Copy { path, part, allowed, cap, keep_free: limits.keep_free };
+                local::copy(&self.writers, copy, progress).await
+            }
+            Kind::Remote(url) => {
+                let threads = &self.writers;
+                Fetch { url, part, cap, limits, threads, progress }.run().await
+            }
+        }
+    }
+
+    /// Judge a file by its beginning: its virtual size if it passes.
+    async fn judge(
+        &self,
+        spec: &ImportSpec,
+        path: &Path,
+        size: Bytes,
+    ) -> Result<Bytes, ImageError> {
+        let file = path.to_owned();
+        let read = move || {
+            let mut beginning = Vec::new();
+            File::open(file)?.take(qcow2::HEADER_READ as u64).read_to_end(&mut beginning)?;
+            Ok(beginning)
+        };
+        let beginning = self.run("read", path, read).await?;
+        verify::beginning(spec.format, &beginning, size, self.limits.virtual_size)
+            .map_err(|source| ImageError::Unfit { source_shown: spec.source.to_string(), source })
+    }
+
+    async fn second_opinion(
+        &self,
+        spec: &ImportSpec,
+        path: &Path,
+        virtual_size: Bytes,
+    ) -> Result<(), ImageError> {
+        let said = qemu_img::info(&self.limits.qemu_img, path).await?;
+        said.and_then(|info| verify::second_opinion(&info, virtual_size))
+            .map_err(|source| ImageError::Unfit { source_shown: spec.source.to_string(), source })
+    }
+
+    /// Give the file its name.
+    async fn store(&self, part: &Part, path: &Path) -> Result<Stored, ImageError> {
+        let (part, name, folder) = (part.clone(), path.to_owned(), self.folder.clone());
+        let link = move || {
+            let stored = match fs::hard_link(&part.data, name) {
+                Ok(()) => Stored::New,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Stored::AlreadyThere,
+                Err(error) => return Err(error),
+            };
+            File::open(folder)?.sync_all()?;
+            part.discard()?;
+            Ok(stored)
+        };
+        self.run("store", path, link).await
+    }
+
+    /// An image that is in the cache already.
+    async fn find(
+        &self,
+        spec: &ImportSpec,
+        sha256: &Sha256,
+    ) -> Result<Option<Imported>, ImageError> {
+        let path = self.path(sha256, spec.format);
+        let file = path.clone();
+        let size = move || match fs::symlink_metadata(file) {
+            Ok(meta) => Ok(Some(Bytes(meta.len()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        let Some(size) = self.run("look for", &path, size).await? else { return Ok(None) };
+        let virtual_size = self.judge(spec, &path, size).await?;
+        let (sha256, stored) = (sha256.clone(), Stored::AlreadyThere);
+        Ok(Some(Imported { sha256, path, format: spec.format, size, virtual_size, stored }))
+    }
+
+    /// Remove an image from the cache. That nothing is made from it any more is the caller's to
+    /// know, and that nobody is importing the same just now.
+    pub async fn remove(&self, sha256: &Sha256, format: Format) -> Result<Removed, ImageError> {
+        let path = self.path(sha256, format);
+        let (file, folder) = (path.clone(), self.folder.clone());
+        let remove = move || match fs::remove_file(file) {
+            Ok(()) => File::open(folder)?.sync_all().map(|()| Removed::Removed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removed::AlreadyGone),
+            Err(error) => Err(error),
+        };
+        let removed = self.run("remove", &path, remove).await?;
+        info!(image = %path.display(), ?removed, "image removed from the cache");
+        Ok(removed)
+    }
+
+    /// Where an image with this content is, or would be.
+    pub fn path(&self, sha256: &Sha256, format: Format) -> PathBuf {
+        self.folder.join(format!("{sha256}.{}", format.as_str()))
+    }
+
+    /// All images in the cache.
+    pub async fn list(&self) -> Result<Vec<Cached>, ImageError> {
+        let folder = self.folder.clone();
+        let list = move || {
+            let mut cached = Vec::new();
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                if let Some((sha256, format)) = name(&entry.file_name()) {
+                    let size = Bytes(entry.metadata()?.len());
+                    cached.push(Cached { sha256, format, path: entry.path(), size });
+                }
+            }
+            Ok(cached)
+        };
+        self.run("list", &self.folder, list).await
+    }
+
+    /// Clear away what interrupted imports left and cannot be, or was not, resumed.
+    /// Imports under way are not touched.
+    pub async fn sweep(&self) -> Result<Swept, ImageError> {
+        let parts = self.parts.clone();
+        let keys = move || {
+            let mut keys = Vec::new();
+            for entry in fs::read_dir(parts)? {
+                let path = entry?.path();
+                keys.extend(path.file_stem().and_then(OsStr::to_str).map(str::to_owned));
+            }
+            keys.sort();
+            keys.dedup();
+            Ok(keys)
+        };
+        let mut swept = Swept::default();
+        for key in self.run("list", &self.parts, keys).await? {
+            let Ok(lock) = self.lock(&key).try_lock_owned() else { continue };
+            let part = Part::new(&self.parts, &key, lock);
+            let sweep = move || {
+                let recent =
+                    fs::metadata(&part.data).and_then(|meta| meta.modified()).is_ok_and(|at| {
+                        SystemTime::now().duration_since(at).is_ok_and(|age| age < KEEP_PARTS)
+                    });
+                if recent && part.resumable().is_some() {
+                    return Ok(false);
+                }
+                part.discard().map(|()| true)
+            };
+            match self.run("clear", &self.parts, sweep).await? {
+                true => swept.removed += 1,
+                false => swept.kept += 1,
+            }
+        }
+        Ok(swept)
+    }
+
+    fn lock(&self, key: &str) -> Arc<Lock> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = locks.get(key).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(Lock::default());
+        locks.insert(key.to_owned(), Arc::downgrade(&lock));
+        lock
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        step: &'static str,
+        path: &Path,
+        call: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        self.threads.run(call).await.flatten().map_err(ImageError::io(step, path))
+    }
+}
+
+/// Digest and format, of a file named as an image in the cache is.
+fn name(file: &OsStr) -> Option<(Sha256, Format)> {
+    let (digest, word) = file.to_str()?.split_once('.')?;
+    let formats = [Format::Qcow2, Format::Raw, Format::Kernel, Format::Ramdisk];
+    let format = formats.into_iter().find(|format| format.as_str() == word)?;
+    let sha256: Sha256 = digest.parse().ok()?;
+    (sha256.as_str() == digest).then_some((sha256, format))
+}
+
+/// Whether what there is of an import is of use to its repeat.
+fn worth_resuming(error: &ImageError) -> bool {
+    matches!(
+        error,
+        ImageError::Transfer { .. }
+            | ImageError::Stalled { .. }
+            | ImageError::TooSlow { .. }
+            | ImageError::Status { .. }
+    )
+}

@@ -1,0 +1,186 @@
+//! What can go wrong with an image, in the operator's words.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ostler_protocol::rpc::values::{Bytes, Sha256};
+
+use super::verify::Unfit;
+
+/// Why a call on images did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The node has no such file, or does not let the agent read it.
+    #[error("cannot read image {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Something else than a file.
+    #[error("{} is {kind}, not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// The node's configuration does not allow reading there.
+    #[error("{} lies outside of the directories images may be read from", path.display())]
+    NotAllowed {
+        /// Where the path led.
+        path: PathBuf,
+    },
+    /// Somebody wrote to the file while it was read.
+    #[error("{} changed while it was read: import it when it is complete", path.display())]
+    ChangedWhileRead {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The server said no.
+    #[error("{url} answered {status}")]
+    Status {
+        /// The URL, without credentials.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// The exchange broke.
+    #[error("cannot fetch {url}")]
+    Transfer {
+        /// The URL, without credentials.
+        url: String,
+        /// How it broke.
+        #[source]
+        source: io::Error,
+    },
+    /// The server answered a question that was not asked.
+    #[error("{url} answered wrongly: {what}")]
+    Answer {
+        /// The URL, without credentials.
+        url: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Too many redirects, or one that must not be followed.
+    #[error("{url} redirects too often, or from https to http")]
+    Redirect {
+        /// The URL, without credentials.
+        url: String,
+    },
+    /// The server stopped sending.
+    #[error("{url} sent nothing for {after:?}")]
+    Stalled {
+        /// The URL, without credentials.
+        url: String,
+        /// For how long.
+        after: Duration,
+    },
+    /// The download took too long.
+    #[error("{url} was not fetched within {after:?}; a repeat goes on where it stopped")]
+    TooSlow {
+        /// The URL, without credentials.
+        url: String,
+        /// The time it had.
+        after: Duration,
+    },
+    /// The TLS roots or settings of the node are unusable.
+    #[error("cannot make an HTTP client (are the node's CA certificates installed?)")]
+    Client(#[source] io::Error),
+    /// Larger than allowed.
+    #[error("{source_shown} is larger than the {cap} allowed")]
+    TooLarge {
+        /// Where it comes from.
+        source_shown: String,
+        /// The cap.
+        cap: Bytes,
+    },
+    /// Nothing there.
+    #[error("{source_shown} is empty")]
+    Empty {
+        /// Where it comes from.
+        source_shown: String,
+    },
+    /// Other bytes than asked for.
+    #[error("{source_shown} has SHA-256 {found}, not {wanted}")]
+    Digest {
+        /// Where it comes from.
+        source_shown: String,
+        /// The digest asked for.
+        wanted: Sha256,
+        /// The digest of what came.
+        found: Sha256,
+    },
+    /// Not what it was declared to be, or not to be trusted.
+    #[error("{source_shown} cannot be used")]
+    Unfit {
+        /// Where it comes from.
+        source_shown: String,
+        /// Why.
+        #[source]
+        source: Unfit,
+    },
+    /// qemu-img could not be run, or did not come to an end.
+    #[error("qemu-img could not judge the image")]
+    QemuImg(#[source] io::Error),
+    /// The file system is full, or would be; nothing was left behind.
+    #[error("no space left in {} (free some, or remove unused images)", path.display())]
+    NoSpace {
+        /// The cache.
+        path: PathBuf,
+    },
+    /// Anything else the file system said.
+    #[error("cannot {step} {}", path.display())]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    /// A failed step on the cache, full disks told apart.
+    pub(super) fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| {
+            let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+            if full.contains(&source.kind()) {
+                Self::NoSpace { path }
+            } else {
+                Self::Io { step, path, source }
+            }
+        }
+    }
+
+    /// Whether the same import may succeed later with nothing about it changed.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Transfer { .. }
+            | Self::Stalled { .. }
+            | Self::TooSlow { .. }
+            | Self::QemuImg(_)
+            | Self::NoSpace { .. }
+            | Self::ChangedWhileRead { .. } => true,
+            // Timeout, too many requests, and the server's own troubles.
+            Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
+            Self::Unreadable { .. }
+            | Self::NotAFile { .. }
+            | Self::NotAllowed { .. }
+            | Self::Answer { .. }
+            | Self::Redirect { .. }
+            | Self::Client(_)
+            | Self::TooLarge { .. }
+            | Self::Empty { .. }
+            | Self::Digest { .. }
+            | Self::Unfit { .. }
+            | Self::Io { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Images: what disks are made from, fetched into the node's cache and checked before anything
+//! uses them.
+//!
+//! ```text
+//!   ImportSpec ──> source.rs   a path or a URL, credentials kept out of sight
+//!                     │
+//!        local.rs ────┴──── fetch.rs      bytes in: capped, resumed, timed
+//!                     │
+//!                  part.rs                written and hashed as they come, in one pass
+//!                     │
+//!                  verify.rs              is it what it was declared to be? (pure)
+//!                     │   └── qemu_img.rs a second opinion, under limits
+//!                     v
+//!                  cache.rs               <cache>/<sha256>.<format>, read-only, once
+//! ```
+//!
+//! **The format is declared, never guessed.** Who writes to a raw disk can make it begin like a
+//! qcow2 whose backing file is any file of the node; whoever guesses formats then reads that file
+//! out to the guest. So the declared format is checked, written into everything made from the
+//! image, and nothing here asks a program what a file might be.
+//!
+//! Files are named by what they contain: two imports of the same bytes share one file, and a file
+//! is never changed. Who uses which file is the caller's to know; so is when to remove one.
+
+mod cache;
+mod error;
+mod fetch;
+mod local;
+mod part;
+mod qemu_img;
+mod source;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ostler_protocol::rpc::image::Format;
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
+
+pub use cache::Cache;
+pub use error::ImageError;
+pub use source::{Source, SourceError};
+pub use verify::Unfit;
+
+/// What the cache puts up with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Imports at once; more wait for their turn.
+    pub concurrent: usize,
+    /// The largest file.
+    pub size: Bytes,
+    /// The largest disk inside a file. A qcow2 of a few kilobytes can claim exabytes.
+    pub virtual_size: Bytes,
+    /// Left free on the file system for the instances' own writes.
+    pub keep_free: Bytes,
+    /// A server gets this long to accept a connection.
+    pub connect: Duration,
+    /// A server gets this long for the next bytes.
+    pub idle: Duration,
+    /// A whole download gets this long, retries included.
+    pub total: Duration,
+    /// A download is taken up again so often without having got on.
+    pub retries: u32,
+    /// How many redirects are followed.
+    pub redirects: usize,
+    /// Where images may be read from on this node.
+    pub local: LocalSources,
+    /// What judges qcow2 files.
+    pub qemu_img: PathBuf,
+}
+
+/// Where images may be read from on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalSources {
+    /// Anywhere: whoever may import may read every file of the node through a guest.
+    Anywhere,
+    /// At or below these directories, wherever links lead from there.
+    Below(Vec<PathBuf>),
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            concurrent: 2,
+            size: Bytes::gib(64),
+            virtual_size: Bytes::gib(2048),
+            keep_free: Bytes::gib(1),
+            connect: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
+            total: Duration::from_secs(2 * 3600),
+            retries: 4,
+            redirects: 5,
+            local: LocalSources::Anywhere,
+            qemu_img: PathBuf::from("qemu-img"),
+        }
+    }
+}
+
+/// An image to bring into the cache.
+#[derive(Debug, Clone)]
+pub struct ImportSpec {
+    /// What it is called; for logs only, files are named by content.
+    pub name: Name,
+    /// Where it comes from.
+    pub source: Source,
+    /// What its bytes are, as declared by whoever imports it.
+    pub format: Format,
+    /// What they must hash to.
+    pub sha256: Option<Sha256>,
+    /// A cap on the file's size below the cache's own.
+    pub size_cap: Option<Bytes>,
+}
+
+/// An image in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// Of the bytes as received.
+    pub sha256: Sha256,
+    /// The file: read-only, named by its content.
+    pub path: PathBuf,
+    /// What its bytes are.
+    pub format: Format,
+    /// Bytes of the file.
+    pub size: Bytes,
+    /// Bytes of the disk inside, rounded up to whole sectors; of the file if it is no disk.
+    pub virtual_size: Bytes,
+    /// Whether this import brought it.
+    pub stored: Stored,
+}
+
+/// Whether an import brought a file or found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// The file is new: undoing the import removes it, if nobody else imported the same since.
+    New,
+    /// The same bytes were in the cache.
+    AlreadyThere,
+}
+
+/// How far an import is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Bytes received so far.
+    pub received: Bytes,
+    /// Bytes to receive, where the source tells.
+    pub total: Option<Bytes>,
+}
+
+/// The phases of an import, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// For its turn, or for another import of the same source.
+    Waiting,
+    /// Bytes are coming in.
+    Receiving,
+    /// The bytes are all there and are being checked.
+    Checking,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { phase: Phase::Waiting, received: Bytes(0), total: None }
+    }
+}
+
+/// What removing came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It was there and is gone.
+    Removed,
+    /// It was not there.
+    AlreadyGone,
+}
+
+/// A file in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cached {
+    /// What its bytes hash to, by its name.
+    pub sha256: Sha256,
+    /// What they are.
+    pub format: Format,
+    /// The file.
+    pub path: PathBuf,
+    /// Its bytes.
+    pub size: Bytes,
+}
+
+/// What a sweep came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Files of interrupted imports that were removed.
+    pub removed: usize,
+    /// Interrupted downloads that were kept, to be resumed.
+    pub kept: usize,
+}

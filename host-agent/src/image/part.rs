@@ -1,0 +1,245 @@
+//! A file on its way into the cache: written and hashed in one pass, and taken up again where it
+//! stopped.
+//!
+//! Hashing and writing block and take whole processor seconds, so they run on a thread of their
+//! own, fed through a short channel: a slow disk slows the network down, not the runtime.
+//!
+//! A part can be resumed as long as the node did not restart: what the agent wrote before it
+//! crashed is in the kernel's hands, but after a power cut a file may have lost blocks in its
+//! middle. So the note beside it names the boot it was written in.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ostler_protocol::rpc::values::{Bytes, Sha256};
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::task::JoinHandle;
+
+use super::error::ImageError;
+use crate::host;
+use crate::threads::Threads;
+
+/// Chunks between network and disk, of some 16 to 64 KiB each.
+const AHEAD: usize = 16;
+
+/// Zeros are left out in pieces of this size.
+const PIECE: usize = 64 << 10;
+
+/// The free space is looked at every so many bytes.
+const LOOK_EVERY: u64 = 64 << 20;
+
+/// Where a file on its way is, and the right to be the only one to write it.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    pub(super) data: PathBuf,
+    note: PathBuf,
+    /// Held by the writing thread too: a cancelled import's thread may outlive it a little.
+    _lock: Arc<OwnedMutexGuard<()>>,
+}
+
+/// All of a file, written and synced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) size: Bytes,
+    pub(super) sha256: Sha256,
+}
+
+/// What a download was of, so that its rest can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    boot: String,
+    /// A strong entity tag or a date, as the server gave it.
+    validator: String,
+}
+
+/// A download that can go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Resumable {
+    pub(super) have: u64,
+    pub(super) validator: String,
+}
+
+impl Part {
+    pub(super) fn new(folder: &Path, key: &str, lock: OwnedMutexGuard<()>) -> Self {
+        let data = folder.join(format!("{key}.part"));
+        let note = folder.join(format!("{key}.note"));
+        Self { data, note, _lock: Arc::new(lock) }
+    }
+
+    /// Remove what there is of it.
+    pub(super) fn discard(&self) -> io::Result<()> {
+        remove_if_there(&self.note)?;
+        remove_if_there(&self.data)
+    }
+
+    /// Note what the bytes about to be written are of.
+    pub(super) fn begin(&self, validator: Option<String>) -> io::Result<()> {
+        self.discard()?;
+        let Some(validator) = validator else { return Ok(()) };
+        let note = Note { boot: boot_id()?, validator };
+        fs::write(&self.note, serde_json::to_vec(&note)?)
+    }
+
+    /// What is there to go on with; nothing, if in doubt.
+    pub(super) fn resumable(&self) -> Option<Resumable> {
+        let have = fs::symlink_metadata(&self.data).ok().filter(|meta| meta.is_file())?.len();
+        let note: Note = serde_json::from_slice(&fs::read(&self.note).ok()?).ok()?;
+        let same_boot = boot_id().is_ok_and(|boot| boot == note.boot);
+        (have > 0 && same_boot).then_some(Resumable { have, validator: note.validator })
+    }
+}
+
+fn boot_id() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
+}
+
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Writes and hashes. Blocks.
+pub(super) struct Sink {
+    file: File,
+    folder: PathBuf,
+    hash: sha2::Sha256,
+    at: u64,
+    keep_free: Bytes,
+    looked_at: u64,
+}
+
+impl Sink {
+    /// Start anew.
+    pub(super) fn create(part: &Part, keep_free: Bytes) -> io::Result<Self> {
+        remove_if_there(&part.data)?;
+        Self::open(part, keep_free, OpenOptions::new().create_new(true))
+    }
+
+    /// Go on at the end of what is there.
+    pub(super) fn resume(part: &Part, keep_free: Bytes) -> io::Result<Self> {
+        let mut sink = Self::open(part, keep_free, &mut OpenOptions::new())?;
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match sink.file.read(&mut buffer)? {
+                0 => return Ok(sink),
+                count => {
+                    sink.hash.update(&buffer[..count]);
+                    sink.at += count as u64;
+                }
+            }
+        }
+    }
+
+    fn open(part: &Part, keep_free: Bytes, options: &mut OpenOptions) -> io::Result<Self> {
+        let nofollow = nix::libc::O_NOFOLLOW;
+        let options = options.read(true).write(true).mode(0o600).custom_flags(nofollow);
+        let file = options.open(&part.data)?;
+        let folder = part.data.parent().unwrap_or(Path::new("/")).to_owned();
+        Ok(Self { file, folder, hash: sha2::Sha256::new(), at: 0, keep_free, looked_at: 0 })
+    }
+
+    /// How many bytes there are.
+    pub(super) fn written(&self) -> Bytes {
+        Bytes(self.at)
+    }
+
+    /// Take more bytes. Runs of zeros become holes: raw disks are mostly that.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.at == 0 || self.at - self.looked_at > LOOK_EVERY {
+            self.looked_at = self.at;
+            if host::space(&self.folder)?.free < self.keep_free {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        for piece in bytes.chunks(PIECE) {
+            if piece.iter().any(|byte| *byte != 0) {
+                self.file.write_all_at(piece, self.at)?;
+            }
+            self.hash.update(piece);
+            self.at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// It was all: make it durable and read-only.
+    pub(super) fn finish(self) -> io::Result<Written> {
+        self.file.set_len(self.at)?;
+        self.file.set_permissions(Permissions::from_mode(0o444))?;
+        self.file.sync_all()?;
+        let sha256 = format!("{:x}", self.hash.finalize()).parse().map_err(io::Error::other)?;
+        Ok(Written { size: Bytes(self.at), sha256 })
+    }
+}
+
+/// A [`Sink`] on its own thread.
+pub(super) struct Writer<B> {
+    pieces: mpsc::Sender<Piece<B>>,
+    thread: JoinHandle<io::Result<Option<Written>>>,
+}
+
+enum Piece<B> {
+    Bytes(B),
+    End,
+}
+
+/// Where a [`Writer`] begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    Anew,
+    Resume,
+}
+
+impl<B: AsRef<[u8]> + Send + 'static> Writer<B> {
+    pub(super) fn start(threads: &Threads, part: &Part, start: Start, keep_free: Bytes) -> Self {
+        let (pieces, mut incoming) = mpsc::channel::<Piece<B>>(AHEAD);
+        let (threads, part) = (threads.clone(), part.clone());
+        let write = move || {
+            let mut sink = match start {
+                Start::Anew => Sink::create(&part, keep_free)?,
+                Start::Resume => Sink::resume(&part, keep_free)?,
+            };
+            while let Some(piece) = incoming.blocking_recv() {
+                match piece {
+                    Piece::Bytes(bytes) => sink.push(bytes.as_ref())?,
+                    Piece::End => return sink.finish().map(Some),
+                }
+            }
+            // Given up: what there is may be resumed, so it must have its true length.
+            sink.file.set_len(sink.at).map(|()| None)
+        };
+        let thread = tokio::spawn(async move { threads.run(write).await.flatten() });
+        Self { pieces, thread }
+    }
+
+    /// Hand bytes on; false once the thread has failed, of which [`finish`](Self::finish) tells.
+    pub(super) async fn push(&self, bytes: B) -> bool {
+        self.pieces.send(Piece::Bytes(bytes)).await.is_ok()
+    }
+
+    /// It was all.
+    pub(super) async fn finish(self) -> io::Result<Written> {
+        self.pieces.send(Piece::End).await.ok();
+        drop(self.pieces);
+        let ended = self.thread.await.map_err(io::Error::other)??;
+        ended.ok_or_else(|| io::Error::other("the writing thread was not told the end"))
+    }
+
+    /// Stop, and keep what there is.
+    pub(super) async fn abandon(self) -> io::Result<()> {
+        drop(self.pieces);
+        self.thread.await.map_err(io::Error::other)?.map(drop)
+    }
+}
+
+/// An error of writing a part, named for the cache as a whole.
+pub(super) fn writing(part: &Part) -> impl FnOnce(io::Error) -> ImageError {
+    let folder = part.data.parent().unwrap_or(Path::new("/"));
+    ImageError::io("write below", folder)
+}

@@ -1,0 +1,626 @@
+//! Imports from end to end: a real cache in a temporary folder, real files, a real qemu-img where
+//! one is installed, and a small HTTP server on loopback that misbehaves as told.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::stat::Mode;
+use sha2::Digest;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::qcow2;
+
+struct Bench {
+    folder: tempfile::TempDir,
+    cache: Cache,
+}
+
+fn limits() -> Limits {
+    Limits {
+        size: Bytes::mib(64),
+        virtual_size: Bytes::gib(100),
+        keep_free: Bytes(0),
+        idle: Duration::from_secs(10),
+        total: Duration::from_secs(60),
+        ..Limits::default()
+    }
+}
+
+async fn bench_with(change: impl FnOnce(&mut Limits)) -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let mut limits = limits();
+    change(&mut limits);
+    let cache = Cache::open(&folder.path().join("cache"), limits).await.unwrap();
+    Bench { folder, cache }
+}
+
+async fn bench() -> Bench {
+    bench_with(|_| {}).await
+}
+
+impl Bench {
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    async fn import(&self, spec: &ImportSpec) -> Result<Imported, ImageError> {
+        self.cache.import(spec, &watch::Sender::new(Progress::default())).await
+    }
+
+    /// What is in the workshop.
+    fn parts(&self) -> usize {
+        fs::read_dir(self.folder.path().join("cache/parts")).unwrap().count()
+    }
+
+    /// Nothing in the cache, nothing in the workshop.
+    async fn assert_clean(&self) {
+        assert_eq!(self.parts(), 0);
+        assert_eq!(self.cache.list().await.unwrap(), []);
+    }
+}
+
+fn spec(source: &str, format: Format) -> ImportSpec {
+    let name = "image".parse().unwrap();
+    ImportSpec { name, source: source.parse().unwrap(), format, sha256: None, size_cap: None }
+}
+
+fn sha256(bytes: &[u8]) -> Sha256 {
+    format!("{:x}", sha2::Sha256::digest(bytes)).parse().unwrap()
+}
+
+/// Bytes that differ everywhere, so that a part in the wrong place shows.
+fn noise(length: usize) -> Vec<u8> {
+    (0..length as u64 / 8)
+        .flat_map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_le_bytes())
+        .collect()
+}
+
+/// A qcow2 file without backing file: an overlay's bytes with that field cleared.
+fn qcow2_file(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let overlay = qcow2::overlay(Bytes::gib(1), "/b", "raw").unwrap();
+    let mut bytes = vec![0; overlay.length as usize];
+    for (at, piece) in overlay.pieces {
+        bytes[at as usize..at as usize + piece.len()].copy_from_slice(&piece);
+    }
+    bytes[8..20].fill(0);
+    // The format of a backing file that is none would be an error to qemu-img.
+    bytes[112..160].fill(0);
+    change(&mut bytes);
+    bytes
+}
+
+fn has_qemu_img() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join("qemu-img").exists());
+    if !found {
+        println!("skipped: qemu-img is not installed");
+    }
+    found
+}
+
+// From files of the node.
+
+#[tokio::test]
+async fn a_raw_file_becomes_a_read_only_image_named_by_its_content() {
+    let bench = bench().await;
+    let mut bytes = noise(3 << 20);
+    bytes[1 << 20..2 << 20].fill(0);
+    bytes.truncate((3 << 20) - 100);
+    let source = bench.file("a.raw", &bytes);
+    let imported = bench.import(&spec(&source, Format::Raw)).await.unwrap();
+    assert_eq!(imported.sha256, sha256(&bytes));
+    assert_eq!(imported.size, Bytes(bytes.len() as u64));
+    assert_eq!(imported.virtual_size, Bytes(3 << 20));
+    assert_eq!(imported.stored, Stored::New);
+    assert_eq!(fs::read(&imported.path).unwrap(), bytes);
+    assert_eq!(fs::metadata(&imported.path).unwrap().permissions().mode() & 0o777, 0o444);
+    assert_eq!(
+        imported.path.file_name().unwrap().to_str().unwrap(),
+        format!("{}.raw", sha256(&bytes))
+    );
+    assert_eq!(bench.parts(), 0);
+}
+
+#[tokio::test]
+async fn the_same_bytes_share_one_file_and_removing_is_idempotent() {
+    let bench = bench().await;
+    let (a, b) = (bench.file("a", b"kernel"), bench.file("b", b"kernel"));
+    let first = bench.import(&spec(&a, Format::Kernel)).await.unwrap();
+    let second = bench.import(&spec(&b, Format::Kernel)).await.unwrap();
+    assert_eq!((first.path.clone(), second.stored), (second.path, Stored::AlreadyThere));
+    assert_eq!(bench.cache.list().await.unwrap().len(), 1);
+    assert_eq!(bench.cache.path(&first.sha256, Format::Kernel), first.path);
+    assert_eq!(bench.cache.remove(&first.sha256, Format::Kernel).await.unwrap(), Removed::Removed);
+    assert_eq!(
+        bench.cache.remove(&first.sha256, Format::Kernel).await.unwrap(),
+        Removed::AlreadyGone
+    );
+    bench.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_known_digest_in_the_cache_needs_no_source() {
+    let bench = bench().await;
+    let source = bench.file("a", b"kernel");
+    bench.import(&spec(&source, Format::Kernel)).await.unwrap();
+    fs::remove_file(&source).unwrap();
+    let again = ImportSpec { sha256: Some(sha256(b"kernel")), ..spec(&source, Format::Kernel) };
+    assert_eq!(bench.import(&again).await.unwrap().stored, Stored::AlreadyThere);
+}
+
+#[tokio::test]
+async fn another_digest_is_refused_and_leaves_nothing() {
+    let bench = bench().await;
+    let source = bench.file("a", b"kernel");
+    let wanted = sha256(b"other");
+    let spec = ImportSpec { sha256: Some(wanted.clone()), ..spec(&source, Format::Kernel) };
+    let refused = bench.import(&spec).await.unwrap_err().to_string();
+    assert!(refused.contains(wanted.as_str()) && refused.contains(sha256(b"kernel").as_str()));
+    bench.assert_clean().await;
+}
+
+#[tokio::test]
+async fn only_regular_files_within_the_cap_are_read() {
+    let bench = bench().await;
+    let fifo = bench.folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, Mode::S_IRUSR).unwrap();
+    let folder = bench.folder.path().to_str().unwrap().to_owned();
+    let large = ImportSpec {
+        size_cap: Some(Bytes(5)),
+        ..spec(&bench.file("large", b"kernel"), Format::Kernel)
+    };
+    let cases = [
+        (spec("/does/not/exist", Format::Raw), "cannot read image /does/not/exist"),
+        (spec(&folder, Format::Raw), "is a directory"),
+        (spec(fifo.to_str().unwrap(), Format::Raw), "is a FIFO"),
+        (spec("/dev/zero", Format::Raw), "is a device"),
+        (spec(&bench.file("empty", b""), Format::Raw), "is empty"),
+        (large, "larger than the 5 B allowed"),
+    ];
+    for (spec, wanted) in cases {
+        let refused = bench.import(&spec).await.unwrap_err();
+        assert!(refused.to_string().contains(wanted), "{refused}");
+        assert!(!refused.is_transient());
+    }
+    bench.assert_clean().await;
+}
+
+#[tokio::test]
+async fn links_do_not_lead_out_of_the_allowed_directories() {
+    let allowed = tempfile::tempdir().unwrap();
+    let below = LocalSources::Below(vec![allowed.path().to_owned()]);
+    let bench = bench_with(|limits| limits.local = below).await;
+    let secret = bench.file("secret", b"secret");
+    let link = allowed.path().join("link");
+    std::os::unix::fs::symlink(&secret, &link).unwrap();
+    for path in [secret.as_str(), link.to_str().unwrap()] {
+        let refused = bench.import(&spec(path, Format::Raw)).await;
+        assert!(matches!(refused, Err(ImageError::NotAllowed { .. })), "{path}");
+    }
+    let good = allowed.path().join("good");
+    fs::write(&good, "good").unwrap();
+    let latest = allowed.path().join("latest");
+    std::os::unix::fs::symlink(&good, &latest).unwrap();
+    bench.import(&spec(latest.to_str().unwrap(), Format::Raw)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_short_of_space_keeps_its_reserve() {
+    let bench = bench_with(|limits| limits.keep_free = Bytes(1 << 60)).await;
+    let source = bench.file("a", b"kernel");
+    let refused = bench.import(&spec(&source, Format::Kernel)).await.unwrap_err();
+    assert!(matches!(refused, ImageError::NoSpace { .. }), "{refused:?}");
+    bench.assert_clean().await;
+}
+
+// What is in the file.
+
+#[tokio::test]
+async fn a_qcow2_is_taken_with_the_size_of_its_disk() {
+    if !has_qemu_img() {
+        return;
+    }
+    let bench = bench().await;
+    let source = bench.file("a.qcow2", &qcow2_file(|_| {}));
+    let imported = bench.import(&spec(&source, Format::Qcow2)).await.unwrap();
+    assert_eq!(imported.virtual_size, Bytes::gib(1));
+}
+
+#[tokio::test]
+async fn hostile_and_mistaken_images_are_refused_and_leave_nothing() {
+    let bench = bench().await;
+    let cases: [(Vec<u8>, Format, &str); 6] = [
+        (qcow2_file(|_| {}), Format::Raw, "begins like a qcow2"),
+        (b"raw bytes".repeat(100), Format::Qcow2, "does not begin as a qcow2"),
+        (
+            qcow2_file(|f| f[8..20].copy_from_slice(&[0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 9])),
+            Format::Qcow2,
+            "backing file",
+        ),
+        (qcow2_file(|f| f[79] = 4), Format::Qcow2, "in another file"),
+        (qcow2_file(|f| f[35] = 2), Format::Qcow2, "encrypted"),
+        (qcow2_file(|f| f[24] = 0x40), Format::Qcow2, "more than the 100 GiB"),
+    ];
+    for (bytes, format, wanted) in cases {
+        let source = bench.file("image", &bytes);
+        let refused = bench.import(&spec(&source, format)).await.unwrap_err();
+        let ImageError::Unfit { source, .. } = &refused else { panic!("{refused:?}") };
+        assert!(source.to_string().contains(wanted), "{source}");
+        bench.assert_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_header_only_qemu_img_sees_through_is_refused() {
+    if !has_qemu_img() {
+        return;
+    }
+    let bench = bench().await;
+    // An L1 table far beyond the limits of the format.
+    let source = bench.file("a.qcow2", &qcow2_file(|f| f[36..40].fill(0xff)));
+    let refused = bench.import(&spec(&source, Format::Qcow2)).await.unwrap_err();
+    let ImageError::Unfit { source: Unfit::Unreadable(said), .. } = &refused else {
+        panic!("{refused:?}");
+    };
+    assert!(!said.contains("parts"), "our own paths are nobody's business: {said}");
+    bench.assert_clean().await;
+}
+
+// From servers.
+
+/// How a server answers one request.
+#[derive(Clone, Default)]
+struct Reply {
+    head: String,
+    body: Vec<u8>,
+    after: After,
+}
+
+/// What a server does when it has sent its answer.
+#[derive(Clone, Copy, Default)]
+enum After {
+    #[default]
+    Close,
+    Hang,
+}
+
+/// A request as it came: its headers by lower-case name.
+type Headers = HashMap<String, String>;
+
+struct Server {
+    url: String,
+    requests: Arc<Mutex<Vec<Headers>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    /// Answers the n-th request (from 0) as `answer` says.
+    async fn start(answer: impl Fn(usize, &Headers) -> Reply + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/image", listener.local_addr().unwrap());
+        let requests: Arc<Mutex<Vec<Headers>>> = Arc::default();
+        let seen = Arc::clone(&requests);
+        let task = tokio::spawn(async move {
+            let mut hanging = Vec::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut stream = BufReader::new(stream);
+                let headers = read_request(&mut stream).await;
+                let count = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push(headers.clone());
+                    seen.len() - 1
+                };
+                let reply = answer(count, &headers);
+                stream.write_all(reply.head.as_bytes()).await.ok();
+                stream.write_all(&reply.body).await.ok();
+                stream.flush().await.ok();
+                match reply.after {
+                    After::Close => drop(stream),
+                    After::Hang => hanging.push(stream),
+                }
+            }
+        });
+        Self { url, requests, task }
+    }
+
+    fn request(&self, n: usize) -> Headers {
+        self.requests.lock().unwrap()[n].clone()
+    }
+
+    fn count(&self) -> usize {
+        self.requests.lock().unwrap().len()
+    }
+}
+
+async fn read_request(stream: &mut BufReader<TcpStream>) -> Headers {
+    let mut headers = HashMap::new();
+    loop {
+        let mut line = String::new();
+        let count = stream.read_line(&mut line).await.unwrap_or(0);
+        let line = line.trim_end();
+        if count == 0 || line.is_empty() {
+            return headers;
+        }
+        if let Some((name, value)) = line.split_once(": ") {
+            headers.insert(name.to_ascii_lowercase(), value.to_owned());
+        }
+    }
+}
+
+fn ok(length: usize, more: &str, body: &[u8]) -> Reply {
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n{more}\r\n");
+    Reply { head, body: body.to_vec(), after: After::Close }
+}
+
+fn rest(bytes: &[u8], from: usize) -> Reply {
+    let (length, last) = (bytes.len() - from, bytes.len() - 1);
+    let head = format!(
+        "HTTP/1.1 206 Partial Content\r\ncontent-length: {length}\r\nconnection: close\r\n\
+         content-range: bytes {from}-{last}/{}\r\n\r\n",
+        bytes.len()
+    );
+    Reply { head, body: bytes[from..].to_vec(), after: After::Close }
+}
+
+fn range_start(headers: &Headers) -> Option<usize> {
+    headers.get("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+}
+
+const TAG: &str = "etag: \"v1\"\r\n";
+
+#[tokio::test]
+async fn a_download_is_told_as_it_goes() {
+    let bytes = noise(1 << 20);
+    let sent = bytes.clone();
+    let server = Server::start(move |_, _| ok(sent.len(), TAG, &sent)).await;
+    let bench = bench().await;
+    let progress = watch::Sender::new(Progress::default());
+    let spec = ImportSpec { sha256: Some(sha256(&bytes)), ..spec(&server.url, Format::Raw) };
+    let imported = bench.cache.import(&spec, &progress).await.unwrap();
+    assert_eq!(fs::read(imported.path).unwrap(), bytes);
+    let total = Bytes(1 << 20);
+    let end = Progress { phase: Phase::Checking, received: total, total: Some(total) };
+    assert_eq!(*progress.borrow(), end);
+    assert_eq!(server.request(0)["accept-encoding"], "identity");
+}
+
+#[tokio::test]
+async fn a_transfer_that_breaks_off_goes_on_where_it_stopped() {
+    let bytes = noise(1 << 20);
+    let sent = bytes.clone();
+    let server = Server::start(move |_, headers| match range_start(headers) {
+        None => ok(sent.len(), TAG, &sent[..300_000]),
+        Some(from) if from < 600_000 => {
+            let mut reply = rest(&sent, from);
+            reply.body.truncate(300_000);
+            reply
+        }
+        Some(from) => rest(&sent, from),
+    })
+    .await;
+    let bench = bench().await;
+    let imported = bench.import(&spec(&server.url, Format::Raw)).await.unwrap();
+    assert_eq!(fs::read(imported.path).unwrap(), bytes);
+    assert_eq!(imported.sha256, sha256(&bytes));
+    assert_eq!(server.count(), 3);
+    assert_eq!(server.request(1)["if-range"], "\"v1\"");
+    assert_eq!(server.request(1)["range"], "bytes=300000-");
+}
+
+#[tokio::test]
+async fn an_import_cancelled_or_given_up_is_resumed_by_the_next() {
+    let bytes = noise(1 << 20);
+    let sent = bytes.clone();
+    let server = Server::start(move |_, headers| match range_start(headers) {
+        None => Reply { after: After::Hang, ..ok(sent.len(), TAG, &sent[..500_000]) },
+        Some(from) => rest(&sent, from),
+    })
+    .await;
+    let bench = bench().await;
+    let spec = spec(&server.url, Format::Raw);
+    let progress = watch::Sender::new(Progress::default());
+    let mut watching = progress.subscribe();
+    tokio::select! {
+        _ = bench.cache.import(&spec, &progress) => panic!("it cannot end"),
+        half = watching.wait_for(|progress| progress.received == Bytes(500_000)) => drop(half),
+    }
+    let imported = bench.import(&spec).await.unwrap();
+    assert_eq!(imported.sha256, sha256(&bytes));
+    assert!(range_start(&server.request(1)).is_some());
+}
+
+#[tokio::test]
+async fn a_file_that_changed_on_the_server_is_fetched_anew() {
+    let old = noise(1 << 20);
+    let new: Vec<u8> = old.iter().rev().copied().collect();
+    let sent = new.clone();
+    let server = Server::start(move |n, _| match n {
+        0 => ok(old.len(), TAG, &old[..500_000]),
+        // If-Range does not match: all of the new version.
+        _ => ok(sent.len(), "etag: \"v2\"\r\n", &sent),
+    })
+    .await;
+    let bench = bench().await;
+    let imported = bench.import(&spec(&server.url, Format::Raw)).await.unwrap();
+    assert_eq!(fs::read(imported.path).unwrap(), new);
+}
+
+#[tokio::test]
+async fn without_a_strong_validator_nothing_is_pieced_together() {
+    let bytes = noise(1 << 20);
+    let sent = bytes.clone();
+    let server = Server::start(move |n, _| match n {
+        0 => ok(sent.len(), "etag: W/\"v1\"\r\n", &sent[..500_000]),
+        _ => ok(sent.len(), "", &sent),
+    })
+    .await;
+    let bench = bench().await;
+    let imported = bench.import(&spec(&server.url, Format::Raw)).await.unwrap();
+    assert_eq!(imported.sha256, sha256(&bytes));
+    assert!(!server.request(1).contains_key("range"));
+}
+
+#[tokio::test]
+async fn a_wrong_range_is_not_pieced_together() {
+    let bytes = noise(1 << 20);
+    let server = Server::start(move |n, _| match n {
+        0 => ok(bytes.len(), TAG, &bytes[..500_000]),
+        _ => rest(&bytes, 1000),
+    })
+    .await;
+    let bench = bench().await;
+    let refused = bench.import(&spec(&server.url, Format::Raw)).await.unwrap_err();
+    assert!(matches!(refused, ImageError::Answer { .. }), "{refused:?}");
+    bench.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_server_that_stops_sending_is_given_up_on() {
+    let bytes = noise(1 << 20);
+    let server = Server::start(move |_, _| Reply {
+        after: After::Hang,
+        ..ok(bytes.len(), "", &bytes[..1000])
+    })
+    .await;
+    let bench = bench_with(|limits| {
+        limits.idle = Duration::from_millis(100);
+        limits.retries = 1;
+    })
+    .await;
+    let refused = bench.import(&spec(&server.url, Format::Raw)).await.unwrap_err();
+    assert!(matches!(refused, ImageError::Stalled { .. }), "{refused:?}");
+    assert_eq!(server.count(), 2);
+}
+
+#[tokio::test]
+async fn a_download_has_a_last_moment() {
+    let server = Server::start(|_, _| Reply { after: After::Hang, ..Reply::default() }).await;
+    let bench = bench_with(|limits| limits.total = Duration::from_millis(100)).await;
+    let refused = bench.import(&spec(&server.url, Format::Raw)).await.unwrap_err();
+    assert!(matches!(refused, ImageError::TooSlow { .. }), "{refused:?}");
+    assert!(refused.is_transient());
+}
+
+#[tokio::test]
+async fn more_than_the_cap_is_refused_announced_or_not() {
+    let bytes = noise(1 << 20);
+    let sent = bytes.clone();
+    let announced = Server::start(move |_, _| ok(sent.len(), TAG, &[])).await;
+    let unannounced = Server::start(move |_, _| Reply {
+        head: "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_owned(),
+        body: bytes.clone(),
+        after: After::Close,
+    })
+    .await;
+    let bench = bench_with(|limits| limits.size = Bytes::kib(100)).await;
+    for server in [&announced, &unannounced] {
+        let refused = bench.import(&spec(&server.url, Format::Raw)).await.unwrap_err();
+        assert!(matches!(refused, ImageError::TooLarge { .. }), "{refused:?}");
+        assert_eq!(server.count(), 1);
+        bench.assert_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_followed_to_an_end() {
+    let bytes = noise(4096);
+    let server = Server::start(move |n, _| match n {
+        0 => Reply { head: redirect("/elsewhere"), ..Reply::default() },
+        _ => ok(bytes.len(), TAG, &bytes),
+    })
+    .await;
+    let bench = bench().await;
+    bench.import(&spec(&server.url, Format::Raw)).await.unwrap();
+    let circle = Server::start(|_, _| Reply { head: redirect("/image"), ..Reply::default() }).await;
+    let refused = bench.import(&spec(&circle.url, Format::Raw)).await.unwrap_err();
+    assert!(matches!(refused, ImageError::Redirect { .. }), "{refused:?}");
+    assert_eq!(circle.count(), 1 + limits().redirects);
+}
+
+fn redirect(to: &str) -> String {
+    format!(
+        "HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    )
+}
+
+fn status(line: &str) -> Reply {
+    let head = format!("HTTP/1.1 {line}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    Reply { head, ..Reply::default() }
+}
+
+#[tokio::test]
+async fn a_refusal_is_final_and_a_trouble_is_tried_again() {
+    let bench = bench().await;
+    let server = Server::start(|_, _| status("404 Not Found")).await;
+    let refused = bench.import(&spec(&server.url, Format::Raw)).await.unwrap_err();
+    assert!(matches!(refused, ImageError::Status { status: 404, .. }), "{refused:?}");
+    assert_eq!(server.count(), 1);
+    let bytes = noise(4096);
+    let server = Server::start(move |n, _| match n {
+        0 => status("503 Service Unavailable"),
+        _ => ok(bytes.len(), TAG, &bytes),
+    })
+    .await;
+    bench.import(&spec(&server.url, Format::Raw)).await.unwrap();
+    assert_eq!(server.count(), 2);
+}
+
+#[tokio::test]
+async fn errors_do_not_show_credentials() {
+    let server = Server::start(|_, _| status("403 Forbidden")).await;
+    let bench = bench().await;
+    let url = server.url.replace("http://", "http://me:hunter2@") + "?signature=hunter2";
+    let mut error: &dyn std::error::Error =
+        &bench.import(&spec(&url, Format::Raw)).await.unwrap_err();
+    loop {
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+        let Some(source) = error.source() else { break };
+        error = source;
+    }
+    assert!(server.request(0)["authorization"].starts_with("Basic "));
+}
+
+#[tokio::test]
+async fn two_imports_of_one_source_at_once_make_one_file() {
+    let bytes = noise(1 << 20);
+    let digest = sha256(&bytes);
+    let server = Server::start(move |_, _| ok(bytes.len(), TAG, &bytes)).await;
+    let bench = bench().await;
+    let spec = ImportSpec { sha256: Some(digest), ..spec(&server.url, Format::Raw) };
+    let (a, b) = tokio::join!(bench.import(&spec), bench.import(&spec));
+    assert_eq!(a.unwrap().stored, Stored::New);
+    assert_eq!(b.unwrap().stored, Stored::AlreadyThere);
+    assert_eq!(server.count(), 1);
+}
+
+#[tokio::test]
+async fn a_sweep_keeps_what_can_be_resumed() {
+    let bytes = noise(1 << 20);
+    let server = Server::start(move |_, _| ok(bytes.len(), TAG, &bytes[..500_000])).await;
+    let bench = bench_with(|limits| limits.retries = 0).await;
+    // The second try gets nothing new, as this server takes no ranges: it gives up.
+    assert!(bench.import(&spec(&server.url, Format::Raw)).await.is_err());
+    let parts = bench.folder.path().join("cache/parts");
+    fs::write(parts.join("local.part"), "left by a crash").unwrap();
+    fs::write(parts.join("other.part"), "of another boot").unwrap();
+    fs::write(parts.join("other.note"), r#"{"boot":"another","validator":"\"x\""}"#).unwrap();
+    assert_eq!(bench.cache.sweep().await.unwrap(), Swept { removed: 2, kept: 1 });
+    assert_eq!(bench.parts(), 2, "the part and its note");
+}

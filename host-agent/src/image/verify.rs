@@ -1,0 +1,254 @@
+//! Whether a file is what it was declared to be, and nothing worse: pure functions of its first
+//! bytes and of what `qemu-img info` says.
+//!
+//! The header is judged here first, because `qemu-img` opens the other files an image names before
+//! it tells about them. What passes has no other file to open.
+
+use ostler_protocol::rpc::image::Format;
+use ostler_protocol::rpc::values::Bytes;
+use serde::Deserialize;
+
+use crate::qcow2::{Header, HeaderError, MAGIC, feature};
+
+/// Why an image must not be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// Declared qcow2, but is not.
+    #[error("it was declared qcow2, but {0}")]
+    NotQcow2(HeaderError),
+    /// Declared to be raw bytes, but has another format's mark.
+    #[error("it was declared {declared}, but begins like a {looks} file")]
+    LooksLike {
+        /// The declared format.
+        declared: &'static str,
+        /// The format it looks like.
+        looks: &'static str,
+    },
+    /// Part of the disk would be read from another file.
+    #[error("it has a backing file ({name:?}): flatten it with qemu-img convert")]
+    Backing {
+        /// The file's name, cut short.
+        name: String,
+    },
+    /// The data is in another file.
+    #[error("its data is in another file: flatten it with qemu-img convert")]
+    DataFile,
+    /// Nobody has the key.
+    #[error("it is encrypted")]
+    Encrypted,
+    /// Its own mark says so.
+    #[error("it was not closed cleanly or is corrupt: repair it with qemu-img check -r all")]
+    Damaged,
+    /// Made by a newer program.
+    #[error("it needs unknown qcow2 features ({bits:#x})")]
+    Features {
+        /// The unknown bits.
+        bits: u64,
+    },
+    /// The disk inside is too large.
+    #[error("the disk inside has {size}, more than the {cap} allowed")]
+    VirtualSize {
+        /// Its size.
+        size: Bytes,
+        /// The cap.
+        cap: Bytes,
+    },
+    /// A disk of no sectors.
+    #[error("the disk inside is empty")]
+    NoDisk,
+    /// qemu-img does not read it.
+    #[error("qemu-img cannot read it: {0}")]
+    Unreadable(String),
+    /// qemu-img reads something else than we do.
+    #[error("qemu-img and its header disagree about its {0}")]
+    Disagree(&'static str),
+}
+
+/// What `qemu-img info --output json` says, as far as it matters.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Info {
+    format: String,
+    virtual_size: u64,
+    backing_filename: Option<String>,
+    #[serde(default)]
+    encrypted: bool,
+    format_specific: Option<Specific>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Specific {
+    data: Option<SpecificData>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct SpecificData {
+    data_file: Option<String>,
+    #[serde(default)]
+    corrupt: bool,
+}
+
+/// Judge a file by its first bytes: its virtual size if it passes.
+pub(super) fn beginning(
+    format: Format,
+    file: &[u8],
+    size: Bytes,
+    cap: Bytes,
+) -> Result<Bytes, Unfit> {
+    let virtual_size = match format {
+        Format::Qcow2 => qcow2(file)?,
+        Format::Raw => {
+            no_other_format(format, file)?;
+            // QEMU reads a last sector that is cut short as ending in zeros.
+            Bytes(size.0.next_multiple_of(512))
+        }
+        Format::Kernel | Format::Ramdisk => {
+            no_other_format(format, file)?;
+            size
+        }
+    };
+    if virtual_size > cap {
+        return Err(Unfit::VirtualSize { size: virtual_size, cap });
+    }
+    Ok(virtual_size)
+}
+
+fn qcow2(file: &[u8]) -> Result<Bytes, Unfit> {
+    let header = Header::parse(file).map_err(Unfit::NotQcow2)?;
+    if let Some(backing) = header.backing {
+        return Err(Unfit::Backing { name: backing.name.chars().take(80).collect() });
+    }
+    if header.encryption != 0 {
+        return Err(Unfit::Encrypted);
+    }
+    if header.incompatible & feature::DATA_FILE != 0 {
+        return Err(Unfit::DataFile);
+    }
+    if header.incompatible & (feature::DIRTY | feature::CORRUPT) != 0 {
+        return Err(Unfit::Damaged);
+    }
+    let unknown = header.incompatible & !feature::KNOWN;
+    if unknown != 0 {
+        return Err(Unfit::Features { bits: unknown });
+    }
+    if header.virtual_size == Bytes(0) {
+        return Err(Unfit::NoDisk);
+    }
+    // As a raw disk: the format counts in bytes, disks in sectors.
+    let whole = header.virtual_size.0.checked_next_multiple_of(512);
+    Ok(Bytes(whole.unwrap_or(u64::MAX)))
+}
+
+/// Raw bytes may be anything, but bytes with the mark of another format are a mistake: no such
+/// disk boots, and no such kernel.
+fn no_other_format(declared: Format, file: &[u8]) -> Result<(), Unfit> {
+    let marks: [(&[u8], &str); 6] = [
+        (&MAGIC, "qcow2"),
+        (b"KDMV", "VMDK"),
+        (b"# Disk DescriptorFile", "VMDK"),
+        (b"vhdxfile", "VHDX"),
+        (b"conectix", "VHD"),
+        (b"QED\0", "QED"),
+    ];
+    match marks.into_iter().find(|(mark, _)| file.starts_with(mark)) {
+        Some((_, looks)) => Err(Unfit::LooksLike { declared: declared.as_str(), looks }),
+        None => Ok(()),
+    }
+}
+
+/// Judge what qemu-img found in a qcow2 whose header passed.
+pub(super) fn second_opinion(info: &Info, virtual_size: Bytes) -> Result<(), Unfit> {
+    let specific = info.format_specific.as_ref().and_then(|specific| specific.data.as_ref());
+    if info.format != "qcow2" {
+        return Err(Unfit::Disagree("format"));
+    }
+    if info.backing_filename.is_some() {
+        return Err(Unfit::Disagree("backing file"));
+    }
+    if info.encrypted {
+        return Err(Unfit::Disagree("encryption"));
+    }
+    if specific.is_some_and(|data| data.data_file.is_some()) {
+        return Err(Unfit::Disagree("data file"));
+    }
+    if specific.is_some_and(|data| data.corrupt) {
+        return Err(Unfit::Damaged);
+    }
+    if info.virtual_size.checked_next_multiple_of(512) != Some(virtual_size.0) {
+        return Err(Unfit::Disagree("virtual size"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qcow2;
+
+    const CAP: Bytes = Bytes::gib(100);
+
+    /// A header without backing file, with one field changed.
+    fn header(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut bytes = qcow2::overlay(Bytes::gib(1), "/base", "raw").unwrap().pieces[0].1.clone();
+        bytes[8..20].fill(0);
+        change(&mut bytes);
+        bytes
+    }
+
+    fn judged(change: impl FnOnce(&mut Vec<u8>)) -> Result<Bytes, Unfit> {
+        beginning(Format::Qcow2, &header(change), Bytes::mib(1), CAP)
+    }
+
+    #[test]
+    fn a_plain_qcow2_passes() {
+        assert_eq!(judged(|_| {}), Ok(Bytes::gib(1)));
+    }
+
+    #[test]
+    fn each_way_to_another_file_is_refused() {
+        assert!(matches!(judged(|h| h[15] = 0x90), Err(Unfit::Backing { .. })));
+        assert_eq!(judged(|h| h[79] = 4), Err(Unfit::DataFile));
+    }
+
+    #[test]
+    fn what_cannot_be_read_later_is_refused_now() {
+        assert_eq!(judged(|h| h[35] = 2), Err(Unfit::Encrypted));
+        assert_eq!(judged(|h| h[79] = 1), Err(Unfit::Damaged));
+        assert_eq!(judged(|h| h[79] = 2), Err(Unfit::Damaged));
+        assert_eq!(judged(|h| h[79] = 0x20), Err(Unfit::Features { bits: 0x20 }));
+        assert_eq!(judged(|h| h[24..32].fill(0)), Err(Unfit::NoDisk));
+        assert!(matches!(judged(|h| h[24..32].fill(0xff)), Err(Unfit::VirtualSize { .. })));
+        assert!(matches!(judged(|h| h.truncate(50)), Err(Unfit::NotQcow2(HeaderError::Short))));
+        assert!(matches!(judged(|h| h[0] = 0), Err(Unfit::NotQcow2(HeaderError::Magic))));
+    }
+
+    #[test]
+    fn a_declared_format_is_never_reinterpreted() {
+        for format in [Format::Raw, Format::Kernel, Format::Ramdisk] {
+            let refused = beginning(format, &header(|_| {}), Bytes::mib(1), CAP);
+            assert!(matches!(refused, Err(Unfit::LooksLike { looks: "qcow2", .. })));
+            assert!(beginning(format, b"\x7fELF", Bytes(513), CAP).is_ok());
+        }
+        assert_eq!(beginning(Format::Raw, b"", Bytes(513), CAP), Ok(Bytes(1024)));
+    }
+
+    #[test]
+    fn a_second_opinion_that_differs_is_heeded() {
+        let info = |text: &str| serde_json::from_str::<Info>(text).unwrap();
+        let good = info(r#"{"format":"qcow2","virtual-size":1024,"more":1}"#);
+        assert_eq!(second_opinion(&good, Bytes(1024)), Ok(()));
+        assert!(second_opinion(&good, Bytes(2048)).is_err());
+        for bad in [
+            r#"{"format":"raw","virtual-size":1024}"#,
+            r#"{"format":"qcow2","virtual-size":1024,"backing-filename":"/etc/shadow"}"#,
+            r#"{"format":"qcow2","virtual-size":1024,"encrypted":true}"#,
+            r#"{"format":"qcow2","virtual-size":1024,
+                "format-specific":{"type":"qcow2","data":{"data-file":"x"}}}"#,
+            r#"{"format":"qcow2","virtual-size":1024,
+                "format-specific":{"type":"qcow2","data":{"corrupt":true}}}"#,
+        ] {
+            assert!(second_opinion(&info(bad), Bytes(1024)).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What the journal keeps of each thing: enough to find it in the world again, and to make it
+//! again where it is lost.
+
+use ostler_protocol::rpc::fault::Fault;
+use ostler_protocol::rpc::image::{Format, Properties, State as ImageState};
+use ostler_protocol::rpc::instance::{Manner, TaskState, VmState};
+use ostler_protocol::rpc::operation::Operation;
+use ostler_protocol::rpc::values::{
+    Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Sha256, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+/// An instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    /// Its id.
+    pub id: InstanceId,
+    /// What people call it.
+    pub name: Name,
+    /// The image it was made from, by name.
+    pub image: Name,
+    /// The bytes it was made from.
+    pub base: Base,
+    /// Kernel and ramdisk, where it boots without firmware.
+    pub direct: Option<DirectBoot>,
+    /// The flavor it was booted with.
+    pub flavor: Option<Name>,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Memory.
+    pub memory: Bytes,
+    /// Size of the root disk.
+    pub disk: Bytes,
+    /// Its NICs, in order.
+    pub ports: Vec<PortRecord>,
+    /// Whether it was ever up: one whose boot was undone has nothing that could be started.
+    pub built: bool,
+    /// What the user should expect.
+    pub vm_state: VmState,
+    /// The action in flight.
+    pub task_state: Option<TaskState>,
+    /// The operation in flight.
+    pub operation: Option<OperationId>,
+    /// Why it is in ERROR, or the last thing that failed.
+    pub fault: Option<Fault>,
+    /// When it was accepted.
+    pub created: Timestamp,
+    /// When its states last changed.
+    pub updated: Timestamp,
+    /// Grows with every change, so that writes that overtake each other leave the newest.
+    pub revision: u64,
+}
+
+/// A disk image's bytes in the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// What they hash to.
+    pub sha256: Sha256,
+    /// What they are.
+    pub format: Format,
+    /// The size of the disk inside.
+    pub virtual_size: Bytes,
+}
+
+/// A kernel booted without firmware.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectBoot {
+    /// The kernel's bytes in the cache.
+    pub kernel: Sha256,
+    /// The ramdisk's.
+    pub ramdisk: Option<Sha256>,
+    /// The kernel's command line.
+    pub command_line: String,
+}
+
+/// A port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRecord {
+    /// Its id.
+    pub id: PortId,
+    /// The network it is on.
+    pub network: Name,
+    /// Its MAC.
+    pub mac: MacAddress,
+}
+
+/// An image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// What it is called.
+    pub name: Name,
+    /// Where it is.
+    pub state: ImageState,
+    /// What its bytes are.
+    pub format: Format,
+    /// Where it came from, without credentials.
+    pub source: String,
+    /// What its bytes hash to; none until they are here.
+    pub sha256: Option<Sha256>,
+    /// Bytes of the file.
+    pub size: Bytes,
+    /// Bytes of the disk inside.
+    pub virtual_size: Bytes,
+    /// What instances made from it need.
+    pub properties: Properties,
+    /// When its import was accepted.
+    pub created: Timestamp,
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// What it is called.
+    pub name: Name,
+    /// The bridge.
+    pub bridge: String,
+    /// The NIC that joins it.
+    pub uplink: Option<String>,
+    /// The largest packet, bytes.
+    pub mtu: u32,
+    /// When it was first ensured.
+    pub created: Timestamp,
+}
+
+/// What an operation is to do, as far as it can be taken up again after a crash: without secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Make the instance and start it.
+    Boot,
+    /// Switch it on.
+    Start,
+    /// Switch it off.
+    Stop {
+        /// Ask, or force at once.
+        manner: Manner,
+        /// How long it may take before it is forced, milliseconds.
+        timeout: u32,
+    },
+    /// Restart it.
+    Reboot {
+        /// Ask, or force at once.
+        manner: Manner,
+        /// How long it may take before it is forced, milliseconds.
+        timeout: u32,
+    },
+    /// Remove it.
+    Delete,
+    /// Set a password; the word itself is only in memory.
+    Password {
+        /// The account.
+        user: String,
+    },
+    /// Fetch the image its record describes.
+    ImageImport {
+        /// What its bytes must hash to.
+        sha256: Option<Sha256>,
+        /// The URL has a part that may be a secret and is only in memory.
+        partial_source: bool,
+    },
+    /// Remove the image.
+    ImageRemove,
+    /// Make the network's bridge as described.
+    NetworkEnsure {
+        /// As it shall be.
+        network: NetworkRecord,
+    },
+}
+
+/// An operation: what the caller sees, and what is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperationRecord {
+    /// What the caller sees.
+    pub operation: Operation,
+    /// What is to be done.
+    pub change: Change,
+}

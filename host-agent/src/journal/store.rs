@@ -1,0 +1,349 @@
+//! The tables, and the typed reads and writes on them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use ostler_protocol::rpc::instance::VmState;
+use ostler_protocol::rpc::operation::{List, Operation, State};
+use ostler_protocol::rpc::values::{IdempotencyKey, Name, OperationId, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::records::{ImageRecord, InstanceRecord, NetworkRecord, OperationRecord};
+use super::{Error, Journal};
+
+/// The version of the tables, in SQLite's `user_version`.
+const VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE instance (
+    id TEXT PRIMARY KEY, revision INTEGER NOT NULL, deleted INTEGER, body TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE image (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE network (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE operation (
+    id TEXT PRIMARY KEY,
+    key TEXT UNIQUE,
+    fingerprint TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    state TEXT NOT NULL,
+    accepted INTEGER NOT NULL,
+    finished INTEGER,
+    change TEXT NOT NULL,
+    body TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX operation_accepted ON operation (accepted);
+CREATE INDEX operation_unfinished ON operation (accepted) WHERE finished IS NULL;
+PRAGMA user_version = 1;
+";
+
+/// What is known at start.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// All instances, deleted ones that are still remembered included.
+    pub instances: Vec<InstanceRecord>,
+    /// All images.
+    pub images: Vec<ImageRecord>,
+    /// All networks.
+    pub networks: Vec<NetworkRecord>,
+    /// The operations that are not over, in the order they were accepted.
+    pub unfinished: Vec<OperationRecord>,
+}
+
+/// Rows to be written together.
+#[derive(Debug, Clone, Default)]
+pub struct Write {
+    /// The operation as it is now.
+    pub operation: Option<OperationRecord>,
+    /// An instance as it is now.
+    pub instance: Option<InstanceRecord>,
+    /// An image as it is now, or that it is gone.
+    pub image: Option<Entry<ImageRecord>>,
+    /// A network as it is now.
+    pub network: Option<NetworkRecord>,
+}
+
+/// A row as it is now.
+#[derive(Debug, Clone)]
+pub enum Entry<T> {
+    /// It is this.
+    Put(T),
+    /// It is gone.
+    Gone(Name),
+}
+
+/// What acceptance adds to an operation.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// The digest of the request, without its secrets.
+    pub fingerprint: String,
+}
+
+pub(super) fn open(path: &Path) -> Result<Connection, Error> {
+    let failed = |source| Error::Open { path: path.to_owned(), source };
+    let connection = Connection::open(path).map_err(failed)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+        )
+        .map_err(failed)?;
+    let found: i64 =
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    match found {
+        0 => connection
+            .execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))
+            .map_err(failed)?,
+        VERSION => {}
+        found => return Err(Error::Newer { path: path.to_owned(), found, known: VERSION }),
+    }
+    Ok(connection)
+}
+
+impl Journal {
+    /// Everything the agent must know when it starts.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub async fn load(&self) -> Result<Snapshot, Error> {
+        self.call("read the journal", |db| {
+            Ok(Snapshot {
+                instances: bodies(db, "instance", "SELECT id, body FROM instance")?,
+                images: bodies(db, "image", "SELECT name, body FROM image")?,
+                networks: bodies(db, "network", "SELECT name, body FROM network")?,
+                unfinished: operations(
+                    db,
+                    "SELECT id, change, body FROM operation WHERE finished IS NULL \
+                     ORDER BY accepted",
+                )?,
+            })
+        })
+        .await
+    }
+
+    /// Write a newly accepted operation together with what it sets at once.
+    ///
+    /// # Errors
+    /// The journal cannot be written; then nothing of it was.
+    pub async fn accept(&self, accepted: Accepted, write: Write) -> Result<(), Error> {
+        self.call("write an accepted operation", move |db| {
+            if let Some(record) = &write.operation {
+                let o = &record.operation;
+                let key = o.key.as_ref().map(IdempotencyKey::as_str);
+                run(
+                    db,
+                    "INSERT INTO operation (id, key, fingerprint, subject, state, accepted, \
+                     change, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    params![
+                        o.id.to_string(),
+                        key,
+                        accepted.fingerprint,
+                        o.subject.to_string(),
+                        state_word(o.state),
+                        o.accepted.0 as i64,
+                        text("operation", &record.change)?,
+                        text("operation", o)?
+                    ],
+                )?;
+            }
+            put(db, Write { operation: None, ..write })
+        })
+        .await
+    }
+
+    /// Write how things are now.
+    ///
+    /// # Errors
+    /// The journal cannot be written; then nothing of it was.
+    pub async fn write(&self, write: Write) -> Result<(), Error> {
+        self.call("write progress", move |db| put(db, write)).await
+    }
+
+    /// The operation a key was used for, and the digest of its request.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub async fn find_key(
+        &self,
+        key: &IdempotencyKey,
+    ) -> Result<Option<(Operation, String)>, Error> {
+        let key = key.as_str().to_owned();
+        self.call("look up an idempotency key", move |db| {
+            let found = db
+                .query_row(
+                    "SELECT id, body, fingerprint FROM operation WHERE key = ?1",
+                    [key],
+                    |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+                )
+                .optional()
+                .map_err(|source| Error::Sql { action: "look up an idempotency key", source })?;
+            found
+                .map(|(id, body, fingerprint): (String, String, String)| {
+                    Ok((parse("operation", &id, &body)?, fingerprint))
+                })
+                .transpose()
+        })
+        .await
+    }
+
+    /// An operation, over or not.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
+        let found = self
+            .call("read an operation", move |db| {
+                let sql = "SELECT id, body FROM operation WHERE id = ?1";
+                rows(db, sql, params![id.to_string()], |row| {
+                    Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+                })
+            })
+            .await?;
+        found.first().map(|(id, body)| parse("operation", id, body)).transpose()
+    }
+
+    /// Operations, newest first, `filter.limit` of them at most.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub async fn operations(&self, filter: List, limit: u32) -> Result<Vec<Operation>, Error> {
+        self.call("list operations", move |db| {
+            let subject = filter.instance.map(|id| format!("instance {id}"));
+            let state = filter.state.map(state_word);
+            let found = rows(
+                db,
+                "SELECT id, body FROM operation WHERE (?1 IS NULL OR subject = ?1) \
+                 AND (?2 IS NULL OR state = ?2) ORDER BY accepted DESC LIMIT ?3",
+                params![subject, state, limit],
+                |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)),
+            )?;
+            found.iter().map(|(id, body)| parse("operation", id, body)).collect()
+        })
+        .await
+    }
+
+    /// Forget operations that were over, and instances that were deleted, before then.
+    ///
+    /// # Errors
+    /// The journal cannot be written.
+    pub async fn forget(&self, before: Timestamp) -> Result<(), Error> {
+        self.call("forget old operations", move |db| {
+            run(db, "DELETE FROM operation WHERE finished < ?1", params![before.0 as i64])?;
+            run(db, "DELETE FROM instance WHERE deleted < ?1", params![before.0 as i64])
+        })
+        .await
+    }
+}
+
+fn put(db: &Connection, write: Write) -> Result<(), Error> {
+    if let Some(record) = &write.operation {
+        let o = &record.operation;
+        run(
+            db,
+            "UPDATE operation SET state = ?2, finished = ?3, body = ?4 WHERE id = ?1",
+            params![
+                o.id.to_string(),
+                state_word(o.state),
+                o.finished.map(|t| t.0 as i64),
+                text("operation", o)?
+            ],
+        )?;
+    }
+    if let Some(instance) = &write.instance {
+        let deleted = (instance.vm_state == VmState::Deleted).then_some(instance.updated.0 as i64);
+        run(
+            db,
+            "INSERT INTO instance (id, revision, deleted, body) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (id) DO UPDATE SET revision = ?2, deleted = ?3, body = ?4 \
+             WHERE revision < ?2",
+            params![
+                instance.id.to_string(),
+                instance.revision as i64,
+                deleted,
+                text("instance", instance)?
+            ],
+        )?;
+    }
+    match &write.image {
+        None => {}
+        Some(Entry::Put(image)) => run(
+            db,
+            "INSERT INTO image (name, body) VALUES (?1, ?2) \
+             ON CONFLICT (name) DO UPDATE SET body = ?2",
+            params![image.name.as_str(), text("image", image)?],
+        )?,
+        Some(Entry::Gone(name)) => {
+            run(db, "DELETE FROM image WHERE name = ?1", params![name.as_str()])?;
+        }
+    }
+    if let Some(network) = &write.network {
+        run(
+            db,
+            "INSERT INTO network (name, body) VALUES (?1, ?2) \
+             ON CONFLICT (name) DO UPDATE SET body = ?2",
+            params![network.name.as_str(), text("network", network)?],
+        )?;
+    }
+    Ok(())
+}
+
+fn run(db: &Connection, sql: &'static str, params: impl rusqlite::Params) -> Result<(), Error> {
+    let done = db.prepare_cached(sql).and_then(|mut statement| statement.execute(params));
+    done.map(|_| ()).map_err(|source| Error::Sql { action: "write the journal", source })
+}
+
+fn rows<T>(
+    db: &Connection,
+    sql: &'static str,
+    params: impl rusqlite::Params,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>, Error> {
+    let found = db
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.query_map(params, read)?.collect());
+    found.map_err(|source| Error::Sql { action: "read the journal", source })
+}
+
+fn bodies<T: DeserializeOwned>(
+    db: &Connection,
+    what: &'static str,
+    sql: &'static str,
+) -> Result<Vec<T>, Error> {
+    let found = rows(db, sql, [], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    found.iter().map(|(id, body)| parse(what, id, body)).collect()
+}
+
+fn operations(db: &Connection, sql: &'static str) -> Result<Vec<OperationRecord>, Error> {
+    let found = rows(db, sql, [], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+    })?;
+    found
+        .iter()
+        .map(|(id, change, body)| {
+            Ok(OperationRecord {
+                operation: parse("operation", id, body)?,
+                change: parse("operation", id, change)?,
+            })
+        })
+        .collect()
+}
+
+fn text<T: Serialize>(what: &'static str, value: &T) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|source| Error::Body { what, id: String::new(), source })
+}
+
+fn parse<T: DeserializeOwned>(what: &'static str, id: &str, body: &str) -> Result<T, Error> {
+    serde_json::from_str(body).map_err(|source| Error::Body { what, id: id.to_owned(), source })
+}
+
+const fn state_word(state: State) -> &'static str {
+    match state {
+        State::Queued => "queued",
+        State::Running => "running",
+        State::Succeeded => "succeeded",
+        State::Failed => "failed",
+        State::Cancelled => "cancelled",
+        State::Undone => "undone",
+    }
+}

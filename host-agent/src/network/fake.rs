@@ -1,0 +1,277 @@
+//! A network in memory, for tests of what uses one: the same plans over links that do not exist.
+//!
+//! It keeps what it is told, and fails when it is told to, before or part of the way through a
+//! change.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::plan::{self, Change, GROUP, Ipv6, Link, LinkKind, Removal};
+use super::{
+    BridgeSpec, BridgeState, Ensured, Held, LinkName, LinkPower, Network, NetworkError, Removed,
+    Tap,
+};
+
+/// The calls of a [`Network`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NetworkCall {
+    /// [`Network::ensure_bridge`]
+    EnsureBridge,
+    /// [`Network::remove_bridge`]
+    RemoveBridge,
+    /// [`Network::observe`]
+    Observe,
+    /// [`Network::list_taps`]
+    ListTaps,
+    /// [`Network::remove_tap`]
+    RemoveTap,
+}
+
+/// A node's links, in memory.
+#[derive(Debug, Default)]
+pub struct FakeNetwork {
+    world: Mutex<World>,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    links: Vec<Link>,
+    last_index: u32,
+    failures: VecDeque<(NetworkCall, Failure)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    AtOnce,
+    /// After so many changes were made.
+    After(usize),
+}
+
+impl FakeNetwork {
+    /// A node without links.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The next such call fails and changes nothing.
+    pub fn fail_next(&self, call: NetworkCall) {
+        self.world().failures.push_back((call, Failure::AtOnce));
+    }
+
+    /// The next [`Network::ensure_bridge`] fails after it made so many changes.
+    pub fn fail_next_ensure_after(&self, changes: usize) {
+        self.world().failures.push_back((NetworkCall::EnsureBridge, Failure::After(changes)));
+    }
+
+    /// A NIC, up, with an MTU of 9000 and no address.
+    pub fn add_nic(&self, name: &LinkName) {
+        self.world().add(name, LinkKind::Other, 9000);
+    }
+
+    /// A bridge that somebody else made, up.
+    pub fn add_foreign_bridge(&self, name: &LinkName) {
+        self.world().add(name, LinkKind::Bridge, 1500);
+    }
+
+    /// Plug in a tap, as the hypervisor does with a domain that starts.
+    pub fn add_tap(&self, tap: &LinkName, bridge: &LinkName, held: Held) {
+        let mut world = self.world();
+        let controller = world.find(bridge.as_str()).map(|bridge| bridge.index);
+        let link = world.add(tap, LinkKind::Tun, 1500);
+        link.controller = controller;
+        link.held = held;
+    }
+
+    /// The tap's process is gone, as when a domain ends and its tap stays.
+    pub fn release_tap(&self, tap: &LinkName) {
+        if let Some(link) = self.world().find(tap.as_str()) {
+            link.held = Held::Free;
+        }
+    }
+
+    /// The names of all links, sorted.
+    pub fn links(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.world().links.iter().map(|l| l.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        // A test that panicked elsewhere must not hide its message behind this lock's.
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl World {
+    fn add(&mut self, name: &LinkName, kind: LinkKind, mtu: u32) -> &mut Link {
+        self.last_index += 1;
+        self.links.retain(|link| link.name != name.as_str());
+        self.links.push(Link {
+            index: self.last_index,
+            name: name.to_string(),
+            kind,
+            power: LinkPower::Up,
+            mtu,
+            controller: None,
+            alias: None,
+            group: 0,
+            held: Held::Free,
+            ipv6: Ipv6::Spoken,
+            addresses: Vec::new(),
+        });
+        let last = self.links.len() - 1;
+        &mut self.links[last]
+    }
+
+    fn find(&mut self, name: &str) -> Option<&mut Link> {
+        self.links.iter_mut().find(|link| link.name == name)
+    }
+
+    fn failure(&mut self, call: NetworkCall) -> Option<Failure> {
+        let position = self.failures.iter().position(|(failing, _)| *failing == call)?;
+        self.failures.remove(position).map(|(_, failure)| failure)
+    }
+
+    fn apply(&mut self, spec: &BridgeSpec, change: &Change) {
+        if *change == Change::Create {
+            let bridge = self.add(&spec.bridge, LinkKind::Bridge, spec.mtu.bytes() - 1);
+            bridge.power = LinkPower::Down;
+            bridge.group = GROUP;
+            return;
+        }
+        let index = self.find(spec.bridge.as_str()).map(|bridge| bridge.index);
+        let target = match change {
+            Change::PlugUplink { nic } | Change::RaiseUplink { nic } => nic,
+            Change::Create
+            | Change::Mark { .. }
+            | Change::DisableIpv6
+            | Change::SetMtu { .. }
+            | Change::RaiseBridge => &spec.bridge,
+        };
+        let Some(link) = self.find(target.as_str()) else { return };
+        match change {
+            Change::Create => {}
+            Change::Mark { alias } => link.alias = Some(alias.clone()),
+            Change::DisableIpv6 => link.ipv6 = Ipv6::Disabled,
+            Change::PlugUplink { .. } => link.controller = index,
+            Change::SetMtu { mtu } => link.mtu = mtu.bytes(),
+            Change::RaiseUplink { .. } | Change::RaiseBridge => link.power = LinkPower::Up,
+        }
+    }
+
+    fn carry_out(&mut self, removal: Removal) -> Removed {
+        match removal {
+            Removal::NothingThere => Removed::AlreadyGone,
+            Removal::NotOurs => Removed::NotOurs,
+            Removal::Delete { index } => {
+                self.links.retain(|link| link.index != index);
+                for link in self.links.iter_mut().filter(|link| link.controller == Some(index)) {
+                    link.controller = None;
+                }
+                Removed::Removed
+            }
+        }
+    }
+}
+
+fn told_to_fail() -> io::Error {
+    io::Error::other("the fake was told to fail")
+}
+
+impl Network for FakeNetwork {
+    async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<Ensured, NetworkError> {
+        let mut world = self.world();
+        let failure = world.failure(NetworkCall::EnsureBridge);
+        let changes = plan::ensure(spec, &world.links)?;
+        let ensured = if changes.contains(&Change::Create) {
+            Ensured::Created
+        } else {
+            Ensured::AlreadyThere
+        };
+        let stops_at = match failure {
+            None => None,
+            Some(Failure::AtOnce) => Some(0),
+            Some(Failure::After(made)) => Some(made),
+        };
+        let stopped = |change| NetworkError::Apply {
+            bridge: spec.bridge.to_string(),
+            change,
+            source: told_to_fail(),
+        };
+        for (made, change) in changes.into_iter().enumerate() {
+            if stops_at == Some(made) {
+                return Err(stopped(change));
+            }
+            world.apply(spec, &change);
+        }
+        match failure {
+            None => Ok(ensured),
+            // Nothing was left to change, or fewer changes than it should fail after.
+            Some(Failure::AtOnce | Failure::After(_)) => Err(stopped(Change::RaiseBridge)),
+        }
+    }
+
+    async fn remove_bridge(&self, spec: &BridgeSpec) -> Result<Removed, NetworkError> {
+        let mut world = self.world();
+        if world.failure(NetworkCall::RemoveBridge).is_some() {
+            let link = spec.bridge.to_string();
+            return Err(NetworkError::Remove { link, source: told_to_fail() });
+        }
+        let removal = plan::remove(spec, &world.links)?;
+        Ok(world.carry_out(removal))
+    }
+
+    async fn observe(&self, specs: &[BridgeSpec]) -> Result<Vec<BridgeState>, NetworkError> {
+        let mut world = self.world();
+        if world.failure(NetworkCall::Observe).is_some() {
+            return Err(NetworkError::List { what: "links", source: told_to_fail() });
+        }
+        Ok(specs.iter().map(|spec| plan::observe(spec, &world.links)).collect())
+    }
+
+    async fn list_taps(&self) -> Result<Vec<Tap>, NetworkError> {
+        let mut world = self.world();
+        if world.failure(NetworkCall::ListTaps).is_some() {
+            return Err(NetworkError::List { what: "links", source: told_to_fail() });
+        }
+        Ok(plan::taps(&world.links))
+    }
+
+    async fn remove_tap(&self, tap: &LinkName) -> Result<Removed, NetworkError> {
+        let mut world = self.world();
+        if world.failure(NetworkCall::RemoveTap).is_some() {
+            let link = tap.to_string();
+            return Err(NetworkError::Remove { link, source: told_to_fail() });
+        }
+        let removal = plan::remove_tap(tap, &world.links)?;
+        Ok(world.carry_out(removal))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Mtu, bridge_name};
+    use super::*;
+
+    #[tokio::test]
+    async fn an_ensure_that_failed_half_way_is_finished_by_a_repeat() {
+        let network = FakeNetwork::new();
+        let spec = BridgeSpec {
+            bridge: bridge_name(&"lan".parse().unwrap()),
+            network: "lan".parse().unwrap(),
+            uplink: super::super::Uplink::None,
+            mtu: Mtu::ETHERNET,
+        };
+        network.fail_next_ensure_after(1);
+        assert!(network.ensure_bridge(&spec).await.is_err());
+        assert_eq!(network.links(), ["br-lan"]);
+        assert_eq!(network.ensure_bridge(&spec).await.unwrap(), Ensured::AlreadyThere);
+        assert_eq!(
+            network.observe(std::slice::from_ref(&spec)).await.unwrap()[0].condition,
+            super::super::Condition::Good
+        );
+        assert_eq!(network.remove_bridge(&spec).await.unwrap(), Removed::Removed);
+        assert_eq!(network.remove_bridge(&spec).await.unwrap(), Removed::AlreadyGone);
+    }
+}

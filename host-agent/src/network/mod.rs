@@ -1,0 +1,171 @@
+//! Layer-2 networks on this node: a Linux bridge each, with or without an uplink, and the taps of
+//! the instances on it.
+//!
+//! ```text
+//!   compute ── BridgeSpec ──> Network::ensure_bridge
+//!                                │ observe (one dump of the node's links)
+//!                                v
+//!                             plan.rs: spec + links -> changes, or a refusal   (pure)
+//!                                │
+//!                                v
+//!                             netlink.rs carries them out, in order
+//! ```
+//!
+//! What is ours is marked on the link itself, so that it is known as ours after the loss of every
+//! file: the alias `ostler:<network>`. Links without the mark are somebody else's. A bridge of
+//! somebody else may be used as it stands (an operator made it for us), but is never changed,
+//! never removed, and loses no port.
+//!
+//! **The host stays off the tenant's wire.** A bridge of ours has no address and IPv6 is disabled
+//! on it: otherwise the kernel would give it a link-local address, and guests could reach the
+//! services of the node over it, or configure the node by router advertisements.
+//!
+//! Taps are made by libvirt with the domain, under the name [`tap_name`] gives; here they are only
+//! listed and, when nothing holds them any more, removed.
+
+mod error;
+mod fake;
+mod name;
+mod netlink;
+mod plan;
+
+use std::future::Future;
+
+use ostler_protocol::rpc::values::Name;
+
+pub use error::NetworkError;
+pub use fake::{FakeNetwork, NetworkCall};
+pub use name::{LinkName, LinkNameError, Mtu, MtuError, bridge_name, is_tap_name, tap_name};
+pub use netlink::Netlink;
+pub use plan::Refusal;
+
+/// The node's networks, as the operations of instances need them.
+///
+/// Every method is idempotent, and safe to repeat after a crash at any instant.
+pub trait Network: Send + Sync + 'static {
+    /// Make the bridge as asked, or make sure that it already is.
+    ///
+    /// A failure part of the way leaves a bridge that a repeat finishes and
+    /// [`remove_bridge`](Self::remove_bridge) removes.
+    fn ensure_bridge(
+        &self,
+        spec: &BridgeSpec,
+    ) -> impl Future<Output = Result<Ensured, NetworkError>> + Send;
+
+    /// Remove the bridge if it is ours, letting go of its uplink; refused while anything else is
+    /// plugged into it. A bridge of somebody else stays, and is reported as [`Removed::NotOurs`].
+    fn remove_bridge(
+        &self,
+        spec: &BridgeSpec,
+    ) -> impl Future<Output = Result<Removed, NetworkError>> + Send;
+
+    /// How each of the bridges is, compared with how it should be; in the same order.
+    fn observe(
+        &self,
+        specs: &[BridgeSpec],
+    ) -> impl Future<Output = Result<Vec<BridgeState>, NetworkError>> + Send;
+
+    /// All taps on the node whose names are of the form [`tap_name`] gives.
+    fn list_taps(&self) -> impl Future<Output = Result<Vec<Tap>, NetworkError>> + Send;
+
+    /// Remove a tap that was left behind. Refused while a process holds it, and for any link that
+    /// is not a tap with a name of ours.
+    fn remove_tap(
+        &self,
+        tap: &LinkName,
+    ) -> impl Future<Output = Result<Removed, NetworkError>> + Send;
+}
+
+/// A network's bridge, as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeSpec {
+    /// The link's name; [`bridge_name`] derives one from the network's.
+    pub bridge: LinkName,
+    /// The network it serves; part of the mark that makes the bridge ours.
+    pub network: Name,
+    /// What connects it to the world outside.
+    pub uplink: Uplink,
+    /// What the bridge and, through it, the taps carry.
+    pub mtu: Mtu,
+}
+
+/// What connects a bridge to the world outside the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Uplink {
+    /// Nothing: the instances reach each other only.
+    None,
+    /// A NIC of the node, given up to the bridge; it must carry no address of the node.
+    Nic(LinkName),
+}
+
+/// What making sure of a thing came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ensured {
+    /// It was not there and is now: undoing the operation removes it.
+    Created,
+    /// It was there, if perhaps in need of repair: undoing the operation leaves it.
+    AlreadyThere,
+}
+
+/// What removing a thing came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It was there and is gone.
+    Removed,
+    /// It was not there.
+    AlreadyGone,
+    /// It is somebody else's, and stays.
+    NotOurs,
+}
+
+/// A bridge as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeState {
+    /// The link's name.
+    pub bridge: LinkName,
+    /// How it compares with what was asked.
+    pub condition: Condition,
+    /// The names of the links plugged into it, sorted.
+    pub ports: Vec<String>,
+}
+
+/// How a bridge compares with what was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// As it should be.
+    Good,
+    /// There, but not as it should be: what [`Network::ensure_bridge`] would do, or why it would
+    /// refuse.
+    Drifted(Vec<String>),
+    /// Not there.
+    Missing,
+}
+
+/// Whether a link is administratively up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkPower {
+    /// `ip link set up`
+    Up,
+    /// `ip link set down`
+    Down,
+}
+
+/// A tap with a name of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tap {
+    /// The link's name.
+    pub name: LinkName,
+    /// The bridge it is plugged into.
+    pub bridge: Option<String>,
+    /// Whether a process holds it.
+    pub held: Held,
+}
+
+/// Whether a process has a tap open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// A process, normally QEMU, has it open.
+    Held,
+    /// Nothing has it open.
+    Free,
+}

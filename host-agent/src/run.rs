@@ -1,0 +1,164 @@
+//! The life of an agent: put together, serve, stop.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use ostler_protocol::rpc::host::Link;
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::compute::{Compute, Node};
+use crate::config::Settings;
+use crate::guest::{GuestSettings, Guests};
+use crate::host::{Host, HostError};
+use crate::hypervisor::libvirt::{self, Libvirt};
+use crate::image::{Cache, ImageError, Limits, LocalSources};
+use crate::journal::{self, Journal};
+use crate::network::{Netlink, NetworkError};
+use crate::notify;
+use crate::rpc::socket::{self, Listener};
+use crate::rpc::{Service, amqp};
+use crate::volume::{Directory, VolumeError};
+
+/// How long operations under way may take to come to a safe point when the agent stops.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Why an agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A directory cannot be made.
+    #[error("cannot make the directory {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another agent works on the same state.
+    #[error("another agent works on {path}: stop it, or set another state_dir")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The journal cannot be used.
+    #[error("the journal cannot be used")]
+    Journal(#[from] journal::Error),
+    /// The socket cannot be served.
+    #[error("the socket cannot be served")]
+    Socket(#[from] socket::Error),
+    /// The node's own size cannot be read.
+    #[error("the node cannot be examined")]
+    Host(#[from] HostError),
+    /// The image cache cannot be used.
+    #[error("the image cache cannot be used")]
+    Images(#[from] ImageError),
+    /// The instances' directory cannot be used.
+    #[error("the instances' directory cannot be used")]
+    Volumes(#[from] VolumeError),
+    /// Netlink cannot be used.
+    #[error("the network cannot be managed")]
+    Network(#[from] NetworkError),
+    /// The libvirt driver cannot be started.
+    #[error("the libvirt driver cannot be started")]
+    Hypervisor(#[from] crate::hypervisor::Error),
+}
+
+/// Run an agent until `shutdown`. Guests go on running after it.
+///
+/// # Errors
+/// Why it could not start. Once it runs, it goes on whatever happens to libvirt and the broker.
+pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
+    let settings = Arc::new(settings);
+    // QEMU's user passes through to its own files, and cannot look around.
+    directory(&settings.state_dir, 0o711)?;
+    directory(&settings.run_dir, 0o755)?;
+    directory(&settings.run_dir.join("guest"), 0o711)?;
+    let _lock = lock(&settings.state_dir.join("lock"))?;
+    let (journal, journal_ended) = Journal::open(&settings.state_dir.join("journal.db"))?;
+    // The socket is bound before anything is taken up, so that a second agent does no harm.
+    let listener = Listener::bind(&settings.socket, settings.socket_group.as_deref())?;
+
+    let libvirt_settings =
+        libvirt::Settings { uri: settings.hypervisor_uri.clone(), ..libvirt::Settings::default() };
+    let hypervisor = Arc::new(Libvirt::start(&libvirt_settings)?);
+    let guest_settings = GuestSettings::new(settings.answer_timeout);
+    let limits = Limits {
+        concurrent: settings.limits.downloads,
+        size: settings.image_max,
+        keep_free: settings.admission.disk_reserve,
+        local: match &settings.image_directories {
+            None => LocalSources::Anywhere,
+            Some(directories) => LocalSources::Below(directories.clone()),
+        },
+        ..Limits::default()
+    };
+    let node = Node {
+        guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
+        hypervisor,
+        network: Netlink::open()?,
+        volumes: Directory::open(&settings.state_dir).await?,
+        images: Cache::open(&settings.state_dir.join("images"), limits).await?,
+        host: Host::open(&settings.state_dir).await?,
+        virt_type: tokio::sync::OnceCell::new(),
+    };
+    let compute = Compute::start(Arc::clone(&settings), journal, node, shutdown.clone()).await?;
+
+    let broker = watch::Sender::new(match settings.broker.is_empty() {
+        true => Link::None,
+        false => Link::Down,
+    });
+    let service = Service::new(Arc::clone(&compute), broker.subscribe());
+    let mut doors = tokio::task::JoinSet::new();
+    doors.spawn(listener.serve(service.clone(), shutdown.clone()));
+    if !settings.broker.is_empty() {
+        doors.spawn(amqp::serve(
+            settings.broker.clone(),
+            settings.host.to_string(),
+            service.clone(),
+            broker,
+            shutdown.clone(),
+        ));
+    }
+    doors.spawn(notify::watchdog(shutdown.clone()));
+    notify::tell(NotifyState::Ready);
+    tracing::info!(
+        host = %settings.host, socket = %settings.socket.display(),
+        version = env!("CARGO_PKG_VERSION"), "ready"
+    );
+
+    shutdown.cancelled().await;
+    notify::tell(NotifyState::Stopping);
+    tracing::info!("stopping; guests go on running");
+    compute.drain(PATIENCE).await;
+    while doors.join_next().await.is_some() {}
+    drop((service, compute));
+    // It ends with its last handle. Operations left behind keep theirs; what they have not written
+    // by then is what the next start finds undone.
+    if tokio::time::timeout(Duration::from_secs(2), journal_ended).await.is_err() {
+        tracing::warn!("the journal is still in use");
+    }
+    Ok(())
+}
+
+fn directory(path: &Path, mode: u32) -> Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|source| Error::Directory { path: path.to_owned(), source })
+}
+
+/// One agent for one state directory, as long as the lock is held.
+fn lock(path: &Path) -> Result<Flock<File>, Error> {
+    let failed = |source| Error::Directory { path: path.to_owned(), source };
+    let file =
+        File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| Error::Locked { path: path.to_owned() })
+}

@@ -1,0 +1,40 @@
+//! The commands, by topic: name, arguments and reply of each, joined by [`Command`].
+//!
+//! Spellings, optional members and integer types are those of the published schema. Arguments refuse
+//! members they do not know, as agents do; replies pass over them, as hosts must. A closed list of
+//! words that a later guest may extend has a variant `Unknown` for reading.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::encode::Lead;
+
+pub mod filesystem;
+pub mod info;
+pub mod network;
+pub mod power;
+pub mod sync;
+pub mod user;
+
+/// A command, its arguments and its reply.
+pub trait Command {
+    /// Its name on the wire.
+    const NAME: &'static str;
+    /// Whether a reply follows when it succeeds. A failure is always answered.
+    const SUCCESS_RESPONSE: bool = true;
+    /// Whether its reply is led by 0xFF.
+    const LEAD: Lead = Lead::Plain;
+    /// What it takes.
+    type Arguments: Serialize + DeserializeOwned;
+    /// What it returns.
+    type Reply: Serialize + DeserializeOwned;
+}
+
+/// No arguments, or nothing to return: `{}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// A reply that says nothing but that it was done; what a later agent adds is passed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Done {}

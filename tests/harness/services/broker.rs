@@ -1,0 +1,300 @@
+//! RabbitMQ: a private one, or one that is named.
+//!
+//! The private one has a node name, ports, data, log, cookie and epmd of its
+//! own, listens on loopback only, and knows nothing of a RabbitMQ the machine
+//! may already run. Its data stays across [`Broker::restart`], as a real
+//! broker's would.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use lapin::options::QueueDeleteOptions;
+use lapin::{Connection, ConnectionProperties};
+
+use crate::place::Place;
+use crate::process::{Daemon, command};
+use crate::{Error, Result, poll};
+
+/// An Erlang machine on a busy two-core host takes a while.
+const START: Duration = Duration::from_secs(90);
+
+/// A broker that takes connections.
+#[derive(Debug)]
+pub struct Broker {
+    uri: String,
+    private: Option<Private>,
+}
+
+#[derive(Debug)]
+struct Private {
+    place: Place,
+    ports: Ports,
+    node: String,
+    /// None while stopped.
+    server: Option<Daemon>,
+    epmd: Daemon,
+}
+
+/// Three ports nobody uses just now.
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    amqp: u16,
+    dist: u16,
+    epmd: u16,
+}
+
+impl Broker {
+    /// By this variable a test run that holds one broker for all its tests says
+    /// where it is.
+    pub const OF_THE_LAB: &str = "OSTLER_LAB_BROKER";
+
+    /// The broker `OSTLER_BROKER` names, or that of the test run, or else a
+    /// private one. Others may be using it: tests that stop theirs take
+    /// [`Self::private`].
+    ///
+    /// # Errors
+    /// If it does not take connections.
+    pub async fn ensure() -> Result<Self> {
+        let named = ["OSTLER_BROKER", Self::OF_THE_LAB]
+            .iter()
+            .filter_map(|name| std::env::var(name).ok())
+            .find(|uri| !uri.is_empty());
+        let Some(uri) = named else { return Self::private().await };
+        let mut broker = Self { uri, private: None };
+        broker.ready().await?;
+        Ok(broker)
+    }
+
+    /// A private broker, whatever the environment says: for tests that stop it.
+    ///
+    /// # Errors
+    /// If RabbitMQ is not installed or does not start.
+    pub async fn private() -> Result<Self> {
+        let place = Place::new("broker")?;
+        let ports = Ports::free()?;
+        let node = format!("ostler-{}@localhost", ports.amqp);
+        place.folder("data")?;
+        place.folder("log")?;
+        place.write("plugins", "[].\n")?;
+        place.write("rabbitmq.conf", config(ports))?;
+        let epmd = Daemon::start("epmd", epmd(ports)?, &place.join("epmd.log"))?;
+        let uri = format!("amqp://guest:guest@127.0.0.1:{}/%2f", ports.amqp);
+        let private = Private { place, ports, node, server: None, epmd };
+        let mut broker = Self { uri, private: Some(private) };
+        broker.start().await?;
+        Ok(broker)
+    }
+
+    /// Its AMQP URI.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// Whether it is ours to stop.
+    pub fn is_private(&self) -> bool {
+        self.private.is_some()
+    }
+
+    /// Start it again after [`Self::stop`] or [`Self::kill`], with its data.
+    ///
+    /// # Errors
+    /// If it does not take connections in time, or is not ours.
+    pub async fn start(&mut self) -> Result<()> {
+        let private = self.ours()?;
+        let server = Daemon::start("rabbitmq", private.server()?, &private.place.join("out.log"))?;
+        private.server = Some(server);
+        self.ready().await
+    }
+
+    /// Stop it in good order, keeping its data.
+    ///
+    /// # Errors
+    /// If it does not end, or is not ours.
+    pub async fn stop(&mut self) -> Result<()> {
+        if let Some(mut server) = self.ours()?.server.take() {
+            server.terminate().await?;
+        }
+        Ok(())
+    }
+
+    /// End it as a power cut would, keeping what it had on disk.
+    ///
+    /// # Errors
+    /// If it is not ours.
+    pub async fn kill(&mut self) -> Result<()> {
+        if let Some(server) = self.ours()?.server.take() {
+            // the server is a shell script's child: its group is what to kill
+            server.kill_group().await?;
+        }
+        Ok(())
+    }
+
+    /// Stop and start.
+    ///
+    /// # Errors
+    /// As those.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop().await?;
+        self.start().await
+    }
+
+    /// Take away what a host agent leaves on a broker it does not own: its
+    /// queue. The exchanges, which all hosts share, stay.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub async fn forget_host(&self, host: &str) -> Result<()> {
+        let connection = self.connect().await.map_err(Error::broker("connecting"))?;
+        let channel =
+            connection.create_channel().await.map_err(Error::broker("opening a channel"))?;
+        let queue = format!("ostler.host.{host}");
+        channel
+            .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
+            .await
+            .map_err(Error::broker(format!("deleting {queue}")))?;
+        connection.close(200, "done".into()).await.map_err(Error::broker("closing the connection"))
+    }
+
+    /// The end of its log.
+    pub fn tail(&self, lines: usize) -> String {
+        self.private
+            .as_ref()
+            .and_then(|private| private.server.as_ref())
+            .map(|server| server.tail(lines))
+            .unwrap_or_default()
+    }
+
+    fn ours(&mut self) -> Result<&mut Private> {
+        self.private.as_mut().ok_or_else(|| Error::Missing {
+            what: "a private broker".to_owned(),
+            remedy: "unset OSTLER_BROKER: its broker is not ours to stop".to_owned(),
+        })
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the harness is an AMQP client of its own")]
+    async fn connect(&self) -> lapin::Result<Connection> {
+        Connection::connect(&self.uri, ConnectionProperties::default()).await
+    }
+
+    /// Ready is a connection opened, not a port that listens: RabbitMQ listens
+    /// before its virtual host is up.
+    async fn ready(&mut self) -> Result<()> {
+        let start = std::time::Instant::now();
+        loop {
+            if let Some(server) = self.private.as_mut().and_then(|p| p.server.as_mut()) {
+                server.check()?;
+            }
+            let look =
+                poll::until("the broker takes connections", Duration::from_secs(2), async || {
+                    let connection = self.connect().await.map_err(|error| error.to_string())?;
+                    let channel = connection.create_channel().await.map(drop);
+                    let closed = connection.close(200, "ready".into()).await;
+                    channel.and(closed).map_err(|error| error.to_string())
+                });
+            match look.await {
+                Ok(()) => return Ok(()),
+                Err(_) if start.elapsed() < START => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Private {
+    fn server(&self) -> Result<Command> {
+        let path = |name: &str| self.place.join(name);
+        let mut server = command(rabbitmq_server()?);
+        server
+            .env("HOME", self.place.path())
+            .env("RABBITMQ_NODENAME", &self.node)
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", self.ports.amqp.to_string())
+            .env("RABBITMQ_DIST_PORT", self.ports.dist.to_string())
+            .env("ERL_EPMD_PORT", self.ports.epmd.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_CONFIG_FILE", path("rabbitmq"))
+            .env("RABBITMQ_ADVANCED_CONFIG_FILE", path("advanced"))
+            .env("RABBITMQ_CONF_ENV_FILE", path("env"))
+            .env("RABBITMQ_MNESIA_BASE", path("data"))
+            .env("RABBITMQ_LOG_BASE", path("log"))
+            .env("RABBITMQ_LOGS", "-")
+            .env("RABBITMQ_PID_FILE", path("pid"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", path("plugins"))
+            .env("RABBITMQ_GENERATED_CONFIG_DIR", path("generated"))
+            // no busy waiting on a machine that emulates processors besides;
+            // distribution, too, on loopback only
+            .env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none \
+                 -kernel inet_dist_use_interface {127,0,0,1}",
+            );
+        Ok(server)
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        // nothing is to be kept: no need to wait for an orderly stop
+        if let Some(server) = self.server.take() {
+            server.kill_group_blocking();
+        }
+        let _already_gone = self.epmd.signal(nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+impl Ports {
+    /// Held all at once while being chosen, so that they differ.
+    fn free() -> Result<Self> {
+        let hold =
+            || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("looking for a port"));
+        let held = [hold()?, hold()?, hold()?];
+        let mut ports = [0; 3];
+        for (port, listener) in ports.iter_mut().zip(&held) {
+            *port = listener.local_addr().map_err(Error::io("looking for a port"))?.port();
+        }
+        let [amqp, dist, epmd] = ports;
+        Ok(Self { amqp, dist, epmd })
+    }
+}
+
+/// Small: it shares a machine with guests, and carries some thousand messages.
+fn config(ports: Ports) -> String {
+    format!(
+        "listeners.tcp.1 = 127.0.0.1:{}\n\
+         vm_memory_high_watermark.absolute = 512MB\n\
+         disk_free_limit.absolute = 50MB\n\
+         raft.wal_max_size_bytes = 16000000\n\
+         log.console = true\n\
+         log.console.level = warning\n",
+        ports.amqp
+    )
+}
+
+/// An epmd of our own, in the foreground, which the server would otherwise
+/// start as a daemon that outlives everything.
+fn epmd(ports: Ports) -> Result<Command> {
+    let mut epmd = command(found("epmd", &["/usr/bin/epmd", "/usr/local/bin/epmd"])?);
+    epmd.args(["-port", &ports.epmd.to_string(), "-address", "127.0.0.1"]);
+    Ok(epmd)
+}
+
+/// The server's own script: the one in `/usr/sbin` changes to a user that may
+/// not write here.
+fn rabbitmq_server() -> Result<PathBuf> {
+    found(
+        "rabbitmq-server",
+        &[
+            "/usr/lib/rabbitmq/bin/rabbitmq-server",
+            "/opt/rabbitmq/sbin/rabbitmq-server",
+            "/usr/local/sbin/rabbitmq-server",
+        ],
+    )
+}
+
+fn found(name: &str, places: &[&str]) -> Result<PathBuf> {
+    places.iter().map(Path::new).find(|path| path.exists()).map(Path::to_owned).ok_or_else(|| {
+        Error::Missing { what: name.to_owned(), remedy: "run tests/lab/install".to_owned() }
+    })
+}

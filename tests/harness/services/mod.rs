@@ -1,0 +1,8 @@
+//! The services a node needs: used where they run, started where they do not,
+//! and then stopped again.
+
+mod broker;
+mod libvirt;
+
+pub use broker::Broker;
+pub use libvirt::Libvirt;
