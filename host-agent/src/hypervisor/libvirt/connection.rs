@@ -362,7 +362,10 @@ impl LinkBoard {
 
 /// One turn per domain and kind of call.
 #[derive(Default)]
-struct Turns(Mutex<HashMap<(Traffic, Option<InstanceId>), Arc<Semaphore>>>);
+struct Turns(Mutex<HashMap<Turn, Arc<Semaphore>>>);
+
+/// Calls of one kind, about one domain or about all.
+type Turn = (Traffic, Option<InstanceId>);
 
 impl Turns {
     fn is_taken(&self, traffic: Traffic, domain: Option<InstanceId>) -> bool {
