@@ -126,6 +126,7 @@ pub(super) fn admit(
         memory: size.memory,
         disk,
         ports,
+        built: false,
         vm_state: VmState::Building,
         task_state: Some(TaskState::Spawning),
         operation: Some(by),

@@ -93,6 +93,20 @@ pub(super) fn may(
     })
 }
 
+/// Whether there is anything the action could be done to: what a boot that failed had made is
+/// undone, and the record is only kept to tell why.
+///
+/// # Errors
+/// `conflict`.
+pub(super) fn is_built(action: Action, built: bool) -> Result<(), Fault> {
+    if built || matches!(action, Action::Delete) {
+        return Ok(());
+    }
+    let text = format!("conflict: the instance was never up, so it cannot be {}", action.word());
+    Err(Fault::new(Reason::Conflict, text)
+        .next("see why with ostler instance show, delete it, and boot again"))
+}
+
 /// What a task does, in words.
 pub(super) const fn doing(task: TaskState) -> &'static str {
     match task {

@@ -366,6 +366,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 .next("see ostler instance list")
         })?;
         lifecycle::may(action, record.vm_state, record.task_state, record.updated, now)
+            .and_then(|()| lifecycle::is_built(action, record.built))
             .map_err(about)?;
         self.need_hypervisor().map_err(about)?;
         let waiting = registry.queues.get(&subject).map_or(0, |queue| queue.len());

@@ -312,6 +312,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 Subject::Instance(id) => {
                     write.instance = registry.update(*id, |instance| {
                         instance.vm_state = lifecycle::settled(over.kind, state, instance.vm_state);
+                        instance.built |= over.kind == Kind::Boot && state == State::Succeeded;
                         // A delete that came meanwhile owns the instance already.
                         if instance.operation == Some(operation.id) {
                             instance.task_state = None;

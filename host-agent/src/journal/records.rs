@@ -33,6 +33,8 @@ pub struct InstanceRecord {
     pub disk: Bytes,
     /// Its NICs, in order.
     pub ports: Vec<PortRecord>,
+    /// Whether it was ever up: one whose boot was undone has nothing that could be started.
+    pub built: bool,
     /// What the user should expect.
     pub vm_state: VmState,
     /// The action in flight.
