@@ -19,3 +19,4 @@ mod lifecycle;
 mod network;
 mod node;
 mod refusals;
+mod service;

@@ -22,7 +22,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Event, ExchangeKind};
 use ostler_protocol::rpc::amqp::{
-    BODY_LIMIT, CONTENT_TYPE, DELIVERY_LIMIT, EXCHANGE_BROADCAST, EXCHANGE_DEAD, EXCHANGE_EVENTS,
+    BODY_LIMIT, CONTENT_TYPE, DEAD_MAX, DEAD_TTL, DELIVERY_LIMIT, EXCHANGE_BROADCAST, EXCHANGE_DEAD, EXCHANGE_EVENTS,
     EXCHANGE_RPC, HEADER_REASON, QUEUE_DEAD, host_queue,
 };
 use ostler_protocol::rpc::envelope::Response;
@@ -291,6 +291,12 @@ impl<'a, H: Hypervisor, N: Network> Session<'a, H, N> {
                 return ack(&delivery).await;
             }
         };
+        if asked.is_change() && !asked.has_key() {
+            let text = "a change over AMQP needs an idempotency key: it may be delivered twice";
+            let fault = Fault::new(Reason::InvalidRequest, text).next("set message_id");
+            self.reply(&reply, &Response::new(asked.id(), Err(fault))).await?;
+            return ack(&delivery).await;
+        }
         if asked.is_change() {
             // In the journal when this returns, or refused.
             let response = self.service.answer(asked).await;
@@ -411,16 +417,24 @@ async fn declare(channel: &Channel, host: &str) -> Result<(), Ended> {
             .await
             .map_err(amqp("declare an exchange"))?;
     }
-    let quorum = || {
+    let quorum = |more: &[(&str, AMQPValue)]| {
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        for (name, value) in more {
+            arguments.insert((*name).into(), value.clone());
+        }
         arguments
     };
-    let mut arguments = quorum();
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
-    arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString(EXCHANGE_DEAD.into()));
+    let dead = quorum(&[
+        ("x-message-ttl", AMQPValue::LongLongInt(DEAD_TTL)),
+        ("x-max-length", AMQPValue::LongLongInt(DEAD_MAX)),
+    ]);
+    let own = quorum(&[
+        ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT)),
+        ("x-dead-letter-exchange", AMQPValue::LongString(EXCHANGE_DEAD.into())),
+    ]);
     let queue = host_queue(host);
-    for (name, arguments) in [(QUEUE_DEAD, quorum()), (queue.as_str(), arguments)] {
+    for (name, arguments) in [(QUEUE_DEAD, dead), (queue.as_str(), own)] {
         let options = QueueDeclareOptions { durable: true, ..Default::default() };
         channel
             .queue_declare(name.into(), options, arguments)

@@ -52,6 +52,16 @@ impl Asked {
         self.call.effect() == Effect::Change
     }
 
+    /// Whether it carries an idempotency key.
+    pub fn has_key(&self) -> bool {
+        self.context.key.is_some()
+    }
+
+    /// The id its response carries.
+    pub fn id(&self) -> Option<Id> {
+        self.id.clone()
+    }
+
     /// Whether its answer may take long.
     pub fn may_wait(&self) -> bool {
         match &self.call {

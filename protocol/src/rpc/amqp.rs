@@ -2,7 +2,7 @@
 //!
 //! | property | meaning |
 //! |---|---|
-//! | `message_id` | idempotency key: the same key is the same operation, however often delivered |
+//! | `message_id` | idempotency key: the same key is the same operation, however often delivered; needed for changes |
 //! | `correlation_id`, `reply_to` | where the reply goes, and what it answers |
 //! | `content_type` | `application/json` |
 //! | `expiration` | how long the command may wait in the queue, milliseconds |
@@ -20,6 +20,10 @@ pub const EXCHANGE_EVENTS: &str = "ostler.events";
 pub const EXCHANGE_DEAD: &str = "ostler.dead";
 /// Queue that keeps the messages no host could take, with the reason in their headers.
 pub const QUEUE_DEAD: &str = "ostler.dead";
+/// How long a dead letter is kept, milliseconds: a week.
+pub const DEAD_TTL: i64 = 7 * 86_400_000;
+/// How many dead letters are kept; then the oldest goes.
+pub const DEAD_MAX: i64 = 10_000;
 /// How often the broker delivers one message before it counts as poison.
 pub const DELIVERY_LIMIT: i64 = 10;
 /// The largest request body taken, bytes. A larger one goes to the dead-letter queue.
