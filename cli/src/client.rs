@@ -39,6 +39,10 @@ const ANSWER: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long the node holds an `operation.wait` on which nothing happens.
 const POLL: Duration = Duration::from_secs(20);
+/// The least time between two polls: an operation may move on faster than anybody reads.
+const BETWEEN_POLLS: Duration = Duration::from_millis(200);
+/// The same when a poll was answered at once and with nothing new, as a node that stops does.
+const BETWEEN_VAIN_POLLS: Duration = Duration::from_secs(1);
 /// How much longer than asked for the node may take to answer before it counts as lost.
 const SLACK: Duration = Duration::from_secs(10);
 /// The first pause between attempts; each later one is twice as long.
@@ -179,6 +183,7 @@ impl Client {
             }
         };
         loop {
+            let asked = Instant::now();
             let until = self.give_up();
             let left = until.map_or(POLL, |until| until.saturating_duration_since(Instant::now()));
             let poll = left.min(POLL);
@@ -198,7 +203,13 @@ impl Client {
             if operation.state.is_over() {
                 return Ok(operation);
             }
+            let vain = revision == Some(operation.revision);
             revision = Some(operation.revision);
+            let least = if vain { BETWEEN_VAIN_POLLS } else { BETWEEN_POLLS };
+            let next = until.map_or(asked + least, |until| until.min(asked + least));
+            if self.interrupt.during(tokio::time::sleep_until(next)).await.is_none() {
+                return Err(open(Cause::Interrupted));
+            }
             if until.is_some_and(|until| Instant::now() >= until) {
                 return Err(open(self.timed_out(None)));
             }
@@ -295,6 +306,8 @@ impl Client {
                 Some(opened) => opened?,
             },
         };
+        // From here on a node that is absent is one that went away.
+        self.got_through = true;
         let was_sent = std::mem::replace(sent, Sent::Perhaps);
         let exchange = tokio::time::timeout(within, link.exchange(message, within));
         let response = match self.interrupt.during(exchange).await {
@@ -309,7 +322,6 @@ impl Client {
             }
         };
         *sent = was_sent;
-        self.got_through = true;
         self.link = Some(link);
         Ok(response.into_outcome())
     }

@@ -146,6 +146,7 @@ impl Cause {
                 None => word(operation.state).to_owned(),
             },
             Self::NotCancelled(_) => "conflict".to_owned(),
+            Self::Password(PasswordError::Declined) => "interrupted".to_owned(),
             Self::Usage { .. } | Self::Target(_) | Self::Password(_) => "usage".to_owned(),
             Self::Local { .. } => "local".to_owned(),
             Self::Unreachable(_) | Self::Reply { .. } => "unreachable".to_owned(),

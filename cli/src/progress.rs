@@ -15,10 +15,17 @@ use crate::output::{clean, note};
 pub(crate) enum Progress {
     /// One live line.
     Live(ProgressBar),
-    /// A line for each step that begins or ends; here is what was last said of each.
-    Lines(Vec<Option<StepState>>),
+    /// A line for each step that begins or ends.
+    Lines(Said),
     /// Nobody watches.
     Silent,
+}
+
+/// What was said last, and need not be said again.
+#[derive(Default)]
+pub(crate) struct Said {
+    steps: Vec<Option<StepState>>,
+    trouble: Option<String>,
 }
 
 impl Progress {
@@ -33,7 +40,7 @@ impl Progress {
                 bar.enable_steady_tick(Duration::from_millis(120));
                 Self::Live(bar)
             }
-            (false, Format::Table) => Self::Lines(Vec::new()),
+            (false, Format::Table) => Self::Lines(Said::default()),
             (false, Format::Json) => Self::Silent,
         }
     }
@@ -43,7 +50,8 @@ impl Progress {
         match self {
             Self::Live(bar) => bar.set_message(clean(&live_line(operation))),
             Self::Lines(said) => {
-                for line in news(said, operation) {
+                said.trouble = None;
+                for line in news(&mut said.steps, operation) {
                     note(&line);
                 }
             }
@@ -55,7 +63,11 @@ impl Progress {
     pub(crate) fn trouble(&mut self, what: &str) {
         match self {
             Self::Live(bar) => bar.set_message(clean(&format!("{what}; trying again"))),
-            Self::Lines(_) => note(&format!("{what}; trying again")),
+            Self::Lines(said) if said.trouble.as_deref() == Some(what) => {}
+            Self::Lines(said) => {
+                said.trouble = Some(what.to_owned());
+                note(&format!("{what}; trying again"));
+            }
             Self::Silent => {}
         }
     }

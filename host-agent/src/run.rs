@@ -87,8 +87,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let libvirt_settings =
         libvirt::Settings { uri: settings.hypervisor_uri.clone(), ..libvirt::Settings::default() };
     let hypervisor = Arc::new(Libvirt::start(&libvirt_settings)?);
-    let guest_settings =
-        GuestSettings { answer_timeout: settings.answer_timeout, ..GuestSettings::default() };
+    let guest_settings = GuestSettings::new(settings.answer_timeout);
     let limits = Limits {
         concurrent: settings.limits.downloads,
         size: settings.image_max,

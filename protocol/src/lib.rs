@@ -5,7 +5,7 @@
 //! ```
 //!
 //! * [`qga`]: the QEMU guest agent protocol, which host and guest speak over virtio-serial.
-//! * [`rpc`] (feature `rpc`): the native JSON-RPC 2.0, which operators and control planes speak to
+//! * `rpc` (feature `rpc`): the native JSON-RPC 2.0, which operators and control planes speak to
 //!   a node, over its UNIX socket or over AMQP. The guest agent builds without it.
 
 pub mod qga;

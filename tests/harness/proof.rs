@@ -5,17 +5,23 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Connection, ConnectionProperties, ExchangeKind};
 use nix::unistd::Uid;
 use ostler_tests::console::{Console, Login, pty_of};
 use ostler_tests::guest_image::{DEMO, GuestImage, Mode, ROOT};
 use ostler_tests::place::Place;
 use ostler_tests::poll;
 use ostler_tests::process::Run;
+use ostler_tests::rpc::{Amqp, Call, Client};
 use ostler_tests::services::{Broker, Libvirt};
 use ostler_tests::world::{World, leftovers};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 const BOOT: Duration = Duration::from_secs(120);
@@ -106,6 +112,71 @@ async fn two_private_brokers_do_not_meet() {
     assert_ne!(first.uri(), second.uri());
     drop(first);
     assert_eq!(depth(&connect(&second).await, "alone").await, 0);
+}
+
+/// A host that answers each request with its own parameters, and says `done`.
+async fn answer_one(connection: &Connection, host: &str) {
+    let channel = connection.create_channel().await.unwrap();
+    let queue = format!("ostler.host.{host}");
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    for (name, kind) in
+        [("ostler.rpc", ExchangeKind::Direct), ("ostler.events", ExchangeKind::Topic)]
+    {
+        channel.exchange_declare(name.into(), kind, durable, FieldTable::default()).await.unwrap();
+    }
+    depth(connection, &queue).await;
+    let options = QueueBindOptions::default();
+    channel
+        .queue_bind(
+            queue.as_str().into(),
+            "ostler.rpc".into(),
+            host.into(),
+            options,
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let mut requests = channel
+        .basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default())
+        .await
+        .unwrap();
+    tokio::spawn(async move {
+        let request = requests.next().await.unwrap().unwrap();
+        let body: Value = serde_json::from_slice(&request.data).unwrap();
+        let answer = json!({"jsonrpc": "2.0", "id": body["id"], "result": body["params"]});
+        let to = request.properties.reply_to().clone().unwrap();
+        let options = BasicPublishOptions::default();
+        let plain = BasicProperties::default();
+        let bytes = answer.to_string().into_bytes();
+        channel.basic_publish("".into(), to, options, &bytes, plain.clone()).await.unwrap();
+        let key = json!({"key": request.properties.message_id().as_ref().map(ToString::to_string)});
+        let bytes = key.to_string().into_bytes();
+        let topic = "operation.any.1";
+        channel
+            .basic_publish("ostler.events".into(), topic.into(), options, &bytes, plain)
+            .await
+            .unwrap();
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_through_the_broker_is_answered_and_its_event_seen() {
+    let broker = Broker::ensure().await.unwrap();
+    let host = format!("proof-{}", Uuid::new_v4().simple());
+    let nobody = Amqp::connect(broker.uri(), "nobody-of-this-name").await.unwrap();
+    let connection = connect(&broker).await;
+    answer_one(&connection, &host).await;
+    let lost = nobody.publish_raw(b"{}", BasicProperties::default()).await.unwrap_err();
+    assert!(lost.to_string().contains("no queue"), "{lost}");
+
+    let mut events = nobody.events("operation.#").await.unwrap();
+    let mut client = Client::amqp(broker.uri(), &host).await.unwrap();
+    let call = Call::new("host.echo", json!({"hay": 7})).key("key-1");
+    assert_eq!(client.send(&call).await.unwrap(), json!({"hay": 7}));
+    let event = events.next(BOOT, |event| event["key"] == "key-1").await.unwrap();
+    assert_eq!(event, json!({"key": "key-1"}));
+    broker.forget_host(&host).await.unwrap();
 }
 
 /// A domain of libvirt's, without any of our programs, gone when dropped.

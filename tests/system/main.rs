@@ -1,1 +1,21 @@
-//! Placeholder.
+//! The product on the real thing: the built programs, real libvirt and QEMU, a real RabbitMQ, and
+//! guests that boot. One module for each topic; [`node`] is what they stand on.
+//!
+//! Without root there is no libvirt to use, and each test says that it is skipped.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test's own functions"
+)]
+
+mod broker;
+mod crash;
+mod guests;
+mod hostile;
+mod image;
+mod libvirtd;
+mod lifecycle;
+mod network;
+mod node;
+mod refusals;

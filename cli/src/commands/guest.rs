@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use ostler_protocol::rpc::fault::Reason;
-use ostler_protocol::rpc::guest::{Query, Report};
+use ostler_protocol::rpc::guest::{GuestState, Query, Report};
 use ostler_protocol::rpc::method::GuestReport;
 use ostler_protocol::rpc::values::InstanceId;
 use tokio::time::Instant;
@@ -63,16 +63,23 @@ async fn patient_report(
         let asked = Instant::now();
         let turn = until.saturating_duration_since(asked).min(LONGEST_WAIT);
         let query = Query { id, wait: Some(turn.as_millis() as u32), cached: false };
-        let failure = match session.client.call_patiently::<GuestReport>(&query, turn).await {
-            Ok(report) => return Ok(report),
-            Err(failure) => failure,
-        };
-        let silent = matches!(&failure.cause, Cause::Refused(fault)
-            if fault.data.reason == Reason::GuestUnavailable);
+        let outcome = session.client.call_patiently::<GuestReport>(&query, turn).await;
         // A node that answers before the turn is over says that waiting is of no use.
         let waited = asked.elapsed() >= turn;
-        if !silent || !waited || Instant::now() >= until {
-            return Err(failure);
+        if !is_wanting(&outcome) || !waited || Instant::now() >= until {
+            return outcome;
         }
+    }
+}
+
+/// Whether the guest has not answered yet: there is no report, or an old one that was kept.
+fn is_wanting(outcome: &Result<Report, Failure>) -> bool {
+    match outcome {
+        Ok(report) => match report.state {
+            GuestState::Waiting | GuestState::Silent | GuestState::Garbled => true,
+            GuestState::Ready | GuestState::Off => false,
+        },
+        Err(failure) => matches!(&failure.cause, Cause::Refused(fault)
+            if fault.data.reason == Reason::GuestUnavailable),
     }
 }

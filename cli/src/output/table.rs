@@ -1,6 +1,6 @@
 //! The two forms of results for people: a table of many, and the fields of one.
 
-use comfy_table::{Cell, Color, Table, TableStyle, presets};
+use comfy_table::{Cell, Color, LineStyle, Table, TableStyle, presets};
 
 use super::{Lines, Look, Paint, clean};
 
@@ -59,7 +59,9 @@ impl Field {
 /// Many things, one a line.
 pub(super) fn list(look: Look, header: &[&str], rows: impl Iterator<Item = Vec<Field>>) -> String {
     let style = match look.lines {
-        Lines::Drawn => presets::UTF8_HORIZONTAL_ONLY,
+        Lines::Drawn => {
+            TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'))
+        }
         Lines::None => presets::NOTHING,
     };
     let mut table = table(look, style);

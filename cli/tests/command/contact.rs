@@ -45,6 +45,20 @@ fn the_wait_survives_a_node_that_goes_away_and_comes_back() {
 }
 
 #[test]
+fn a_node_that_goes_away_before_its_first_answer_is_waited_for() {
+    let node = Node::new(|_, number| match number {
+        0 => Act::Leave,
+        _ => Act::Reply(operation("instance.start", "succeeded", 2, &[])),
+    });
+    let mut running = Running::start(&node, &["operation", "wait", OPERATION]);
+    running.wait_for("cannot be reached");
+    node.appear();
+    let (output, _) = running.end();
+    assert_exit(&output, 0);
+    assert_eq!(node.methods(), ["operation.wait", "operation.wait"]);
+}
+
+#[test]
 fn an_agent_that_is_not_there_is_told_at_once() {
     let node = Node::absent(|_, _| Act::Close);
     let output = run(&node, &["instance", "list"]);
@@ -73,6 +87,15 @@ fn a_wait_that_takes_too_long_tells_that_the_operation_goes_on() {
     assert_exit(&output, 5);
     let text = stderr(&output);
     assert!(text.contains(&format!("ostler operation wait {OPERATION}")), "{text}");
+}
+
+#[test]
+fn a_node_that_answers_too_eagerly_is_not_asked_without_pause() {
+    let node = Node::new(|_, _| Act::Reply(operation("instance.start", "running", 1, &STEPS)));
+    let output = run(&node, &["--timeout", "1.5", "operation", "wait", OPERATION]);
+    assert_exit(&output, 5);
+    let asked = node.requests().len();
+    assert!((2..=4).contains(&asked), "asked {asked} times");
 }
 
 #[test]

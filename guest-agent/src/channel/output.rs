@@ -6,6 +6,9 @@
 use std::collections::VecDeque;
 use std::io;
 
+/// What lines may share.
+const SHARED: usize = 8 << 10;
+
 /// Lines on their way out.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -26,10 +29,13 @@ impl Output {
         self.length == 0
     }
 
-    /// Adds a line.
+    /// Adds a line. Short ones share a buffer: a backlog of them is one write, not thousands.
     pub fn push(&mut self, line: Vec<u8>) {
         self.length += line.len();
-        self.lines.push_back(line);
+        match self.lines.back_mut() {
+            Some(last) if last.len() + line.len() <= SHARED => last.extend_from_slice(&line),
+            _ => self.lines.push_back(line),
+        }
     }
 
     /// Sends what `write` takes; all of it, or until it would block.

@@ -16,6 +16,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::epoll::EpollFlags;
@@ -26,6 +27,8 @@ use super::watch::{Edge, Watch};
 use super::{Kind, hotplug};
 use crate::state::Agent;
 
+/// How long what came before the host's opening may be its own.
+const EARLY: Duration = Duration::from_millis(100);
 const PORTS: &str = "/sys/class/virtio-ports";
 
 /// Serves the port at `path` whenever it is there.
@@ -59,12 +62,12 @@ async fn talk<L: Link>(
     stopped: &mut watch::Receiver<bool>,
 ) -> End {
     loop {
-        let edge = tokio::select! {
-            edge = port.edge() => edge,
+        let hung_up = tokio::select! {
+            edge = away(port) => edge,
             _ = stopped.wait_for(|stopped| *stopped) => return End::Stopped,
         };
-        let hung_up = match edge {
-            Ok(Edge { hung_up }) => hung_up,
+        let hung_up = match hung_up {
+            Ok(hung_up) => hung_up,
             Err(error) => return End::Failed(error),
         };
         let session = Session::new(agent.clone(), kind, AtEnd::Drop, port);
@@ -73,6 +76,22 @@ async fn talk<L: Link>(
             end @ (End::Stopped | End::Failed(_)) => return end,
         }
     }
+}
+
+/// Waits for an edge, and tells whether the host is away still.
+///
+/// The kernel hands over a host's first bytes on another path than the news that it has opened the
+/// port, and the bytes may win. So a port that is hung up is left alone for a moment: what is in it may
+/// belong to a host that is about to show. Only what stays without an owner was left by the last one.
+async fn away<L: Link>(port: &L) -> io::Result<bool> {
+    if !port.edge().await?.hung_up {
+        return Ok(false);
+    }
+    let shown = async {
+        while port.edge().await?.hung_up {}
+        Ok(false)
+    };
+    tokio::time::timeout(EARLY, shown).await.unwrap_or(Ok(true))
 }
 
 /// Opens the port: by its path, or where there is no udev to make that, by its name.

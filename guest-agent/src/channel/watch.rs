@@ -6,6 +6,7 @@
 //! set: the set is readable when the kernel woke the port's queue (data, room, host came or went) and
 //! is quiet again once the edge was taken.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
@@ -36,15 +37,43 @@ impl AsRawFd for Set {
     }
 }
 
+/// What owns the one descriptor it gives out, and closes it when it is dropped.
+trait Owner: AsRawFd {}
+impl Owner for Set {}
+impl Owner for File {}
+
+fn register<T: Owner>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    #[expect(unsafe_code, reason = "the runtime has no safe way to watch a descriptor")]
+    // SAFETY: an `Owner` gives the same open descriptor each time until it is dropped, which `AsyncFd`
+    // does after it has ceased to watch.
+    let registered = unsafe { AsyncFd::register_with_interest(owner, interest) };
+    registered.map_err(Into::into)
+}
+
+/// A file that the kernel marks as exceptional when its contents have changed, as it does with tables
+/// under `/proc`. Looking takes the mark away, so there must be one look: no epoll set in between.
+#[derive(Debug)]
+pub struct Table(AsyncFd<File>);
+
+impl Table {
+    /// Watches `file` from now on.
+    pub fn new(file: File) -> io::Result<Self> {
+        register(file, Interest::PRIORITY).map(Self)
+    }
+
+    /// Waits for a change. Nothing is lost when the wait is given up.
+    pub async fn changed(&self) -> io::Result<()> {
+        self.0.ready(Interest::PRIORITY).await?.clear_ready();
+        Ok(())
+    }
+}
+
 impl<F: AsFd> Watch<F> {
     /// Watches `source`, which must not block. The first edge tells how it is now.
     pub fn new(source: F, interest: EpollFlags) -> io::Result<Self> {
         let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         set.add(&source, EpollEvent::new(interest | EpollFlags::EPOLLET, 0))?;
-        #[expect(unsafe_code, reason = "the runtime has no safe way to watch a descriptor")]
-        // SAFETY: `Set` owns its descriptor, gives the same one each time, and closes it when it is
-        // dropped, which `AsyncFd` does after it has ceased to watch.
-        let set = unsafe { AsyncFd::register_with_interest(Set(set), Interest::READABLE)? };
+        let set = register(Set(set), Interest::READABLE)?;
         Ok(Self { source, set })
     }
 

@@ -4,14 +4,14 @@
 //!  refuse what is not safe --> note the entry --> chpasswd, or the files --> has the entry changed?
 //! ```
 //!
-//! The guest's `chpasswd` does it if there is one that hashes as the guest is set up to. A busybox
-//! hashes with an algorithm of its own choice, often one that looks at eight characters; it is given the
-//! hash. Where there is none the files are changed here. However it is done, what counts is the
-//! entry: if it is what it was, the password is not set and the caller is told so.
+//! The guest's `chpasswd` does it if there is one that hashes as the guest is set up to. That of a busybox
+//! hashes with an algorithm of its own choice, often one that looks at eight characters, and not every
+//! busybox has it; so there, as where there is none, the files are changed here. However it is done,
+//! what counts is the entry: if it is what it was, the password is not set and the caller is told so.
 //!
 //! The password is in memory and in a pipe, nowhere else: in no argument, environment, file or log.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -133,9 +133,7 @@ fn check_name(name: &str) -> Result<(), UserError> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Way {
     /// By a program that hashes as the guest is set up to.
-    Program(std::path::PathBuf),
-    /// By a program that is given the hash.
-    Hashed(std::path::PathBuf),
+    Program(PathBuf),
     /// By writing the files.
     Files,
 }
@@ -145,7 +143,7 @@ fn way() -> Way {
     let busybox = std::fs::canonicalize(&path).is_ok_and(|target| {
         target.file_name().is_some_and(|name| name.to_string_lossy().starts_with("busybox"))
     });
-    if busybox { Way::Hashed(path) } else { Way::Program(path) }
+    if busybox { Way::Files } else { Way::Program(path) }
 }
 
 async fn set(
@@ -162,8 +160,7 @@ async fn set(
             chpasswd(&path, &[], name, &password).await?;
             None
         }
-        (Way::Program(path), secret @ Secret::Hash(_)) | (Way::Hashed(path), secret) => {
-            let hash = hash(workers, secret).await?;
+        (Way::Program(path), Secret::Hash(hash)) => {
             chpasswd(&path, &["-e"], name, &hash).await?;
             Some(hash)
         }
@@ -203,7 +200,6 @@ mod tests {
     use super::*;
     use sha_crypt::PasswordVerifier;
     use std::fs;
-    use std::path::PathBuf;
 
     fn plain(text: &str) -> Secret {
         Secret::new(Zeroizing::new(text.as_bytes().to_vec()), false).ok().unwrap()

@@ -8,12 +8,11 @@
 mod heartbeat;
 mod network;
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::sys::epoll::EpollFlags;
 use ostler_protocol::qga::commands::filesystem::FilesystemInfo;
 use ostler_protocol::qga::commands::network::NetworkInterface;
 use ostler_protocol::qga::encode;
@@ -24,7 +23,7 @@ use ostler_protocol::qga::events::{
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::channel::watch::Watch;
+use crate::channel::watch::Table;
 use crate::commands::{filesystem, info};
 use crate::state::Agent;
 
@@ -72,7 +71,7 @@ impl Sources {
                 () = network::changed(&links) => {
                     network_due.get_or_insert(Instant::now() + SETTLE);
                 }
-                () = edge(&mounts) => {
+                () = changed(&mounts) => {
                     mounts_due.get_or_insert(Instant::now() + SETTLE);
                 }
                 () = at(network_due) => {
@@ -156,15 +155,13 @@ fn ready(network: bool, mounts: bool) -> Ready {
     }
 }
 
-/// The table of mounts: the kernel marks it as exceptional when it changes.
-fn mounts() -> io::Result<Watch<OwnedFd>> {
-    let table = std::fs::File::open("/proc/self/mountinfo")?;
-    Watch::new(table.into(), EpollFlags::EPOLLPRI)
+fn mounts() -> io::Result<Table> {
+    Table::new(File::open("/proc/self/mountinfo")?)
 }
 
-async fn edge(watch: &io::Result<Watch<OwnedFd>>) {
-    match watch {
-        Ok(watch) if watch.edge().await.is_ok() => {}
+async fn changed(table: &io::Result<Table>) {
+    match table {
+        Ok(table) if table.changed().await.is_ok() => {}
         _ => std::future::pending().await,
     }
 }

@@ -102,8 +102,7 @@ pub(super) fn is_built(action: Action, built: bool) -> Result<(), Fault> {
     if built || matches!(action, Action::Delete) {
         return Ok(());
     }
-    let text =
-        format!("conflict: the instance was never up, so it cannot be {}", action.word());
+    let text = format!("conflict: the instance was never up, so it cannot be {}", action.word());
     Err(Fault::new(Reason::Conflict, text)
         .next("see why with ostler instance show, delete it, and boot again"))
 }

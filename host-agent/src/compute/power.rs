@@ -54,6 +54,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 }
                 Some(HypervisorEvent::Rebooted { id }) => {
                     self.observe(id, |seen| seen.reboots += 1);
+                    self.node.guests.restarted(id);
                 }
                 Some(HypervisorEvent::AgentConnected { id, connected }) => {
                     self.node.guests.agent_connected(id, connected);

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::plan::{self, Change, GROUP, Ipv6, Link, LinkKind, Removal};
 use super::{
@@ -28,10 +28,10 @@ pub enum NetworkCall {
     RemoveTap,
 }
 
-/// A node's links, in memory.
-#[derive(Debug, Default)]
+/// A node's links, in memory. Clones are the same node.
+#[derive(Debug, Clone, Default)]
 pub struct FakeNetwork {
-    world: Mutex<World>,
+    world: Arc<Mutex<World>>,
 }
 
 #[derive(Debug, Default)]

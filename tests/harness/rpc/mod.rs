@@ -28,7 +28,7 @@ pub enum CallError {
         code: i64,
         /// For people.
         message: String,
-        /// For programs: `code`, subject, step, causes, next action.
+        /// For programs: `reason`, subject, step, causes, next action.
         data: Value,
     },
     /// There is no agent, or the connection broke.
@@ -51,7 +51,7 @@ impl CallError {
     /// The stable string code of a fault, if it is one.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Fault { data, .. } => data.get("code").and_then(Value::as_str),
+            Self::Fault { data, .. } => data.get("reason").and_then(Value::as_str),
             Self::Lost(_) | Self::Unanswered { .. } | Self::Garbled(_) => None,
         }
     }

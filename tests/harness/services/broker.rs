@@ -187,11 +187,15 @@ impl Broker {
                 server.check()?;
             }
             let look =
-                poll::until("the broker takes connections", Duration::from_secs(2), async || {
+                poll::until("the broker takes connections", Duration::from_secs(10), async || {
                     let connection = self.connect().await.map_err(|error| error.to_string())?;
-                    let channel = connection.create_channel().await.map(drop);
-                    let closed = connection.close(200, "ready".into()).await;
-                    channel.and(closed).map_err(|error| error.to_string())
+                    let channel =
+                        connection.create_channel().await.map_err(|error| error.to_string())?;
+                    // It has shown what was asked; how the connection ends does not matter. The
+                    // channel is kept until then: its own closing would race with it.
+                    let _closed = connection.close(200, "ready".into()).await;
+                    drop(channel);
+                    Ok(())
                 });
             match look.await {
                 Ok(()) => return Ok(()),

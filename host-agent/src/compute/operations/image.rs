@@ -129,7 +129,9 @@ fn image_fault(error: &ImageError) -> Fault {
         | ImageError::Redirect { .. }
         | ImageError::Client(_)
         | ImageError::QemuImg(_)
-        | ImageError::Io { .. } => (Reason::ImageUnavailable, "see whether the node can read the source"),
+        | ImageError::Io { .. } => {
+            (Reason::ImageUnavailable, "see whether the node can read the source")
+        }
     };
     Fault::of(reason, error).next(next)
 }

@@ -1,8 +1,10 @@
 //! The connections to libvirt: the only place that opens one, and the only way to make a call.
 //!
-//! There are four, because libvirtd serves five requests at a time of each and queues the rest:
-//! a lane that is full of hung calls leaves the others working. [`Link::Up`] means all of them
-//! stand and events are subscribed to, so that nothing that happens after it is missed.
+//! There are several, because libvirtd serves five requests at a time of each and queues the rest:
+//! a lane that is full of hung calls leaves the others working. Changes have more than one, and
+//! take the least loaded: a handful of instances whose QEMU is stuck keep nobody else from
+//! starting. [`Link::Up`] means all of them stand and events are subscribed to, so that nothing
+//! that happens after it is missed.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,11 +36,17 @@ const TURNS_SWEPT_AT: usize = 256;
 pub struct Settings {
     /// `qemu:///system`, if nothing speaks for another.
     pub uri: String,
-    /// Changes carried out at once. libvirtd serves five of one connection.
+    /// Connections for changes, at least one.
+    pub control_connections: usize,
+    /// Changes at once on each of them. libvirtd serves five of one connection.
     pub control_threads: usize,
-    /// Queries at once.
+    /// Connections for queries, at least one.
+    pub stats_connections: usize,
+    /// Queries at once on each of them.
     pub stats_threads: usize,
-    /// Guest agent commands at once.
+    /// Connections for guest agent commands, at least one.
+    pub guest_connections: usize,
+    /// Guest agent commands at once on each of them.
     pub guest_threads: usize,
     /// Calls that may wait in each lane.
     pub queue: usize,
@@ -48,21 +56,30 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             uri: "qemu:///system".to_owned(),
+            control_connections: 3,
             control_threads: 4,
-            stats_threads: 2,
+            stats_connections: 2,
+            stats_threads: 4,
+            guest_connections: 2,
             guest_threads: 4,
             queue: 128,
         }
     }
 }
 
-/// Which connection a call takes.
+/// Which lanes a call takes, and with which others it takes turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Traffic {
     /// Changes.
     Control,
+    /// The plug: with the changes, but never behind one that hangs on the same domain. Killing
+    /// QEMU is what ends such a call.
+    Destroy,
     /// Queries.
     Stats,
+    /// Lists: with the queries, but one at a time, because one domain can hold up a list and must
+    /// not hold up the queries about others.
+    List,
     /// Whatever waits for a guest's agent.
     GuestAgent,
 }
@@ -72,9 +89,9 @@ pub(super) enum Traffic {
 pub struct Libvirt(Arc<Inside>);
 
 struct Inside {
-    control: Lane,
-    stats: Lane,
-    guest_agent: Lane,
+    control: Vec<Lane>,
+    stats: Vec<Lane>,
+    guest_agent: Vec<Lane>,
     /// No calls: it is there for its connection.
     _events: Lane,
     turns: Turns,
@@ -91,17 +108,27 @@ impl Libvirt {
         let (events, _) = broadcast::channel(EVENT_CAPACITY);
         let (link, link_watch) = watch::channel(Link::Down);
         let (alive, ended) = mpsc::channel(1);
-        let board =
-            Arc::new(LinkBoard { up: Mutex::new([false; 4]), link, events: events.clone() });
-        let lane = |index: usize, name, threads, sink: Option<EventSink>| {
+        let control = settings.control_connections.max(1);
+        let stats = settings.stats_connections.max(1);
+        let guests = settings.guest_connections.max(1);
+        let board = Arc::new(LinkBoard {
+            expected: 1 + control + stats + guests,
+            standing: Mutex::new(0),
+            link,
+            events: events.clone(),
+        });
+        let lane = |name, threads, sink: Option<EventSink>| {
             Lane::start(Plan {
                 name,
                 threads,
                 queue: settings.queue,
                 open: opener(settings.uri.clone(), Arc::clone(&event_loop), sink),
-                report: LinkBoard::reporter(&board, index),
+                report: LinkBoard::reporter(&board),
                 alive: alive.clone(),
             })
+        };
+        let lanes = |name, count: usize, threads: usize| {
+            (0..count).map(|_| lane(name, threads.max(1), None)).collect::<Result<Vec<_>, _>>()
         };
         let told = events.clone();
         let sink: EventSink = Arc::new(move |event| {
@@ -111,10 +138,10 @@ impl Libvirt {
             }
         });
         Ok(Self(Arc::new(Inside {
-            _events: lane(0, "libvirt-event", 0, Some(sink))?,
-            control: lane(1, "libvirt-control", settings.control_threads, None)?,
-            stats: lane(2, "libvirt-stats", settings.stats_threads, None)?,
-            guest_agent: lane(3, "libvirt-guest", settings.guest_threads, None)?,
+            _events: lane("libvirt-event", 0, Some(sink))?,
+            control: lanes("libvirt-control", control, settings.control_threads)?,
+            stats: lanes("libvirt-stats", stats, settings.stats_threads)?,
+            guest_agent: lanes("libvirt-guest", guests, settings.guest_threads)?,
             turns: Turns::default(),
             link: link_watch,
             events,
@@ -146,6 +173,11 @@ impl Libvirt {
         self.0.events.subscribe()
     }
 
+    /// Whether a call about the domain is on a thread now, waited for or not.
+    pub(super) fn is_in_flight(&self, traffic: Traffic, domain: InstanceId) -> bool {
+        self.0.turns.is_taken(traffic, Some(domain))
+    }
+
     /// Makes one blocking call on a thread of its lane. Calls about one `domain` take turns within
     /// a lane: the next begins when libvirt has answered the last, even if nobody waited for that.
     ///
@@ -164,11 +196,11 @@ impl Libvirt {
     {
         let deadline = Instant::now() + within;
         let timeout = |_| Error::Timeout { step };
-        let turn = match domain {
-            Some(id) => {
-                Some(timeout_at(deadline, self.0.turns.take(traffic, id)).await.map_err(timeout)?)
-            }
-            None => None,
+        let turn = match (traffic, domain) {
+            (Traffic::List, _) | (_, Some(_)) => Some(
+                timeout_at(deadline, self.0.turns.take(traffic, domain)).await.map_err(timeout)?,
+            ),
+            (_, None) => None,
         };
         let (reply, answer) = oneshot::channel();
         let job = Box::new(move |connection: Result<&Connect, String>| {
@@ -183,15 +215,15 @@ impl Libvirt {
             // gone is gone: the caller ran out of time
             drop(reply.send(outcome));
         });
-        let lane = match traffic {
-            Traffic::Control => &self.0.control,
-            Traffic::Stats => &self.0.stats,
+        let lanes = match traffic {
+            Traffic::Control | Traffic::Destroy => &self.0.control,
+            Traffic::Stats | Traffic::List => &self.0.stats,
             Traffic::GuestAgent => &self.0.guest_agent,
         };
-        lane.submit(deadline.into_std(), job).map_err(|Full| Error::Busy {
-            step,
-            reason: "too many calls to libvirt are waiting".to_owned(),
-        })?;
+        let busy =
+            || Error::Busy { step, reason: "too many calls to libvirt are waiting".to_owned() };
+        let lane = lanes.iter().min_by_key(|lane| lane.load()).ok_or_else(busy)?;
+        lane.submit(deadline.into_std(), job).map_err(|Full| busy())?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => outcome,
             // the job was dropped: late, or it panicked, or the driver is stopping
@@ -298,50 +330,63 @@ fn opener(uri: String, event_loop: Arc<EventLoop>, sink: Option<EventSink>) -> O
     })
 }
 
-/// Which lanes stand, and what that means for the whole.
+/// How many connections stand, and what that means for the whole.
 struct LinkBoard {
-    up: Mutex<[bool; 4]>,
+    expected: usize,
+    standing: Mutex<usize>,
     link: watch::Sender<Link>,
     events: broadcast::Sender<HypervisorEvent>,
 }
 
 impl LinkBoard {
-    fn reporter(board: &Arc<Self>, lane: usize) -> Report {
+    fn reporter(board: &Arc<Self>) -> Report {
         let board = Arc::clone(board);
-        Box::new(move |up| board.report(lane, up))
+        Box::new(move |up| board.report(up))
     }
 
     /// Under one lock throughout, so that the watch and the events agree on the order.
-    fn report(&self, lane: usize, up: bool) {
-        let mut lanes = self.up.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = lanes.get_mut(lane) {
-            *entry = up;
-        }
-        let (now, event) = if lanes.iter().all(|up| *up) {
+    fn report(&self, up: bool) {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        *standing = if up { *standing + 1 } else { standing.saturating_sub(1) };
+        let (now, event) = if *standing == self.expected {
             (Link::Up, HypervisorEvent::LinkUp)
         } else {
             (Link::Down, HypervisorEvent::LinkDown)
         };
-        if self.link.send_replace(now) != now {
+        if self.link.send_if_modified(|link| std::mem::replace(link, now) != now) {
             tracing::info!(link = ?now, "libvirt");
             drop(self.events.send(event));
         }
     }
 }
 
-/// One turn per domain and lane.
+/// One turn per domain and kind of call.
 #[derive(Default)]
-struct Turns(Mutex<HashMap<(Traffic, InstanceId), Arc<Semaphore>>>);
+struct Turns(Mutex<HashMap<Turn, Arc<Semaphore>>>);
+
+/// Calls of one kind, about one domain or about all.
+type Turn = (Traffic, Option<InstanceId>);
 
 impl Turns {
-    async fn take(&self, traffic: Traffic, id: InstanceId) -> Option<OwnedSemaphorePermit> {
+    fn is_taken(&self, traffic: Traffic, domain: Option<InstanceId>) -> bool {
+        let turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.get(&(traffic, domain)).is_some_and(|turn| turn.available_permits() == 0)
+    }
+
+    async fn take(
+        &self,
+        traffic: Traffic,
+        domain: Option<InstanceId>,
+    ) -> Option<OwnedSemaphorePermit> {
         let turn = {
             let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if turns.len() >= TURNS_SWEPT_AT {
                 // nobody holds it, nobody waits for it
                 turns.retain(|_, turn| Arc::strong_count(turn) > 1);
             }
-            Arc::clone(turns.entry((traffic, id)).or_insert_with(|| Arc::new(Semaphore::new(1))))
+            Arc::clone(
+                turns.entry((traffic, domain)).or_insert_with(|| Arc::new(Semaphore::new(1))),
+            )
         };
         // closed by nobody
         turn.acquire_owned().await.ok()
@@ -355,9 +400,10 @@ mod tests {
     #[tokio::test]
     async fn a_domain_has_one_turn_in_each_lane() {
         let turns = Turns::default();
-        let (one, two) = (InstanceId::random(), InstanceId::random());
+        let (one, two) = (Some(InstanceId::random()), Some(InstanceId::random()));
         let held = turns.take(Traffic::Control, one).await;
         assert!(held.is_some());
+        assert!(turns.is_taken(Traffic::Control, one) && !turns.is_taken(Traffic::Control, two));
         let free = [(Traffic::Stats, one), (Traffic::Control, two)];
         for (traffic, id) in free {
             assert!(turns.take(traffic, id).await.is_some());
@@ -372,7 +418,7 @@ mod tests {
     async fn idle_turns_are_not_kept() {
         let turns = Turns::default();
         for _ in 0..TURNS_SWEPT_AT * 2 {
-            drop(turns.take(Traffic::Control, InstanceId::random()).await);
+            drop(turns.take(Traffic::Control, Some(InstanceId::random())).await);
         }
         assert!(turns.0.lock().unwrap().len() <= TURNS_SWEPT_AT);
     }
@@ -381,14 +427,15 @@ mod tests {
     fn the_link_is_up_when_every_lane_is() {
         let (events, mut told) = broadcast::channel(16);
         let (link, watched) = watch::channel(Link::Down);
-        let board = Arc::new(LinkBoard { up: Mutex::new([false; 4]), link, events });
-        for lane in 0..4 {
+        let standing = Mutex::new(0);
+        let board = LinkBoard { expected: 4, standing, link, events };
+        for _ in 0..4 {
             assert_eq!(*watched.borrow(), Link::Down);
-            board.report(lane, true);
+            board.report(true);
         }
         assert_eq!(*watched.borrow(), Link::Up);
-        board.report(2, false);
-        board.report(1, false);
+        board.report(false);
+        board.report(false);
         assert_eq!(*watched.borrow(), Link::Down);
         assert_eq!(told.try_recv(), Ok(HypervisorEvent::LinkUp));
         assert_eq!(told.try_recv(), Ok(HypervisorEvent::LinkDown));

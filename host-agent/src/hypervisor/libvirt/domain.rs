@@ -20,12 +20,14 @@ use crate::hypervisor::{
 
 /// A query needs no job of the domain's; it is late when libvirtd is.
 const QUERY: Duration = Duration::from_secs(10);
+/// libvirt looks at every domain for a list, and waits for one whose QEMU is being killed.
+const LIST: Duration = Duration::from_secs(60);
 /// A change may wait thirty seconds for the domain's job lock before libvirt gives up.
 const CHANGE: Duration = Duration::from_secs(45);
 /// QEMU's start: memory is allocated, devices are opened.
 const START: Duration = Duration::from_secs(120);
-/// Fifteen seconds to flush, then as many until the kill is seen.
-const DESTROY: Duration = Duration::from_secs(60);
+/// A QEMU that hangs is given its time to flush, then killed, and the kill has to be seen.
+const DESTROY: Duration = Duration::from_secs(90);
 /// libvirt gives the agent a minute to take a shutdown or reboot.
 const AGENT: Duration = Duration::from_secs(70);
 /// The answer has to come back from libvirt's own timeout before ours ends.
@@ -93,17 +95,24 @@ impl Hypervisor for Libvirt {
 
     async fn destroy(&self, id: InstanceId) -> Result<Change, Error> {
         const STEP: &str = "destroy";
-        self.call(Traffic::Control, Some(id), STEP, DESTROY, move |connect| {
+        let hangs = self.is_in_flight(Traffic::Control, id);
+        self.call(Traffic::Destroy, Some(id), STEP, DESTROY, move |connect| {
             let domain = match lookup(connect, STEP, id) {
                 Err(Error::NotFound { .. }) => return Ok(Change::AlreadySo),
                 found => found?,
             };
-            // Gracefully first: QEMU gets to flush what it has of the guest's disks.
-            let outcome = match domain.destroy_flags(sys::VIR_DOMAIN_DESTROY_GRACEFUL) {
-                Err(error) if !is_wrong_state(&error) => {
-                    domain.destroy_flags(sys::VIR_DOMAIN_DESTROY_DEFAULT)
+            // Gracefully first: QEMU gets to flush what it has of the guest's disks. Not behind a
+            // call that hangs in QEMU: libvirt would wait 45 s for it and give up. The plain form
+            // asks QEMU to end as well, but kills it after ten seconds.
+            let graceful = || domain.destroy_flags(sys::VIR_DOMAIN_DESTROY_GRACEFUL);
+            let plain = || domain.destroy_flags(sys::VIR_DOMAIN_DESTROY_DEFAULT);
+            let outcome = if hangs {
+                plain()
+            } else {
+                match graceful() {
+                    Err(error) if !is_wrong_state(&error) => plain(),
+                    outcome => outcome,
                 }
-                outcome => outcome,
             };
             match changed(STEP, id, &domain, outcome, is_off) {
                 // a transient domain is gone when it is off
@@ -154,7 +163,7 @@ impl Hypervisor for Libvirt {
 
     async fn list(&self) -> Result<Vec<DomainRecord>, Error> {
         const STEP: &str = "list";
-        self.call(Traffic::Stats, None, STEP, QUERY, |connect| {
+        self.call(Traffic::List, None, STEP, LIST, |connect| {
             let domains =
                 connect.list_all_domains(0).map_err(|error| from_libvirt(STEP, None, &error))?;
             domains.iter().filter_map(|domain| record(STEP, domain).transpose()).collect()

@@ -69,6 +69,8 @@ struct Shared {
 struct State {
     queue: VecDeque<Queued>,
     connection: Result<Arc<Connection>, String>,
+    /// Jobs on a thread now.
+    running: usize,
     suspect: bool,
     stopping: bool,
 }
@@ -85,6 +87,7 @@ impl Lane {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 connection: Err("not connected yet".to_owned()),
+                running: 0,
                 suspect: false,
                 stopping: false,
             }),
@@ -105,6 +108,12 @@ impl Lane {
             drop(plan);
         })?;
         Ok(lane)
+    }
+
+    /// Jobs that wait or run, those included that nobody waits for any more.
+    pub(super) fn load(&self) -> usize {
+        let state = self.handle.state();
+        state.queue.len() + state.running
     }
 
     /// Queues a job, unless the lane has no room for it.
@@ -165,27 +174,32 @@ fn work(lane: &LaneHandle) {
                     return;
                 }
                 if let Some(queued) = state.queue.pop_front() {
+                    state.running += 1;
                     break (queued, state.connection.clone());
                 }
                 state = lane.0.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         };
-        if Instant::now() >= queued.deadline {
-            continue;
+        if Instant::now() < queued.deadline {
+            run(queued.job, &connection);
         }
-        let given = match &connection {
-            Ok(connection) => Ok(connection.connect()),
-            Err(why) => Err(why.clone()),
-        };
-        // virt panics when libvirt cannot count a reference; the caller sees its answer missing
-        if catch_unwind(AssertUnwindSafe(|| (queued.job)(given))).is_err() {
-            tracing::error!("a libvirt call panicked");
-        }
+        lane.state().running -= 1;
         if let Ok(connection) = connection
             && !connection.is_alive()
         {
             lane.suspect();
         }
+    }
+}
+
+fn run(job: Job, connection: &Result<Arc<Connection>, String>) {
+    let given = match connection {
+        Ok(connection) => Ok(connection.connect()),
+        Err(why) => Err(why.clone()),
+    };
+    // virt panics when libvirt cannot count a reference; the caller sees its answer missing
+    if catch_unwind(AssertUnwindSafe(|| job(given))).is_err() {
+        tracing::error!("a libvirt call panicked");
     }
 }
 

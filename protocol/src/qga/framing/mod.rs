@@ -22,11 +22,13 @@
 
 mod builder;
 mod lexer;
+mod skip;
 
 use serde_json::Value;
 
 use builder::{Builder, Token};
-use lexer::{Bracket, Lexeme, Lexer, Skip};
+use lexer::{Bracket, Lexeme, Lexer};
+use skip::Skip;
 
 /// The byte that resets a parser, and that precedes the reply to `guest-sync-delimited`.
 pub const DELIMITER: u8 = 0xFF;

@@ -1,0 +1,329 @@
+//! Compute over fake drivers and a real journal: what fails is undone, what a crash cuts off is
+//! taken up again, whatever the step.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ostler_host_agent::compute::command::{Command, Context};
+use ostler_host_agent::compute::{Compute, Node};
+use ostler_host_agent::config::Settings;
+use ostler_host_agent::guest::{GuestSettings, Guests};
+use ostler_host_agent::host::Host;
+use ostler_host_agent::hypervisor::fake::{Call, Failing, Fake};
+use ostler_host_agent::hypervisor::{Error, Hypervisor, Link, PowerReason};
+use ostler_host_agent::image::{Cache, Limits};
+use ostler_host_agent::journal::Journal;
+use ostler_host_agent::network::{FakeNetwork, NetworkCall};
+use ostler_host_agent::volume::Directory;
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::instance::{PowerState, Status};
+use ostler_protocol::rpc::operation::{Operation, State, Subject, Wait};
+use ostler_protocol::rpc::values::{Bytes, IdempotencyKey, InstanceId, Timestamp};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+type Subjected = Compute<Fake, FakeNetwork>;
+
+/// A node whose drivers are fake and outlive the agent, as the real ones do.
+struct World {
+    folder: TempDir,
+    hypervisor: Fake,
+    network: FakeNetwork,
+}
+
+/// One life of the agent.
+struct Life {
+    compute: Arc<Subjected>,
+    shutdown: CancellationToken,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let text = format!(
+            "host = \"n\"\nstate_dir = {0:?}\nrun_dir = {0:?}\n[hypervisor]\nvirt_type = \"qemu\"\n\
+             [guest]\nshutdown_timeout = 1\nanswer_timeout = 1\n[limits]\nboots = 2\nqueue = 3\n",
+            folder.path()
+        );
+        std::fs::write(folder.path().join("config.toml"), text).unwrap();
+        std::fs::create_dir(folder.path().join("guest")).unwrap();
+        Self { folder, hypervisor: Fake::new(), network: FakeNetwork::new() }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    async fn live(&self) -> Life {
+        let settings = Settings::load(Some(&self.path().join("config.toml"))).unwrap();
+        let (journal, _ended) = Journal::open(&self.path().join("journal.db")).unwrap();
+        let shutdown = CancellationToken::new();
+        let hypervisor = Arc::new(self.hypervisor.clone());
+        let guest_settings = GuestSettings::new(settings.answer_timeout);
+        let limits = Limits { keep_free: Bytes(0), ..Limits::default() };
+        let node = Node {
+            guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
+            hypervisor,
+            network: self.network.clone(),
+            volumes: Directory::open(self.path()).await.unwrap(),
+            images: Cache::open(&self.path().join("images"), limits).await.unwrap(),
+            host: Host::open(self.path()).await.unwrap(),
+            virt_type: OnceCell::new(),
+        };
+        let settings = Arc::new(settings);
+        let compute =
+            Compute::start(settings, journal, node, shutdown.clone()).await.unwrap();
+        Life { compute, shutdown }
+    }
+
+    /// A life with an image and a network.
+    async fn furnished(&self) -> Life {
+        let life = self.live().await;
+        let image = self.path().join("disk.raw");
+        std::fs::write(&image, vec![7; 1 << 20]).unwrap();
+        let import = json!({"name": "disk", "source": image, "format": "raw"});
+        life.done(Command::ImageImport(serde_json::from_value(import).unwrap())).await;
+        let ensure = json!({"name": "lan"});
+        life.done(Command::NetworkEnsure(serde_json::from_value(ensure).unwrap())).await;
+        life
+    }
+
+    /// What there is of an instance: domain, folder, tap.
+    fn traces(&self, id: InstanceId) -> Vec<String> {
+        let mut traces = Vec::new();
+        if self.hypervisor.spec(id).is_some() {
+            traces.push("domain".to_owned());
+        }
+        if self.path().join("instances").join(id.to_string()).exists() {
+            traces.push("folder".to_owned());
+        }
+        traces.extend(self.network.links().into_iter().filter(|link| link.starts_with("tap")));
+        traces
+    }
+}
+
+fn boot(id: InstanceId) -> Command {
+    let boot = json!({"id": id, "name": "x", "image": "disk", "vcpus": 1, "memory": 64 << 20,
+                      "networks": [{"network": "lan"}]});
+    Command::Boot(serde_json::from_value(boot).unwrap())
+}
+
+fn failed(call: &'static str) -> Error {
+    Error::Failed { step: call, domain: None, message: "told to fail".into() }
+}
+
+impl Life {
+    async fn submit(&self, command: Command) -> Result<Operation, Fault> {
+        self.compute.submit(command, Context::default()).await
+    }
+
+    async fn end_of(&self, operation: &Operation) -> Operation {
+        let wait = Wait { id: operation.id, revision: None, timeout: Some(60_000) };
+        let over = self.compute.wait(&wait).await.unwrap();
+        assert!(over.state.is_over(), "{over:#?}");
+        over
+    }
+
+    async fn tried(&self, command: Command) -> Operation {
+        let operation = self.submit(command).await.unwrap();
+        self.end_of(&operation).await
+    }
+
+    async fn done(&self, command: Command) -> Operation {
+        let over = self.tried(command).await;
+        assert_eq!(over.state, State::Succeeded, "{over:#?}");
+        over
+    }
+
+    fn status(&self, id: InstanceId) -> Status {
+        self.compute.instance(id).unwrap().status
+    }
+
+    /// End without a word to anything that is under way, as near to a crash as a process can come
+    /// to its own.
+    async fn crash(self) {
+        self.shutdown.cancel();
+        self.compute.drain(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_boot_is_undone_wherever_it_fails() {
+    let world = World::new();
+    let life = world.furnished().await;
+    for failing in [Failing::Before, Failing::After] {
+        for call in [Call::Define, Call::Start] {
+            let id = InstanceId::random();
+            world.hypervisor.fail_next(call, failing, failed("step"));
+            let over = life.tried(boot(id)).await;
+            assert_eq!(over.state, State::Undone, "{call:?} {failing:?}: {over:#?}");
+            assert_eq!(world.traces(id), [""; 0], "{call:?} {failing:?}");
+            assert_eq!(life.status(id), Status::Error);
+            let fault = life.compute.instance(id).unwrap().fault.unwrap();
+            assert_eq!(fault.data.reason, Reason::HypervisorFailed);
+            assert!(fault.data.step.is_some(), "{fault:?}");
+            life.done(Command::Delete(id)).await;
+        }
+    }
+    let id = InstanceId::random();
+    world.network.fail_next(NetworkCall::EnsureBridge);
+    let over = life.tried(boot(id)).await;
+    assert_eq!((over.state, world.traces(id).len()), (State::Undone, 0));
+    assert_eq!(over.error.unwrap().data.reason, Reason::NetworkFailed);
+}
+
+#[tokio::test]
+async fn an_undo_that_fails_is_told_and_a_delete_cleans_up() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    world.hypervisor.fail_next(Call::Start, Failing::Before, failed("start"));
+    world.hypervisor.fail_next(Call::Undefine, Failing::Before, failed("undefine"));
+    let over = life.tried(boot(id)).await;
+    assert_eq!(over.state, State::Failed);
+    let fault = over.error.unwrap();
+    assert!(fault.to_string().contains("undo define domain failed too"), "{fault}");
+    assert_eq!(world.traces(id), ["domain"]);
+    life.done(Command::Delete(id)).await;
+    assert_eq!(world.traces(id), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_a_crash_cuts_off_is_taken_up_again() {
+    for call in [Call::Define, Call::Start] {
+        let world = World::new();
+        let life = world.furnished().await;
+        let id = InstanceId::random();
+        // The call never returns; the agent ends under it.
+        let held = world.hypervisor.hold_next(call);
+        let operation = life.submit(boot(id)).await.unwrap();
+        let mut link = world.hypervisor.link();
+        while world.hypervisor.called(call, Some(id)) == 0 {
+            // Nothing changes on the link: this only gives the others their turn.
+            let _ = tokio::time::timeout(Duration::from_millis(5), link.changed()).await;
+        }
+        life.crash().await;
+        drop(held);
+        let life = world.live().await;
+        let over = life.end_of(&operation).await;
+        assert_eq!(over.state, State::Succeeded, "{call:?}: {over:#?}");
+        assert_eq!(life.status(id), Status::Active);
+        life.done(Command::Delete(id)).await;
+        assert_eq!(world.traces(id), [""; 0], "{call:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_step_waits_while_libvirt_is_gone() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    let gone = Error::Unreachable { step: "define", reason: "gone".into() };
+    world.hypervisor.fail_next(Call::Define, Failing::Before, gone.clone());
+    world.hypervisor.fail_next(Call::Start, Failing::After, gone);
+    life.done(boot(id)).await;
+    assert_eq!(world.hypervisor.called(Call::Define, Some(id)), 2);
+    assert_eq!(life.status(id), Status::Active);
+}
+
+#[tokio::test]
+async fn nothing_is_done_while_libvirt_is_gone() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    life.done(boot(id)).await;
+    world.hypervisor.set_link(Link::Down);
+    for command in [Command::Delete(id), Command::Start(id), boot(InstanceId::random())] {
+        let fault = life.submit(command).await.unwrap_err();
+        assert_eq!(fault.data.reason, Reason::HypervisorUnavailable);
+    }
+    world.hypervisor.set_link(Link::Up);
+    life.done(Command::Delete(id)).await;
+}
+
+#[tokio::test]
+async fn what_libvirt_tells_is_believed_and_unknown_is_not_off() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    life.done(boot(id)).await;
+    let mut events = life.compute.events();
+    let mut until = async |status: Status, power: PowerState| {
+        let seen = |i: ostler_protocol::rpc::instance::Instance| (i.status, i.power_state);
+        while seen(life.compute.instance(id).unwrap()) != (status, power) {
+            tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
+        }
+    };
+    world.hypervisor.set_power(id, PowerState::Shutdown, PowerReason::ShutDown);
+    until(Status::Shutoff, PowerState::Shutdown).await;
+    world.hypervisor.set_power(id, PowerState::Running, PowerReason::Booted);
+    until(Status::Active, PowerState::Running).await;
+    world.hypervisor.set_link(Link::Down);
+    until(Status::Active, PowerState::Unknown).await;
+    world.hypervisor.set_link(Link::Up);
+    until(Status::Active, PowerState::Running).await;
+}
+
+#[tokio::test]
+async fn a_key_is_one_operation_also_after_a_crash() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    let key: IdempotencyKey = "k".parse().unwrap();
+    let context = Context { key: Some(key), deadline: None };
+    let first = life.compute.submit(boot(id), context.clone()).await.unwrap();
+    let again = life.compute.submit(boot(id), context.clone()).await.unwrap();
+    assert_eq!(first.id, again.id);
+    life.end_of(&first).await;
+    life.crash().await;
+    let life = world.live().await;
+    let again = life.compute.submit(boot(id), context.clone()).await.unwrap();
+    assert_eq!((again.id, again.state), (first.id, State::Succeeded));
+    let other = life.compute.submit(Command::Delete(id), context).await.unwrap_err();
+    assert_eq!(other.data.reason, Reason::KeyReused);
+    assert_eq!(world.hypervisor.called(Call::Start, Some(id)), 1);
+}
+
+#[tokio::test]
+async fn a_delete_ends_a_boot_that_is_stuck_behind_others() {
+    let world = World::new();
+    let life = world.furnished().await;
+    // Two boots may run; both hang.
+    let _held = [world.hypervisor.hold_next(Call::Start), world.hypervisor.hold_next(Call::Start)];
+    for _ in 0..2 {
+        life.submit(boot(InstanceId::random())).await.unwrap();
+    }
+    let id = InstanceId::random();
+    let waiting = life.submit(boot(id)).await.unwrap();
+    life.done(Command::Delete(id)).await;
+    assert_eq!(life.end_of(&waiting).await.state, State::Cancelled);
+    assert_eq!(life.status(id), Status::Deleted);
+    assert_eq!(world.traces(id), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_late_command_is_not_run() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let late = Context { key: None, deadline: Some(Timestamp(1)) };
+    let fault = life.compute.submit(boot(InstanceId::random()), late).await.unwrap_err();
+    assert_eq!(fault.data.reason, Reason::Expired);
+    let subject = Subject::Instance(InstanceId::random());
+    assert!(life.compute.instances(&Default::default()).is_empty(), "{subject}");
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_comply_is_forced_off_in_time() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    life.done(boot(id)).await;
+    world.hypervisor.set_ignores_shutdown(id, true);
+    let stop = json!({"id": id, "timeout": 200});
+    life.done(Command::Stop(serde_json::from_value(stop).unwrap())).await;
+    assert_eq!(life.status(id), Status::Shutoff);
+    assert_eq!(world.hypervisor.called(Call::Destroy, Some(id)), 1);
+}

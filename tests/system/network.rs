@@ -1,0 +1,41 @@
+//! Bridges: who reaches whom.
+
+use ostler_tests::console::Session;
+use ostler_tests::guest_image::{Mode, ROOT};
+
+use crate::node::{Node, need_root};
+
+/// The guest's own link-local address.
+async fn address(session: &mut Session) -> String {
+    let shown = session.ask("ip -4 -o address show dev eth0").await.unwrap();
+    let address = shown.split_whitespace().find(|word| word.starts_with("169.254."));
+    address.unwrap_or_else(|| panic!("no address in {shown}")).split('/').next().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_of_one_bridge_reach_each_other_and_no_others() {
+    need_root!();
+    let mut node = Node::start().await;
+    node.network("other").await;
+    let lan = node.network.clone();
+    let a = node.boot_on("a", Mode::Ostler, &[&lan]).await;
+    let b = node.boot_on("b", Mode::Ostler, &[&lan]).await;
+    let c = node.boot_on("c", Mode::Ostler, &["other"]).await;
+    let mut on_a = node.login(&a, ROOT).await;
+    let mut on_b = node.login(&b, ROOT).await;
+    let mut on_c = node.login(&c, ROOT).await;
+    let (to_a, to_b) = (address(&mut on_a).await, address(&mut on_b).await);
+
+    let reached = on_a.run(&format!("ping -c 3 -W 5 {to_b}")).await.unwrap();
+    assert_eq!(reached.code, 0, "{}", reached.text);
+    // From the other bridge neither answers, while they go on answering each other.
+    for address in [&to_a, &to_b] {
+        let unreached = on_c.run(&format!("ping -c 2 -W 2 {address}")).await.unwrap();
+        assert_ne!(unreached.code, 0, "{}", unreached.text);
+    }
+    let reached = on_b.run(&format!("ping -c 3 -W 5 {to_a}")).await.unwrap();
+    assert_eq!(reached.code, 0, "{}", reached.text);
+    for id in [a, b, c] {
+        node.delete(&id).await;
+    }
+}

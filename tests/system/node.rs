@@ -1,0 +1,291 @@
+//! A node under test: services, a host agent of its own with images and a network, and the
+//! instances a test boots on it; all of it gone when the test is over.
+
+use std::time::Duration;
+
+use nix::unistd::Uid;
+use ostler_tests::agent::{HostAgent, Setup};
+use ostler_tests::console::{Console, Session};
+use ostler_tests::guest_image::{Account, GuestImage, Mode};
+use ostler_tests::poll;
+use ostler_tests::process::{Run, command};
+use ostler_tests::rpc::{Call, CallError, Client};
+use ostler_tests::services::{Broker, Libvirt};
+use ostler_tests::world::leftovers;
+use serde_json::{Value, json};
+
+/// How long a guest may take to boot, on a busy machine without KVM.
+pub(crate) const BOOT: Duration = Duration::from_secs(180);
+
+/// Memory of the guests here.
+pub(crate) const MEMORY: u64 = 192 << 20;
+
+/// Whether a test has its right to libvirt; if not, that is said.
+pub(crate) fn skipped() -> bool {
+    let skip = !Uid::effective().is_root();
+    if skip {
+        eprintln!("skipped: only root can use qemu:///system");
+    }
+    skip
+}
+
+/// Leave a test that cannot run here.
+macro_rules! need_root {
+    () => {
+        if crate::node::skipped() {
+            return;
+        }
+    };
+}
+pub(crate) use need_root;
+
+/// A node under test.
+pub(crate) struct Node {
+    pub(crate) libvirt: Libvirt,
+    pub(crate) agent: HostAgent,
+    pub(crate) image: GuestImage,
+    pub(crate) client: Client,
+    /// The network every node has.
+    pub(crate) network: String,
+    bridges: Vec<String>,
+    instances: Vec<String>,
+    modes: Vec<Mode>,
+}
+
+/// The configuration all nodes here have: what a test machine can do.
+const MORE: &str = "[hypervisor]\nvirt_type = \"qemu\"\nvnc = false\n\
+                    [admission]\ncpu_ratio = 32.0\n";
+
+impl Node {
+    /// A node with its socket only.
+    pub(crate) async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    /// A node on this broker.
+    pub(crate) async fn on(broker: &Broker) -> Self {
+        Self::with(Setup::with_broker(broker.uri())).await
+    }
+
+    /// A node with this setup; its `more` is added to the common configuration.
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let libvirt = Libvirt::ensure().await.unwrap();
+        let image = GuestImage::bake().await.unwrap();
+        let more = format!("{MORE}{}", setup.more);
+        let agent = HostAgent::start(Setup { more, ..setup }).await.unwrap();
+        let client = agent.client().await.unwrap();
+        let network = "lan".to_owned();
+        let mut node = Self {
+            libvirt,
+            agent,
+            image,
+            client,
+            network: network.clone(),
+            bridges: Vec::new(),
+            instances: Vec::new(),
+            modes: Vec::new(),
+        };
+        let (kernel, ramdisk) = (node.image.kernel.clone(), node.image.initramfs.clone());
+        node.done("image.import", json!({"name": "kernel", "source": kernel, "format": "kernel"}))
+            .await;
+        node.done(
+            "image.import",
+            json!({"name": "ramdisk", "source": ramdisk, "format": "ramdisk"}),
+        )
+        .await;
+        node.network(&network).await;
+        node
+    }
+
+    /// Make a network; its bridge, named so that no other test has it.
+    pub(crate) async fn network(&mut self, name: &str) -> String {
+        let suffix: String = self.agent.host().chars().rev().take(6).collect();
+        let bridge = format!("ot{}{suffix}", self.bridges.len());
+        self.bridges.push(bridge.clone());
+        self.done("network.ensure", json!({"name": name, "bridge": bridge})).await;
+        bridge
+    }
+
+    /// The image whose guests behave like this, imported when first asked for.
+    pub(crate) async fn image(&mut self, mode: Mode) -> String {
+        let name = format!("mini-{}", mode.word());
+        if !self.modes.contains(&mode) {
+            self.modes.push(mode);
+            let import = json!({
+                "name": name, "source": self.image.root, "format": "qcow2",
+                "properties": {"kernel": "kernel", "ramdisk": "ramdisk",
+                               "command_line": self.image.cmdline(mode)},
+            });
+            self.done("image.import", import).await;
+        }
+        name
+    }
+
+    /// Parameters of a boot.
+    pub(crate) async fn boot_params(&mut self, name: &str, mode: Mode, networks: &[&str]) -> Value {
+        let image = self.image(mode).await;
+        let networks: Vec<Value> = networks.iter().map(|n| json!({"network": n})).collect();
+        let id = uuid::Uuid::new_v4().to_string();
+        self.instances.push(id.clone());
+        json!({"id": id, "name": name, "image": image, "vcpus": 1, "memory": MEMORY,
+               "networks": networks})
+    }
+
+    /// An instance made elsewhere, to be removed with the node.
+    pub(crate) fn adopt(&mut self, id: &str) {
+        self.instances.push(id.to_owned());
+    }
+
+    /// Boot an instance on the common network; its id.
+    pub(crate) async fn boot(&mut self, name: &str, mode: Mode) -> String {
+        let network = self.network.clone();
+        self.boot_on(name, mode, &[network.as_str()]).await
+    }
+
+    /// Boot an instance on these networks; its id.
+    pub(crate) async fn boot_on(&mut self, name: &str, mode: Mode, networks: &[&str]) -> String {
+        let params = self.boot_params(name, mode, networks).await;
+        let id = params["id"].as_str().unwrap().to_owned();
+        self.done("instance.boot", params).await;
+        id
+    }
+
+    /// Ask for something; the answer, or the test fails.
+    pub(crate) async fn ask(&mut self, method: &str, params: Value) -> Value {
+        let answer = self.client.call(method, params).await;
+        answer.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// Ask for something that is refused: the stable word, and the sentence with what to do next.
+    pub(crate) async fn refused(&mut self, method: &str, params: Value) -> (String, String) {
+        match self.client.call(method, params.clone()).await {
+            Err(CallError::Fault { message, data, .. }) => {
+                let next = data["next"].as_str().unwrap_or_default();
+                (data["reason"].as_str().unwrap().to_owned(), format!("{message}; {next}"))
+            }
+            other => panic!("{method} {params} was not refused: {other:?}"),
+        }
+    }
+
+    /// Wait for the end of an operation.
+    pub(crate) async fn end_of(&mut self, operation: &Value) -> Value {
+        end_of(&mut self.client, operation).await
+    }
+
+    /// Have a change made to its end; the test fails unless it succeeds.
+    pub(crate) async fn done(&mut self, method: &str, params: Value) -> Value {
+        let over = self.tried(method, params).await;
+        assert_eq!(over["state"], "succeeded", "{method}: {over:#}");
+        over
+    }
+
+    /// Have a change made to its end, whatever that is.
+    pub(crate) async fn tried(&mut self, method: &str, params: Value) -> Value {
+        let operation = self.ask(method, params).await;
+        self.end_of(&operation).await
+    }
+
+    /// The instance as the agent shows it.
+    pub(crate) async fn show(&mut self, id: &str) -> Value {
+        self.ask("instance.show", json!({"id": id})).await
+    }
+
+    /// Wait until the instance is as wanted.
+    pub(crate) async fn until(
+        &mut self,
+        id: &str,
+        what: &str,
+        is: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let client = &mut self.client;
+        poll::until(what, BOOT, async || {
+            let shown = client.call("instance.show", json!({"id": id})).await;
+            let shown = shown.map_err(|error| error.to_string())?;
+            if is(&shown) { Ok(shown) } else { Err(shown.to_string()) }
+        })
+        .await
+        .unwrap()
+    }
+
+    /// The guest's report, once its agent answers.
+    pub(crate) async fn report(&mut self, id: &str) -> Value {
+        let client = &mut self.client;
+        poll::until("the guest's report", BOOT, async || {
+            let call = Call::new("guest.report", json!({"id": id, "wait": 5000}));
+            client.send(&call).await.map_err(|error| error.to_string())
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Log in on the serial console.
+    pub(crate) async fn login(&self, id: &str, account: Account) -> Session {
+        let console = Console::of_domain(&format!("ostler-{id}")).await.unwrap();
+        console.login(account.user, account.password).await.unwrap().session().unwrap()
+    }
+
+    /// Delete an instance, and prove that nothing of it is left.
+    pub(crate) async fn delete(&mut self, id: &str) {
+        self.done("instance.delete", json!({"id": id})).await;
+        self.nothing_left(id).await;
+    }
+
+    /// Nothing of the instance is on the machine: domain, QEMU, tap, disk, socket.
+    pub(crate) async fn nothing_left(&mut self, id: &str) {
+        let shown = self.show(id).await;
+        let taps = shown["ports"].as_array().unwrap().iter();
+        let mut names: Vec<String> =
+            taps.map(|port| port["tap"].as_str().unwrap().to_owned()).collect();
+        names.push(id.to_owned());
+        let left = leftovers(&names, &[self.agent.folder()]).await.unwrap();
+        assert!(left.is_empty(), "left of instance {id}:\n{left}");
+    }
+
+    /// A new client, after the agent was restarted.
+    pub(crate) async fn reconnect(&mut self) {
+        self.client = self.agent.client().await.unwrap();
+    }
+
+    /// The pid of an instance's QEMU.
+    pub(crate) fn qemu(&self, id: &str) -> Option<u32> {
+        std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let ours = line.split('\0').next()?.contains("qemu-system") && line.contains(id);
+            if ours { entry.file_name().to_str()?.parse().ok() } else { None }
+        })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // Whatever the test came to: by libvirt and the kernel themselves, not by the agent.
+        let quietly = |program: &str, args: &[&str]| {
+            let mut run = command(program);
+            let _ = run.args(args).output();
+        };
+        for id in &self.instances {
+            let domain = format!("ostler-{id}");
+            quietly("virsh", &["-q", "-c", "qemu:///system", "destroy", &domain]);
+            quietly("virsh", &["-q", "-c", "qemu:///system", "undefine", "--nvram", &domain]);
+        }
+        for bridge in &self.bridges {
+            quietly("ip", &["link", "delete", bridge]);
+        }
+    }
+}
+
+/// Wait for the end of an operation.
+pub(crate) async fn end_of(client: &mut Client, operation: &Value) -> Value {
+    let mut now = operation.clone();
+    while matches!(now["state"].as_str(), Some("queued" | "running")) {
+        let call = Call::new("operation.wait", json!({"id": operation["id"], "timeout": 20_000}));
+        now = client.send(&call).await.unwrap();
+    }
+    now
+}
+
+/// Run virsh.
+pub(crate) async fn virsh(args: &[&str]) -> String {
+    Run::new("virsh").args(["-q", "-c", "qemu:///system"]).args(args).stdout().await.unwrap()
+}

@@ -1,0 +1,172 @@
+//! Wrong requests: refused with a stable word and a text that says what to change, and nothing
+//! is made.
+
+use ostler_tests::guest_image::Mode;
+use ostler_tests::rpc::{Client, Socket};
+use ostler_tests::services::Broker;
+use ostler_tests::world::World;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+use crate::node::{Node, need_root};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_requests_are_refused_and_make_nothing() {
+    need_root!();
+    let broker = Broker::ensure().await.unwrap();
+    let mut node = Node::on(&broker).await;
+    let image = node.image(Mode::Ostler).await;
+    // By both front doors alike.
+    for amqp in [false, true] {
+        if amqp {
+            node.client = node.agent.amqp_client().await.unwrap();
+        }
+        refuse_all(&mut node, &image).await;
+    }
+    node.reconnect().await;
+}
+
+async fn refuse_all(node: &mut Node, image: &str) {
+    let before = World::look(&[node.agent.folder()]).await.unwrap();
+    let operations = node.ask("operation.list", Value::Null).await;
+    let boot = json!({"name": "x", "image": image, "vcpus": 1, "memory": 128 << 20});
+    let with = |changes: Value| {
+        let mut boot = boot.clone();
+        for (field, value) in changes.as_object().unwrap() {
+            boot[field] = value.clone();
+        }
+        boot
+    };
+    let without = |field: &str| {
+        let mut boot = boot.clone();
+        boot.as_object_mut().unwrap().remove(field);
+        boot
+    };
+    let cases = [
+        ("instance.explode", json!({}), "unknown_method", "rpc.discover"),
+        ("instance.boot", without("name"), "invalid_params", "missing field `name`"),
+        ("instance.boot", without("memory"), "invalid_params", "memory is missing"),
+        ("instance.boot", with(json!({"colour": 1})), "invalid_params", "unknown field `colour`"),
+        ("instance.boot", with(json!({"vcpus": "two"})), "invalid_params", "vcpus: invalid type"),
+        ("instance.boot", with(json!({"vcpus": 0})), "invalid_params", "0 vCPUs are out of range"),
+        ("instance.boot", with(json!({"vcpus": -1})), "invalid_params", "vcpus"),
+        ("instance.boot", with(json!({"image": "nope"})), "not_found", "ostler image list"),
+        ("instance.boot", with(json!({"image": "kernel"})), "invalid_params", "not a disk"),
+        ("instance.boot", with(json!({"flavor": "nope"})), "not_found", "use one of"),
+        ("instance.boot", with(json!({"name": "../../etc/x"})), "invalid_params", "is not a name"),
+        ("instance.boot", with(json!({"image": "../x"})), "invalid_params", "is not a name"),
+        ("instance.boot", with(json!({"id": "../x"})), "invalid_params", "is not an id"),
+        (
+            "instance.boot",
+            with(json!({"networks": [{"network": "lan", "mac": "01:00:5e:00:00:01"}]})),
+            "invalid_params",
+            "networks[0].mac",
+        ),
+        (
+            "instance.boot",
+            with(json!({"networks": [{"network": "nowhere"}]})),
+            "not_found",
+            "ostler network ensure",
+        ),
+        ("instance.boot", with(json!({"memory": 1u64 << 50})), "no_capacity", "is free"),
+        ("instance.boot", with(json!({"vcpus": 200})), "no_capacity", "ostler host show"),
+        ("instance.boot", with(json!({"disk": 1 << 20})), "invalid_params", "cannot hold image"),
+        ("instance.boot", with(json!({"disk": 1u64 << 50})), "no_capacity", "disk"),
+        ("instance.boot", json!([1, 2]), "invalid_params", "by name"),
+        ("instance.start", json!({"id": uuid::Uuid::new_v4()}), "not_found", "instance list"),
+        ("instance.start", json!({"id": 7}), "invalid_params", "id"),
+        ("operation.get", json!({"id": uuid::Uuid::new_v4()}), "not_found", "operation list"),
+        (
+            "instance.password",
+            json!({"id": uuid::Uuid::new_v4(), "user": "a:b", "password": {"plain": "x"}}),
+            "invalid_params",
+            "user name",
+        ),
+        (
+            "image.import",
+            json!({"name": "a", "source": "relative", "format": "raw"}),
+            "invalid_params",
+            "absolute path",
+        ),
+        (
+            "image.import",
+            json!({"name": "a", "source": "http://u:p@h/x", "format": "raw"}),
+            "invalid_params",
+            "credentials",
+        ),
+        (
+            "image.import",
+            json!({"name": "a", "source": "/x", "format": "vmdk"}),
+            "invalid_params",
+            "vmdk",
+        ),
+        ("network.ensure", json!({"name": "n", "bridge": "a/b"}), "invalid_params", "a/b"),
+        (
+            "network.ensure",
+            json!({"name": "n", "bridge": "much-too-long-name"}),
+            "invalid_params",
+            "much-too-long",
+        ),
+        ("network.ensure", json!({"name": "n", "mtu": 10}), "invalid_params", "10"),
+    ];
+    for (method, params, reason, text) in cases {
+        let (found, message) = node.refused(method, params.clone()).await;
+        assert_eq!(found, reason, "{method} {params}: {message}");
+        assert!(message.contains(text), "{method} {params}: {message:?} lacks {text:?}");
+    }
+    // Nothing was made: no domain, no link, no file, no operation.
+    let more = World::look(&[node.agent.folder()]).await.unwrap().beyond(&before);
+    assert!(more.domains.is_empty() && more.files.is_empty(), "{more}");
+    assert_eq!(node.ask("instance.list", Value::Null).await, json!([]));
+    assert_eq!(node.ask("operation.list", Value::Null).await, operations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_a_request_is_answered_and_bounded() {
+    need_root!();
+    let mut node = Node::start().await;
+    let mut socket = Socket::connect(&node.agent.socket()).await.unwrap();
+    for (line, code) in [
+        (&b"nonsense\n"[..], -32700),
+        (b"{\"jsonrpc\": \"1.0\", \"id\": 1, \"method\": \"host.ping\"}\n", -32600),
+        (b"[]\n", -32600),
+    ] {
+        socket.send_raw(line).await.unwrap();
+        let answer = socket.receive_raw(Duration::from_secs(10)).await.unwrap().unwrap();
+        assert_eq!(answer["error"]["code"], code, "{answer}");
+    }
+    // A line without end is cut off, and the connection with it.
+    let mut endless = Socket::connect(&node.agent.socket()).await.unwrap();
+    let _sent = endless.send_raw(&vec![b'x'; 4 << 20]).await;
+    let answer = endless.receive_raw(Duration::from_secs(10)).await;
+    assert!(answer.is_err() || answer.unwrap().is_none_or(|a| a["error"]["code"] == -32600));
+    // Everybody else is served on.
+    node.ask("host.ping", Value::Null).await;
+    let document = node.ask("rpc.discover", Value::Null).await;
+    assert_eq!(document["openrpc"], "1.3.2");
+    assert!(document["methods"].as_array().unwrap().iter().any(|m| m["name"] == "instance.boot"));
+    let _client: &mut Client = &mut node.client;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_state_forbids_is_refused_with_what_would_be_legal() {
+    need_root!();
+    let mut node = Node::start().await;
+    let id = node.boot("gates", Mode::None).await;
+    node.done("instance.stop", json!({"id": id, "manner": "hard"})).await;
+    let password = json!({"id": id, "user": "root", "password": {"plain": "xyz"}});
+    for (method, params) in
+        [("instance.password", password), ("instance.reboot", json!({"id": id}))]
+    {
+        let (reason, text) = node.refused(method, params).await;
+        assert_eq!(reason, "conflict");
+        assert!(text.contains("SHUTOFF") && text.contains("start it first"), "{text}");
+    }
+    // An image that instances are made from stays.
+    let (reason, _) = node.refused("image.remove", json!({"name": "mini-none"})).await;
+    assert_eq!(reason, "in_use");
+    let (reason, _) = node.refused("image.remove", json!({"name": "kernel"})).await;
+    assert_eq!(reason, "in_use");
+    node.delete(&id).await;
+    node.done("image.remove", json!({"name": "mini-none"})).await;
+}
