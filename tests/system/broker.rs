@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lapin::options::{BasicGetOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use ostler_tests::cli::Cli;
 use ostler_tests::guest_image::Mode;
@@ -137,7 +137,10 @@ async fn a_message_that_cannot_be_read_goes_to_the_dead_letters_with_the_reason(
         .await
         .unwrap();
         let headers = dead.delivery.properties.headers().clone().unwrap_or_default();
-        let told = format!("{:?}", headers.inner().get("x-ostler-reason"));
+        let told = match headers.inner().get("x-ostler-reason") {
+            Some(AMQPValue::LongString(told)) => told.to_string(),
+            other => panic!("{other:?}"),
+        };
         assert!(told.contains(reason), "{told} lacks {reason}");
     }
     // A change without a key could not be told from its own redelivery.

@@ -97,14 +97,24 @@ impl Standing {
             Observation::Missed(over) | Observation::Closed(over) if self.running => {
                 let channel = self.channel_mut(over);
                 *channel = channel.closed();
+                self.doubt_standard(over);
             }
             Observation::Garbage(over) if self.running => {
                 *self.channel_mut(over) = Channel::Garbled;
+                self.doubt_standard(over);
             }
             Observation::Answered(..)
             | Observation::Missed(_)
             | Observation::Closed(_)
             | Observation::Garbage(_) => {}
+        }
+    }
+
+    /// What the standard port was good for while Ostler's was used says nothing of now: it has to
+    /// answer afresh.
+    fn doubt_standard(&mut self, lost: Transport) {
+        if lost == Transport::Ostler && self.standard == Channel::Answering {
+            self.standard = Channel::Unheard;
         }
     }
 
@@ -243,6 +253,16 @@ mod tests {
     }
 
     #[test]
+    fn an_old_answer_on_the_standard_port_does_not_cover_a_silent_guest() {
+        let both = [Running, Answered(Libvirt, None), Answered(Ostler, None)];
+        for loss in [Missed(Ostler), Closed(Ostler)] {
+            let standing = after(both.clone().into_iter().chain([loss]));
+            assert_eq!(standing.state(), GuestState::Silent);
+            assert!(standing.wants_probe());
+        }
+    }
+
+    #[test]
     fn an_answer_after_the_end_means_nothing() {
         let standing = after([Running, Stopped, Answered(Ostler, Some("1".into()))]);
         assert_eq!(standing.summary(), after([]).summary());
@@ -252,7 +272,7 @@ mod tests {
     fn ostlers_own_port_is_preferred_and_the_other_is_enough() {
         let both = [Running, Answered(Libvirt, None), Answered(Ostler, None)];
         assert_eq!(after(both.clone()).transport(), Some(Ostler));
-        let one = after(both.into_iter().chain([Garbage(Ostler)]));
+        let one = after(both.into_iter().chain([Garbage(Ostler), Answered(Libvirt, None)]));
         assert_eq!((one.transport(), one.state()), (Some(Libvirt), GuestState::Ready));
     }
 
