@@ -4,6 +4,7 @@ CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 DIST := $(TARGET)/dist
 GUEST := $(TARGET)/guest
+TESTED := $(TARGET)/tested
 HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 
 .DEFAULT_GOAL := help
@@ -31,12 +32,15 @@ demo: build ## boot, use and delete a guest through RabbitMQ; SOCKET=1: without 
 	$(CARGO) build --locked --quiet --profile dist -p ostler-tests --bin demo --bin lab-reaper
 	@OSTLER_PROGRAMS=$(abspath $(DIST)) $(DIST)/demo $(if $(filter-out 0,$(SOCKET)),--socket)
 
-# `lab` holds libvirtd and a broker for the whole run. The system tests each run
-# several programs: more at once than this only makes them wait for each other.
-test: build ## all tests, the system tests on real libvirt, QEMU and RabbitMQ among them
+# The tests drive the debug build, which `cargo test` makes anyway; the guest agent is the one that
+# is shipped, since it has to be static. `lab` holds libvirtd and a broker for the whole run. The
+# system tests each run several programs: more at once than this only makes them wait for each other.
+test: install guest-agent ## all tests, the system tests on real libvirt, QEMU and RabbitMQ among them
 	$(CARGO) test --locked --workspace --no-run
-	$(CARGO) build --locked --quiet -p ostler-tests --bins
-	OSTLER_PROGRAMS=$(abspath $(DIST)) $(TARGET)/debug/lab \
+	$(CARGO) build --locked --quiet --workspace --bins
+	@mkdir -p $(TESTED)
+	@ln -sf ../debug/ostler ../debug/ostler-host-agent ../dist/ostler-guest-agent $(TESTED)/
+	OSTLER_PROGRAMS=$(abspath $(TESTED)) $(TARGET)/debug/lab \
 		$(CARGO) test --locked --workspace -- --test-threads 2
 
 bench: build ## measure; the numbers are printed and kept in target/bench
