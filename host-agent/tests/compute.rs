@@ -1,5 +1,6 @@
 //! Compute over fake drivers and a real journal: what fails is undone, what a crash cuts off is
 //! taken up again, whatever the step.
+#![expect(clippy::unwrap_used, reason = "a test's own functions")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -74,8 +75,7 @@ impl World {
             virt_type: OnceCell::new(),
         };
         let settings = Arc::new(settings);
-        let compute =
-            Compute::start(settings, journal, node, shutdown.clone()).await.unwrap();
+        let compute = Compute::start(settings, journal, node, shutdown.clone()).await.unwrap();
         Life { compute, shutdown }
     }
 

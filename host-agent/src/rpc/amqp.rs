@@ -22,8 +22,8 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Event, ExchangeKind};
 use ostler_protocol::rpc::amqp::{
-    BODY_LIMIT, CONTENT_TYPE, DEAD_MAX, DEAD_TTL, DELIVERY_LIMIT, EXCHANGE_BROADCAST, EXCHANGE_DEAD, EXCHANGE_EVENTS,
-    EXCHANGE_RPC, HEADER_REASON, QUEUE_DEAD, host_queue,
+    BODY_LIMIT, CONTENT_TYPE, DEAD_MAX, DEAD_TTL, DELIVERY_LIMIT, EXCHANGE_BROADCAST,
+    EXCHANGE_DEAD, EXCHANGE_EVENTS, EXCHANGE_RPC, HEADER_REASON, QUEUE_DEAD, host_queue,
 };
 use ostler_protocol::rpc::envelope::Response;
 use ostler_protocol::rpc::fault::{Fault, Reason};
