@@ -257,6 +257,10 @@ async fn what_libvirt_tells_is_believed_and_unknown_is_not_off() {
             tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
         }
     };
+    // On its way down, or round through a reboot: not off until it is.
+    world.hypervisor.set_power(id, PowerState::Shutdown, PowerReason::ShuttingDown);
+    world.hypervisor.set_power(id, PowerState::Paused, PowerReason::Unstated);
+    until(Status::Active, PowerState::Paused).await;
     world.hypervisor.set_power(id, PowerState::Shutdown, PowerReason::ShutDown);
     until(Status::Shutoff, PowerState::Shutdown).await;
     world.hypervisor.set_power(id, PowerState::Running, PowerReason::Booted);
