@@ -50,8 +50,12 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
         boots.by_hand(&template).await?;
     }
     drop(template);
+    let host = stand.call("host.show", Value::Null).await?;
     stand.close(lab).await?;
-    Ok(boots.section())
+    let mut section = boots.section();
+    let virt_type = host["virt_type"].as_str().unwrap_or("something unknown");
+    section.note(format!("guests run on {virt_type}"));
+    Ok(section)
 }
 
 /// A connection of the bench's own.

@@ -63,6 +63,8 @@ impl Settings {
             "boots": self.boots, "calls": self.calls, "questions": self.questions,
             "starts": self.starts, "instances": self.instances, "instance_memory_mib": self.memory,
             "only": self.only,
+            // the agent's, as the harness takes it
+            "log": std::env::var("OSTLER_LOG").ok(),
         })
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ostler_tests::guest_image::Mode;
 use ostler_tests::poll;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -107,12 +108,14 @@ impl Port {
             loop {
                 let mut line = String::new();
                 let read = self.0.read_line(&mut line).await;
+                let took = begun.elapsed();
                 if read.map_err(Error::io("reading Ostler's port"))? == 0 {
                     return Err(Error::Nothing { what: "an answer of the guest".to_owned() });
                 }
                 // events come between
-                if line.contains("\"return\"") && line.contains(&format!("\"id\":{id}")) {
-                    return Ok(begun.elapsed());
+                let message: Value = serde_json::from_str(&line).unwrap_or_default();
+                if message["id"] == id && message["return"].is_object() {
+                    return Ok(took);
                 }
             }
         };
