@@ -125,13 +125,16 @@ async fn play(scene: &mut Scene, stage: &mut Stage, way: Way) -> Result<()> {
     let report = ["guest", "report", NAME, "--wait", "120"];
     ostler(stage, "What the guest says of itself, once its agent is up", &report, "").await?;
     understands(&cli.json(&["guest", "report", NAME, "--cached"]).await?, &mac)?;
-    passwords(&cli, scene, stage).await?;
+    let password = passwords(&cli, scene, stage).await?;
 
     ostler(stage, "Stop it", &["instance", "stop", NAME], "").await?;
     status(&cli, "SHUTOFF").await?;
     ostler(stage, "Start it", &["instance", "start", NAME], "").await?;
     ostler(stage, "It is ready again", &report, "").await?;
     status(&cli, "ACTIVE").await?;
+    stage.step("Its disk is the same: the new password holds")?;
+    accepted(stage, console(scene).await?, &password).await?;
+    stage.done()?;
 
     stage.step("What this machine holds for it")?;
     let agent = scene.agent.as_ref();
@@ -232,7 +235,7 @@ async fn ask(
         let status = format!("exit {}", output.code);
         return Err(Error::Failed { command: line, status, stderr: output.stderr });
     }
-    stage.say(&stage.paint("2", output.stderr.trim_end()))?;
+    stage.aside(&output.stderr)?;
     stage.say(output.stdout.trim_end())?;
     stage.done()?;
     Ok(output)
@@ -258,11 +261,11 @@ async fn import(cli: &Cli, scene: &Scene, stage: &mut Stage) -> Result<()> {
 }
 
 /// The old password holds; a new one is set; the new one holds and the old one does not.
-async fn passwords(cli: &Cli, scene: &Scene, stage: &mut Stage) -> Result<()> {
+/// The new one is returned.
+async fn passwords(cli: &Cli, scene: &Scene, stage: &mut Stage) -> Result<String> {
     let new = format!("hay-{}", &Uuid::new_v4().simple().to_string()[..8]);
     stage.step("Log in on the serial console with the password of the image")?;
-    let console = Console::open(&pty_of(&scene.id, READY).await?)?;
-    let console = accepted(stage, console, ROOT.password).await?;
+    let console = accepted(stage, console(scene).await?, ROOT.password).await?;
     stage.done()?;
 
     let args = ["instance", "password", NAME, "--user", ROOT.user, "--password-stdin"];
@@ -270,11 +273,17 @@ async fn passwords(cli: &Cli, scene: &Scene, stage: &mut Stage) -> Result<()> {
 
     stage.step("Log in again: with the old one, and with the new one")?;
     let Login::Refused(console) = console.login(ROOT.user, ROOT.password).await? else {
-        return expect(false, "the old password", &"it still holds");
+        let (what, text) = ("the old password".to_owned(), "it still holds".to_owned());
+        return Err(Error::Garbled { what, text });
     };
     stage.say(&format!("login: {}, password: {}: Login incorrect", ROOT.user, ROOT.password))?;
     accepted(stage, console, &new).await?;
-    stage.done()
+    stage.done()?;
+    Ok(new)
+}
+
+async fn console(scene: &Scene) -> Result<Console> {
+    Console::open(&pty_of(&scene.id, READY).await?)
 }
 
 /// A login that must be accepted, shown by what the guest's shell then says.

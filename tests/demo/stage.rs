@@ -47,6 +47,11 @@ impl Stage {
         text.lines().try_for_each(|line| self.print(&format!("    {line}")))
     }
 
+    /// The same, in the background.
+    pub(crate) fn aside(&self, text: &str) -> Result<()> {
+        text.lines().try_for_each(|line| self.say(&self.paint("2", line)))
+    }
+
     /// It is over.
     pub(crate) fn done(&self) -> Result<()> {
         let took = format!("    ({:.2} s)", self.step.1.elapsed().as_secs_f64());
