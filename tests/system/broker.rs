@@ -144,7 +144,8 @@ async fn a_message_that_cannot_be_read_goes_to_the_dead_letters_with_the_reason(
         assert!(told.contains(reason), "{told} lacks {reason}");
     }
     // A change without a key could not be told from its own redelivery.
-    let keyless = br#"{"jsonrpc": "2.0", "id": 1, "method": "network.ensure", "params": {"name": "n"}}"#;
+    let keyless =
+        br#"{"jsonrpc": "2.0", "id": 1, "method": "network.ensure", "params": {"name": "n"}}"#;
     amqp.publish_raw(keyless, BasicProperties::default()).await.unwrap();
     // The node is none the worse for it.
     assert_eq!(node.ask("host.show", Value::Null).await["broker"], "up");

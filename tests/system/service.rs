@@ -28,10 +28,8 @@ async fn systemd_is_told_when_the_agent_is_ready_alive_and_stopping() {
     let socket = UnixDatagram::bind(place.join("socket")).unwrap();
     socket.set_nonblocking(true).unwrap();
     let path = place.join("socket").to_string_lossy().into_owned();
-    let env = vec![
-        ("NOTIFY_SOCKET".to_owned(), path),
-        ("WATCHDOG_USEC".to_owned(), "500000".to_owned()),
-    ];
+    let env =
+        vec![("NOTIFY_SOCKET".to_owned(), path), ("WATCHDOG_USEC".to_owned(), "500000".to_owned())];
     let mut agent = HostAgent::start(Setup { env, ..Setup::default() }).await.unwrap();
     let mut heard = Vec::new();
     while !(heard.contains(&"READY=1".to_owned()) && heard.contains(&"WATCHDOG=1".to_owned())) {
