@@ -16,7 +16,7 @@
 //! Dependencies point one way: `rpc -> compute -> drivers -> protocol`. Drivers do not know
 //! `compute`, nor each other (only `guest` uses the hypervisor's agent channel).
 //!
-//! [`run`] is the whole life of an agent: settings in, a reason to end out. Guests outlive it.
+//! [`run()`] is the whole life of an agent: settings in, a reason to end out. Guests outlive it.
 
 pub mod compute;
 pub mod config;

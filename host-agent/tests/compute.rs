@@ -1,5 +1,6 @@
 //! Compute over fake drivers and a real journal: what fails is undone, what a crash cuts off is
 //! taken up again, whatever the step.
+#![expect(clippy::unwrap_used, reason = "a test's own functions")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -74,8 +75,7 @@ impl World {
             virt_type: OnceCell::new(),
         };
         let settings = Arc::new(settings);
-        let compute =
-            Compute::start(settings, journal, node, shutdown.clone()).await.unwrap();
+        let compute = Compute::start(settings, journal, node, shutdown.clone()).await.unwrap();
         Life { compute, shutdown }
     }
 
@@ -257,6 +257,10 @@ async fn what_libvirt_tells_is_believed_and_unknown_is_not_off() {
             tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
         }
     };
+    // On its way down, or round through a reboot: not off until it is.
+    world.hypervisor.set_power(id, PowerState::Shutdown, PowerReason::ShuttingDown);
+    world.hypervisor.set_power(id, PowerState::Paused, PowerReason::Unstated);
+    until(Status::Active, PowerState::Paused).await;
     world.hypervisor.set_power(id, PowerState::Shutdown, PowerReason::ShutDown);
     until(Status::Shutoff, PowerState::Shutdown).await;
     world.hypervisor.set_power(id, PowerState::Running, PowerReason::Booted);

@@ -67,6 +67,25 @@ async fn our_agent_serves_libvirt_on_the_standard_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn our_agent_is_small() {
+    need_root!();
+    let program = ostler_tests::programs::guest_agent().unwrap();
+    assert!(std::fs::metadata(program).unwrap().len() < 3 << 20, "the program on disk");
+    let mut node = Node::start().await;
+    let id = node.boot("small", Mode::Ostler).await;
+    // Reports have been made: it is resident with all it needs.
+    for _ in 0..10 {
+        node.report(&id).await;
+    }
+    let mut session = node.login(&id, ROOT).await;
+    let line = "grep VmRSS /proc/$(pidof ostler-guest-agent)/status";
+    let resident = session.ask(line).await.unwrap();
+    let kib: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib < 3 << 10, "{resident}");
+    node.delete(&id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_changes_in_the_guest_is_known_without_asking() {
     need_root!();
     let mut node = Node::start().await;

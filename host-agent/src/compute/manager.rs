@@ -2,34 +2,31 @@
 //! rest; one at a time, so that what was checked still holds when it is written down.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ostler_protocol::rpc::event::{Event, News};
 use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::image::{Import, State as ImageState};
 use ostler_protocol::rpc::instance::{Halt, Status, VmState};
-use ostler_protocol::rpc::network as wire_network;
 use ostler_protocol::rpc::operation::{Operation, State, Subject};
-use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, OperationId, Timestamp};
+use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Timestamp};
 use tokio::sync::{OnceCell, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{self, Capacity, Facts};
-use super::command::{Command, Context, split_query};
+use super::command::{Command, Context};
 use super::lifecycle::{self, Action};
-use super::operations::{Change, StepError, can_cancel, pending};
+use super::operations::{Change, can_cancel, pending};
 use super::registry::{LiveOperation, Registry, Shared, Volatile};
 use crate::config::Settings;
 use crate::guest::Guests;
 use crate::host::{Host, Usage};
 use crate::hypervisor::{Hypervisor, Link, VirtType};
 use crate::image::Cache;
-use crate::journal::records::{ImageRecord, InstanceRecord, NetworkRecord, OperationRecord};
-use crate::journal::{self, Accepted, Entry, Journal, Write};
-use crate::network::{BridgeSpec, LinkName, Mtu, Network, Uplink, bridge_name};
+use crate::journal::records::{InstanceRecord, OperationRecord};
+use crate::journal::{self, Accepted, Journal, Write};
+use crate::network::Network;
 use crate::volume::Directory;
 
 /// Events kept for listeners that lag; they tell what is, so a lost one is made good by the next.
@@ -73,16 +70,16 @@ pub struct Compute<H: Hypervisor, N> {
 }
 
 /// What a command became.
-struct Admitted {
-    subject: Subject,
-    change: Change,
-    volatile: Volatile,
-    write: Write,
-    undo: Reservation,
+pub(super) struct Admitted {
+    pub(super) subject: Subject,
+    pub(super) change: Change,
+    pub(super) volatile: Volatile,
+    pub(super) write: Write,
+    pub(super) undo: Reservation,
 }
 
 /// What was set in the registry for a command, to be put back if it cannot be written down.
-enum Reservation {
+pub(super) enum Reservation {
     None,
     NewInstance(InstanceId),
     Instance(Box<InstanceRecord>),
@@ -93,26 +90,6 @@ enum Reservation {
 pub(super) fn journal_fault(error: &journal::Error) -> Fault {
     let reason = if error.is_full() { Reason::NoSpace } else { Reason::Internal };
     Fault::of(reason, error).next("see the agent's log, and free space where the journal is")
-}
-
-/// A network's bridge in the driver's terms.
-pub(super) fn bridge_spec(network: &NetworkRecord) -> Result<BridgeSpec, StepError> {
-    let wrong = |parameter: &str, error: &dyn std::error::Error| {
-        let fault = Fault::of(Reason::InvalidParams, error);
-        StepError::failed(fault.about(format!("parameter {parameter}")))
-    };
-    let link = |parameter: &str, name: &str| -> Result<LinkName, StepError> {
-        name.parse().map_err(|e| wrong(parameter, &e))
-    };
-    Ok(BridgeSpec {
-        bridge: link("bridge", &network.bridge)?,
-        network: network.name.clone(),
-        uplink: match &network.uplink {
-            None => Uplink::None,
-            Some(nic) => Uplink::Nic(link("uplink", nic)?),
-        },
-        mtu: Mtu::new(network.mtu).map_err(|e| wrong("mtu", &e))?,
-    })
 }
 
 impl<H: Hypervisor, N: Network> Compute<H, N> {
@@ -471,163 +448,6 @@ impl Registry {
             }
         }
     }
-
-    /// Operations on an image or a network are done one at a time.
-    fn idle(&self, subject: &Subject) -> Result<(), Fault> {
-        let at_work = self.queues.get(subject).and_then(|queue| queue.front().cloned());
-        match at_work {
-            None => Ok(()),
-            Some(operation) => {
-                let kind = operation.now.borrow().kind;
-                let text = format!("conflict: {kind} of {subject} is under way");
-                Err(Fault::new(Reason::Conflict, text)
-                    .about(subject.to_string())
-                    .next(format!("wait for it: ostler operation wait {}", operation.id)))
-            }
-        }
-    }
-
-    fn import(&mut self, import: Import, now: Timestamp) -> Result<Admitted, Fault> {
-        let subject = Subject::Image(import.name.clone());
-        self.idle(&subject)?;
-        if self.images.contains_key(&import.name) {
-            return Err(Fault::new(
-                Reason::Conflict,
-                format!("conflict: there is an image {} already", import.name),
-            )
-            .about(subject.to_string())
-            .next("choose another name, or remove the image: ostler image remove"));
-        }
-        check_source(&import.source)?;
-        if let Some(text) = &import.properties.command_line {
-            admission::command_line(text)?;
-        }
-        let (source, partial) = split_query(&import.source);
-        let record = ImageRecord {
-            name: import.name.clone(),
-            state: ImageState::Importing,
-            format: import.format,
-            source: source.to_owned(),
-            sha256: None,
-            size: Bytes(0),
-            virtual_size: Bytes(0),
-            properties: import.properties,
-            created: now,
-        };
-        self.images.insert(record.name.clone(), record.clone());
-        Ok(Admitted {
-            subject,
-            change: Change::ImageImport { sha256: import.sha256, partial_source: partial },
-            volatile: Volatile { word: None, source: partial.then_some(import.source) },
-            undo: Reservation::NewImage(record.name.clone()),
-            write: Write { image: Some(Entry::Put(record)), ..Write::default() },
-        })
-    }
-
-    fn remove_image(&mut self, name: Name) -> Result<Admitted, Fault> {
-        let subject = Subject::Image(name.clone());
-        self.idle(&subject)?;
-        if !self.images.contains_key(&name) {
-            return Err(Fault::new(Reason::NotFound, format!("there is no image {name}"))
-                .about(subject.to_string())
-                .next("see ostler image list"));
-        }
-        let users = self.users_of(&name);
-        if users > 0 {
-            return Err(Fault::new(
-                Reason::InUse,
-                format!("image {name} is in use: {users} instances are made from it"),
-            )
-            .about(subject.to_string())
-            .next("delete them first: ostler instance list"));
-        }
-        Ok(Admitted {
-            subject,
-            change: Change::ImageRemove,
-            volatile: Volatile::default(),
-            undo: Reservation::None,
-            write: Write::default(),
-        })
-    }
-
-    /// How many instances need an image: as their disk's base, or as kernel or ramdisk of it.
-    pub(super) fn users_of(&self, name: &Name) -> usize {
-        let Some(sha256) = self.images.get(name).and_then(|image| image.sha256.clone()) else {
-            return 0;
-        };
-        let uses = |i: &&InstanceRecord| {
-            i.base.sha256 == sha256
-                || i.direct
-                    .as_ref()
-                    .is_some_and(|d| d.kernel == sha256 || d.ramdisk.as_ref() == Some(&sha256))
-        };
-        self.instances.values().filter(|i| i.vm_state != VmState::Deleted).filter(uses).count()
-    }
-
-    fn ensure_network(
-        &mut self,
-        ensure: wire_network::Ensure,
-        now: Timestamp,
-    ) -> Result<Admitted, Fault> {
-        let subject = Subject::Network(ensure.name.clone());
-        self.idle(&subject)?;
-        let known = self.networks.get(&ensure.name);
-        let bridge = ensure
-            .bridge
-            .or_else(|| known.map(|n| n.bridge.clone()))
-            .unwrap_or_else(|| bridge_name(&ensure.name).as_str().to_owned());
-        let network = NetworkRecord {
-            name: ensure.name,
-            bridge,
-            uplink: ensure.uplink,
-            mtu: ensure.mtu.unwrap_or(Mtu::ETHERNET.bytes()),
-            created: known.map_or(now, |n| n.created),
-        };
-        if let Some(other) =
-            self.networks.values().find(|n| n.bridge == network.bridge && n.name != network.name)
-        {
-            let text = format!("conflict: bridge {} is network {}'s", network.bridge, other.name);
-            return Err(Fault::new(Reason::Conflict, text).about("parameter bridge"));
-        }
-        // Names and sizes are checked now, so that nothing is accepted that cannot be.
-        if let Err(StepError::Failed(fault)) = bridge_spec(&network) {
-            return Err(*fault);
-        }
-        Ok(Admitted {
-            subject,
-            change: Change::NetworkEnsure { network },
-            volatile: Volatile::default(),
-            undo: Reservation::None,
-            write: Write::default(),
-        })
-    }
-}
-
-/// A source is an absolute path or an http(s) URL without credentials in it.
-fn check_source(source: &str) -> Result<(), Fault> {
-    let refuse = |text: &str| {
-        Err(Fault::new(Reason::InvalidParams, text.to_owned()).about("parameter source"))
-    };
-    if source.len() > 4096 || source.chars().any(char::is_control) {
-        return refuse("the source is at most 4096 characters without control characters");
-    }
-    let Some((_, rest)) = source.split_once("://").filter(|(scheme, _)| {
-        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
-    }) else {
-        return if Path::new(source).is_absolute() {
-            Ok(())
-        } else {
-            refuse("the source must be an absolute path on the node, or an http or https URL")
-        };
-    };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
-        return refuse("a URL with credentials is not taken: they would be written down");
-    }
-    if authority.is_empty() {
-        return refuse("the URL names no host");
-    }
-    Ok(())
 }
 
 /// The counts of instances by status.

@@ -16,6 +16,7 @@
 //!
 //! * [`command`]: what can be asked, and the context it is asked in.
 //! * `admission`: whether there is room, and whether what is named exists. Pure.
+//! * `catalog`: the same for images and networks.
 //! * `lifecycle`: which command is legal in which state, and what state follows. Pure.
 //! * `registry`: what is known now, in memory; the journal is its durable copy.
 //! * `worker`: carries operations out, and takes them up again after a crash.
@@ -27,6 +28,7 @@
 //! and the drivers are traits.
 
 mod admission;
+mod catalog;
 pub mod command;
 mod lifecycle;
 mod manager;

@@ -17,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::lifecycle;
 use super::manager::Compute;
 use super::registry::Observed;
-use crate::hypervisor::{Hypervisor, HypervisorEvent, Link};
+use crate::hypervisor::{Hypervisor, HypervisorEvent, Link, PowerReason};
 use crate::journal::Write;
 use crate::network::Network;
 
@@ -45,6 +45,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     }
                 }
                 Some(HypervisorEvent::LinkDown) => self.all_unknown(),
+                // Not yet off, and running again in a moment if this is a reboot.
+                Some(HypervisorEvent::Lifecycle { reason: PowerReason::ShuttingDown, .. }) => {}
                 Some(HypervisorEvent::Lifecycle { id, power, reason }) => {
                     tracing::debug!(instance = %id, ?power, ?reason, "libvirt tells");
                     self.power_seen(id, power).await;

@@ -14,7 +14,8 @@ use ostler_protocol::rpc::values::{InstanceId, OperationId, Timestamp};
 use ostler_protocol::rpc::versions;
 
 use super::admission::{Claims, shares};
-use super::manager::{Compute, bridge_spec, by_status, journal_fault};
+use super::catalog::bridge_spec;
+use super::manager::{Compute, by_status, journal_fault};
 use super::operations::guest_fault;
 use super::registry::{Observed, Registry};
 use crate::hypervisor::spec::NAME_PREFIX;

@@ -127,9 +127,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         kind: Kind,
     ) -> Result<Option<SemaphorePermit<'_>>, End> {
         let places = match kind {
-            Kind::Boot | Kind::Start | Kind::Reboot => &self.boots,
+            Kind::Boot | Kind::Start => &self.boots,
             Kind::ImageImport => &self.downloads,
-            Kind::Stop
+            // A reboot mostly waits for its guest; it must not keep others from booting.
+            Kind::Reboot
+            | Kind::Stop
             | Kind::Delete
             | Kind::Password
             | Kind::ImageRemove

@@ -136,10 +136,9 @@ fn failure(entry: &Entry, command: &'static str, error: hypervisor::Error) -> Fa
             Error::Refused { command, class: ErrorClass::GenericError, desc: reason }.into()
         }
         // libvirt has looked, and this guest cannot be asked: it is paused, say.
-        error @ (Cause::Refused { .. } | Cause::Failed { .. }) => Failure {
-            error: Error::Unavailable { instance, why: error.to_string() },
-            mute: true,
-        },
+        error @ (Cause::Refused { .. } | Cause::Failed { .. }) => {
+            Failure { error: Error::Unavailable { instance, why: error.to_string() }, mute: true }
+        }
         // These say nothing of the guest.
         error @ (Cause::Busy { .. } | Cause::Unreachable { .. }) => {
             Error::Unavailable { instance, why: error.to_string() }.into()

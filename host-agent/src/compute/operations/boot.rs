@@ -10,7 +10,8 @@ use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::InstanceId;
 
 use super::{StepError, root_serial};
-use crate::compute::manager::{Compute, bridge_spec};
+use crate::compute::catalog::bridge_spec;
+use crate::compute::manager::Compute;
 use crate::config::VirtType as VirtSettingText;
 use crate::hypervisor::VirtType;
 use crate::hypervisor::spec::{

@@ -3,7 +3,8 @@
 use ostler_protocol::rpc::fault::{Fault, Reason};
 
 use super::{Change, StepError};
-use crate::compute::manager::{Compute, bridge_spec};
+use crate::compute::catalog::bridge_spec;
+use crate::compute::manager::Compute;
 use crate::compute::registry::LiveOperation;
 use crate::hypervisor::Hypervisor;
 use crate::network::Network;

@@ -11,19 +11,18 @@
 //! does not get its answer asks again. That the consumer lives is proven by messages the agent
 //! sends to itself through the broker, for a TCP connection proves nothing.
 
+mod topology;
+
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Event, ExchangeKind};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Event};
 use ostler_protocol::rpc::amqp::{
-    BODY_LIMIT, CONTENT_TYPE, DEAD_MAX, DEAD_TTL, DELIVERY_LIMIT, EXCHANGE_BROADCAST, EXCHANGE_DEAD, EXCHANGE_EVENTS,
-    EXCHANGE_RPC, HEADER_REASON, QUEUE_DEAD, host_queue,
+    BODY_LIMIT, CONTENT_TYPE, EXCHANGE_DEAD, EXCHANGE_EVENTS, EXCHANGE_RPC, HEADER_REASON,
+    host_queue,
 };
 use ostler_protocol::rpc::envelope::Response;
 use ostler_protocol::rpc::fault::{Fault, Reason};
@@ -168,7 +167,7 @@ impl<'a, H: Hypervisor, N: Network> Session<'a, H, N> {
     ) -> Result<Self, Ended> {
         let inward = connection.create_channel().await.map_err(amqp("open a channel"))?;
         let out = connection.create_channel().await.map_err(amqp("open a channel"))?;
-        declare(&inward, host).await?;
+        topology::declare(&inward, host).await?;
         inward
             .basic_qos(PREFETCH, BasicQosOptions::default())
             .await
@@ -400,58 +399,4 @@ async fn publish(
 async fn ack(delivery: &Delivery) -> Result<(), Ended> {
     let acked = delivery.ack(BasicAckOptions::default()).await;
     acked.map(drop).map_err(amqp("acknowledge"))
-}
-
-/// Declare what the node needs; all of it durable, none of it exclusive.
-async fn declare(channel: &Channel, host: &str) -> Result<(), Ended> {
-    let exchanges = [
-        (EXCHANGE_RPC, ExchangeKind::Direct),
-        (EXCHANGE_BROADCAST, ExchangeKind::Fanout),
-        (EXCHANGE_EVENTS, ExchangeKind::Topic),
-        (EXCHANGE_DEAD, ExchangeKind::Fanout),
-    ];
-    for (name, kind) in exchanges {
-        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        channel
-            .exchange_declare(name.into(), kind, options, FieldTable::default())
-            .await
-            .map_err(amqp("declare an exchange"))?;
-    }
-    let quorum = |more: &[(&str, AMQPValue)]| {
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-        for (name, value) in more {
-            arguments.insert((*name).into(), value.clone());
-        }
-        arguments
-    };
-    let dead = quorum(&[
-        ("x-message-ttl", AMQPValue::LongLongInt(DEAD_TTL)),
-        ("x-max-length", AMQPValue::LongLongInt(DEAD_MAX)),
-    ]);
-    let own = quorum(&[
-        ("x-delivery-limit", AMQPValue::LongLongInt(DELIVERY_LIMIT)),
-        ("x-dead-letter-exchange", AMQPValue::LongString(EXCHANGE_DEAD.into())),
-    ]);
-    let queue = host_queue(host);
-    for (name, arguments) in [(QUEUE_DEAD, dead), (queue.as_str(), own)] {
-        let options = QueueDeclareOptions { durable: true, ..Default::default() };
-        channel
-            .queue_declare(name.into(), options, arguments)
-            .await
-            .map_err(amqp("declare a queue"))?;
-    }
-    let bindings = [
-        (queue.as_str(), EXCHANGE_RPC, host),
-        (queue.as_str(), EXCHANGE_BROADCAST, ""),
-        (QUEUE_DEAD, EXCHANGE_DEAD, ""),
-    ];
-    for (queue, exchange, key) in bindings {
-        let options = QueueBindOptions::default();
-        channel
-            .queue_bind(queue.into(), exchange.into(), key.into(), options, FieldTable::default())
-            .await
-            .map_err(amqp("bind a queue"))?;
-    }
-    Ok(())
 }
