@@ -214,8 +214,8 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_keeps_its_code_and_data() {
-        let text = br#"{"jsonrpc":"2.0","id":"2","error":{"code":-32000,"message":"busy","data":{"code":"conflict"}}}"#;
+    fn a_fault_keeps_its_code_and_reason() {
+        let text = br#"{"jsonrpc":"2.0","id":"2","error":{"code":-32000,"message":"busy","data":{"reason":"conflict"}}}"#;
         let error = outcome(text, "2").unwrap().unwrap_err();
         assert_eq!(error.reason(), Some("conflict"));
     }
