@@ -218,6 +218,8 @@ impl Private {
             .env("RABBITMQ_DIST_PORT", self.ports.dist.to_string())
             .env("ERL_EPMD_PORT", self.ports.epmd.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            // a helper of a server that is killed while it starts would leave one where we are
+            .env("ERL_CRASH_DUMP_SECONDS", "0")
             .env("RABBITMQ_CONFIG_FILE", path("rabbitmq"))
             .env("RABBITMQ_ADVANCED_CONFIG_FILE", path("advanced"))
             .env("RABBITMQ_CONF_ENV_FILE", path("env"))
