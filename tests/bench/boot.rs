@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ostler_tests::guest_image::Mode;
 use serde_json::Value;
+use virt::connect::Connect;
 
 use crate::by_hand::Template;
 use crate::error::{Error, Result};
@@ -43,11 +44,26 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
     stand.delete(first.id).await?;
 
     let mut boots = Boots::default();
-    for turn in 1..=lab.settings.boots {
-        crate::tell(&format!("boot {turn} of {}", lab.settings.boots));
-        boots.ours(&mut stand, &mut news).await?;
-        boots.libvirts(&template, &libvirt).await?;
-        boots.by_hand(&template).await?;
+    crate::tell("starting domains");
+    for turn in 0..lab.settings.runs {
+        // nobody always comes after the same one
+        for kind in 0..3 {
+            match (turn + kind) % 3 {
+                0 => boots.run_ours(&mut stand).await?,
+                1 => boots.run_virsh(&template).await?,
+                _ => boots.run_api(&template, &libvirt).await?,
+            }
+        }
+    }
+    for turn in 0..lab.settings.boots {
+        crate::tell(&format!("boot {} of {}", turn + 1, lab.settings.boots));
+        for kind in 0..3 {
+            match (turn + kind) % 3 {
+                0 => boots.boot_ours(&mut stand, &mut news).await?,
+                1 => boots.boot_virsh(&template).await?,
+                _ => boots.boot_qemu(&template).await?,
+            }
+        }
     }
     drop(template);
     let host = stand.call("host.show", Value::Null).await?;
@@ -63,23 +79,21 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
 /// # Errors
 /// If libvirt does not answer.
 #[expect(clippy::disallowed_methods, reason = "what libvirt takes by itself is measured here")]
-pub(crate) fn open_libvirt() -> Result<virt::connect::Connect> {
+pub(crate) fn open_libvirt() -> Result<Connect> {
     virt::error::clear_error_callback();
-    tokio::task::block_in_place(|| virt::connect::Connect::open(Some("qemu:///system")))
+    tokio::task::block_in_place(|| Connect::open(Some("qemu:///system")))
         .map_err(Error::libvirt("connecting"))
 }
 
 impl Boots {
-    async fn ours(&mut self, stand: &mut Stand, news: &mut News) -> Result<()> {
-        let booted = stand.boot(Mode::Ostler).await?;
-        news.ready(booted.id).await?;
-        let ready = now();
-        let accepted = stamp(&booted.operation, "accepted")?;
-        let steps = booted.operation["steps"].as_array().cloned().unwrap_or_default();
+    /// Ours until the domain runs.
+    async fn run_ours(&mut self, stand: &mut Stand) -> Result<()> {
+        let Booted { id, operation } = stand.boot(Mode::Ostler).await?;
+        let accepted = stamp(&operation, "accepted")?;
+        let steps = operation["steps"].as_array().cloned().unwrap_or_default();
         let last = steps.last().unwrap_or(&Value::Null);
         self.running.push(stamp(last, "finished")? - accepted);
-        self.finished.push(stamp(&booted.operation, "finished")? - accepted);
-        self.ready.push(ready - accepted);
+        self.finished.push(stamp(&operation, "finished")? - accepted);
         for step in &steps {
             let name = step["name"].as_str().unwrap_or_default();
             let took = stamp(step, "finished")? - stamp(step, "started")?;
@@ -88,24 +102,22 @@ impl Boots {
                 None => self.steps.push((name.to_owned(), Series::one(took))),
             }
         }
-        let Booted { id, .. } = booted;
         stand.delete(id).await
     }
 
-    async fn libvirts(
-        &mut self,
-        template: &Template,
-        libvirt: &virt::connect::Connect,
-    ) -> Result<()> {
+    /// `virsh create` until it returns.
+    async fn run_virsh(&mut self, template: &Template) -> Result<()> {
         let machine = template.machine().await?;
         let file = machine.file()?;
         let begun = Instant::now();
         let domain = machine.virsh_create(&file).await?;
         self.virsh.took(begun.elapsed());
-        machine.ready().await?;
-        self.virsh_ready.took(begun.elapsed());
         tokio::task::block_in_place(|| drop(domain));
+        Ok(())
+    }
 
+    /// libvirt's call until it returns.
+    async fn run_api(&mut self, template: &Template, libvirt: &Connect) -> Result<()> {
         let machine = template.machine().await?;
         let xml = machine.xml();
         let begun = Instant::now();
@@ -115,7 +127,28 @@ impl Boots {
         Ok(())
     }
 
-    async fn by_hand(&mut self, template: &Template) -> Result<()> {
+    /// Ours until the guest is ready.
+    async fn boot_ours(&mut self, stand: &mut Stand, news: &mut News) -> Result<()> {
+        let Booted { id, operation } = stand.boot(Mode::Ostler).await?;
+        news.ready(id).await?;
+        self.ready.push(now() - stamp(&operation, "accepted")?);
+        stand.delete(id).await
+    }
+
+    /// `virsh create` until the guest is ready.
+    async fn boot_virsh(&mut self, template: &Template) -> Result<()> {
+        let machine = template.machine().await?;
+        let file = machine.file()?;
+        let begun = Instant::now();
+        let domain = machine.virsh_create(&file).await?;
+        machine.ready().await?;
+        self.virsh_ready.took(begun.elapsed());
+        tokio::task::block_in_place(|| drop(domain));
+        Ok(())
+    }
+
+    /// QEMU by hand until the guest is ready.
+    async fn boot_qemu(&mut self, template: &Template) -> Result<()> {
         let machine = template.machine().await?;
         let begun = Instant::now();
         let qemu = machine.run_by_hand().await?;

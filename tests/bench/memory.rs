@@ -39,7 +39,7 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
     guests(lab, &mut section).await?;
     section.note("PSS divides what is shared among those who share it");
     section
-        .note("the bare echo is a single-threaded program with tokio and lapin in it, as a floor");
+        .note("the bare echo runs on one thread, and has tokio, lapin and libvirt's library in it");
     Ok(section)
 }
 

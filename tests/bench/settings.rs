@@ -10,7 +10,9 @@ use crate::error::{Error, Result};
 /// What is asked of this run.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Boots of each kind.
+    /// Starts of a domain of each kind.
+    pub(crate) runs: usize,
+    /// Boots of a guest of each kind.
     pub(crate) boots: usize,
     /// Calls of each kind to the host agent and its peers.
     pub(crate) calls: usize,
@@ -36,6 +38,7 @@ impl Settings {
     pub(crate) fn from_env() -> Result<Self> {
         let only = std::env::var("OSTLER_BENCH_ONLY").unwrap_or_default();
         Ok(Self {
+            runs: number("OSTLER_BENCH_RUNS", 21)?,
             boots: number("OSTLER_BENCH_BOOTS", 7)?,
             calls: number("OSTLER_BENCH_CALLS", 2000)?,
             questions: number("OSTLER_BENCH_QUESTIONS", 500)?,
@@ -60,7 +63,7 @@ impl Settings {
     /// As it is kept with the numbers.
     pub(crate) fn document(&self) -> serde_json::Value {
         serde_json::json!({
-            "boots": self.boots, "calls": self.calls, "questions": self.questions,
+            "runs": self.runs, "boots": self.boots, "calls": self.calls, "questions": self.questions,
             "starts": self.starts, "instances": self.instances, "instance_memory_mib": self.memory,
             "only": self.only,
             // the agent's, as the harness takes it

@@ -109,6 +109,7 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
     guests(lab, &mut section).await?;
     weights(&mut section).await?;
     section.note("the host agent opens its journal with every write synced, and does not wait for libvirt or the broker");
+    section.note("the bare echo loads libvirt's library too");
     section.note("shared libraries by ldd; their sizes are of the files, which others share");
     Ok(section)
 }
