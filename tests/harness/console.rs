@@ -152,8 +152,7 @@ impl Console {
     /// If the guest does not get that far; a wrong password is not an error.
     pub async fn login(mut self, user: &str, password: &str) -> Result<Login> {
         self.reach_login().await?;
-        self.send(&format!("{user}\r")).await?;
-        self.expect(&["assword: "], ANSWER).await?;
+        self.name(user).await?;
         self.send(&format!("{password}\r")).await?;
         let outcomes = ["Login incorrect", "# ", "$ "];
         let (which, _) = self.expect(&outcomes, ANSWER).await?;
@@ -161,6 +160,25 @@ impl Console {
             return Ok(Login::Refused(self));
         }
         Session::begin(self).await.map(Login::Session)
+    }
+
+    /// Type the user's name, and again if the prompt comes again: a getty that was only starting
+    /// throws away what was typed before it.
+    async fn name(&mut self, user: &str) -> Result<()> {
+        let until = Instant::now() + BOOT;
+        self.send(&format!("{user}\r")).await?;
+        loop {
+            match self.expect(&["assword: "], Duration::from_secs(4)).await {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() >= until => return Err(error),
+                Err(_) if self.seen.contains("login: ") => {
+                    self.seen.clear();
+                    self.send(&format!("{user}\r")).await?;
+                }
+                // merely slow
+                Err(_) => {}
+            }
+        }
     }
 
     /// Whatever state an earlier user left it in. A console nobody had open
