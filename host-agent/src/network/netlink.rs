@@ -17,6 +17,7 @@ use rtnetlink::packet_route::link::{
     LinkMessage,
 };
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tracing::info;
 
@@ -36,6 +37,8 @@ const TRIES: usize = 3;
 #[derive(Debug)]
 pub struct Netlink {
     handle: Handle,
+    /// The kernel does one dump at a time on one socket, and refuses a second with EBUSY.
+    dumps: Mutex<()>,
     connection: JoinHandle<()>,
 }
 
@@ -44,11 +47,12 @@ impl Netlink {
     pub fn open() -> Result<Self, NetworkError> {
         #[expect(clippy::disallowed_methods, reason = "this is the one home of netlink")]
         let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Open)?;
-        Ok(Self { handle, connection: tokio::spawn(connection) })
+        Ok(Self { handle, dumps: Mutex::default(), connection: tokio::spawn(connection) })
     }
 
     async fn links(&self) -> Result<Vec<Link>, NetworkError> {
         let failed = |what| move |source| NetworkError::List { what, source };
+        let _one_at_a_time = self.dumps.lock().await;
         let messages =
             collect(self.handle.link().get().execute()).await.map_err(failed("links"))?;
         let addresses =
@@ -356,6 +360,20 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "a tap cannot be made by netlink")]
         let status = std::process::Command::new("ip").args(arguments).status().unwrap();
         assert!(status.success(), "ip {arguments:?}");
+    }
+
+    #[test]
+    fn many_may_look_at_a_time() {
+        in_own_namespace(|net| async move {
+            // So many links that one look takes the kernel several messages.
+            for n in 0..60 {
+                add_nic(&net, &format!("nic{n}"), 1500).await;
+            }
+            let looks = (0..32).map(|_| net.list_taps());
+            for taps in futures_util::future::join_all(looks).await {
+                assert_eq!(taps.unwrap(), []);
+            }
+        });
     }
 
     #[test]
