@@ -250,3 +250,30 @@ async fn an_expired_command_is_refused_and_never_run() {
     assert_eq!(error.reason(), Some("expired"), "{error}");
     assert_eq!(node.refused("instance.show", json!({"id": id})).await.0, "not_found");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_come_and_go_at_once() {
+    need_root!();
+    let mut node = Node::start().await;
+    let lan = node.network.clone();
+    let mut ids = Vec::new();
+    for n in 0..8 {
+        let params = node.boot_params(&format!("many-{n}"), Mode::None, &[&lan]).await;
+        ids.push((params["id"].clone(), node.ask("instance.boot", params).await));
+    }
+    for (_, boot) in &ids {
+        let over = node.end_of(boot).await;
+        assert_eq!(over["state"], "succeeded", "{over:#}");
+    }
+    let mut deletes = Vec::new();
+    for (id, _) in &ids {
+        deletes.push(node.ask("instance.delete", json!({"id": id})).await);
+    }
+    for delete in &deletes {
+        let over = node.end_of(delete).await;
+        assert_eq!(over["state"], "succeeded", "{over:#}");
+    }
+    for (id, _) in &ids {
+        node.nothing_left(id.as_str().unwrap()).await;
+    }
+}
