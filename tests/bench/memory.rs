@@ -55,12 +55,9 @@ async fn hosts(lab: &Lab, section: &mut Section) -> Result<()> {
     let floor_has = settled(floor.pid()).await?;
     let idle = settled(pid).await?;
     crate::tell(&format!("booting {} instances", lab.settings.instances));
-    let ids = stand.boot_many(Mode::Ostler, lab.settings.instances).await?;
-    for id in &ids {
-        stand.ready(*id).await?;
-    }
+    stand.boot_many(Mode::Ostler, lab.settings.instances).await?;
     let full = settled(pid).await?;
-    let count = ids.len() as f64;
+    let count = lab.settings.instances as f64;
 
     let kib = Unit::Kibibytes;
     let of = floor_has.named().into_iter().zip(idle.named()).zip(full.named());

@@ -19,6 +19,9 @@ use crate::settings::Settings;
 /// How long an operation or a boot may take: there may be no KVM, and other work on the machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
+/// Guests that start at a time.
+const AT_A_TIME: usize = 4;
+
 /// What one run shares.
 #[derive(Debug)]
 pub(crate) struct Lab {
@@ -172,21 +175,26 @@ impl Stand {
         Ok(Booted { id, operation: self.finished(accepted).await? })
     }
 
-    /// Boot so many, as many at a time as the agent finds right.
+    /// Boot so many until they are ready, a few at a time: their processors are emulated.
     ///
     /// # Errors
-    /// If one does not run.
-    pub(crate) async fn boot_many(&mut self, image: Mode, count: usize) -> Result<Vec<Uuid>> {
-        let mut all = Vec::new();
-        for _ in 0..count {
-            all.push(self.ask_for_boot(image).await?);
+    /// If one is not.
+    pub(crate) async fn boot_many(&mut self, image: Mode, count: usize) -> Result<()> {
+        let mut left = count;
+        while left > 0 {
+            let few = left.min(AT_A_TIME);
+            let mut accepted = Vec::with_capacity(few);
+            for _ in 0..few {
+                accepted.push(self.ask_for_boot(image).await?);
+            }
+            for (id, operation) in accepted {
+                self.finished(operation).await?;
+                self.ready(id).await?;
+            }
+            left -= few;
+            crate::tell(&format!("{} of {count} are ready", count - left));
         }
-        let mut ids = Vec::new();
-        for (id, accepted) in all {
-            self.finished(accepted).await?;
-            ids.push(id);
-        }
-        Ok(ids)
+        Ok(())
     }
 
     async fn ask_for_boot(&mut self, image: Mode) -> Result<(Uuid, Value)> {
