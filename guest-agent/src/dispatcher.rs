@@ -38,13 +38,17 @@ pub enum WhileFrozen {
     Refused,
 }
 
-/// What a command does to the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a command does to the guest, the least first. A [`Profile`] of the policy permits up to one.
+///
+/// [`Profile`]: crate::policy::Profile
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
-    /// It only looks.
+    /// It only looks, and sees nothing private.
     Reads,
-    /// It changes something.
-    Changes,
+    /// It changes how the guest runs, in a way that is named: its clock, its power, a password.
+    Manages,
+    /// It can read or change anything: programs, file contents, who may log in by key.
+    Commands,
 }
 
 type Run = fn(Rc<Agent>, Map<String, Value>) -> Pin<Box<dyn Future<Output = Result<Reply, Fault>>>>;
@@ -77,7 +81,7 @@ impl Entry {
 
 /// The commands, in the order of their names.
 pub static TABLE: &[Entry] = {
-    use Effect::{Changes, Reads};
+    use Effect::{Manages, Reads};
     use WhileFrozen::{Allowed, Refused};
     &[
         Entry::of::<wire::filesystem::GuestGetFsinfo>(Refused, Reads),
@@ -86,8 +90,8 @@ pub static TABLE: &[Entry] = {
         Entry::of::<GuestInfo>(Allowed, Reads),
         Entry::of::<wire::network::GuestNetworkGetInterfaces>(Refused, Reads),
         Entry::of::<wire::sync::GuestPing>(Allowed, Reads),
-        Entry::of::<wire::user::GuestSetUserPassword>(Refused, Changes),
-        Entry::of::<wire::power::GuestShutdown>(Refused, Changes),
+        Entry::of::<wire::user::GuestSetUserPassword>(Refused, Manages),
+        Entry::of::<wire::power::GuestShutdown>(Refused, Manages),
         Entry::of::<wire::sync::GuestSync>(Allowed, Reads),
         Entry::of::<wire::sync::GuestSyncDelimited>(Allowed, Reads),
     ]
@@ -153,7 +157,7 @@ impl Call {
         }
         match entry.effect {
             Effect::Reads => {}
-            Effect::Changes => agent.log.info(format_args!("{} called", entry.name)),
+            Effect::Manages | Effect::Commands => agent.log.audit(entry.name, id.as_ref()),
         }
         Ok(Self { entry, arguments, id })
     }
@@ -272,6 +276,25 @@ mod tests {
             .map(|entry| entry.name)
             .collect();
         assert_eq!(allowed, ["guest-ping"]);
+    }
+
+    #[test]
+    fn a_profile_refuses_what_goes_further_and_says_which_it_is() {
+        let agent = agent(&["--profile", "observe"]);
+        let reply = ask(&agent, json!({"execute": "guest-shutdown", "arguments": 1 }));
+        assert_eq!(class_and_text(&reply).0, "GenericError", "it is no request");
+        let reply = ask(&agent, json!({"execute": "guest-shutdown", "arguments": {"mode": 1}}));
+        assert_eq!(
+            class_and_text(&reply),
+            (
+                "CommandNotFound",
+                "Command guest-shutdown has been disabled: \
+                 the command is not allowed by profile 'observe'"
+            )
+        );
+        assert!(
+            agent.refusal(TABLE.iter().find(|e| e.name == "guest-get-osinfo").unwrap()).is_none()
+        );
     }
 
     #[test]

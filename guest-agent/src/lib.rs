@@ -25,6 +25,7 @@ pub mod dispatcher;
 pub mod events;
 pub mod log;
 pub mod options;
+pub mod policy;
 pub mod state;
 pub mod worker;
 

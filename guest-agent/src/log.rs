@@ -8,6 +8,8 @@ use std::fmt;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
+
 /// Where entries go, and which.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Log {
@@ -40,6 +42,14 @@ impl Log {
         match self.verbosity {
             Verbosity::Errors => {}
             Verbosity::All => write("info", text),
+        }
+    }
+
+    /// A command that changes the guest was asked for. Its arguments are not told: they may be secret.
+    pub fn audit(self, command: &str, id: Option<&Value>) {
+        match id {
+            Some(id) => self.info(format_args!("{command} called, id {id}")),
+            None => self.info(format_args!("{command} called")),
         }
     }
 }

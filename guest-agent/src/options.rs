@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use crate::dispatcher::TABLE;
 use crate::log::{Log, Verbosity};
-use crate::state::Policy;
+use crate::policy::{Policy, ProfileError};
 
 const STANDARD_PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
 const OSTLER_PORT: &str = "/dev/virtio-ports/org.ostler.guest.0";
 const STATE_DIRECTORY: &str = "/run";
 const HEARTBEAT: Duration = Duration::from_secs(10);
+const FREEZE_LEASE: Duration = Duration::from_secs(600);
+const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
 const HELP: &str = "\
 Usage: ostler-guest-agent [OPTION]...
@@ -29,6 +31,7 @@ The agent of a virtual machine, for its host.
   -t, --statedir DIR       for what outlives a restart of the agent; default /run
   -b, --block-rpcs LIST    commands to refuse, set apart by commas; 'help' lists all
   -a, --allow-rpcs LIST    commands to permit, and no others
+      --profile NAME       how far commands may go: observe, manage or full (default)
   -r, --retry-path         wait for the port to come (back); always so here
   -v, --verbose            log everything
   -V, --version            tell the version
@@ -50,6 +53,14 @@ pub struct Settings {
     pub state_directory: PathBuf,
     /// What it may do.
     pub policy: Policy,
+    /// How long file systems may stay frozen before they are thawed unasked.
+    pub freeze_lease: Duration,
+    /// The program that is told of freezing and thawing.
+    pub hook: Option<PathBuf>,
+    /// How long it may take.
+    pub hook_timeout: Duration,
+    /// If given, only programs whose command line begins with one of these may be run.
+    pub programs: Option<Vec<String>>,
     /// What it tells.
     pub log: Log,
 }
@@ -101,6 +112,9 @@ pub enum OptionsError {
     /// A method there is none of.
     #[error("unknown method '{0}'")]
     Method(String),
+    /// A profile there is none of.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
     /// No number of seconds.
     #[error("'{0}' is no number of seconds above 0")]
     Seconds(String),
@@ -115,6 +129,7 @@ enum Name {
     StateDirectory,
     Block,
     Allow,
+    Profile,
     Retry,
     Verbose,
     Version,
@@ -130,6 +145,7 @@ const NAMES: &[(Name, Option<char>, &str)] = &[
     (Name::Block, Some('b'), "block-rpcs"),
     (Name::Block, None, "blacklist"),
     (Name::Allow, Some('a'), "allow-rpcs"),
+    (Name::Profile, None, "profile"),
     (Name::Retry, Some('r'), "retry-path"),
     (Name::Verbose, Some('v'), "verbose"),
     (Name::Version, Some('V'), "version"),
@@ -145,7 +161,8 @@ impl Name {
             | Self::Heartbeat
             | Self::StateDirectory
             | Self::Block
-            | Self::Allow => true,
+            | Self::Allow
+            | Self::Profile => true,
             Self::Retry | Self::Verbose | Self::Version | Self::Help => false,
         }
     }
@@ -183,6 +200,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Invocation, Op
             }
             Name::Block => policy.blocked.extend(list(&value)),
             Name::Allow => policy.allowed.get_or_insert_default().extend(list(&value)),
+            Name::Profile => policy.profile = value.parse()?,
             Name::Retry => {}
             Name::Verbose => verbosity = Verbosity::All,
             Name::Version => {
@@ -210,6 +228,10 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Invocation, Op
         heartbeat,
         state_directory,
         policy,
+        freeze_lease: FREEZE_LEASE,
+        hook: None,
+        hook_timeout: HOOK_TIMEOUT,
+        programs: None,
         log: Log::new(verbosity),
     })))
 }

@@ -1,7 +1,6 @@
 //! What the agent knows between commands. There are no globals: whoever needs it is given it.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ostler_protocol::qga::envelope::Disabled;
@@ -10,6 +9,7 @@ use crate::commands::filesystem::Probes;
 use crate::dispatcher::{Entry, WhileFrozen};
 use crate::log::Log;
 use crate::options::Settings;
+use crate::policy::Policy;
 use crate::worker::Workers;
 
 /// The agent's state.
@@ -25,7 +25,8 @@ pub struct Agent {
     pub probes: Probes,
     /// Held while an account is changed: changes come one after the other.
     pub accounts: tokio::sync::Mutex<()>,
-    policy: Policy,
+    /// What its owner lets the host do.
+    pub policy: Policy,
     frozen: Cell<bool>,
 }
 
@@ -61,23 +62,6 @@ impl Agent {
                 WhileFrozen::Refused => return Some(Disabled::Frozen),
             }
         }
-        if self.policy.permits(entry.name) { None } else { Some(Disabled::Blocked) }
-    }
-}
-
-/// Which commands the guest's owner permits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// If given, only these.
-    pub allowed: Option<BTreeSet<String>>,
-    /// Of those, none of these.
-    pub blocked: BTreeSet<String>,
-}
-
-impl Policy {
-    /// Whether a command is permitted.
-    pub fn permits(&self, name: &str) -> bool {
-        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(name))
-            && !self.blocked.contains(name)
+        self.policy.refusal(entry)
     }
 }

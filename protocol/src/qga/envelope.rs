@@ -65,16 +65,19 @@ impl Fault {
 pub enum Disabled {
     /// The guest's owner forbids it.
     Blocked,
+    /// It goes further than the guest's owner permits.
+    Profile(&'static str),
     /// File systems are frozen, and it is not sure to do without them.
     Frozen,
 }
 
 impl fmt::Display for Disabled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Blocked => "the command is not allowed",
-            Self::Frozen => "the agent is in frozen state",
-        })
+        match self {
+            Self::Blocked => f.write_str("the command is not allowed"),
+            Self::Profile(name) => write!(f, "the command is not allowed by profile '{name}'"),
+            Self::Frozen => f.write_str("the agent is in frozen state"),
+        }
     }
 }
 
