@@ -153,10 +153,17 @@ fn serve(
         .enable_all()
         .build()
         .map_err(RunError::Runtime)?;
-    runtime.block_on(LocalSet::new().run_until(run(settings, passed, pid_file)))
+    runtime.block_on(LocalSet::new().run_until(async {
+        let agent = Rc::new(Agent::new(settings));
+        if !agent.is_frozen() {
+            agent.log.release();
+        }
+        run(agent, settings, passed, pid_file).await
+    }))
 }
 
 async fn run(
+    agent: Rc<Agent>,
     settings: &Settings,
     passed: Option<OwnedFd>,
     pid_file: &mut Option<PidFile>,
@@ -165,10 +172,6 @@ async fn run(
     let mut terminate = catch(SignalKind::terminate())?;
     let mut interrupt = catch(SignalKind::interrupt())?;
     let mut hangup = catch(SignalKind::hangup())?;
-    let agent = Rc::new(Agent::new(settings));
-    if !agent.is_frozen() {
-        agent.log.release();
-    }
     let (stop, stopped) = watch::channel(false);
     let mut channels = JoinSet::new();
     open(&agent, settings, passed, &stopped, &mut channels)?;
@@ -273,4 +276,67 @@ fn open(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal::{Signal as Number, raise};
+    use options::Invocation;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    async fn ping(path: &Path) {
+        let mut client = loop {
+            match UnixStream::connect(path).await {
+                Ok(client) => break client,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        client.write_all(b"{'execute':'guest-ping'}").await.unwrap();
+        let mut reply = [0; 15];
+        client.read_exact(&mut reply).await.unwrap();
+        assert_eq!(&reply, b"{\"return\": {}}\n");
+    }
+
+    #[tokio::test]
+    async fn while_frozen_it_does_not_end_and_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let options = [("-f", "pid"), ("-l", "log"), ("-p", "socket"), ("-t", "")]
+            .map(|(option, name)| format!("{option}{}", place(name).display()));
+        let options = options.iter().map(String::as_str).chain(["-d", "-m", "unix-listen"]);
+        let settings = match options::parse(options.map(Into::into)) {
+            Ok(Invocation::Serve(settings)) => *settings,
+            other => panic!("{other:?}"),
+        };
+        let agent = Rc::new(Agent::new(&settings));
+        // as an agent that finds them frozen when it starts
+        agent.set_frozen(true);
+        agent.log.open().unwrap();
+        let mut heard = signal(SignalKind::terminate()).unwrap();
+        let mut pid_file = None;
+        let host = async {
+            ping(&place("socket")).await;
+            raise(Number::SIGTERM).unwrap();
+            heard.recv().await;
+            ping(&place("socket")).await;
+            assert!(!place("log").exists() && !place("pid").exists());
+
+            agent.set_frozen(false);
+            let log = std::fs::read_to_string(place("log")).unwrap();
+            assert!(log.contains("a signal to end came while frozen"), "{log}");
+            while !place("pid").exists() {
+                tokio::task::yield_now().await;
+            }
+            ping(&place("socket")).await;
+            let text = std::fs::read_to_string(place("pid")).unwrap();
+            assert_eq!(text, format!("{}\n", std::process::id()));
+            raise(Number::SIGTERM).unwrap();
+        };
+        let run = run(agent.clone(), &settings, None, &mut pid_file);
+        let (ended, ()) = LocalSet::new().run_until(async { tokio::join!(run, host) }).await;
+        ended.unwrap();
+        assert!(pid_file.is_some(), "it is removed by whoever ran the agent");
+    }
 }
