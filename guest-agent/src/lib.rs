@@ -12,8 +12,9 @@
 //!                      (netlink, mountinfo, heartbeat)
 //! ```
 //!
-//! The first is the standard: whatever talks to a stock agent talks to this one. The second carries the
-//! same commands, several at a time, and tells what changed without being asked.
+//! (A serial line, a socket or one that a service manager passes may stand in for a port.) The first is
+//! the standard: whatever talks to a stock agent talks to this one. The second carries the same
+//! commands, several at a time, and tells what changed without being asked.
 //!
 //! One thread runs it all. What may block (a hung file system, a program that does not end) is done on
 //! a thread of its own with a deadline, or by a child process; so a ping is answered whatever else
