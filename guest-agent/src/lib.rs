@@ -90,10 +90,14 @@ pub enum RunError {
 /// the place of the standard channel.
 pub fn main(settings: &Settings, passed: Option<OwnedFd>) -> ExitCode {
     match start(settings, passed) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            settings.log.close();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             settings.log.error(format_args!("{}", log::chain(&error)));
             settings.log.give_up();
+            settings.log.close();
             ExitCode::FAILURE
         }
     }
@@ -154,6 +158,7 @@ fn serve(
         .enable_all()
         .build()
         .map_err(RunError::Runtime)?;
+    settings.log.hand_over();
     runtime.block_on(LocalSet::new().run_until(async {
         let agent = Rc::new(Agent::new(settings));
         if !agent.is_frozen() {

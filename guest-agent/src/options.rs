@@ -355,12 +355,24 @@ fn settle(
         None => Default::default(),
         Some(name) => name.trim_end().parse()?,
     };
-    let path_of = |given: Option<String>, usual: &str| given.unwrap_or_else(|| usual.into()).into();
+    // a daemon leaves the folder it is started in
+    let place = |path: PathBuf| match daemon {
+        true => std::path::absolute(&path).unwrap_or(path),
+        false => path,
+    };
+    let channel = |path: Option<PathBuf>| match method {
+        Method::VsockListen => path,
+        Method::VirtioSerial | Method::IsaSerial | Method::UnixListen => path.map(place),
+    };
+    let path_of =
+        |given: Option<String>, usual: &str| place(given.unwrap_or_else(|| usual.into()).into());
+    let log_file = given.take(Key::LogFile).filter(|file| !file.is_empty());
+    let hook = given.take(Key::Hook).filter(|hook| !hook.is_empty());
     Ok(Settings {
         daemon,
         method,
-        path,
-        ostler,
+        path: channel(path),
+        ostler: channel(ostler),
         baud,
         retry,
         heartbeat,
@@ -369,12 +381,12 @@ fn settle(
         policy: Policy { profile, allowed, blocked },
         freeze_lease,
         // what `fsfreeze-hook=` in a file means is that there is none
-        hook: given.take(Key::Hook).filter(|hook| !hook.is_empty()).map(PathBuf::from),
+        hook: hook.map(|hook| place(hook.into())),
         hook_timeout,
         programs,
-        log: match given.take(Key::LogFile).filter(|file| !file.is_empty()) {
+        log: match log_file {
             None => Log::new(verbosity),
-            Some(file) => Log::in_file(verbosity, file.into()),
+            Some(file) => Log::in_file(verbosity, place(file.into())),
         },
         warnings,
     })
