@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::libc::O_NONBLOCK;
 
@@ -71,10 +71,35 @@ fn lossy(bytes: Vec<u8>) -> String {
 }
 
 /// A small file's text, without the newline at its end. `None` if there is none, or it is empty.
+///
+/// The kernel gives such a file in one piece; there are many, so no more than that is asked.
 pub(crate) fn value(path: &Path) -> Option<String> {
-    let text = lossy(bytes(path).ok()?);
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
+    let mut file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).ok()?;
+    let mut page = [0; 4096];
+    let length = file.read(&mut page).ok()?;
+    let text = String::from_utf8_lossy(page.get(..length)?).trim().to_owned();
+    (!text.is_empty()).then_some(text)
+}
+
+/// Where a link of the kernel's tree leads, or the path itself if it is none. The tree's links lead to
+/// places without links, so that one look is enough.
+pub(crate) fn follow(path: &Path) -> Option<PathBuf> {
+    let target = match fs::read_link(path) {
+        Ok(target) => target,
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Some(path.to_owned()),
+        Err(_) => return None,
+    };
+    let mut place = path.parent()?.to_owned();
+    for part in target.components() {
+        match part {
+            Component::ParentDir => {
+                place.pop();
+            }
+            Component::Normal(name) => place.push(name),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    Some(place)
 }
 
 /// The names in a folder that are `prefix` and a number, by their numbers.

@@ -20,6 +20,7 @@ use ostler_protocol::qga::commands::filesystem::DiskBusType;
 
 use super::CommandError;
 use crate::dispatcher::Handle;
+use crate::probe::Survey;
 use crate::root::{self, Root};
 use crate::state::Agent;
 use address::Device;
@@ -42,9 +43,23 @@ pub enum DiskError {
 
 impl Handle for GuestGetDisks {
     async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<Vec<DiskInfo>, CommandError> {
-        let survey = || disks(&Root::system());
-        let mut disks = agent.workers.run("looking for disks", SURVEY, survey).await??;
-        health(&agent, &mut disks).await;
+        let find = || {
+            let disks = disks(&Root::system())?;
+            let node = |disk: &DiskInfo| (format!("health of {}", disk.name), disk.name.clone());
+            let nodes = disks.iter().filter(|disk| is_asked(disk)).map(node).collect();
+            Ok::<_, CommandError>((disks, nodes))
+        };
+        let ask = |node: &String| smart::ask(node);
+        let what = "looking for disks";
+        let Survey { found: mut disks, answers, hung } =
+            agent.probes.survey(&agent.workers, what, SURVEY, find, ask).await?;
+        for key in hung {
+            agent.log.error(format_args!("the {key} is not told in time"));
+        }
+        let asked = disks.iter_mut().filter(|disk| is_asked(disk));
+        for (disk, answer) in asked.zip(answers) {
+            disk.smart = answer.map(|smart| DiskSmart::Nvme(Box::new(smart)));
+        }
         Ok(disks)
     }
 }
@@ -111,25 +126,9 @@ fn partitions<'a>(root: &'a Root, disk: &Device<'_>) -> Vec<Device<'a>> {
     partitions.into_iter().map(|(_, device)| device).collect()
 }
 
-/// Adds what NVMe disks tell of their health.
-async fn health(agent: &Agent, disks: &mut [DiskInfo]) {
-    let (mut places, mut nodes) = (Vec::new(), Vec::new());
-    for (at, disk) in disks.iter().enumerate() {
-        if disk.address.as_ref().is_some_and(|address| address.bus_type == DiskBusType::Nvme) {
-            places.push(at);
-            nodes.push((format!("health of {}", disk.name), disk.name.clone()));
-        }
-    }
-    let ask = |node: &String| smart::ask(node);
-    let (answers, hung) = agent.probes.ask(&agent.workers, "asking a disk", nodes, ask).await;
-    for key in hung {
-        agent.log.error(format_args!("the {key} is not told in time"));
-    }
-    for (at, answer) in places.into_iter().zip(answers) {
-        if let (Some(disk), Some(smart)) = (disks.get_mut(at), answer) {
-            disk.smart = Some(DiskSmart::Nvme(Box::new(smart)));
-        }
-    }
+/// Whether a disk is asked for its health.
+fn is_asked(disk: &DiskInfo) -> bool {
+    disk.address.as_ref().is_some_and(|address| address.bus_type == DiskBusType::Nvme)
 }
 
 /// The counters of each device. How many there are tells what they are: partitions had four once,

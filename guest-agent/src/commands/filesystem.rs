@@ -23,6 +23,7 @@ use ostler_protocol::qga::commands::filesystem::{DiskAddress, FilesystemInfo, Gu
 use super::CommandError;
 use super::disk::address::Device;
 use crate::dispatcher::Handle;
+use crate::probe::Survey;
 use crate::root::Root;
 use crate::state::Agent;
 use crate::worker::WorkerError;
@@ -52,15 +53,16 @@ impl Handle for GuestGetFsinfo {
 
 /// The file systems that lie on disks, one entry each.
 pub async fn list(agent: &Agent) -> Result<Vec<FilesystemInfo>, FilesystemError> {
-    let survey = agent.workers.run("looking for file systems", SURVEY, || {
+    let find = || {
         let root = Root::system();
         let table = fs::read(root.path(MOUNTS)).map_err(FilesystemError::Mounts)?;
-        Ok::<_, FilesystemError>(survey(&root, &table))
-    });
-    let (mut filesystems, places): (Vec<_>, Vec<_>) = survey.await??.into_iter().unzip();
+        let (filesystems, places): (Vec<_>, Vec<_>) = survey(&root, &table).into_iter().unzip();
+        Ok::<_, FilesystemError>((filesystems, places))
+    };
     let ask = |place: &PathBuf| usage(place);
-    let what = "asking a file system";
-    let (answers, hung) = agent.probes.ask(&agent.workers, what, places, ask).await;
+    let what = "looking for file systems";
+    let Survey { found: mut filesystems, answers, hung } =
+        agent.probes.survey(&agent.workers, what, SURVEY, find, ask).await?;
     for key in hung {
         agent.log.error(format_args!("{key} does not answer"));
     }

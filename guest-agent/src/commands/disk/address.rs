@@ -26,6 +26,7 @@ const VIRTUAL: &str = "/sys/devices/virtual/block/";
 pub(crate) struct Device<'a> {
     root: &'a Root,
     path: PathBuf,
+    is_partition: bool,
 }
 
 impl<'a> Device<'a> {
@@ -36,7 +37,13 @@ impl<'a> Device<'a> {
 
     /// The one a path leads to.
     pub(crate) fn find(root: &'a Root, path: &Path) -> Option<Self> {
-        Some(Self { root, path: fs::canonicalize(path).ok()? })
+        let path = root::follow(path)?;
+        let is_partition = match fs::metadata(path.join("partition")) {
+            Ok(_) => true,
+            // one that is not there has no folder either
+            Err(_) => path.exists().then_some(false)?,
+        };
+        Some(Self { root, path, is_partition })
     }
 
     /// Where it is.
@@ -56,11 +63,6 @@ impl<'a> Device<'a> {
         Some(format!("/dev/{name}"))
     }
 
-    /// Whether it is a partition.
-    pub(crate) fn is_partition(&self) -> bool {
-        self.path.join("partition").exists()
-    }
-
     /// Whether it is built on other devices, or on none.
     pub(crate) fn is_virtual(&self) -> bool {
         self.root.name(&self.path).starts_with(VIRTUAL)
@@ -68,7 +70,7 @@ impl<'a> Device<'a> {
 
     /// The device that it is a partition of, or itself.
     fn whole(&self) -> &Path {
-        if self.is_partition() { self.path.parent().unwrap_or(&self.path) } else { &self.path }
+        if self.is_partition { self.path.parent().unwrap_or(&self.path) } else { &self.path }
     }
 
     /// What it is built on, by name. A partition has none of its own.
@@ -96,7 +98,7 @@ impl<'a> Device<'a> {
             return;
         }
         let Some(layers) = layers.checked_sub(1) else { return };
-        let whole = Self { root: self.root, path: self.whole().to_owned() };
+        let whole = Self { root: self.root, path: self.whole().to_owned(), is_partition: false };
         for slave in whole.slaves().unwrap_or_default() {
             slave.collect(layers, disks);
         }
@@ -106,11 +108,12 @@ impl<'a> Device<'a> {
     pub(crate) fn address(&self) -> DiskAddress {
         let place = self.root.name(&self.controlled());
         let controller = controller(&place).map(|path| self.root.path(path));
-        let mut address = place_on_bus(
-            &place,
-            controller.as_deref().and_then(driver).as_deref(),
-            &controller.as_deref().map(hosts).unwrap_or_default(),
-        );
+        let driver = controller.as_deref().and_then(driver);
+        let hosts = match driver.as_deref() {
+            Some("ata_piix" | "ahci") => controller.as_deref().map(hosts).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let mut address = place_on_bus(&place, driver.as_deref(), &hosts);
         address.serial = self.serial();
         address.dev = self.node();
         address
@@ -125,7 +128,7 @@ impl<'a> Device<'a> {
         });
         let through = subsystem.and_then(|subsystem| {
             let number = *root::numbered(subsystem, "nvme").ok()?.first()?;
-            fs::canonicalize(subsystem.join(format!("nvme{number}"))).ok()
+            root::follow(&subsystem.join(format!("nvme{number}")))
         });
         through.unwrap_or_else(|| self.path.clone())
     }

@@ -18,7 +18,7 @@ use nix::sys::time::TimeVal;
 use ostler_protocol::qga::commands::network::InterfaceStatistics;
 
 /// The kernel fills no more in one go.
-const BUFFER: usize = 64 << 10;
+const BUFFER: usize = 32 << 10;
 /// A dump during which something changed is begun anew, so often.
 const TRIES: u32 = 5;
 /// The kernel answers at once, or never.
@@ -57,19 +57,20 @@ pub(super) fn dump() -> Result<(Vec<Link>, Vec<Address>), Errno> {
     let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, route)?;
     let patience = TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
     setsockopt(&socket, ReceiveTimeout, &patience)?;
-    let links = ask(&socket, libc::RTM_GETLINK, LINK_HEAD, link)?;
-    let addresses = ask(&socket, libc::RTM_GETADDR, ADDRESS_HEAD, address)?;
+    let mut buffer = vec![0; BUFFER];
+    let links = ask(&socket, &mut buffer, libc::RTM_GETLINK, LINK_HEAD, link)?;
+    let addresses = ask(&socket, &mut buffer, libc::RTM_GETADDR, ADDRESS_HEAD, address)?;
     Ok((links, addresses))
 }
 
 /// One dump, of the messages that `read` understands.
 fn ask<T>(
     socket: &OwnedFd,
+    buffer: &mut [u8],
     kind: u16,
     head: usize,
     read: fn(u16, &[u8]) -> Option<T>,
 ) -> Result<Vec<T>, Errno> {
-    let mut buffer = vec![0; BUFFER];
     let mut found = Vec::new();
     for number in 1..=TRIES {
         found.clear();
@@ -78,7 +79,7 @@ fn ask<T>(
         let mut interrupted = false;
         let mut done = false;
         while !done {
-            let length = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) {
+            let length = match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC) {
                 Err(Errno::EINTR) => continue,
                 length => length?,
             };
