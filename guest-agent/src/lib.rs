@@ -22,6 +22,7 @@
 pub mod channel;
 pub mod commands;
 pub mod dispatcher;
+pub mod doctor;
 pub mod events;
 pub mod log;
 pub mod options;

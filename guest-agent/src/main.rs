@@ -3,10 +3,15 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use ostler_guest_agent::doctor;
 use ostler_guest_agent::options::{self, Invocation};
 
 fn main() -> ExitCode {
-    let text = match options::parse(std::env::args_os().skip(1)) {
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.next_if(|word| word == "doctor").is_some() {
+        return doctor::main(arguments);
+    }
+    let text = match options::parse(arguments) {
         Ok(Invocation::Serve(settings)) => return ostler_guest_agent::main(*settings),
         Ok(Invocation::Tell(text)) => text,
         Err(error) => {

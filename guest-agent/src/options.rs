@@ -11,8 +11,8 @@ use crate::dispatcher::TABLE;
 use crate::log::{Log, Verbosity};
 use crate::policy::{Policy, ProfileError};
 
-const STANDARD_PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
-const OSTLER_PORT: &str = "/dev/virtio-ports/org.ostler.guest.0";
+pub(crate) const STANDARD_PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
+pub(crate) const OSTLER_PORT: &str = "/dev/virtio-ports/org.ostler.guest.0";
 const STATE_DIRECTORY: &str = "/run";
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const FREEZE_LEASE: Duration = Duration::from_secs(600);
