@@ -26,8 +26,8 @@ use crate::policy::{Policy, ProfileError};
 use arguments::{Argument, Name};
 use key::{Given, Key};
 
-const STANDARD_PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
-const OSTLER_PORT: &str = "/dev/virtio-ports/org.ostler.guest.0";
+pub(crate) const STANDARD_PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
+pub(crate) const OSTLER_PORT: &str = "/dev/virtio-ports/org.ostler.guest.0";
 const SERIAL_LINE: &str = "/dev/ttyS0";
 pub(crate) const STATE_DIRECTORY: &str = "/run";
 const PID_FILE: &str = "/run/qemu-ga.pid";
