@@ -29,6 +29,8 @@ pub mod events;
 pub mod log;
 pub mod options;
 pub mod policy;
+pub mod probe;
+pub mod root;
 pub mod service;
 pub mod state;
 pub mod worker;
