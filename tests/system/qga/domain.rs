@@ -84,10 +84,11 @@ impl Domain {
             "QEMU guest agent is not connected",
         ];
         poll::until("libvirtd is there", SOON, async || {
-            let run = Run::new("virsh").args(["-q", "-c", "qemu:///system"]).args(args);
+            // not --quiet: that leaves out the ends of some lines
+            let run = Run::new("virsh").args(["-c", "qemu:///system"]).args(args);
             let output = run.patience(SOON).output().await.map_err(|error| error.to_string())?;
             if output.code == 0 {
-                return Ok(Ok(output.stdout.trim_end().to_owned()));
+                return Ok(Ok(output.stdout.trim().to_owned()));
             }
             if AWAY.iter().any(|text| output.stderr.contains(text)) {
                 return Err(output.stderr);
@@ -145,11 +146,6 @@ impl Domain {
                 Console::open(&pty).map_err(told)
             }
         }
-    }
-
-    /// The console is another one now: the guest was restored.
-    pub(super) fn forget_console(&mut self) {
-        self.session = None;
     }
 
     /// Run a line in the guest; what it printed, if it returned 0.

@@ -82,6 +82,8 @@ async fn after(domain: &mut Domain, mut list: List) -> List {
         "unplug and replug" => channel::replug,
         "save and restore" => channel::restore,
         "dompmsuspend mem" => power::suspend_to_memory,
+        // A guest that has slept cannot switch this emulated machine off; one that was reset can.
+        "reboot" => power::reboot,
         "domifaddr after all that" => report::domifaddr,
         "shutdown" => power::shutdown,
     );

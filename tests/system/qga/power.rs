@@ -2,9 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ostler_tests::guest_image::ROOT;
 use serde_json::json;
 
 use super::domain::{Domain, Seen, told};
+use crate::node::BOOT;
 
 /// How far two clocks may be apart that are read one after the other on a busy machine.
 const NEAR: u64 = 60;
@@ -77,6 +79,21 @@ pub(super) async fn suspend_to_memory(domain: &mut Domain) -> Seen {
     domain.reaches("running").await?;
     domain.answers().await?;
     domain.shows("echo awake", "awake").await
+}
+
+/// The guest boots again.
+pub(super) async fn reboot(domain: &mut Domain) -> Seen {
+    const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
+    let before = domain.ask(BOOT_ID).await?;
+    let mut console = domain.console().await?;
+    domain.virsh(&["reboot", "--mode", "agent"]).await?;
+    console.expect(&["reboot: Restarting system"], BOOT).await.map_err(told)?;
+    drop(console);
+    domain.log_in(ROOT).await?;
+    if domain.ask(BOOT_ID).await? == before {
+        return Err("it has not booted again".to_owned());
+    }
+    domain.answers().await
 }
 
 /// The guest ends by itself.
