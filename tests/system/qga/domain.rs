@@ -1,6 +1,5 @@
 //! A guest with both agent ports under libvirt alone: no host agent of ours has a part in it.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostler_tests::console::{Console, Session, pty_of};
@@ -49,16 +48,26 @@ impl Domain {
             .await
             .unwrap();
         let id = Uuid::new_v4().to_string();
-        let text = xml(&id, image, system, mode, &root, &data);
-        let file = place.write("domain.xml", text).unwrap();
+        let swap = place.join("swap.raw");
+        let empty = std::fs::File::create(&swap).unwrap();
+        empty.set_len(system.memory_mib() << 20).unwrap();
+        Run::new("mkswap").args([&swap]).stdout().await.unwrap();
+        place.write("domain.xml", xml(&id, image, system, mode, &place)).unwrap();
         let mut domain = Self { id, system, mode, place, session: None };
-        domain.virsh_bare(&["create", &file.to_string_lossy()]).await.unwrap();
+        domain.start().await.unwrap();
         domain.log_in(ROOT).await.unwrap();
         domain.ask("mount /dev/vdb /mnt").await.unwrap();
         // the emulated network's router has been heard: the addresses are all there
         domain.shows("grep -c ^fec0 /proc/net/if_inet6", "1").await.unwrap();
         domain.answers().await.unwrap();
         domain
+    }
+
+    /// Have libvirt start it: at first, and after it has ended.
+    pub(super) async fn start(&mut self) -> Seen {
+        self.session = None;
+        let file = self.place.join("domain.xml").to_string_lossy().into_owned();
+        self.virsh_bare(&["create", &file]).await
     }
 
     /// Run virsh on this guest: its first argument is the verb, the guest is put behind it. What it
@@ -204,34 +213,25 @@ pub(super) const STANDARD: &str =
 /// A port nobody on the host ever opens.
 pub(super) const CLOSED: &str = "org.example.closed.0";
 
-fn xml(
-    id: &str,
-    image: &GuestImage,
-    system: System,
-    mode: Mode,
-    root: &Path,
-    data: &Path,
-) -> String {
-    let memory = match system {
-        System::Busybox => 192,
-        System::Debian => 512,
-    };
-    let disk = |path: &PathBuf, kind: &str, name: &str| {
+fn xml(id: &str, image: &GuestImage, system: System, mode: Mode, place: &Place) -> String {
+    let disk = |file: &str, format: &str, name: &str| {
         format!(
-            "<disk type='file' device='disk'><driver name='qemu' type='{kind}' discard='unmap'/>
-             <source file='{}'/><target dev='{name}' bus='virtio'/><serial>disk-{name}</serial></disk>",
-            path.display()
+            "<disk type='file' device='disk'>
+             <driver name='qemu' type='{format}' discard='unmap'/><source file='{}'/>
+             <target dev='{name}' bus='virtio'/><serial>disk-{name}</serial></disk>",
+            place.join(file).display()
         )
     };
+    // not q35: there a guest that has slept cannot switch the machine off
     format!(
         "<domain type='qemu'><name>ostler-qga-{id}</name><uuid>{id}</uuid>
-         <memory unit='MiB'>{memory}</memory><vcpu>2</vcpu>
-         <os><type machine='q35'>hvm</type>
-         <kernel>{}</kernel><initrd>{}</initrd><cmdline>{}</cmdline></os>
+         <memory unit='MiB'>{}</memory><vcpu>2</vcpu>
+         <os><type machine='pc'>hvm</type>
+         <kernel>{}</kernel><initrd>{}</initrd><cmdline>{} resume=/dev/vdc</cmdline></os>
          <features><acpi/></features><clock offset='utc'/>
          <pm><suspend-to-mem enabled='yes'/><suspend-to-disk enabled='yes'/></pm>
          <on_poweroff>destroy</on_poweroff>
-         <devices>{}{}
+         <devices>{}{}{}
          <interface type='user'><mac address='52:54:00:12:34:56'/><model type='virtio'/></interface>
          <serial type='pty'/>
          {STANDARD}
@@ -239,10 +239,12 @@ fn xml(
          <channel type='unix'><source mode='bind'/><target type='virtio' name='{CLOSED}'/></channel>
          <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
          </devices></domain>",
+        system.memory_mib(),
         image.kernel.display(),
         image.initramfs(mode).display(),
         image.cmdline(mode),
-        disk(&root.to_owned(), "qcow2", "vda"),
-        disk(&data.to_owned(), "raw", "vdb"),
+        disk("root.qcow2", "qcow2", "vda"),
+        disk("data.raw", "raw", "vdb"),
+        disk("swap.raw", "raw", "vdc"),
     )
 }

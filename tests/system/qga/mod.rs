@@ -33,6 +33,15 @@ enum System {
     Debian,
 }
 
+impl System {
+    fn memory_mib(self) -> u64 {
+        match self {
+            Self::Busybox => 192,
+            Self::Debian => 512,
+        }
+    }
+}
+
 /// What was seen, by check.
 type List = BTreeMap<&'static str, Seen>;
 
@@ -82,7 +91,7 @@ async fn after(domain: &mut Domain, mut list: List) -> List {
         "unplug and replug" => channel::replug,
         "save and restore" => channel::restore,
         "dompmsuspend mem" => power::suspend_to_memory,
-        // A guest that has slept cannot switch this emulated machine off; one that was reset can.
+        "dompmsuspend disk" => power::suspend_to_disk,
         "reboot" => power::reboot,
         "domifaddr after all that" => report::domifaddr,
         "shutdown" => power::shutdown,
