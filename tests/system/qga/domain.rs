@@ -52,8 +52,8 @@ impl Domain {
         let empty = std::fs::File::create(&swap).unwrap();
         empty.set_len(system.memory_mib() << 20).unwrap();
         Run::new("mkswap").args([&swap]).stdout().await.unwrap();
-        place.write("domain.xml", xml(&id, image, system, mode, &place)).unwrap();
-        let mut domain = Self { id, system, mode, place, session: None };
+        let xml = xml(&id, image, system, mode, &place);
+        let mut domain = Self::of(id, system, mode, place, &xml);
         domain.start().await.unwrap();
         domain.log_in(ROOT).await.unwrap();
         domain.ask("mount /dev/vdb /mnt").await.unwrap();
@@ -61,6 +61,12 @@ impl Domain {
         domain.shows("grep -c ^fec0 /proc/net/if_inet6", "1").await.unwrap();
         domain.answers().await.unwrap();
         domain
+    }
+
+    /// One that is described by this and does not run yet.
+    pub(super) fn of(id: String, system: System, mode: Mode, place: Place, xml: &str) -> Self {
+        place.write("domain.xml", xml).unwrap();
+        Self { id, system, mode, place, session: None }
     }
 
     /// Have libvirt start it: at first, and after it has ended.
