@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ostler_protocol::qga::envelope::Disabled;
 
+use crate::channel::unfinished::Unfinished;
 use crate::commands::filesystem::Probes;
 use crate::dispatcher::{Entry, WhileFrozen};
 use crate::log::Log;
@@ -27,6 +28,8 @@ pub struct Agent {
     pub accounts: tokio::sync::Mutex<()>,
     /// What its owner lets the host do.
     pub policy: Policy,
+    /// What was asked for and is not done.
+    pub unfinished: Unfinished,
     frozen: Cell<bool>,
 }
 
@@ -40,6 +43,7 @@ impl Agent {
             probes: Probes::default(),
             accounts: tokio::sync::Mutex::new(()),
             policy: settings.policy.clone(),
+            unfinished: Unfinished::default(),
             frozen: Cell::new(false),
         }
     }

@@ -7,14 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use nix::sys::epoll::EpollFlags;
 use nix::sys::stat::{Mode, umask};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use super::Kind;
-use super::session::{AtEnd, End, Link, Session};
-use super::watch::{Edge, Watch};
+use super::session::{AtEnd, End, Session};
+use super::socket::Socket;
 use crate::state::Agent;
 
 /// Why there is no socket to listen on.
@@ -57,9 +56,9 @@ pub async fn serve(
             client = listener.accept() => client,
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
-        let link = client.and_then(|(stream, _)| stream.into_std()).and_then(|stream| {
-            Watch::new(stream, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP)
-        });
+        let link = client
+            .and_then(|(stream, _)| stream.into_std())
+            .and_then(|stream| Socket::new(stream.into()));
         let link = match link {
             Ok(link) => link,
             Err(error) => {
@@ -73,20 +72,5 @@ pub async fn serve(
             End::Failed(error) => agent.log.info(format_args!("a client was lost: {error}")),
             End::Stopped => return,
         }
-    }
-}
-
-impl Link for Watch<UnixStream> {
-    async fn edge(&self) -> io::Result<Edge> {
-        // a hang-up here is an end of file, which the next read tells
-        Watch::edge(self).await.map(|_| Edge { hung_up: false })
-    }
-
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        io::Read::read(&mut self.source(), buffer)
-    }
-
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        io::Write::write(&mut self.source(), bytes)
     }
 }

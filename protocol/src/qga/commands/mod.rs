@@ -28,6 +28,12 @@ pub trait Command {
     type Arguments: Serialize + DeserializeOwned;
     /// What it returns.
     type Reply: Serialize + DeserializeOwned;
+
+    /// The texts of a reply that may be megabytes long, in the order in which they are written: they
+    /// are moved into the line, not copied.
+    fn bulk(_reply: &mut Self::Reply) -> Vec<&mut Vec<u8>> {
+        Vec::new()
+    }
 }
 
 /// No arguments, or nothing to return: `{}`.
