@@ -52,7 +52,9 @@ pub enum Effect {
     Commands,
 }
 
-type Run = fn(Rc<Agent>, Map<String, Value>) -> Pin<Box<dyn Future<Output = Result<Reply, Fault>>>>;
+/// What is left to do of a command whose arguments have been read.
+type Rest = Pin<Box<dyn Future<Output = Result<Reply, Fault>>>>;
+type Run = fn(Rc<Agent>, Map<String, Value>) -> Result<Rest, Fault>;
 
 /// A row of the table.
 #[derive(Debug)]
@@ -77,6 +79,11 @@ impl Entry {
             effect,
             run: carry_out::<C>,
         }
+    }
+
+    /// Whether the command would take these arguments. It is not carried out.
+    pub fn check(&self, agent: Rc<Agent>, given: Map<String, Value>) -> Result<(), Fault> {
+        (self.run)(agent, given).map(drop)
     }
 }
 
@@ -103,12 +110,12 @@ pub static TABLE: &[Entry] = {
 fn carry_out<C: Handle + 'static>(
     agent: Rc<Agent>,
     given: Map<String, Value>,
-) -> Pin<Box<dyn Future<Output = Result<Reply, Fault>>>> {
-    Box::pin(async move {
-        let arguments = arguments::read::<C::Arguments>(given)?;
+) -> Result<Rest, Fault> {
+    let arguments = arguments::read::<C::Arguments>(given)?;
+    Ok(Box::pin(async move {
         let reply = C::handle(agent, arguments).await.map_err(|error| fault(&error))?;
         Reply::new(reply, C::LEAD, C::bulk).map_err(Fault::generic)
-    })
+    }))
 }
 
 /// The one place where an error of ours becomes one of the protocol's: all that is known, in a line.
@@ -202,7 +209,11 @@ impl Call {
     /// Carries it out, and gives the line to answer with, if there is one.
     pub async fn run(self, agent: Rc<Agent>) -> Option<Parts> {
         let Self { entry, arguments, id } = self;
-        match (entry.run)(agent.clone(), arguments).await {
+        let outcome = match (entry.run)(agent.clone(), arguments) {
+            Ok(rest) => rest.await,
+            Err(fault) => Err(fault),
+        };
+        match outcome {
             Ok(_) if !entry.success_response => None,
             Ok(reply) => Some(reply.line(id.as_ref())),
             Err(fault) => {

@@ -151,7 +151,11 @@ impl Request {
                     execute = Some(name);
                     continue;
                 }
-                ("execute", _) => RequestErrorKind::ExecuteNotAString,
+                ("execute", _) => {
+                    // told before all else
+                    wrong = Some(RequestErrorKind::ExecuteNotAString);
+                    continue;
+                }
                 ("arguments", Value::Object(given)) => {
                     arguments = given;
                     continue;
