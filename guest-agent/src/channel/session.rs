@@ -438,6 +438,7 @@ impl<'a, L: Link> Session<'a, L> {
             self.output.push(call.refuse(STUCK));
             return None;
         }
+        call.audit(&self.agent, self.kind);
         let answers = call.answers();
         let mut run = Box::pin(call.run(self.agent.clone()));
         match run.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -486,7 +487,7 @@ impl<'a, L: Link> Session<'a, L> {
         {
             return;
         }
-        let agent = self.agent.clone();
+        let (agent, kind) = (self.agent.clone(), self.kind);
         let mut parser = match input.is_empty() {
             true => Parser::new(Limits::agent()),
             false => std::mem::replace(&mut self.parser, Parser::new(Limits::agent())),
@@ -501,6 +502,7 @@ impl<'a, L: Link> Session<'a, L> {
             }
             while released.join_next().await.is_some() {}
             for Waiting { call, held } in waiting {
+                call.audit(&agent, kind);
                 call.run(agent.clone()).await;
                 drop(held);
             }
@@ -509,6 +511,7 @@ impl<'a, L: Link> Session<'a, L> {
                 if let Ok(Frame::Value(request)) = frame
                     && let Ok(call) = Call::prepare(&agent, request)
                 {
+                    call.audit(&agent, kind);
                     call.run(agent.clone()).await;
                 }
             }

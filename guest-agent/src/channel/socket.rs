@@ -1,29 +1,98 @@
-//! A connected socket as a link.
+//! Clients of a socket, whatever kind of address it has.
 //!
-//! Unlike a port a socket ends for good when its other side leaves, so the runtime may watch it itself.
-//! It is watched for input only: a peer that takes an answer out would otherwise wake the agent once
-//! more for each. Room for output is waited for when there was none.
+//! One client at a time, as on a port; the next waits until the first has left.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use nix::sys::socket::{SockFlag, accept4};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
-use super::session::Link;
-use super::watch::{Edge, register};
+use super::Kind;
+use super::session::{AtEnd, End, Link, Session};
+use super::watch::{Edge, Watch, register};
+use crate::state::Agent;
 
-/// A socket with somebody at its other end.
+/// After this a client that could not be accepted (no descriptor was left, say) is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Listener(Watch<OwnedFd>);
+
+impl Listener {
+    /// Takes a socket that listens already and does not block.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        Watch::new(socket, EpollFlags::EPOLLIN).map(Self)
+    }
+
+    /// Waits for a client.
+    async fn accept(&self) -> io::Result<Socket> {
+        loop {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            match accept4(self.0.source().as_raw_fd(), flags) {
+                Ok(descriptor) => {
+                    #[expect(unsafe_code, reason = "the call that accepts gives a bare number")]
+                    // SAFETY: the kernel has just made this descriptor, for nobody else.
+                    let client = unsafe { OwnedFd::from_raw_fd(descriptor) };
+                    return Socket::new(client);
+                }
+                Err(Errno::EAGAIN) => drop(self.0.edge().await?),
+                Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Serves one client after the other.
+pub async fn serve(
+    agent: Rc<Agent>,
+    kind: Kind,
+    listener: Listener,
+    mut stopped: watch::Receiver<bool>,
+) {
+    loop {
+        let client = tokio::select! {
+            client = listener.accept() => client,
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        let link = match client {
+            Ok(link) => link,
+            Err(error) => {
+                agent.log.error(format_args!("a client could not be accepted: {error}"));
+                tokio::select! {
+                    () = tokio::time::sleep(AGAIN) => continue,
+                    _ = stopped.wait_for(|stopped| *stopped) => return,
+                }
+            }
+        };
+        match Session::new(agent.clone(), kind, AtEnd::Finish, &link).run(false, &mut stopped).await
+        {
+            End::Closed => {}
+            End::Failed(error) => agent.log.info(format_args!("a client was lost: {error}")),
+            End::Stopped => return,
+        }
+    }
+}
+
+/// A socket with a client at its other end.
+///
+/// Unlike a port it ends for good when the other side leaves, so the runtime may watch it itself. It is
+/// watched for input only: a client that takes an answer out would otherwise wake the agent once more
+/// for each. Room for output is waited for when there was none.
 #[derive(Debug)]
 pub struct Socket(AsyncFd<OwnedFd>);
 
 impl Socket {
-    /// Takes over a connected stream socket, of whatever family.
+    /// Takes over a connected stream socket of whatever family, which must not block.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_GETFL).and_then(|flags| {
-            let flags = nix::fcntl::OFlag::from_bits_retain(flags) | nix::fcntl::OFlag::O_NONBLOCK;
-            nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(flags))
-        })?;
         register(socket, Interest::READABLE).map(Self)
     }
 }
@@ -46,10 +115,10 @@ impl Link for Socket {
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(nix::unistd::read(self.0.get_ref().as_fd(), buffer)?)
+        Ok(nix::unistd::read(self.0.get_ref(), buffer)?)
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(nix::unistd::write(self.0.get_ref().as_fd(), bytes)?)
+        Ok(nix::unistd::write(self.0.get_ref(), bytes)?)
     }
 }
