@@ -51,9 +51,9 @@ fn a_large_request_takes_its_size_once_and_is_given_back() {
     let mut client = agent.connect();
     client.resynchronize();
     let before = agent.memory("VmRSS:");
-    for _ in 0..3 {
+    for megabytes in [20, 53, 30, 2, 53] {
         client.send(b"{'execute': 'guest-sync', 'arguments': {'id': '");
-        client.send(&vec![b'Q'; 53 << 20]);
+        client.send(&vec![b'Q'; megabytes << 20]);
         client.send(b"'}}");
         assert_eq!(client.reply()["error"]["class"], "GenericError");
     }
