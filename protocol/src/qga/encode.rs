@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{CharEscape, Formatter, Serializer};
 
+use super::base64::Base64Text;
 use super::envelope::{Fault, FaultLine};
 use super::framing::DELIMITER;
 
@@ -62,6 +63,39 @@ impl Reply {
         }
         bytes.extend_from_slice(b"{\"return\": ");
         append(&mut bytes, value)?;
+        Ok(Self { bytes })
+    }
+
+    /// The reply that returns the object that `value` is, with long texts as members besides. The first
+    /// text is moved into the reply and not copied.
+    pub fn with_texts<T: Serialize + ?Sized>(
+        value: &T,
+        texts: impl IntoIterator<Item = (&'static str, Base64Text)>,
+    ) -> Result<Self, serde_json::Error> {
+        let mut bytes = Vec::new();
+        for (name, text) in texts {
+            let head = format!("\"{name}\": \"");
+            if bytes.is_empty() {
+                bytes = text.into_bytes();
+                bytes.splice(0..0, [b"{\"return\": {", head.as_bytes()].concat());
+            } else {
+                bytes.extend_from_slice(head.as_bytes());
+                bytes.extend_from_slice(&text.into_bytes());
+            }
+            bytes.extend_from_slice(b"\", ");
+        }
+        if bytes.is_empty() {
+            return Self::new(value, Lead::Plain);
+        }
+        let mut rest = Vec::with_capacity(64);
+        append(&mut rest, value)?;
+        match rest.strip_prefix(b"{") {
+            Some(members) if members != b"}" => bytes.extend_from_slice(members),
+            _ => {
+                bytes.truncate(bytes.len() - 2);
+                bytes.push(b'}');
+            }
+        }
         Ok(Self { bytes })
     }
 
@@ -170,6 +204,23 @@ mod tests {
     fn a_delimited_reply_is_led_by_one_byte() {
         let reply = Reply::new(&5, Lead::Delimited).unwrap();
         assert_eq!(reply.line(None), b"\xff{\"return\": 5}\n");
+    }
+
+    #[test]
+    fn long_texts_stand_among_the_other_members() {
+        let texts = |count| {
+            let text = Base64Text::from(&b"abc"[..]);
+            [("a-a", text.clone()), ("b", text)].into_iter().take(count)
+        };
+        for (rest, count, expected) in [
+            (json!({}), 0, "{\"return\": {}}\n"),
+            (json!({"c": 1}), 0, "{\"return\": {\"c\": 1}}\n"),
+            (json!({}), 1, "{\"return\": {\"a-a\": \"YWJj\"}}\n"),
+            (json!({"c": 1}), 2, "{\"return\": {\"a-a\": \"YWJj\", \"b\": \"YWJj\", \"c\": 1}}\n"),
+        ] {
+            let line = Reply::with_texts(&rest, texts(count)).unwrap().line(None);
+            assert_eq!(String::from_utf8(line).unwrap(), expected);
+        }
     }
 
     #[test]

@@ -9,10 +9,13 @@ use serde::de::DeserializeOwned;
 
 use super::encode::Lead;
 
+pub mod exec;
+pub mod file;
 pub mod filesystem;
 pub mod info;
 pub mod network;
 pub mod power;
+pub mod ssh;
 pub mod sync;
 pub mod user;
 
