@@ -27,6 +27,11 @@ pub trait Handle: Command {
         agent: Rc<Agent>,
         arguments: Self::Arguments,
     ) -> impl Future<Output = Result<Self::Reply, CommandError>>;
+
+    /// Its reply as it is sent. One that is mostly a long text moves it instead of copying.
+    fn encode(reply: Self::Reply) -> Result<Reply, serde_json::Error> {
+        Reply::new(&reply, Self::LEAD)
+    }
 }
 
 /// Whether a command is sure to do without the file systems.
@@ -81,9 +86,17 @@ impl Entry {
 
 /// The commands, in the order of their names.
 pub static TABLE: &[Entry] = {
-    use Effect::{Manages, Reads};
+    use Effect::{Commands, Manages, Reads};
     use WhileFrozen::{Allowed, Refused};
     &[
+        Entry::of::<wire::exec::GuestExec>(Refused, Commands),
+        Entry::of::<wire::exec::GuestExecStatus>(Refused, Commands),
+        Entry::of::<wire::file::GuestFileClose>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileFlush>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileOpen>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileRead>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileSeek>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileWrite>(Refused, Commands),
         Entry::of::<wire::filesystem::GuestGetFsinfo>(Refused, Reads),
         Entry::of::<wire::info::GuestGetHostName>(Refused, Reads),
         Entry::of::<wire::info::GuestGetOsinfo>(Refused, Reads),
@@ -92,6 +105,9 @@ pub static TABLE: &[Entry] = {
         Entry::of::<wire::sync::GuestPing>(Allowed, Reads),
         Entry::of::<wire::user::GuestSetUserPassword>(Refused, Manages),
         Entry::of::<wire::power::GuestShutdown>(Refused, Manages),
+        Entry::of::<wire::ssh::GuestSshAddAuthorizedKeys>(Refused, Commands),
+        Entry::of::<wire::ssh::GuestSshGetAuthorizedKeys>(Refused, Reads),
+        Entry::of::<wire::ssh::GuestSshRemoveAuthorizedKeys>(Refused, Commands),
         Entry::of::<wire::sync::GuestSync>(Allowed, Reads),
         Entry::of::<wire::sync::GuestSyncDelimited>(Allowed, Reads),
     ]
@@ -104,12 +120,15 @@ fn carry_out<C: Handle + 'static>(
     Box::pin(async move {
         let arguments = arguments::read::<C::Arguments>(given)?;
         let reply = C::handle(agent, arguments).await.map_err(|error| fault(&error))?;
-        Reply::new(&reply, C::LEAD).map_err(Fault::generic)
+        C::encode(reply).map_err(Fault::generic)
     })
 }
 
 /// The one place where an error of ours becomes one of the protocol's: all that is known, in a line.
 fn fault(error: &CommandError) -> Fault {
+    if let CommandError::Refused { command, why } = error {
+        return Fault::disabled(command, *why);
+    }
     Fault::generic(chain(error))
 }
 

@@ -56,6 +56,7 @@ pub enum RunError {
 
 /// Serves until SIGTERM or SIGINT, and says how the process is to end.
 pub fn main(settings: Settings) -> ExitCode {
+    commands::exec::keep_descriptors();
     let log = settings.log;
     match serve(settings) {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ostler_protocol::qga::envelope::Disabled;
 
+use crate::commands::exec::Programs;
+use crate::commands::file::Files;
 use crate::commands::filesystem::Probes;
 use crate::dispatcher::{Entry, WhileFrozen};
 use crate::log::Log;
@@ -25,6 +27,10 @@ pub struct Agent {
     pub probes: Probes,
     /// Held while an account is changed: changes come one after the other.
     pub accounts: tokio::sync::Mutex<()>,
+    /// The files that are open for its clients.
+    pub files: Files,
+    /// The programs it has started for its clients.
+    pub programs: Programs,
     /// What its owner lets the host do.
     pub policy: Policy,
     frozen: Cell<bool>,
@@ -39,6 +45,8 @@ impl Agent {
             heartbeat: settings.heartbeat,
             probes: Probes::default(),
             accounts: tokio::sync::Mutex::new(()),
+            files: Files::new(&settings.state_directory),
+            programs: Programs::new(settings.programs.clone()),
             policy: settings.policy.clone(),
             frozen: Cell::new(false),
         }

@@ -17,6 +17,9 @@ pub struct Base64Error;
 /// A piece of data that is a whole number of groups in base64.
 const PIECE: usize = 3 << 10;
 
+/// What a reply puts around a text.
+const REPLY: usize = 256;
+
 /// Data as base64, whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Base64Text(Vec<u8>);
@@ -80,7 +83,8 @@ pub struct Base64Encoder {
 impl Base64Encoder {
     /// With room for so much data.
     pub fn with_room_for(data: usize) -> Self {
-        Self { text: Vec::with_capacity(data.div_ceil(3).saturating_mul(4)), ..Self::default() }
+        let text = Vec::with_capacity(data.div_ceil(3).saturating_mul(4).saturating_add(REPLY));
+        Self { text, ..Self::default() }
     }
 
     /// How much memory the text has.

@@ -108,9 +108,7 @@ struct CaptureVisitor;
 
 impl CaptureVisitor {
     fn wrong<E: de::Error>() -> E {
-        E::custom(
-            "Invalid parameter type for 'capture-output', expected: GuestExecCaptureOutput",
-        )
+        E::custom("Invalid parameter type for 'capture-output', expected: GuestExecCaptureOutput")
     }
 }
 

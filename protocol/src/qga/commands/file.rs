@@ -203,7 +203,9 @@ impl<'de> Visitor<'de> for WhenceVisitor {
     }
 
     fn visit_u64<E: de::Error>(self, code: u64) -> Result<FileWhence, E> {
-        i64::try_from(code).map_err(|_| Self::wrong("integer")).and_then(|code| self.visit_i64(code))
+        i64::try_from(code)
+            .map_err(|_| Self::wrong("integer"))
+            .and_then(|code| self.visit_i64(code))
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<FileWhence, E> {
