@@ -2,7 +2,7 @@
 //!
 //! Output is kept as base64 from the start, for that is how it is told, so that telling it copies
 //! nothing. Of each stream the beginning is kept and the rest is read and dropped: a program that writes
-//! without end must not wait for ever. What all of them keep together has a limit too.
+//! without end must be able to go on. What all of them keep together has a limit too.
 
 use std::cell::Cell;
 use std::io;

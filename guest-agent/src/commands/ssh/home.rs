@@ -163,7 +163,7 @@ impl Home {
         };
         make().map_err(|errno| failed(errno.into()))?;
         // what is there now may be another's doing
-        let folder = self.folder()?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let folder = self.folder()?.ok_or_else(|| failed(nix::Error::ENOENT.into()))?;
         fchown(&folder, Some(self.uid), Some(self.gid)).map_err(failed)?;
         folder.set_permissions(std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
         Ok(folder)
