@@ -90,9 +90,17 @@ impl Entry {
 
 /// The commands, in the order of their names.
 pub static TABLE: &[Entry] = {
-    use Effect::{Manages, Reads};
+    use Effect::{Commands, Manages, Reads};
     use WhileFrozen::{Allowed, Refused};
     &[
+        Entry::of::<wire::exec::GuestExec>(Refused, Commands),
+        Entry::of::<wire::exec::GuestExecStatus>(Refused, Commands),
+        Entry::of::<wire::file::GuestFileClose>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileFlush>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileOpen>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileRead>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileSeek>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileWrite>(Refused, Commands),
         Entry::of::<wire::cpu::GuestGetCpustats>(Refused, Reads),
         Entry::of::<wire::disk::GuestGetDisks>(Refused, Reads),
         Entry::of::<wire::disk::GuestGetDiskstats>(Refused, Reads),
@@ -113,6 +121,9 @@ pub static TABLE: &[Entry] = {
         Entry::of::<wire::user::GuestSetUserPassword>(Refused, Manages),
         Entry::of::<wire::cpu::GuestSetVcpus>(Refused, Manages),
         Entry::of::<wire::power::GuestShutdown>(Refused, Manages),
+        Entry::of::<wire::ssh::GuestSshAddAuthorizedKeys>(Refused, Commands),
+        Entry::of::<wire::ssh::GuestSshGetAuthorizedKeys>(Refused, Reads),
+        Entry::of::<wire::ssh::GuestSshRemoveAuthorizedKeys>(Refused, Commands),
         Entry::of::<GuestSync>(Allowed, Reads),
         Entry::of::<GuestSyncDelimited>(Allowed, Reads),
         #[cfg(test)]
@@ -133,6 +144,9 @@ fn carry_out<C: Handle + 'static>(
 
 /// The one place where an error of ours becomes one of the protocol's: all that is known, in a line.
 fn fault(error: &CommandError) -> Fault {
+    if let CommandError::Refused { command, why } = error {
+        return Fault::disabled(command, *why);
+    }
     Fault::generic(chain(error))
 }
 

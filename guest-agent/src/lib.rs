@@ -96,6 +96,7 @@ pub enum RunError {
 pub fn main(settings: &Settings, passed: Option<OwnedFd>) -> ExitCode {
     #[cfg(target_env = "gnu")]
     allocator::give_back();
+    commands::exec::keep_descriptors();
     match start(settings, passed) {
         Ok(()) => {
             settings.log.close();
