@@ -8,7 +8,7 @@ TESTED := $(TARGET)/tested
 HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 
 .DEFAULT_GOAL := help
-.PHONY: help install build guest-agent packages demo test bench fmt fmt-check lint headers doc deny clean
+.PHONY: help install build guest-agent packages demo test soak fuzz bench fmt fmt-check lint headers doc deny clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,14 @@ test: install guest-agent ## all tests, the system tests on real libvirt, QEMU a
 	@ln -sf ../debug/ostler ../debug/ostler-host-agent ../dist/ostler-guest-agent $(TESTED)/
 	OSTLER_PROGRAMS=$(abspath $(TESTED)) $(TARGET)/debug/lab \
 		$(CARGO) test --locked --workspace -- --test-threads 2
+
+soak: ## a million mixed commands to the guest agent: its memory ends where it began
+	OSTLER_SOAK_COMMANDS=1000000 $(CARGO) test --locked --release -p ostler-guest-agent --test hostile -- soak
+
+# Any toolchain will do. What it finds is kept in target/fuzz/found.
+SECONDS ?= 60
+fuzz: ## fuzz the protocol and a session of the guest agent, each target for SECONDS=60
+	@guest-agent/fuzz/run $(SECONDS)
 
 bench: build ## measure; the numbers are printed and kept in target/bench
 	$(CARGO) build --locked --quiet --profile dist -p ostler-tests --bin bench --bin lab-reaper

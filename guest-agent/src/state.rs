@@ -5,6 +5,9 @@ use std::time::Duration;
 use ostler_protocol::qga::envelope::Disabled;
 use tokio::sync::watch;
 
+use crate::channel::unfinished::Unfinished;
+use crate::commands::exec::Programs;
+use crate::commands::file::Files;
 use crate::dispatcher::{Entry, WhileFrozen};
 use crate::log::Log;
 use crate::options::Settings;
@@ -25,8 +28,14 @@ pub struct Agent {
     pub probes: Probes,
     /// Held while an account is changed: changes come one after the other.
     pub accounts: tokio::sync::Mutex<()>,
+    /// The files that are open for its clients.
+    pub files: Files,
+    /// The programs it has started for its clients.
+    pub programs: Programs,
     /// What its owner lets the host do.
     pub policy: Policy,
+    /// What was asked for and is not done.
+    pub unfinished: Unfinished,
     frozen: watch::Sender<bool>,
 }
 
@@ -39,7 +48,10 @@ impl Agent {
             heartbeat: settings.heartbeat,
             probes: Probes::default(),
             accounts: tokio::sync::Mutex::new(()),
+            files: Files::new(&settings.state_directory),
+            programs: Programs::new(settings.programs.clone()),
             policy: settings.policy.clone(),
+            unfinished: Unfinished::default(),
             frozen: watch::Sender::new(false),
         }
     }

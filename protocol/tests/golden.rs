@@ -50,7 +50,8 @@ where
             panic!("{line} is no response")
         };
         let reply: C::Reply = serde_json::from_value(response.outcome.unwrap()).unwrap();
-        let written = encode::Reply::new(&reply, C::LEAD).unwrap().line(response.id.as_ref());
+        let written = encode::Reply::new(reply, C::LEAD, C::bulk).unwrap();
+        let written = written.line(response.id.as_ref()).concat();
         let written = written.strip_prefix(b"\xFF").unwrap_or(&written);
         assert_eq!(String::from_utf8_lossy(written), format!("{line}\n"));
     }

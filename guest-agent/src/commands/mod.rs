@@ -1,19 +1,27 @@
 //! What the commands do, one file a topic, named as in the protocol.
 
+pub mod account;
 pub mod cpu;
 pub mod disk;
+pub mod exec;
+pub mod file;
 pub mod filesystem;
+pub mod hash;
 pub mod info;
+pub mod label;
 pub mod memory;
 pub mod network;
 pub mod power;
 pub mod program;
 pub mod route;
 pub mod shadow;
+pub mod ssh;
 pub mod sync;
 pub mod timezone;
 pub mod user;
 pub mod users;
+
+use ostler_protocol::qga::envelope::Disabled;
 
 use crate::worker::WorkerError;
 
@@ -32,6 +40,12 @@ pub enum CommandError {
     /// One that tells of routes.
     #[error(transparent)]
     Route(#[from] route::RouteError),
+    /// One that runs programs.
+    #[error(transparent)]
+    Exec(#[from] exec::ExecError),
+    /// One that uses files.
+    #[error(transparent)]
+    File(#[from] file::FileError),
     /// One that tells of the system.
     #[error(transparent)]
     Info(#[from] info::InfoError),
@@ -41,6 +55,17 @@ pub enum CommandError {
     /// One that tells of file systems.
     #[error(transparent)]
     Filesystem(#[from] filesystem::FilesystemError),
+    /// One whose arguments ask for more than the guest's owner permits.
+    #[error("{command} is refused: {why}")]
+    Refused {
+        /// Which.
+        command: &'static str,
+        /// By what.
+        why: Disabled,
+    },
+    /// One that changes who may log in by key.
+    #[error(transparent)]
+    Ssh(#[from] ssh::SshError),
     /// One that shuts down.
     #[error(transparent)]
     Power(#[from] power::PowerError),

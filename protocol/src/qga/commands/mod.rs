@@ -11,11 +11,14 @@ use super::encode::Lead;
 
 pub mod cpu;
 pub mod disk;
+pub mod exec;
+pub mod file;
 pub mod filesystem;
 pub mod info;
 pub mod memory;
 pub mod network;
 pub mod power;
+pub mod ssh;
 pub mod sync;
 pub mod timezone;
 pub mod user;
@@ -33,6 +36,12 @@ pub trait Command {
     type Arguments: Serialize + DeserializeOwned;
     /// What it returns.
     type Reply: Serialize + DeserializeOwned;
+
+    /// The texts of a reply that may be megabytes long, in the order in which they are written: they
+    /// are moved into the line, not copied.
+    fn bulk(_reply: &mut Self::Reply) -> Vec<&mut Vec<u8>> {
+        Vec::new()
+    }
 }
 
 /// No arguments, or nothing to return: `{}`.
