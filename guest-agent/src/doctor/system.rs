@@ -11,6 +11,7 @@ use nix::unistd::{AccessFlags, Uid, access};
 
 use super::Finding;
 use crate::commands::program::DIRECTORIES;
+use crate::options::Surroundings;
 
 /// So much of a file is read.
 const MOST: u64 = 1 << 20;
@@ -48,6 +49,13 @@ impl System {
             return Finding::fine("user", "looks as root");
         }
         Finding::warning("user", "not root: some things cannot be seen", "run this as root")
+    }
+
+    /// Where its configuration is.
+    pub(super) fn surroundings(&self) -> Surroundings {
+        let Surroundings { stock_file, own_file, activated } = Surroundings::of_the_system(false);
+        let place = |path: PathBuf| self.place(path);
+        Surroundings { stock_file: stock_file.map(place), own_file: own_file.map(place), activated }
     }
 
     fn place(&self, path: impl AsRef<Path>) -> PathBuf {
