@@ -30,6 +30,8 @@ pub mod events;
 pub mod log;
 pub mod options;
 pub mod policy;
+pub mod probe;
+pub mod root;
 pub mod service;
 pub mod state;
 pub mod worker;
@@ -91,10 +93,14 @@ pub enum RunError {
 /// the place of the standard channel.
 pub fn main(settings: &Settings, passed: Option<OwnedFd>) -> ExitCode {
     match start(settings, passed) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            settings.log.close();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             settings.log.error(format_args!("{}", log::chain(&error)));
             settings.log.give_up();
+            settings.log.close();
             ExitCode::FAILURE
         }
     }
@@ -155,6 +161,7 @@ fn serve(
         .enable_all()
         .build()
         .map_err(RunError::Runtime)?;
+    settings.log.hand_over();
     runtime.block_on(LocalSet::new().run_until(async {
         let agent = Rc::new(Agent::new(settings));
         if !agent.is_frozen() {

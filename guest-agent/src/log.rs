@@ -13,9 +13,10 @@
 //! While file systems are frozen nothing is written, not even to standard error: whoever reads that may
 //! be a journal on a frozen disk. Entries wait, the first of them in memory, the rest as a number.
 
+mod file;
+
 use std::error::Error;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
@@ -27,6 +28,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 
 use crate::channel::Kind;
+pub use file::LogError;
+use file::LogFile;
 
 /// Where the system's log takes datagrams.
 const SYSTEM_LOG: &str = "/dev/log";
@@ -38,14 +41,6 @@ const LONGEST: usize = 1024;
 /// How many entries wait while nothing may be written.
 const HELD: usize = 64;
 
-/// A log file that cannot be written.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot open the log file {}", .path.display())]
-pub struct LogError {
-    path: PathBuf,
-    source: io::Error,
-}
-
 /// Where entries go, and which.
 #[derive(Clone, Debug)]
 pub struct Log(Arc<Sinks>);
@@ -53,18 +48,20 @@ pub struct Log(Arc<Sinks>);
 #[derive(Debug)]
 struct Sinks {
     verbosity: Verbosity,
-    file: Option<PathBuf>,
+    /// The file's, if it is in one.
+    path: Option<PathBuf>,
     system_log: PathBuf,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    file: Option<File>,
+    /// While it is not open, and if there is none, standard error takes its place.
+    file: Option<LogFile>,
     held: Option<Held>,
     /// The file is to be opened anew when that may be done.
     reopen: bool,
-    /// Entries standard error had no room for.
+    /// Entries there was no room for.
     lost: usize,
 }
 
@@ -98,7 +95,7 @@ impl Default for Log {
 
 impl PartialEq for Log {
     fn eq(&self, other: &Self) -> bool {
-        self.0.verbosity == other.0.verbosity && self.0.file == other.0.file
+        self.0.verbosity == other.0.verbosity && self.0.path == other.0.path
     }
 }
 
@@ -115,8 +112,9 @@ impl Log {
         Self::to(verbosity, Some(file), SYSTEM_LOG.into())
     }
 
-    fn to(verbosity: Verbosity, file: Option<PathBuf>, system_log: PathBuf) -> Self {
-        Self(Arc::new(Sinks { verbosity, file, system_log, state: Mutex::default() }))
+    fn to(verbosity: Verbosity, path: Option<PathBuf>, system_log: PathBuf) -> Self {
+        let state = State { file: path.clone().map(LogFile::new), ..State::default() };
+        Self(Arc::new(Sinks { verbosity, path, system_log, state: Mutex::new(state) }))
     }
 
     /// Which entries are written.
@@ -126,7 +124,7 @@ impl Log {
 
     /// The file, if it is in one.
     pub fn file(&self) -> Option<&Path> {
-        self.0.file.as_deref()
+        self.0.path.as_deref()
     }
 
     /// Opens the file, or opens it anew after it was moved away. Not while entries are held: then it is
@@ -142,15 +140,22 @@ impl Log {
 
     fn open_file(&self, state: &mut State) -> Result<(), LogError> {
         state.reopen = false;
-        let Some(path) = &self.0.file else { return Ok(()) };
-        // until the new one is open the old one is written to
-        let file = File::options()
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(|source| LogError { path: path.clone(), source })?;
-        state.file = Some(file);
-        Ok(())
+        state.file.as_mut().map_or(Ok(()), LogFile::open)
+    }
+
+    /// Leaves the file to a thread: from now on no write is waited for.
+    pub fn hand_over(&self) {
+        if let Some(file) = &mut self.state().file {
+            file.hand_over();
+        }
+    }
+
+    /// Waits for the last entries, though not for a disk that hangs. What comes after goes to standard
+    /// error.
+    pub fn close(&self) {
+        if let Some(file) = &mut self.state().file {
+            file.close();
+        }
     }
 
     /// Writes nothing from now on: file systems are being frozen.
@@ -227,12 +232,20 @@ impl Log {
         }
     }
 
-    /// A log that cannot be written is no reason to stop serving: no failure here is told.
-    fn write(&self, state: &mut State, Entry { line, datagram }: Entry) {
-        if let Some(line) = line {
-            match &mut state.file {
-                Some(file) => drop(writeln!(file, "{line}")),
-                None => to_standard_error(&line, &mut state.lost),
+    /// A log that cannot be written is no reason to stop serving: a failure here is only counted.
+    fn write(&self, state: &mut State, entry: Entry) {
+        let Entry { line: text, datagram } = entry;
+        if let Some(text) = text {
+            let mut put = |text: &str| match &mut state.file {
+                Some(file) if file.is_open() => file.write(text),
+                _ => to_standard_error(text),
+            };
+            if state.lost > 0 {
+                let notice = line("warning", format_args!("{} entries were lost", state.lost));
+                state.lost = if put(&notice) { 0 } else { state.lost };
+            }
+            if !put(&text) {
+                state.lost += 1;
             }
         }
         if let Some(datagram) = datagram {
@@ -250,17 +263,9 @@ impl Log {
 }
 
 /// Whoever reads standard error may have stopped reading: such a pipe is not waited for.
-fn to_standard_error(line: &str, lost: &mut usize) {
+fn to_standard_error(line: &str) -> bool {
     let mut stderr = io::stderr().lock();
-    if !has_room(stderr.as_fd()) {
-        *lost += 1;
-        return;
-    }
-    if *lost > 0 {
-        let _ = writeln!(stderr, "({lost} entries before this one were lost)");
-        *lost = 0;
-    }
-    let _ = stderr.write_all(format!("{line}\n").as_bytes());
+    has_room(stderr.as_fd()) && stderr.write_all(format!("{line}\n").as_bytes()).is_ok()
 }
 
 /// Whether a write will not block. A pipe that is writable has room for a page.
@@ -300,6 +305,7 @@ pub fn chain(error: &dyn Error) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::fs::File;
 
     struct Place {
         folder: tempfile::TempDir,
@@ -439,6 +445,17 @@ mod tests {
         }
         std::fs::remove_file(place.folder.path().join("system")).unwrap();
         log.audit("guest-exec", Kind::Standard, None);
+    }
+
+    #[test]
+    fn what_was_lost_is_counted_and_told() {
+        let place = Place::new();
+        let log = place.log(Verbosity::Errors);
+        log.open().unwrap();
+        log.state().lost = 2;
+        log.error(format_args!("there is room again"));
+        assert_eq!(place.texts(), ["warning: 2 entries were lost", "error: there is room again"]);
+        assert_eq!(log.state().lost, 0);
     }
 
     #[test]

@@ -37,47 +37,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const FREEZE_LEASE: Duration = Duration::from_secs(600);
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
-const HELP: &str = "\
-Usage: ostler-guest-agent [OPTION]...
-
-The agent of a virtual machine, for its host. Takes the options of qemu-ga.
-
-  -m, --method METHOD      virtio-serial (default), isa-serial, unix-listen or vsock-listen
-  -p, --path PATH          device, socket, or CID:PORT for vsock-listen; the default for
-                           virtio-serial is /dev/virtio-ports/org.qemu.guest_agent.0,
-                           for isa-serial /dev/ttyS0
-  -l, --logfile PATH       log there, not to standard error; opened anew on SIGHUP
-  -f, --pidfile PATH       for --daemonize; default /run/qemu-ga.pid
-  -F, --fsfreeze-hook[=PATH]
-                           run this before freezing and after thawing; without a path
-                           /etc/qemu/fsfreeze-hook. No space before the path
-  -t, --statedir DIR       for what outlives a restart of the agent; default /run
-  -v, --verbose            log everything
-  -d, --daemonize          become a daemon
-  -b, --block-rpcs LIST    commands to refuse, set apart by commas; 'help' lists all
-  -a, --allow-rpcs LIST    commands to permit, and no others
-  -c, --config PATH        configuration file, in place of /etc/qemu/qemu-ga.conf
-  -D, --dump-conf          tell the configuration that results, as a configuration file
-  -r, --retry-path         wait for a serial line too; a virtio port is always waited for
-  -V, --version            tell the version
-  -h, --help               tell this
-
-Ostler's own; each is a key of the configuration file too:
-
-      --profile NAME       how far commands may go: observe, manage or full (default)
-      --exec-allow LIST    beginnings of the command lines guest-exec may run, set apart
-                           by semicolons, and no others
-      --freeze-lease SECONDS
-                           thaw unasked after this time; default 600
-      --hook-timeout SECONDS
-                           how long the freeze hook may take; default 60
-      --ostler-path PATH   port or socket of Ostler's own channel, or none; default
-                           /dev/virtio-ports/org.ostler.guest.0 with virtio-serial, or none
-      --heartbeat SECONDS  between two heartbeats on Ostler's channel; default 10
-      --baud RATE          of a serial line; default 38400
-
-Files: /etc/qemu/qemu-ga.conf (or $QGA_CONF), then /etc/ostler/guest-agent.conf.
-";
+const HELP: &str = include_str!("options/help.txt");
 
 /// How the agent is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -355,12 +315,24 @@ fn settle(
         None => Default::default(),
         Some(name) => name.trim_end().parse()?,
     };
-    let path_of = |given: Option<String>, usual: &str| given.unwrap_or_else(|| usual.into()).into();
+    // a daemon leaves the folder it is started in
+    let place = |path: PathBuf| match daemon {
+        true => std::path::absolute(&path).unwrap_or(path),
+        false => path,
+    };
+    let channel = |path: Option<PathBuf>| match method {
+        Method::VsockListen => path,
+        Method::VirtioSerial | Method::IsaSerial | Method::UnixListen => path.map(place),
+    };
+    let path_of =
+        |given: Option<String>, usual: &str| place(given.unwrap_or_else(|| usual.into()).into());
+    let log_file = given.take(Key::LogFile).filter(|file| !file.is_empty());
+    let hook = given.take(Key::Hook).filter(|hook| !hook.is_empty());
     Ok(Settings {
         daemon,
         method,
-        path,
-        ostler,
+        path: channel(path),
+        ostler: channel(ostler),
         baud,
         retry,
         heartbeat,
@@ -369,12 +341,12 @@ fn settle(
         policy: Policy { profile, allowed, blocked },
         freeze_lease,
         // what `fsfreeze-hook=` in a file means is that there is none
-        hook: given.take(Key::Hook).filter(|hook| !hook.is_empty()).map(PathBuf::from),
+        hook: hook.map(|hook| place(hook.into())),
         hook_timeout,
         programs,
-        log: match given.take(Key::LogFile).filter(|file| !file.is_empty()) {
+        log: match log_file {
             None => Log::new(verbosity),
-            Some(file) => Log::in_file(verbosity, file.into()),
+            Some(file) => Log::in_file(verbosity, place(file.into())),
         },
         warnings,
     })

@@ -5,11 +5,11 @@ use std::time::Duration;
 use ostler_protocol::qga::envelope::Disabled;
 use tokio::sync::watch;
 
-use crate::commands::filesystem::Probes;
 use crate::dispatcher::{Entry, WhileFrozen};
 use crate::log::Log;
 use crate::options::Settings;
 use crate::policy::Policy;
+use crate::probe::Probes;
 use crate::worker::Workers;
 
 /// The agent's state.
@@ -21,7 +21,7 @@ pub struct Agent {
     pub workers: Workers,
     /// Between two heartbeats.
     pub heartbeat: Duration,
-    /// File systems that are being asked for their usage.
+    /// What is being asked that may not answer: file systems, disks.
     pub probes: Probes,
     /// Held while an account is changed: changes come one after the other.
     pub accounts: tokio::sync::Mutex<()>,

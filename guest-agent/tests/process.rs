@@ -156,7 +156,7 @@ fn a_daemon_leaves_its_starters_world_and_its_id() {
     assert_eq!(nix::unistd::getsid(Some(daemon.0)).unwrap(), daemon.0);
     let ignored = u64::from_str_radix(&daemon.status("SigIgn").unwrap(), 16).unwrap();
     assert_ne!(ignored & 1 << (Signal::SIGPIPE as i32 - 1), 0);
-    assert!(std::fs::read_to_string(place.path("log")).unwrap().contains("serving"));
+    until("it logs", || std::fs::read_to_string(place.path("log")).unwrap().contains("serving"));
 
     kill(daemon.0, Signal::SIGTERM).unwrap();
     until("the process id file goes", || !place.path("pid").exists());
@@ -183,8 +183,9 @@ fn a_log_that_was_moved_away_is_begun_anew_on_sighup() {
     let place = Place::new();
     let mut command = program(&["-v", "-l", &place.text("log")]);
     command.args(place.options());
-    let agent = Agent::start(command);
+    let mut agent = Agent::start(command);
     ping(&mut connect(&place.path("socket")));
+    until("it logs", || std::fs::metadata(place.path("log")).unwrap().len() > 0);
     std::fs::rename(place.path("log"), place.path("old")).unwrap();
     agent.signal(Signal::SIGHUP);
     until("the log is there again", || place.path("log").exists());
@@ -194,10 +195,13 @@ fn a_log_that_was_moved_away_is_begun_anew_on_sighup() {
     let mut line = String::new();
     BufReader::new(&client).read_line(&mut line).unwrap();
     assert!(line.contains("missing"), "{line}");
-    let text = std::fs::read_to_string(place.path("log")).unwrap();
-    assert!(text.contains("guest-sync failed"), "{text}");
-    assert!(!text.contains("serving"), "{text}");
-    assert!(std::fs::read_to_string(place.path("old")).unwrap().contains("serving"));
+    let text = |name: &str| std::fs::read_to_string(place.path(name)).unwrap();
+    until("it logs", || text("log").contains("guest-sync failed"));
+    assert!(!text("log").contains("serving"));
+    assert!(text("old").contains("serving"));
+    drop(client);
+    agent.signal(Signal::SIGTERM);
+    assert!(agent.0.wait().unwrap().success());
 }
 
 #[test]

@@ -1,20 +1,37 @@
 //! What the commands do, one file a topic, named as in the protocol.
 
+pub mod cpu;
 pub mod disk;
 pub mod filesystem;
 pub mod info;
+pub mod memory;
 pub mod network;
 pub mod power;
 pub mod program;
+pub mod route;
 pub mod shadow;
 pub mod sync;
+pub mod timezone;
 pub mod user;
+pub mod users;
 
 use crate::worker::WorkerError;
 
 /// Why a command failed. The dispatcher makes one line of it and its causes.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
+    /// One that tells of processors, or changes them.
+    #[error(transparent)]
+    Cpu(#[from] cpu::CpuError),
+    /// One that tells of disks.
+    #[error(transparent)]
+    Disk(#[from] disk::DiskError),
+    /// One that tells of memory.
+    #[error(transparent)]
+    Memory(#[from] memory::MemoryError),
+    /// One that tells of routes.
+    #[error(transparent)]
+    Route(#[from] route::RouteError),
     /// One that tells of the system.
     #[error(transparent)]
     Info(#[from] info::InfoError),

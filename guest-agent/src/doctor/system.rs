@@ -51,11 +51,15 @@ impl System {
         Finding::warning("user", "not root: some things cannot be seen", "run this as root")
     }
 
-    /// Where its configuration is.
+    /// Where the agent would look for its configuration.
     pub(super) fn surroundings(&self) -> Surroundings {
-        let Surroundings { stock_file, own_file, activated } = Surroundings::of_the_system(false);
-        let place = |path: PathBuf| self.place(path);
-        Surroundings { stock_file: stock_file.map(place), own_file: own_file.map(place), activated }
+        let there = Surroundings::of_the_system(false);
+        let place = |file: Option<PathBuf>| file.map(|path| self.place(path));
+        Surroundings {
+            stock_file: place(there.stock_file),
+            own_file: place(there.own_file),
+            activated: there.activated,
+        }
     }
 
     fn place(&self, path: impl AsRef<Path>) -> PathBuf {

@@ -119,6 +119,21 @@ fn every_option_of_the_stock_agent_is_understood() {
 }
 
 #[test]
+fn a_daemon_finds_its_places_from_anywhere() {
+    let here = std::env::current_dir().unwrap();
+    let line = "-m unix-listen -p s --ostler-path o -l log -f pid -Fhook -t state";
+    assert_eq!(settings(line).path, Some("s".into()));
+    let daemon = settings(&format!("-d {line}"));
+    assert_eq!(daemon.path, Some(here.join("s")));
+    assert_eq!(daemon.ostler, Some(here.join("o")));
+    assert_eq!(daemon.log, Log::in_file(Verbosity::Errors, here.join("log")));
+    assert_eq!(daemon.pid_file, here.join("pid"));
+    assert_eq!(daemon.hook, Some(here.join("hook")));
+    assert_eq!(daemon.state_directory, here.join("state"));
+    assert_eq!(settings("-d -m vsock-listen -p 3:4").path, Some("3:4".into()));
+}
+
+#[test]
 fn ostlers_own_options_are_understood() {
     let settings = settings(
         "--profile manage --exec-allow /bin/a;/bin/b --exec-allow=/bin/c --freeze-lease 1 \
