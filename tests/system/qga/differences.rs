@@ -30,7 +30,6 @@ pub(super) struct Difference {
     pub(super) ours: Outcome,
     pub(super) stock: Outcome,
     /// Why it is meant to be so.
-    #[expect(dead_code, reason = "for whoever reads the list")]
     pub(super) reason: &'static str,
 }
 

@@ -39,7 +39,7 @@ async fn initramfs(image: &GuestImage, place: &Place) -> std::path::PathBuf {
     let pack = "chmod 755 init agent; (cat \"$0\"; printf 'agent\\ninit\\n' | \
                 cpio --quiet -o -H newc -R 0:0) >\"$1\"; chmod 644 \"$1\"";
     Run::new("sh")
-        .args(["-c".as_ref(), format!("cd {} && {pack}", tree.display()).as_ref()])
+        .args(["-c", &format!("cd {} && {pack}", tree.display())])
         .args([image.initramfs.as_os_str(), made.as_os_str()])
         .stdout()
         .await

@@ -139,6 +139,7 @@ fn differences(system: System, ours: &List, stock: &List) -> Vec<String> {
         let stock = &stock[name];
         match DIFFERENCES.iter().find(|d| d.check == *name && d.on(system)) {
             Some(difference) => {
+                eprintln!("{system:?} {name}: differs: {}", difference.reason);
                 for (whose, seen, expected) in
                     [("ours", ours, difference.ours), ("stock", stock, difference.stock)]
                 {

@@ -1,5 +1,7 @@
 //! What an agent tells of its guest.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::domain::{Domain, Seen};
@@ -9,36 +11,48 @@ use super::domain::{Domain, Seen};
 pub(super) async fn guestinfo(domain: &mut Domain) -> Seen {
     let text = domain.virsh(&["guestinfo"]).await?;
     let changing = ["login-time", "used-bytes"];
-    let lines = text.lines().map(|line| {
+    // File systems, disks and the like are numbered as they come, which is any order: each is one
+    // line, of all its keys without the number.
+    let mut lines: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+    for line in text.lines() {
         let (key, value) = line.split_once(':').unwrap_or((line, ""));
         let (key, value) = (key.trim(), value.trim());
-        if changing.iter().any(|end| key.ends_with(end)) {
-            key.to_owned()
-        } else {
-            format!("{key}: {value}")
-        }
-    });
-    let mut lines: Vec<_> = lines.collect();
-    // libvirt numbers file systems and disks as they come, which is any order
+        let mut parts = key.splitn(3, '.');
+        let (topic, number) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (number, name) = match parts.next() {
+            Some(name) => (number, name),
+            None => ("", number),
+        };
+        let value = if changing.iter().any(|end| key.ends_with(end)) { "..." } else { value };
+        lines.entry((topic, number)).or_default().push(format!("{name}={value}"));
+    }
+    let mut lines: Vec<String> = lines
+        .into_iter()
+        .map(|((topic, _), mut fields)| {
+            fields.sort();
+            format!("{topic}: {}", fields.join(" "))
+        })
+        .collect();
     lines.sort();
-    let wanted = [
-        "os.kernel-release",
-        "os.id",
-        "timezone.offset",
+    let text = lines.join("\n");
+    for wanted in [
+        "kernel-release=",
+        "id=",
+        "offset=0",
         "hostname",
-        "fs.count",
-        "fs.0.mountpoint",
-        "fs.0.total-bytes",
-        "if.count",
-        "user.count",
-        "disk.count",
-    ];
-    for key in wanted {
-        if !lines.iter().any(|line| line.starts_with(key)) {
-            return Err(format!("no {key} in {lines:?}"));
+        "fs: count=2",
+        "mountpoint=/ ",
+        "mountpoint=/mnt ",
+        "if: count=2",
+        "user: count=1",
+        "disk: count=3",
+        "disk.0.alias=vdb",
+    ] {
+        if !text.contains(wanted) {
+            return Err(format!("no {wanted} in {text}"));
         }
     }
-    Ok(lines.join("\n"))
+    Ok(text)
 }
 
 /// Mount points, devices and libvirt's own names of the disks.
