@@ -25,6 +25,7 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod dispatcher;
+pub mod doctor;
 pub mod events;
 pub mod log;
 pub mod options;
