@@ -58,9 +58,9 @@ pub(super) async fn guestinfo(domain: &mut Domain) -> Seen {
 /// Mount points, devices and libvirt's own names of the disks.
 pub(super) async fn domfsinfo(domain: &mut Domain) -> Seen {
     let text = domain.virsh(&["domfsinfo"]).await?;
-    let mut lines: Vec<String> =
-        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    lines.sort();
+    let text = table(&text);
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
     let text = lines.join("\n");
     for wanted in ["/ vda ext4 vda", "/mnt vdb ext4 vdb"] {
         if !text.contains(wanted) {
@@ -70,18 +70,30 @@ pub(super) async fn domfsinfo(domain: &mut Domain) -> Seen {
     Ok(text)
 }
 
-/// The addresses of the guest's own interfaces.
+/// The addresses of the guest's own interfaces; the last of them comes a while after a boot.
 pub(super) async fn domifaddr(domain: &mut Domain) -> Seen {
-    let text = domain.virsh(&["domifaddr", "--source", "agent"]).await?;
-    let lines: Vec<String> =
-        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    let text = lines.join("\n");
-    for wanted in ["lo 00:00:00:00:00:00 ipv4 127.0.0.1/8", "52:54:00:12:34:56 ipv4"] {
-        if !text.contains(wanted) {
-            return Err(format!("no {wanted} in {text}"));
-        }
-    }
-    Ok(text)
+    domain
+        .until("every address is told", async || {
+            let text = table(&domain.virsh(&["domifaddr", "--source", "agent"]).await?);
+            for wanted in [
+                "lo 00:00:00:00:00:00 ipv4 127.0.0.1/8",
+                "52:54:00:12:34:56 ipv4",
+                "ipv6 fec0::5054:ff:fe12:3456/64",
+            ] {
+                if !text.contains(wanted) {
+                    return Err(format!("no {wanted} in {text}"));
+                }
+            }
+            Ok(text)
+        })
+        .await
+}
+
+/// One of virsh's tables, without what is there for the eye.
+fn table(text: &str) -> String {
+    let rows =
+        text.lines().skip(2).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    rows.collect::<Vec<_>>().join("\n")
 }
 
 pub(super) async fn domhostname(domain: &mut Domain) -> Seen {
