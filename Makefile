@@ -8,7 +8,7 @@ TESTED := $(TARGET)/tested
 HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 
 .DEFAULT_GOAL := help
-.PHONY: help install build guest-agent demo test bench fmt fmt-check lint headers doc deny clean
+.PHONY: help install build guest-agent packages demo test bench fmt fmt-check lint headers doc deny clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ guest-agent:
 		--target $(HOST_TRIPLE) --target-dir $(GUEST) -p ostler-guest-agent
 	@mkdir -p $(DIST)
 	@cp -u $(GUEST)/$(HOST_TRIPLE)/guest/ostler-guest-agent $(DIST)/
+
+packages: guest-agent ## the guest agent as DEB, RPM and tarball, in target/packages
+	@for format in deb rpm tarball; do \
+		packaging/$$format guest-agent --programs $(DIST) --out $(TARGET)/packages || exit 1; done
 
 demo: build ## boot, use and delete a guest through RabbitMQ; SOCKET=1: without a broker
 	$(CARGO) build --locked --quiet --profile dist -p ostler-tests --bin demo --bin lab-reaper

@@ -16,6 +16,7 @@ use ostler_protocol::qga::envelope::Request;
 use ostler_protocol::qga::{Command, Fault, arguments};
 use serde_json::{Map, Value};
 
+use crate::channel::Kind;
 use crate::commands::CommandError;
 use crate::log::chain;
 use crate::state::Agent;
@@ -97,13 +98,25 @@ pub static TABLE: &[Entry] = {
         Entry::of::<wire::file::GuestFileRead>(Refused, Manages),
         Entry::of::<wire::file::GuestFileSeek>(Refused, Manages),
         Entry::of::<wire::file::GuestFileWrite>(Refused, Commands),
+        Entry::of::<wire::cpu::GuestGetCpustats>(Refused, Reads),
+        Entry::of::<wire::disk::GuestGetDisks>(Refused, Reads),
+        Entry::of::<wire::disk::GuestGetDiskstats>(Refused, Reads),
         Entry::of::<wire::filesystem::GuestGetFsinfo>(Refused, Reads),
         Entry::of::<wire::info::GuestGetHostName>(Refused, Reads),
+        Entry::of::<wire::cpu::GuestGetLoad>(Refused, Reads),
+        Entry::of::<wire::memory::GuestGetMemoryBlockInfo>(Refused, Reads),
+        Entry::of::<wire::memory::GuestGetMemoryBlocks>(Refused, Reads),
         Entry::of::<wire::info::GuestGetOsinfo>(Refused, Reads),
+        Entry::of::<wire::timezone::GuestGetTimezone>(Refused, Reads),
+        Entry::of::<wire::users::GuestGetUsers>(Refused, Reads),
+        Entry::of::<wire::cpu::GuestGetVcpus>(Refused, Reads),
         Entry::of::<GuestInfo>(Allowed, Reads),
         Entry::of::<wire::network::GuestNetworkGetInterfaces>(Refused, Reads),
+        Entry::of::<wire::network::GuestNetworkGetRoute>(Refused, Reads),
         Entry::of::<wire::sync::GuestPing>(Allowed, Reads),
+        Entry::of::<wire::memory::GuestSetMemoryBlocks>(Refused, Manages),
         Entry::of::<wire::user::GuestSetUserPassword>(Refused, Manages),
+        Entry::of::<wire::cpu::GuestSetVcpus>(Refused, Manages),
         Entry::of::<wire::power::GuestShutdown>(Refused, Manages),
         Entry::of::<wire::ssh::GuestSshAddAuthorizedKeys>(Refused, Commands),
         Entry::of::<wire::ssh::GuestSshGetAuthorizedKeys>(Refused, Reads),
@@ -174,11 +187,17 @@ impl Call {
         if let Some(why) = agent.refusal(entry) {
             return Err(encode::fault(&Fault::disabled(&execute, why), id.as_ref()));
         }
-        match entry.effect {
-            Effect::Reads => {}
-            Effect::Manages | Effect::Commands => agent.log.audit(entry.name, id.as_ref()),
-        }
         Ok(Self { entry, arguments, id })
+    }
+
+    /// Tells the log who wants to change the guest, before it is done.
+    pub fn audit(&self, agent: &Agent, channel: Kind) {
+        match self.entry.effect {
+            Effect::Reads => {}
+            Effect::Manages | Effect::Commands => {
+                agent.log.audit(self.entry.name, channel, self.id.as_ref());
+            }
+        }
     }
 
     /// Whether its answer is to be waited for.

@@ -1,17 +1,17 @@
 //! What the agent knows between commands. There are no globals: whoever needs it is given it.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use ostler_protocol::qga::envelope::Disabled;
+use tokio::sync::watch;
 
 use crate::commands::exec::Programs;
 use crate::commands::file::Files;
-use crate::commands::filesystem::Probes;
 use crate::dispatcher::{Entry, WhileFrozen};
 use crate::log::Log;
 use crate::options::Settings;
 use crate::policy::Policy;
+use crate::probe::Probes;
 use crate::worker::Workers;
 
 /// The agent's state.
@@ -23,7 +23,7 @@ pub struct Agent {
     pub workers: Workers,
     /// Between two heartbeats.
     pub heartbeat: Duration,
-    /// File systems that are being asked for their usage.
+    /// What is being asked that may not answer: file systems, disks.
     pub probes: Probes,
     /// Held while an account is changed: changes come one after the other.
     pub accounts: tokio::sync::Mutex<()>,
@@ -33,14 +33,14 @@ pub struct Agent {
     pub programs: Programs,
     /// What its owner lets the host do.
     pub policy: Policy,
-    frozen: Cell<bool>,
+    frozen: watch::Sender<bool>,
 }
 
 impl Agent {
     /// The state of an agent that has just started.
     pub fn new(settings: &Settings) -> Self {
         Self {
-            log: settings.log,
+            log: settings.log.clone(),
             workers: Workers::new(),
             heartbeat: settings.heartbeat,
             probes: Probes::default(),
@@ -48,18 +48,30 @@ impl Agent {
             files: Files::new(&settings.state_directory),
             programs: Programs::new(settings.programs.clone()),
             policy: settings.policy.clone(),
-            frozen: Cell::new(false),
+            frozen: watch::Sender::new(false),
         }
     }
 
     /// Whether file systems are frozen by this agent.
     pub fn is_frozen(&self) -> bool {
-        self.frozen.get()
+        *self.frozen.borrow()
     }
 
-    /// Notes that file systems are now frozen, or no longer.
+    /// Notes that file systems are now frozen, or no longer; the log is silent in between.
     pub fn set_frozen(&self, frozen: bool) {
-        self.frozen.set(frozen);
+        if frozen {
+            self.log.hold();
+        }
+        self.frozen.send_replace(frozen);
+        if !frozen {
+            self.log.release();
+        }
+    }
+
+    /// Waits until no file system is frozen by this agent.
+    pub async fn thawed(&self) {
+        // it fails when the agent's state is gone, and that is borrowed here
+        let _ = self.frozen.subscribe().wait_for(|frozen| !frozen).await;
     }
 
     /// Why a command may not run now, if it may not.

@@ -1,6 +1,7 @@
 //! What the commands do, one file a topic, named as in the protocol.
 
 pub mod account;
+pub mod cpu;
 pub mod disk;
 pub mod exec;
 pub mod file;
@@ -8,13 +9,17 @@ pub mod filesystem;
 pub mod hash;
 pub mod info;
 pub mod label;
+pub mod memory;
 pub mod network;
 pub mod power;
 pub mod program;
+pub mod route;
 pub mod shadow;
 pub mod ssh;
 pub mod sync;
+pub mod timezone;
 pub mod user;
+pub mod users;
 
 use ostler_protocol::qga::envelope::Disabled;
 
@@ -29,6 +34,18 @@ pub enum CommandError {
     /// One that uses files.
     #[error(transparent)]
     File(#[from] file::FileError),
+    /// One that tells of processors, or changes them.
+    #[error(transparent)]
+    Cpu(#[from] cpu::CpuError),
+    /// One that tells of disks.
+    #[error(transparent)]
+    Disk(#[from] disk::DiskError),
+    /// One that tells of memory.
+    #[error(transparent)]
+    Memory(#[from] memory::MemoryError),
+    /// One that tells of routes.
+    #[error(transparent)]
+    Route(#[from] route::RouteError),
     /// One that tells of the system.
     #[error(transparent)]
     Info(#[from] info::InfoError),

@@ -227,4 +227,11 @@ mod tests {
     async fn a_program_that_does_not_end_is_given_up() {
         assert!(matches!(shell("exec sleep 600", None, 0).await, Err(ProgramError::Late { .. })));
     }
+
+    #[tokio::test]
+    async fn a_program_does_not_ignore_the_signal_of_a_broken_pipe() {
+        // the agent does, and a program cannot take that back if it inherits it
+        let error = shell("kill -PIPE $$; exit 0", None, 60).await.unwrap_err().to_string();
+        assert!(error.contains("SIGPIPE"), "{error}");
+    }
 }

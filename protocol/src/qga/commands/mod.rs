@@ -9,15 +9,20 @@ use serde::de::DeserializeOwned;
 
 use super::encode::Lead;
 
+pub mod cpu;
+pub mod disk;
 pub mod exec;
 pub mod file;
 pub mod filesystem;
 pub mod info;
+pub mod memory;
 pub mod network;
 pub mod power;
 pub mod ssh;
 pub mod sync;
+pub mod timezone;
 pub mod user;
+pub mod users;
 
 /// A command, its arguments and its reply.
 pub trait Command {
