@@ -35,11 +35,14 @@ use crate::dispatcher::{Effect, Handle};
 use crate::state::Agent;
 use crate::worker::WorkerError;
 use numbers::Numbers;
-use transfer::Mode;
+use transfer::{Cached, Mode};
 
 /// The most a read may ask for.
 const MOST_READ: usize = 48 << 20;
 const DEFAULT_READ: usize = 4096;
+/// So much is read without a thread if the kernel has it in memory: most reads are small, and a thread
+/// takes longer than they do.
+const AT_ONCE: usize = 64 << 10;
 /// Half of the descriptors a process may have open, where nobody has changed that.
 const MOST_OPEN: usize = 512;
 /// A healthy disk is done in less; a dead one is not waited for.
@@ -127,7 +130,9 @@ impl Files {
     }
 }
 
-async fn turn(slot: Slot) -> Option<OwnedMutexGuard<Option<File>>> {
+type Turn = OwnedMutexGuard<Option<File>>;
+
+async fn turn(slot: Slot) -> Option<Turn> {
     tokio::time::timeout(TURN, slot.lock_owned()).await.ok()
 }
 
@@ -138,8 +143,18 @@ async fn call<T: Send + 'static>(
     what: &'static str,
     job: impl FnOnce(&mut File) -> Result<T, FileError> + Send + 'static,
 ) -> Result<T, FileError> {
-    let slot = agent.files.slot(handle)?;
-    let mut turn = turn(slot).await.ok_or(FileError::Busy(handle))?;
+    let turn = turn(agent.files.slot(handle)?).await.ok_or(FileError::Busy(handle))?;
+    go_on(agent, handle, turn, what, job).await
+}
+
+/// Makes a call on an open file whose turn has come.
+async fn go_on<T: Send + 'static>(
+    agent: &Agent,
+    handle: i64,
+    mut turn: Turn,
+    what: &'static str,
+    job: impl FnOnce(&mut File) -> Result<T, FileError> + Send + 'static,
+) -> Result<T, FileError> {
     agent
         .workers
         .run(what, DEADLINE, move || {
@@ -219,7 +234,7 @@ impl Handle for GuestFileRead {
         arguments: FileReadArguments,
     ) -> Result<FileRead, CommandError> {
         let FileReadArguments { handle, count } = arguments;
-        agent.files.slot(handle)?;
+        let slot = agent.files.slot(handle)?;
         let most = match count {
             None => DEFAULT_READ,
             Some(count) => usize::try_from(count)
@@ -227,8 +242,18 @@ impl Handle for GuestFileRead {
                 .filter(|count| *count <= MOST_READ)
                 .ok_or(FileError::Count(count))?,
         };
-        let read = call(&agent, handle, "reading a file", move |file| {
-            transfer::read(file, most).map_err(FileError::Read)
+        let turn = turn(slot).await.ok_or(FileError::Busy(handle))?;
+        let mut begun = Vec::new();
+        if most <= AT_ONCE
+            && let Some(file) = turn.as_ref()
+        {
+            match transfer::read_cached(file, most) {
+                Cached::Whole(read) => return Ok(read),
+                Cached::Begun(data) => begun = data,
+            }
+        }
+        let read = go_on(&agent, handle, turn, "reading a file", move |file| {
+            transfer::read(file, &begun, most).map_err(FileError::Read)
         });
         Ok(read.await?)
     }

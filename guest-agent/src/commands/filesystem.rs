@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ use crate::worker::WorkerError;
 const MOUNTS: &str = "/proc/self/mountinfo";
 /// For looking through the device tree.
 const SURVEY: Duration = Duration::from_secs(10);
+/// Bytes of an ordinary table of mounts; there is room for more.
+const TABLE: usize = 32 << 10;
 /// What each btrfs lies on.
 const BTRFS: &str = "/sys/fs/btrfs";
 
@@ -39,7 +42,7 @@ const BTRFS: &str = "/sys/fs/btrfs";
 pub enum FilesystemError {
     /// The table of mounts.
     #[error("cannot read the table of mounts")]
-    Mounts(#[source] std::io::Error),
+    Mounts(#[source] io::Error),
     /// The thread that looks.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -55,7 +58,7 @@ impl Handle for GuestGetFsinfo {
 pub async fn list(agent: &Agent) -> Result<Vec<FilesystemInfo>, FilesystemError> {
     let find = || {
         let root = Root::system();
-        let table = fs::read(root.path(MOUNTS)).map_err(FilesystemError::Mounts)?;
+        let table = mounts(&root).map_err(FilesystemError::Mounts)?;
         let (filesystems, places): (Vec<_>, Vec<_>) = survey(&root, &table).into_iter().unzip();
         Ok::<_, FilesystemError>((filesystems, places))
     };
@@ -96,8 +99,22 @@ fn usage(place: &Path) -> Option<Usage> {
     })
 }
 
+/// The table of mounts. Where it is no text, bytes are written in octal, as it has those that would
+/// break a line.
+fn mounts(root: &Root) -> io::Result<String> {
+    let mut table = Vec::with_capacity(TABLE);
+    fs::File::open(root.path(MOUNTS))?.read_to_end(&mut table)?;
+    Ok(String::from_utf8(table).unwrap_or_else(|error| {
+        let escape = |byte: &u8| match byte.is_ascii() {
+            true => char::from(*byte).to_string(),
+            false => format!("\\{byte:03o}"),
+        };
+        error.as_bytes().iter().map(escape).collect()
+    }))
+}
+
 /// Describes what the table of mounts has on disks: each with what is to be asked for its usage.
-fn survey(root: &Root, table: &[u8]) -> Vec<(FilesystemInfo, (String, PathBuf))> {
+fn survey(root: &Root, table: &str) -> Vec<(FilesystemInfo, (String, PathBuf))> {
     let describe = |mount: Mount| {
         let info = mount.describe(root);
         let key = format!("the file system {}:{} at {}", mount.major, mount.minor, info.mountpoint);
@@ -122,25 +139,24 @@ impl Mount {
     /// Reads a line, if it is of a file system that lies on disks.
     ///
     /// `22 1 254:1 / /mnt rw shared:1 - ext4 /dev/vda1 rw`
-    fn parse(line: &[u8]) -> Option<Self> {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let device = std::str::from_utf8(fields.nth(2)?).ok()?;
-        let (major, minor) = device.split_once(':')?;
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let (major, minor) = fields.nth(2)?.split_once(':')?;
         let (major, minor) = (major.parse().ok()?, minor.parse().ok()?);
         let (root, place) = (fields.next()?, fields.next()?);
         // how many fields there are before the dash differs
-        fields.find(|field| *field == b"-")?;
+        fields.find(|field| *field == "-")?;
         let kind = fields.next()?;
         // some that do lie on disks have no device number of their own
-        if major == 0 && !matches!(kind, b"btrfs" | b"zfs") {
+        if major == 0 && !matches!(kind, "btrfs" | "zfs") {
             return None;
         }
         Some(Self {
             major,
             minor,
-            whole: root == b"/",
+            whole: root == "/",
             place: unescape(place).into(),
-            kind: String::from_utf8_lossy(kind).into_owned(),
+            kind: kind.to_owned(),
             source: unescape(fields.next()?).into(),
         })
     }
@@ -201,8 +217,8 @@ fn spread(root: &Root, device: &Device<'_>) -> Vec<DiskAddress> {
 /// The mounts that lie on disks, each file system once: where its root is mounted if it is, else where
 /// it was mounted first. A place over which another was mounted later is taken only if there is no
 /// other.
-fn select(table: &[u8]) -> Vec<Mount> {
-    let mounts: Vec<Mount> = table.split(|byte| *byte == b'\n').filter_map(Mount::parse).collect();
+fn select(table: &str) -> Vec<Mount> {
+    let mounts: Vec<Mount> = table.lines().filter_map(Mount::parse).collect();
     let last: HashMap<&Path, usize> =
         mounts.iter().enumerate().map(|(at, mount)| (mount.place.as_path(), at)).collect();
     let rank =
@@ -227,9 +243,12 @@ fn select(table: &[u8]) -> Vec<Mount> {
 }
 
 /// A field of the table of mounts, where what would break a line is written in octal.
-fn unescape(field: &[u8]) -> OsString {
+fn unescape(field: &str) -> OsString {
+    if !field.contains('\\') {
+        return field.into();
+    }
     let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
+    let mut rest = field.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
         let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
         match (byte, octal.and_then(|digits| u8::from_str_radix(digits, 8).ok())) {
@@ -252,7 +271,7 @@ mod tests {
     use crate::root::tree;
     use proptest::prelude::*;
 
-    const TABLE: &str = "\
+    const MANY: &str = "\
 22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 23 22 0:21 / /proc rw - proc proc rw
 24 22 254:1 /var/lib/x /srv/bind rw - ext4 /dev/vda1 rw
@@ -265,7 +284,7 @@ nonsense
 ";
 
     fn places(table: &str) -> Vec<(PathBuf, String, PathBuf)> {
-        let selected = select(table.as_bytes()).into_iter();
+        let selected = select(table).into_iter();
         selected.map(|mount| (mount.place, mount.kind, mount.source)).collect()
     }
 
@@ -278,7 +297,7 @@ nonsense
             ("/tank", "zfs", "tank/data"),
         ];
         assert_eq!(
-            places(TABLE),
+            places(MANY),
             expected.map(|(place, kind, source)| (place.into(), kind.into(), source.into()))
         );
     }
@@ -310,11 +329,22 @@ nonsense
 
     #[test]
     fn octal_is_undone_and_nothing_else() {
-        let unescape = |field: &str| unescape(field.as_bytes()).into_string().unwrap();
+        let unescape = |field| unescape(field).into_string().unwrap();
         assert_eq!(unescape("a\\040b\\134c\\011"), "a b\\c\t");
         assert_eq!(unescape("a\\"), "a\\");
         assert_eq!(unescape("\\9\\7"), "\\9\\7");
         assert_eq!(unescape("\\303\\251"), "é");
+    }
+
+    #[test]
+    fn a_place_need_not_be_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::at(folder.path());
+        fs::create_dir_all(root.path("/proc/self")).unwrap();
+        let table = b"1 1 8:1 / /caf\xE9\\040\xFF rw - ext4 /dev/sda1 rw\n";
+        fs::write(root.path(MOUNTS), table).unwrap();
+        let [mount] = &select(&mounts(&root).unwrap())[..] else { panic!("one mount") };
+        assert_eq!(mount.place.as_os_str().as_encoded_bytes(), b"/caf\xE9 \xFF");
     }
 
     #[test]
@@ -334,7 +364,7 @@ nonsense
             ("/sys/fs/btrfs/1234/devices/vdb", &format!("-> ../../../../..{vdb}")),
         ]);
         let told = |line: &str| {
-            let told = Mount::parse(line.as_bytes()).unwrap().describe(&root);
+            let told = Mount::parse(line).unwrap().describe(&root);
             let disks: Vec<_> = told.disk.into_iter().map(|disk| disk.dev.unwrap()).collect();
             (told.name, told.mountpoint, disks)
         };
@@ -367,7 +397,7 @@ nonsense
         fn no_table_breaks_the_reader(
             table in "(([0-9:]{0,22}|/|[a-z]{0,4}|-|btrfs|\\\\[0-9]{0,4}) ?|\n|.){0,99}",
         ) {
-            for mount in select(table.as_bytes()) {
+            for mount in select(&table) {
                 prop_assert!(mount.major != 0 || matches!(mount.kind.as_str(), "btrfs" | "zfs"));
             }
         }

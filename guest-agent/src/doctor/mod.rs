@@ -20,7 +20,7 @@ mod system;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::unistd::AccessFlags;
@@ -31,8 +31,6 @@ use crate::options::{self, Invocation, Method, Settings};
 use report::Form;
 use system::System;
 
-/// Where a daemon's process id is, unless told otherwise.
-const PID_FILE: &str = "/run/qemu-ga.pid";
 /// The program was not used as it is to be, as `sysexits` has it.
 const USAGE: u8 = 64;
 
@@ -77,6 +75,8 @@ impl Finding {
 struct Subject {
     /// Virtio-serial ports.
     ports: Vec<PathBuf>,
+    /// Serial lines.
+    lines: Vec<PathBuf>,
     /// Sockets that it binds.
     sockets: Vec<PathBuf>,
     state_directory: PathBuf,
@@ -92,20 +92,22 @@ impl Subject {
     fn by_default() -> Self {
         Self {
             ports: vec![options::STANDARD_PORT.into(), options::OSTLER_PORT.into()],
-            state_directory: "/run".into(),
-            pid_file: PID_FILE.into(),
+            state_directory: options::STATE_DIRECTORY.into(),
+            pid_file: options::PID_FILE.into(),
             ..Self::default()
         }
     }
 
     fn of(settings: &Settings) -> Self {
-        let channels = settings.path.iter().chain(&settings.ostler).cloned();
-        let (ports, sockets) = match settings.method {
-            Method::VirtioSerial | Method::IsaSerial => (channels.collect(), Vec::new()),
-            Method::UnixListen => (Vec::new(), channels.collect()),
-            // addresses, not files
-            Method::VsockListen => (Vec::new(), Vec::new()),
-        };
+        let channels = || settings.path.iter().chain(&settings.ostler).cloned().collect();
+        let (mut ports, mut lines, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
+        match settings.method {
+            Method::VirtioSerial => ports = channels(),
+            Method::IsaSerial => lines = channels(),
+            Method::UnixListen => sockets = channels(),
+            // one that listens there can only be asked by its host
+            Method::VsockListen => {}
+        }
         let policy = &settings.policy;
         let mut limits = Vec::new();
         if policy.profile != crate::policy::Profile::Full {
@@ -119,10 +121,11 @@ impl Subject {
         }
         Self {
             ports,
+            lines,
             sockets,
             state_directory: settings.state_directory.clone(),
             pid_file: settings.pid_file.clone(),
-            log_file: settings.log.file().map(Into::into),
+            log_file: settings.log.file().map(Path::to_owned),
             hook: settings.hook.clone(),
             limits: (!limits.is_empty()).then(|| limits.join(", ")),
         }
@@ -173,11 +176,11 @@ fn examine(system: &System, options: Vec<OsString>) -> Vec<Finding> {
     let offered = ports.offered;
     findings.extend(ports.findings);
     findings.extend(agents.examine(system, &subject, offered));
-    findings.push(configuration);
+    findings.extend(configuration);
     findings.extend(subject.limits.as_ref().map(|limits| Finding::fine("policy", limits.clone())));
     findings.extend(service::examine(system));
     findings.push(folder(system, "state directory", &subject.state_directory));
-    findings.extend(subject.log_file.as_deref().and_then(std::path::Path::parent).map(|place| {
+    findings.extend(subject.log_file.as_deref().and_then(Path::parent).map(|place| {
         // opening the file for a try would make it
         folder(system, "log file", place)
     }));
@@ -188,31 +191,40 @@ fn examine(system: &System, options: Vec<OsString>) -> Vec<Finding> {
 }
 
 /// What options and configuration come to.
-fn read(system: &System, options: Vec<OsString>) -> (Subject, Finding) {
+fn read(system: &System, options: Vec<OsString>) -> (Subject, Vec<Finding>) {
     const CHECK: &str = "configuration";
     match options::read(options.into_iter(), &system.surroundings()) {
-        Ok(Invocation::Serve(settings)) => (
-            Subject::of(&settings),
-            Finding::fine(CHECK, "options and configuration are understood"),
-        ),
+        Ok(Invocation::Serve(settings)) => {
+            let mut findings: Vec<_> = settings
+                .warnings
+                .iter()
+                .map(|warning| Finding::warning(CHECK, warning, "correct or remove it"))
+                .collect();
+            if findings.is_empty() {
+                findings.push(Finding::fine(CHECK, "options and configuration are understood"));
+            }
+            (Subject::of(&settings), findings)
+        }
         Ok(Invocation::Tell(_)) => {
-            (Subject::by_default(), Finding::fine(CHECK, "these options ask for no service"))
+            (Subject::by_default(), vec![Finding::fine(CHECK, "these options ask for no service")])
         }
         Err(error) => {
             let next = "correct it; man ostler-guest-agent has all options and keys";
-            (Subject::by_default(), Finding::problem(CHECK, chain(&error), next))
+            (Subject::by_default(), vec![Finding::problem(CHECK, chain(&error), next)])
         }
     }
 }
 
-fn folder(system: &System, check: &'static str, path: &std::path::Path) -> Finding {
+fn folder(system: &System, check: &'static str, path: &Path) -> Finding {
     let place = path.display();
     if !system.is_directory(path) {
-        return Finding::problem(
-            check,
-            format!("{place} is no directory: the agent does not start"),
-            format!("mkdir -p {place}"),
-        );
+        let next = format!("mkdir -p {place}");
+        if path == Path::new(options::STATE_DIRECTORY) {
+            let said = format!("{place} is no directory: nothing outlives a restart of the agent");
+            return Finding::warning(check, said, next);
+        }
+        let said = format!("{place} is no directory: the agent does not start");
+        return Finding::problem(check, said, next);
     }
     if !system.may(path, AccessFlags::W_OK | AccessFlags::X_OK) {
         return Finding::problem(
@@ -268,7 +280,7 @@ mod tests {
         let findings = examine(&Tree::new().system(), Vec::new());
         let bad = bad(&findings);
         assert!(bad.iter().all(|finding| finding.next.is_some()), "{bad:?}");
-        for check in ["machine", "ports", "state directory"] {
+        for check in ["machine", "ports", "power", "state directory"] {
             assert!(bad.iter().any(|finding| finding.check == check), "{check}: {bad:?}");
         }
         assert_eq!(exit_code(&findings), ExitCode::FAILURE);
@@ -282,6 +294,35 @@ mod tests {
         assert_eq!(finding.check, "configuration");
         assert!(finding.said.contains("'all'"), "{}", finding.said);
         assert!(findings.len() > 5, "the rest is looked at all the same");
+    }
+
+    #[test]
+    fn the_configuration_is_read_as_the_agent_reads_it() {
+        let tree = healthy();
+        tree.file("etc/ostler/guest-agent.conf", "[general]\nprofile=observe\nprofil=manage\n");
+        let findings = examine(&tree.system(), Vec::new());
+        let found = bad(&findings);
+        let [finding] = found.as_slice() else { panic!("{found:?}") };
+        assert!(finding.said.contains("'profil'"), "{}", finding.said);
+        assert!(findings.iter().any(|it| it.check == "policy" && it.said == "profile observe"));
+        tree.file("etc/ostler/guest-agent.conf", "[general]\nprofile\n");
+        let findings = examine(&tree.system(), Vec::new());
+        let found = bad(&findings);
+        let [finding] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(finding.verdict, Verdict::Problem);
+        assert!(finding.said.contains("line 2"), "{}", finding.said);
+    }
+
+    #[test]
+    fn a_serial_line_that_is_not_there_is_told() {
+        let tree = healthy();
+        let options = ["-m", "isa-serial"].map(Into::into).to_vec();
+        let findings = examine(&tree.system(), options.clone());
+        assert_eq!(bad(&findings)[0].verdict, Verdict::Problem);
+        tree.file("dev/ttyS0", "");
+        tree.mode("dev/ttyS0", 0o660);
+        tree.link("/dev/ttyS0", "proc/70/fd/1");
+        assert_eq!(bad(&examine(&tree.system(), options)), Vec::<&Finding>::new());
     }
 
     #[test]

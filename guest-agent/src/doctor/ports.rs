@@ -79,11 +79,23 @@ pub(super) fn examine(system: &System, subject: &Subject, agents: &Agents) -> Po
             None => missing.push(path),
         }
     }
-    let offered = if findings.is_empty() { Offered::No } else { Offered::Yes };
+    for path in &subject.lines {
+        match node(system, path) {
+            Some(node) => findings.push(port(system, path, &node, agents)),
+            None => findings.push(Finding::problem(
+                "ports",
+                format!("{} is not there", path.display()),
+                "on the host, add the serial line; or name another: --path",
+            )),
+        }
+    }
+    let there = missing.len() < subject.ports.len() || !subject.lines.is_empty();
+    let offered = if there { Offered::Yes } else { Offered::No };
     match offered {
         Offered::Yes => findings.extend(missing.into_iter().map(|path| {
             Finding::fine("ports", format!("{} is not offered; the other is", path.display()))
         })),
+        // no port is asked for
         Offered::No if missing.is_empty() => {}
         Offered::No => findings.push(none(system, &missing)),
     }

@@ -4,40 +4,116 @@
 use super::System;
 use super::domain::Seen;
 
-/// What is expected of one of the two.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Outcome {
-    /// The check sees what it should, and this is in what it tells.
-    Does(&'static str),
-    /// It does not, and this is in why.
-    Fails(&'static str),
+/// One difference: with `ours` replaced by `stock`, what was seen of ours is what was seen of stock.
+pub(super) struct Difference {
+    check: &'static str,
+    /// In all guests if not said.
+    system: Option<System>,
+    ours: &'static str,
+    stock: &'static str,
+    /// Why it is meant to be so.
+    reason: &'static str,
 }
 
-impl Outcome {
-    pub(super) fn is(self, seen: &Seen) -> bool {
-        match (self, seen) {
-            (Self::Does(text), Ok(seen)) | (Self::Fails(text), Err(seen)) => seen.contains(text),
-            (Self::Does(_), Err(_)) | (Self::Fails(_), Ok(_)) => false,
+const DIFFERENCES: &[Difference] = &[
+    Difference {
+        check: "plain reports",
+        system: None,
+        ours: "total-bytes-privileged: number, ",
+        stock: "",
+        reason: "as stock agents since 9.1",
+    },
+    Difference {
+        check: "plain reports",
+        system: Some(System::Busybox),
+        ours: "serial: string, ",
+        stock: "",
+        reason: "the stock agent knows serials by udev only",
+    },
+    Difference {
+        check: "guestinfo",
+        system: Some(System::Busybox),
+        ours: " serial=disk-vda",
+        stock: "",
+        reason: "the same",
+    },
+    Difference {
+        check: "guestinfo",
+        system: Some(System::Busybox),
+        ours: " serial=disk-vdb",
+        stock: "",
+        reason: "the same",
+    },
+    Difference {
+        check: "guestinfo",
+        system: Some(System::Busybox),
+        ours: " serial=disk-vdc",
+        stock: "",
+        reason: "the same",
+    },
+    Difference {
+        check: "guestinfo",
+        system: Some(System::Busybox),
+        ours: " disk.0.serial=disk-vda",
+        stock: "",
+        reason: "the same",
+    },
+    Difference {
+        check: "guestinfo",
+        system: Some(System::Busybox),
+        ours: " disk.0.serial=disk-vdb",
+        stock: "",
+        reason: "the same",
+    },
+    Difference {
+        check: "exec",
+        system: None,
+        ours: "Invalid parameter 'pid': PID 999999 does not exist",
+        stock: "Invalid parameter 'pid'",
+        reason: "as stock agents since 9.1 mean it; theirs says \"PID ld does not exist\"",
+    },
+];
+
+/// What is wrong with what a check saw of both; nothing if they are the same but for what is listed.
+pub(super) fn wrong(system: System, check: &str, ours: &Seen, stock: &Seen) -> Option<String> {
+    let listed = DIFFERENCES
+        .iter()
+        .filter(|d| d.check == check && d.system.is_none_or(|only| only == system));
+    let mut as_stock = text(ours);
+    let mut missing = String::new();
+    for difference in listed {
+        if as_stock.contains(difference.ours) {
+            as_stock = as_stock.replace(difference.ours, difference.stock);
+        } else {
+            missing =
+                format!("\n  it lacks {:?}, listed as: {}", difference.ours, difference.reason);
         }
     }
+    let stock = text(stock);
+    // what fails on both is not the same: it was not seen
+    if missing.is_empty() && as_stock == stock && !as_stock.starts_with(FAILED) {
+        return None;
+    }
+    let differ: Vec<String> = lines_apart(&stock, &as_stock);
+    Some(format!("{check}:{missing}\n{}", differ.join("\n")))
 }
 
-/// One difference.
-pub(super) struct Difference {
-    pub(super) check: &'static str,
-    /// In all guests if not said.
-    pub(super) system: Option<System>,
-    pub(super) ours: Outcome,
-    pub(super) stock: Outcome,
-    /// Why it is meant to be so.
-    #[expect(dead_code, reason = "for whoever reads the list")]
-    pub(super) reason: &'static str,
-}
+const FAILED: &str = "failed: ";
 
-impl Difference {
-    pub(super) fn on(&self, system: System) -> bool {
-        self.system.is_none_or(|only| only == system)
+fn text(seen: &Seen) -> String {
+    match seen {
+        Ok(seen) => seen.clone(),
+        Err(why) => format!("{FAILED}{why}"),
     }
 }
 
-pub(super) const DIFFERENCES: &[Difference] = &[];
+/// The lines that are in one of them only; all, if both failed alike.
+fn lines_apart(stock: &str, ours: &str) -> Vec<String> {
+    let alone = |one: &str, other: &str, whose: &str| {
+        one.lines()
+            .filter(|line| line.starts_with(FAILED) || !other.lines().any(|there| there == *line))
+            .map(|line| format!("  {whose} {line}"))
+            .collect::<Vec<_>>()
+    };
+    [alone(stock, ours, "stock:"), alone(ours, stock, "ours: ")].concat()
+}

@@ -24,9 +24,10 @@ mount -t proc proc /proc
 /agent >/dev/console 2>&1 &
 modprobe -a virtio_pci virtio_console
 mount -t sysfs sys /sys
-until read -r name </sys/class/virtio-ports/vport1p1/name; do usleep 50000; done 2>/dev/null
+until [ -e \"$port/name\" ]; do usleep 50000; for port in /sys/class/virtio-ports/*; do :; done; done
+read -r name <\"$port/name\"
 busybox mkdir /dev/virtio-ports
-busybox ln -s ../vport1p1 /dev/virtio-ports/$name
+busybox ln -s ../${port##*/} /dev/virtio-ports/$name
 wait
 ";
 
@@ -39,7 +40,7 @@ async fn initramfs(image: &GuestImage, place: &Place) -> std::path::PathBuf {
     let pack = "chmod 755 init agent; (cat \"$0\"; printf 'agent\\ninit\\n' | \
                 cpio --quiet -o -H newc -R 0:0) >\"$1\"; chmod 644 \"$1\"";
     Run::new("sh")
-        .args(["-c".as_ref(), format!("cd {} && {pack}", tree.display()).as_ref()])
+        .args(["-c", &format!("cd {} && {pack}", tree.display())])
         .args([image.initramfs.as_os_str(), made.as_os_str()])
         .stdout()
         .await

@@ -9,7 +9,7 @@ use super::domain::{Domain, Seen, told};
 
 /// Writes to /mnt and waits for the disk, over and over; /run/written counts.
 const WRITER: &str = "i=0; while [ ! -e /run/enough ]; do \
-    dd if=/dev/zero of=/mnt/writer bs=16k count=4 conv=fsync; i=$((i+1)); echo $i >/run/written; done";
+    dd if=/dev/zero of=/mnt/writer bs=16k count=4 conv=fsync; i=$((i+1)); echo $i >/run/count; mv /run/count /run/written; done";
 
 async fn start_writer(domain: &mut Domain) -> Seen {
     domain.ask("rm -f /run/enough /run/written").await?;

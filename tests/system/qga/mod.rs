@@ -21,7 +21,6 @@ use ostler_tests::guest_image::{GuestImage, Mode};
 use ostler_tests::services::Libvirt;
 
 use crate::node::need_root;
-use differences::DIFFERENCES;
 use domain::{Domain, Seen};
 
 /// What runs in the guest.
@@ -116,7 +115,10 @@ async fn compare(image: &GuestImage, system: System) {
     let (our_list, stock_list) =
         tokio::join!(after(&mut ours, our_list), after(&mut stock, stock_list));
 
-    let mut wrong = differences(system, &our_list, &stock_list);
+    let mut wrong: Vec<String> = our_list
+        .iter()
+        .filter_map(|(check, ours)| differences::wrong(system, check, ours, &stock_list[check]))
+        .collect();
     eprintln!("{system:?}: ours {our_cost:?}, stock {stock_cost:?}");
     match (our_cost, stock_cost) {
         (Ok(ours), Ok(stock)) => {
@@ -130,28 +132,6 @@ async fn compare(image: &GuestImage, system: System) {
         costs => wrong.push(format!("not measured: {costs:?}")),
     }
     assert!(wrong.is_empty(), "{system:?}: not as expected:\n{}", wrong.join("\n"));
-}
-
-/// What is not as expected.
-fn differences(system: System, ours: &List, stock: &List) -> Vec<String> {
-    let mut wrong = Vec::new();
-    for (name, ours) in ours {
-        let stock = &stock[name];
-        match DIFFERENCES.iter().find(|d| d.check == *name && d.on(system)) {
-            Some(difference) => {
-                for (whose, seen, expected) in
-                    [("ours", ours, difference.ours), ("stock", stock, difference.stock)]
-                {
-                    if !expected.is(seen) {
-                        wrong.push(format!("{name}: {whose}: {seen:?}, not {expected:?}"));
-                    }
-                }
-            }
-            None if ours.is_ok() && ours == stock => {}
-            None => wrong.push(format!("{name}:\n  ours:  {ours:?}\n  stock: {stock:?}")),
-        }
-    }
-    wrong
 }
 
 #[tokio::test(flavor = "multi_thread")]

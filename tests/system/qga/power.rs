@@ -59,7 +59,11 @@ pub(super) async fn vcpus(domain: &mut Domain) -> Seen {
     let told = domain.virsh(&["guestvcpus"]).await?;
     domain.virsh(&["setvcpus", "1", "--guest"]).await?;
     domain.shows(ONLINE, "0").await?;
-    let fewer = domain.agent("guest-get-vcpus", json!({})).await?;
+    let mut fewer = domain.agent("guest-get-vcpus", json!({})).await?;
+    // in no order
+    if let Some(fewer) = fewer.as_array_mut() {
+        fewer.sort_by_key(|cpu| cpu["logical-id"].as_u64());
+    }
     domain.virsh(&["setvcpus", "2", "--guest"]).await?;
     domain.shows(ONLINE, "0-1").await?;
     domain.virsh(&["guestvcpus", "--disable", "--cpulist", "1"]).await?;

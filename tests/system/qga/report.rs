@@ -1,5 +1,7 @@
 //! What an agent tells of its guest.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::domain::{Domain, Seen};
@@ -9,44 +11,56 @@ use super::domain::{Domain, Seen};
 pub(super) async fn guestinfo(domain: &mut Domain) -> Seen {
     let text = domain.virsh(&["guestinfo"]).await?;
     let changing = ["login-time", "used-bytes"];
-    let lines = text.lines().map(|line| {
+    // File systems, disks and the like are numbered as they come, which is any order: each is one
+    // line, of all its keys without the number.
+    let mut lines: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+    for line in text.lines() {
         let (key, value) = line.split_once(':').unwrap_or((line, ""));
         let (key, value) = (key.trim(), value.trim());
-        if changing.iter().any(|end| key.ends_with(end)) {
-            key.to_owned()
-        } else {
-            format!("{key}: {value}")
-        }
-    });
-    let mut lines: Vec<_> = lines.collect();
-    // libvirt numbers file systems and disks as they come, which is any order
+        let mut parts = key.splitn(3, '.');
+        let (topic, number) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (number, name) = match parts.next() {
+            Some(name) => (number, name),
+            None => ("", number),
+        };
+        let value = if changing.iter().any(|end| key.ends_with(end)) { "..." } else { value };
+        lines.entry((topic, number)).or_default().push(format!("{name}={value}"));
+    }
+    let mut lines: Vec<String> = lines
+        .into_iter()
+        .map(|((topic, _), mut fields)| {
+            fields.sort();
+            format!("{topic}: {}", fields.join(" "))
+        })
+        .collect();
     lines.sort();
-    let wanted = [
-        "os.kernel-release",
-        "os.id",
-        "timezone.offset",
+    let text = lines.join("\n");
+    for wanted in [
+        "kernel-release=",
+        "id=",
+        "offset=0",
         "hostname",
-        "fs.count",
-        "fs.0.mountpoint",
-        "fs.0.total-bytes",
-        "if.count",
-        "user.count",
-        "disk.count",
-    ];
-    for key in wanted {
-        if !lines.iter().any(|line| line.starts_with(key)) {
-            return Err(format!("no {key} in {lines:?}"));
+        "fs: count=2",
+        "mountpoint=/ ",
+        "mountpoint=/mnt ",
+        "if: count=2",
+        "user: count=1",
+        "disk: count=3",
+        "disk.0.alias=vdb",
+    ] {
+        if !text.contains(wanted) {
+            return Err(format!("no {wanted} in {text}"));
         }
     }
-    Ok(lines.join("\n"))
+    Ok(text)
 }
 
 /// Mount points, devices and libvirt's own names of the disks.
 pub(super) async fn domfsinfo(domain: &mut Domain) -> Seen {
     let text = domain.virsh(&["domfsinfo"]).await?;
-    let mut lines: Vec<String> =
-        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    lines.sort();
+    let text = table(&text);
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
     let text = lines.join("\n");
     for wanted in ["/ vda ext4 vda", "/mnt vdb ext4 vdb"] {
         if !text.contains(wanted) {
@@ -56,18 +70,30 @@ pub(super) async fn domfsinfo(domain: &mut Domain) -> Seen {
     Ok(text)
 }
 
-/// The addresses of the guest's own interfaces.
+/// The addresses of the guest's own interfaces; the last of them comes a while after a boot.
 pub(super) async fn domifaddr(domain: &mut Domain) -> Seen {
-    let text = domain.virsh(&["domifaddr", "--source", "agent"]).await?;
-    let lines: Vec<String> =
-        text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    let text = lines.join("\n");
-    for wanted in ["lo 00:00:00:00:00:00 ipv4 127.0.0.1/8", "52:54:00:12:34:56 ipv4"] {
-        if !text.contains(wanted) {
-            return Err(format!("no {wanted} in {text}"));
-        }
-    }
-    Ok(text)
+    domain
+        .until("every address is told", async || {
+            let text = table(&domain.virsh(&["domifaddr", "--source", "agent"]).await?);
+            for wanted in [
+                "lo 00:00:00:00:00:00 ipv4 127.0.0.1/8",
+                "52:54:00:12:34:56 ipv4",
+                "ipv6 fec0::5054:ff:fe12:3456/64",
+            ] {
+                if !text.contains(wanted) {
+                    return Err(format!("no {wanted} in {text}"));
+                }
+            }
+            Ok(text)
+        })
+        .await
+}
+
+/// One of virsh's tables, without what is there for the eye.
+fn table(text: &str) -> String {
+    let rows =
+        text.lines().skip(2).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    rows.collect::<Vec<_>>().join("\n")
 }
 
 pub(super) async fn domhostname(domain: &mut Domain) -> Seen {

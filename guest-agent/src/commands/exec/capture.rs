@@ -145,7 +145,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_beginning_of_a_stream_is_kept_and_the_rest_read() {
-        for (length, truncated) in [(MOST - 1, false), (MOST, false), (MOST + 1, true)] {
+        for (length, truncated) in [(MOST, false), (MOST + 1, true)] {
             let (reader, mut writer) = io::pipe().unwrap();
             let writer = std::thread::spawn(move || writer.write_all(&vec![0; length]));
             let reader = pipe::Receiver::from_owned_fd(reader.into()).unwrap();

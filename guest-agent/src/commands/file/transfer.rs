@@ -4,12 +4,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::IntoRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
+use nix::libc;
 use nix::sys::stat::{Mode as Permissions, fchmod};
-use ostler_protocol::qga::base64::{Base64Decoder, Base64Encoder};
+use ostler_protocol::qga::base64::{Base64Decoder, Base64Encoder, Base64Text};
 use ostler_protocol::qga::commands::file::FileRead;
 
 /// A whole number of groups of base64.
@@ -66,14 +67,51 @@ impl Mode {
     }
 }
 
-/// Reads until there is so much, or the end. What was read before a failure is told; the failure shows
+/// What of a read could be done without waiting for a disk.
+#[derive(Debug)]
+pub(super) enum Cached {
+    /// All of it.
+    Whole(FileRead),
+    /// The beginning, or nothing.
+    Begun(Vec<u8>),
+}
+
+/// Reads what the kernel has in memory. A file system that cannot tell whether it has begins nothing.
+pub(super) fn read_cached(file: &File, most: usize) -> Cached {
+    let mut data = vec![0; most];
+    let (mut count, mut eof) = (0, false);
+    while count < most {
+        let rest = &mut data[count..];
+        let part = libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() };
+        #[expect(unsafe_code, reason = "no safe crate that is here already has this call")]
+        // SAFETY: the descriptor is open, and the one part lies within the buffer, which outlives the call
+        let got =
+            unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, -1, libc::RWF_NOWAIT) };
+        match usize::try_from(got) {
+            Ok(0) => {
+                eof = true;
+                break;
+            }
+            Ok(got) => count += got,
+            Err(_) => {
+                data.truncate(count);
+                return Cached::Begun(data);
+            }
+        }
+    }
+    let buf_b64 = Base64Text::from(&data[..count]);
+    Cached::Whole(FileRead { count: told(count), buf_b64, eof })
+}
+
+/// Reads until there is so much, or the end, to what a read has begun with. What was read before a failure is told; the failure shows
 /// at the next read.
-pub(super) fn read(file: &mut File, most: usize) -> io::Result<FileRead> {
+pub(super) fn read(file: &mut File, begun: &[u8], most: usize) -> io::Result<FileRead> {
     let size = file.metadata().map_or(0, |about| about.len());
     let room = most.min(usize::try_from(size).unwrap_or(most));
     let mut text = Base64Encoder::with_room_for(room);
+    text.push(begun);
     let mut piece = vec![0; most.min(PIECE)];
-    let (mut count, mut eof) = (0, false);
+    let (mut count, mut eof) = (begun.len(), false);
     while count < most {
         let wanted = piece.len().min(most - count);
         match file.read(&mut piece[..wanted]) {
@@ -90,7 +128,7 @@ pub(super) fn read(file: &mut File, most: usize) -> io::Result<FileRead> {
             Err(error) => return Err(error),
         }
     }
-    Ok(FileRead { count: count.try_into().unwrap_or(i64::MAX), buf_b64: text.finish(), eof })
+    Ok(FileRead { count: told(count), buf_b64: text.finish(), eof })
 }
 
 /// Writes so much of what a text stands for, and says how much was. What was written before a failure
@@ -180,21 +218,44 @@ mod tests {
         let data = vec![7; PIECE * 2 + 5];
         file.write_all(&data).unwrap();
         io::Seek::rewind(&mut file).unwrap();
-        let whole = read(&mut file, data.len()).unwrap();
+        let whole = read(&mut file, &[], data.len()).unwrap();
         assert_eq!((whole.count, whole.eof), (told(data.len()), false));
-        let none = read(&mut file, 1).unwrap();
+        let none = read(&mut file, &[], 1).unwrap();
         assert_eq!((none.count, none.eof), (0, true));
-        assert!(!read(&mut file, 0).unwrap().eof);
+        assert!(!read(&mut file, &[], 0).unwrap().eof);
         io::Seek::rewind(&mut file).unwrap();
-        let more = read(&mut file, data.len() + 1).unwrap();
+        let more = read(&mut file, &[], data.len() + 1).unwrap();
         assert_eq!((more.buf_b64, more.eof), (whole.buf_b64, true));
+    }
+
+    #[test]
+    fn what_is_in_memory_is_read_as_what_is_not() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 5000]).unwrap();
+        for most in [0, 1, 5000, 5001] {
+            io::Seek::rewind(&mut file).unwrap();
+            let slow = read(&mut file, &[], most).unwrap();
+            io::Seek::rewind(&mut file).unwrap();
+            let fast = match read_cached(&file, most) {
+                Cached::Whole(read) => read,
+                Cached::Begun(begun) => read(&mut file, &begun, most).unwrap(),
+            };
+            assert_eq!(fast, slow, "{most}");
+        }
+        // a read that could not go on is gone on with
+        io::Seek::rewind(&mut file).unwrap();
+        let whole = read(&mut file, b"begun", 5006).unwrap();
+        assert_eq!((whole.count, whole.eof), (5005, true));
+        // what cannot tell begins nothing
+        let told = File::open("/proc/self/status").unwrap();
+        assert!(matches!(read_cached(&told, 10), Cached::Begun(begun) if begun.is_empty()));
     }
 
     #[test]
     fn so_much_is_written_as_is_asked_for() {
         for most in [0, 1, 4, PIECE, PIECE + 1, PIECE * 2 - 1] {
             let data: Vec<u8> = (0..=u8::MAX).cycle().take(PIECE * 2).collect();
-            let text = ostler_protocol::qga::base64::Base64Text::from(data.as_slice());
+            let text = Base64Text::from(data.as_slice());
             let mut file = tempfile::tempfile().unwrap();
             assert_eq!(write(&mut file, text.as_str(), most).unwrap(), told(most));
             io::Seek::rewind(&mut file).unwrap();
@@ -215,8 +276,8 @@ mod tests {
         let put = write(&mut writer, &text, 300_000).unwrap();
         assert!(put > 0 && put < 300_000, "{put}");
         assert_eq!(write(&mut writer, &text, 3).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        let got = read(&mut reader, 300_000).unwrap();
+        let got = read(&mut reader, &[], 300_000).unwrap();
         assert_eq!((got.count, got.eof), (put, false));
-        assert_eq!(read(&mut reader, 1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(read(&mut reader, &[], 1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }
