@@ -73,6 +73,11 @@ pub trait Link {
     fn room(&self) -> impl Future<Output = io::Result<()>> {
         std::future::pending()
     }
+    /// Waits until the other side, which has sent its last, does not listen any more either; for ever,
+    /// if the one is the other.
+    fn gone(&self) -> impl Future<Output = io::Result<()>> {
+        std::future::pending()
+    }
     /// Reads; 0 when the other side is away.
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
     /// Writes.
@@ -203,6 +208,10 @@ impl<'a, L: Link> Session<'a, L> {
                         break End::Failed(error);
                     }
                 }
+                gone = self.link.gone(), if self.ended => match gone {
+                    Ok(()) => break End::Closed,
+                    Err(error) => break End::Failed(error),
+                },
                 Some(done) = self.running.join_next() => self.progress(done),
                 Some(done) = self.overtaking.join_next() => self.progress(done),
                 Some(Ok(answer)) = self.released.join_next() => self.answer(answer),

@@ -3,11 +3,12 @@
 //! One client at a time, as on a port; the next waits until the first has left.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{SockFlag, accept4};
 use tokio::io::Interest;
@@ -112,6 +113,19 @@ impl Link for Socket {
         let socket = register(self.0.get_ref().try_clone()?, Interest::WRITABLE)?;
         socket.writable().await?.clear_ready();
         Ok(())
+    }
+
+    async fn gone(&self) -> io::Result<()> {
+        let socket = register(self.0.get_ref().try_clone()?, Interest::WRITABLE)?;
+        loop {
+            socket.writable().await?.clear_ready();
+            let mut now = [PollFd::new(self.0.get_ref().as_fd(), PollFlags::empty())];
+            poll(&mut now, PollTimeout::ZERO)?;
+            let hung_up = PollFlags::POLLHUP | PollFlags::POLLERR;
+            if now[0].revents().is_some_and(|flags| flags.intersects(hung_up)) {
+                return Ok(());
+            }
+        }
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {

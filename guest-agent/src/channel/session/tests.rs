@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io::Write;
 
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
@@ -265,4 +266,33 @@ async fn requests_that_wait_are_bounded_and_none_is_lost() {
         assert_eq!(client.take().matches(DONE).count(), 100_000);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_altogether_holds_the_next_one_up_no_longer() {
+    WAITED.take();
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let link = crate::channel::socket::Socket::new(ours.into()).unwrap();
+            let agent = Rc::new(Agent::new(&Settings::for_tests()));
+            let (_stop, mut stopped) = watch::channel(false);
+            let session = Session::new(agent, Kind::Standard, AtEnd::Finish, &link);
+            let mut session = std::pin::pin!(session.run(false, &mut stopped));
+            let request = b"{'execute': 'guest-wait', 'arguments': {'ms': 200}}";
+            theirs.write_all(request).unwrap();
+            theirs.shutdown(std::net::Shutdown::Write).unwrap();
+            // its answer may still be wanted
+            let early = tokio::time::timeout(Duration::from_millis(50), &mut session).await;
+            assert!(early.is_err());
+            drop(theirs);
+            assert!(matches!(session.await, End::Closed));
+            assert_eq!(WAITED.with_borrow(Vec::len), 0, "it is not done yet");
+            while WAITED.with_borrow(Vec::is_empty) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
 }
