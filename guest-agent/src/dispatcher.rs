@@ -84,14 +84,24 @@ pub static TABLE: &[Entry] = {
     use Effect::{Manages, Reads};
     use WhileFrozen::{Allowed, Refused};
     &[
+        Entry::of::<wire::freeze::GuestFsfreezeFreeze>(Refused, Manages),
+        Entry::of::<wire::freeze::GuestFsfreezeFreezeList>(Refused, Manages),
+        Entry::of::<wire::freeze::GuestFsfreezeStatus>(Allowed, Reads),
+        Entry::of::<wire::freeze::GuestFsfreezeThaw>(Allowed, Manages),
+        Entry::of::<wire::trim::GuestFstrim>(Refused, Manages),
         Entry::of::<wire::filesystem::GuestGetFsinfo>(Refused, Reads),
         Entry::of::<wire::info::GuestGetHostName>(Refused, Reads),
         Entry::of::<wire::info::GuestGetOsinfo>(Refused, Reads),
+        Entry::of::<wire::time::GuestGetTime>(Refused, Reads),
         Entry::of::<GuestInfo>(Allowed, Reads),
         Entry::of::<wire::network::GuestNetworkGetInterfaces>(Refused, Reads),
         Entry::of::<wire::sync::GuestPing>(Allowed, Reads),
+        Entry::of::<wire::time::GuestSetTime>(Refused, Manages),
         Entry::of::<wire::user::GuestSetUserPassword>(Refused, Manages),
         Entry::of::<wire::power::GuestShutdown>(Refused, Manages),
+        Entry::of::<wire::power::GuestSuspendDisk>(Refused, Manages),
+        Entry::of::<wire::power::GuestSuspendHybrid>(Refused, Manages),
+        Entry::of::<wire::power::GuestSuspendRam>(Refused, Manages),
         Entry::of::<wire::sync::GuestSync>(Allowed, Reads),
         Entry::of::<wire::sync::GuestSyncDelimited>(Allowed, Reads),
     ]
@@ -259,7 +269,15 @@ mod tests {
             .filter(|entry| agent.refusal(entry).is_none())
             .map(|entry| entry.name)
             .collect();
-        assert_eq!(allowed, ["guest-info", "guest-ping", "guest-sync", "guest-sync-delimited"]);
+        let expected = [
+            "guest-fsfreeze-status",
+            "guest-fsfreeze-thaw",
+            "guest-info",
+            "guest-ping",
+            "guest-sync",
+            "guest-sync-delimited",
+        ];
+        assert_eq!(allowed, expected);
         let reply = ask(&agent, json!({"execute": "guest-get-osinfo"}));
         assert_eq!(
             class_and_text(&reply).1,

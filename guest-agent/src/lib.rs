@@ -95,6 +95,7 @@ pub async fn run(settings: Settings, stopped: watch::Receiver<bool>) -> Result<(
     let mut channels = JoinSet::new();
     let ports = [(Kind::Standard, path.clone()), (Kind::Ostler, ostler.clone())];
     let agent = Rc::new(Agent::new(&settings));
+    commands::freeze::take_over(&agent);
     for (kind, path) in ports {
         let Some(path) = path else { continue };
         match method {

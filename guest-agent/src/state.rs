@@ -6,6 +6,7 @@ use std::time::Duration;
 use ostler_protocol::qga::envelope::Disabled;
 
 use crate::commands::filesystem::Probes;
+use crate::commands::freeze::Freezer;
 use crate::dispatcher::{Entry, WhileFrozen};
 use crate::log::Log;
 use crate::options::Settings;
@@ -25,6 +26,8 @@ pub struct Agent {
     pub probes: Probes,
     /// Held while an account is changed: changes come one after the other.
     pub accounts: tokio::sync::Mutex<()>,
+    /// What freezes and thaws file systems.
+    pub freezer: Freezer,
     /// What its owner lets the host do.
     pub policy: Policy,
     frozen: Cell<bool>,
@@ -39,6 +42,7 @@ impl Agent {
             heartbeat: settings.heartbeat,
             probes: Probes::default(),
             accounts: tokio::sync::Mutex::new(()),
+            freezer: Freezer::new(settings),
             policy: settings.policy.clone(),
             frozen: Cell::new(false),
         }

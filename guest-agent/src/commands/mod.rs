@@ -2,12 +2,18 @@
 
 pub mod disk;
 pub mod filesystem;
+pub mod freeze;
+pub mod hook;
 pub mod info;
+pub mod ioctl;
+pub mod mount;
 pub mod network;
 pub mod power;
 pub mod program;
 pub mod shadow;
 pub mod sync;
+pub mod time;
+pub mod trim;
 pub mod user;
 
 use crate::worker::WorkerError;
@@ -24,9 +30,18 @@ pub enum CommandError {
     /// One that tells of file systems.
     #[error(transparent)]
     Filesystem(#[from] filesystem::FilesystemError),
-    /// One that shuts down.
+    /// One that freezes or thaws.
+    #[error(transparent)]
+    Freeze(#[from] freeze::FreezeError),
+    /// One that shuts down or suspends.
     #[error(transparent)]
     Power(#[from] power::PowerError),
+    /// One that looks at the clock or sets it.
+    #[error(transparent)]
+    Time(#[from] time::TimeError),
+    /// One that trims.
+    #[error(transparent)]
+    Trim(#[from] trim::TrimError),
     /// One that changes an account.
     #[error(transparent)]
     User(#[from] user::UserError),

@@ -10,10 +10,13 @@ use serde::de::DeserializeOwned;
 use super::encode::Lead;
 
 pub mod filesystem;
+pub mod freeze;
 pub mod info;
 pub mod network;
 pub mod power;
 pub mod sync;
+pub mod time;
+pub mod trim;
 pub mod user;
 
 /// A command, its arguments and its reply.
