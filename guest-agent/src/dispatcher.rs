@@ -16,6 +16,7 @@ use ostler_protocol::qga::envelope::Request;
 use ostler_protocol::qga::{Command, Fault, arguments};
 use serde_json::{Map, Value};
 
+use crate::channel::Kind;
 use crate::commands::CommandError;
 use crate::log::chain;
 use crate::state::Agent;
@@ -165,11 +166,17 @@ impl Call {
         if let Some(why) = agent.refusal(entry) {
             return Err(encode::fault(&Fault::disabled(&execute, why), id.as_ref()));
         }
-        match entry.effect {
-            Effect::Reads => {}
-            Effect::Manages | Effect::Commands => agent.log.audit(entry.name, id.as_ref()),
-        }
         Ok(Self { entry, arguments, id })
+    }
+
+    /// Tells the log who wants to change the guest, before it is done.
+    pub fn audit(&self, agent: &Agent, channel: Kind) {
+        match self.entry.effect {
+            Effect::Reads => {}
+            Effect::Manages | Effect::Commands => {
+                agent.log.audit(self.entry.name, channel, self.id.as_ref());
+            }
+        }
     }
 
     /// Whether its answer is to be waited for.

@@ -3,16 +3,24 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use ostler_guest_agent::options::{self, Invocation};
+use ostler_guest_agent::channel::activation;
+use ostler_guest_agent::log::chain;
+use ostler_guest_agent::options::{self, Invocation, Surroundings};
 
 fn main() -> ExitCode {
-    let text = match options::parse(std::env::args_os().skip(1)) {
-        Ok(Invocation::Serve(settings)) => return ostler_guest_agent::main(*settings),
+    let failed = |error: &dyn std::error::Error| {
+        let _ = writeln!(std::io::stderr(), "ostler-guest-agent: {}", chain(error));
+        ExitCode::FAILURE
+    };
+    let socket = match activation::take(|name| std::env::var(name).ok()) {
+        Ok(socket) => socket,
+        Err(error) => return failed(&error),
+    };
+    let surroundings = Surroundings::of_the_system(socket.is_some());
+    let text = match options::read(std::env::args_os().skip(1), &surroundings) {
+        Ok(Invocation::Serve(settings)) => return ostler_guest_agent::main(&settings, socket),
         Ok(Invocation::Tell(text)) => text,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "ostler-guest-agent: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failed(&error),
     };
     match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,

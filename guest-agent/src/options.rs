@@ -1,19 +1,38 @@
-//! The command line, spelled as the stock agent's is: a unit written for one starts the other.
+//! How the agent is to run: the command line over the configuration files, as stock agents read them.
 //!
-//! Parsing is by hand. A parser crate would be a fifth of the program.
+//! ```text
+//!  /etc/qemu/qemu-ga.conf ---+
+//!  /etc/ostler/guest-agent.conf -> config --+
+//!  words -> arguments ----------------------+-> Given -> Settings
+//!                                               (as merged)  (as validated)
+//! ```
+//!
+//! A unit written for a stock agent starts this one. An image that had a stock agent keeps its file;
+//! Ostler's own is read after it and so wins. Both are read whatever the command line says: a policy in
+//! one cannot be left out by naming another file.
+
+mod arguments;
+pub(crate) mod key;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::{self, ConfigError, Contents};
 use crate::dispatcher::TABLE;
 use crate::log::{Log, Verbosity};
 use crate::policy::{Policy, ProfileError};
+use arguments::{Argument, Name};
+use key::{Given, Key};
 
 const STANDARD_PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
 const OSTLER_PORT: &str = "/dev/virtio-ports/org.ostler.guest.0";
-const STATE_DIRECTORY: &str = "/run";
+const SERIAL_LINE: &str = "/dev/ttyS0";
+pub(crate) const STATE_DIRECTORY: &str = "/run";
+const PID_FILE: &str = "/run/qemu-ga.pid";
+const HOOK: &str = "/etc/qemu/fsfreeze-hook";
+const BAUD: u32 = 38400;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const FREEZE_LEASE: Duration = Duration::from_secs(600);
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -21,34 +40,64 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 const HELP: &str = "\
 Usage: ostler-guest-agent [OPTION]...
 
-The agent of a virtual machine, for its host.
+The agent of a virtual machine, for its host. Takes the options of qemu-ga.
 
-  -m, --method METHOD      virtio-serial (default) or unix-listen
-  -p, --path PATH          port or socket; default /dev/virtio-ports/org.qemu.guest_agent.0
-      --ostler-path PATH   port or socket of Ostler's own channel, or none;
-                           default /dev/virtio-ports/org.ostler.guest.0, none with unix-listen
-      --heartbeat SECONDS  between two heartbeats on Ostler's channel; default 10
+  -m, --method METHOD      virtio-serial (default), isa-serial, unix-listen or vsock-listen
+  -p, --path PATH          device, socket, or CID:PORT for vsock-listen; the default for
+                           virtio-serial is /dev/virtio-ports/org.qemu.guest_agent.0,
+                           for isa-serial /dev/ttyS0
+  -l, --logfile PATH       log there, not to standard error; opened anew on SIGHUP
+  -f, --pidfile PATH       for --daemonize; default /run/qemu-ga.pid
+  -F, --fsfreeze-hook[=PATH]
+                           run this before freezing and after thawing; without a path
+                           /etc/qemu/fsfreeze-hook. No space before the path
   -t, --statedir DIR       for what outlives a restart of the agent; default /run
+  -v, --verbose            log everything
+  -d, --daemonize          become a daemon
   -b, --block-rpcs LIST    commands to refuse, set apart by commas; 'help' lists all
   -a, --allow-rpcs LIST    commands to permit, and no others
-      --profile NAME       how far commands may go: observe, manage or full (default)
-  -r, --retry-path         wait for the port to come (back); always so here
-  -v, --verbose            log everything
+  -c, --config PATH        configuration file, in place of /etc/qemu/qemu-ga.conf
+  -D, --dump-conf          tell the configuration that results, as a configuration file
+  -r, --retry-path         wait for a serial line too; a virtio port is always waited for
   -V, --version            tell the version
   -h, --help               tell this
+
+Ostler's own; each is a key of the configuration file too:
+
+      --profile NAME       how far commands may go: observe, manage or full (default)
+      --exec-allow LIST    beginnings of the command lines guest-exec may run, set apart
+                           by semicolons, and no others
+      --freeze-lease SECONDS
+                           thaw unasked after this time; default 600
+      --hook-timeout SECONDS
+                           how long the freeze hook may take; default 60
+      --ostler-path PATH   port or socket of Ostler's own channel, or none; default
+                           /dev/virtio-ports/org.ostler.guest.0 with virtio-serial, or none
+      --heartbeat SECONDS  between two heartbeats on Ostler's channel; default 10
+      --baud RATE          of a serial line; default 38400
+
+Files: /etc/qemu/qemu-ga.conf (or $QGA_CONF), then /etc/ostler/guest-agent.conf.
 ";
 
 /// How the agent is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// Whether to go to the background.
+    pub daemon: bool,
     /// What its channels are.
     pub method: Method,
-    /// The standard channel.
+    /// The standard channel: a path, or an address of vsock.
     pub path: Option<PathBuf>,
     /// Ostler's own channel.
     pub ostler: Option<PathBuf>,
+    /// The speed of a serial line.
+    pub baud: u32,
+    /// Whether to wait for a serial line that is not there.
+    pub retry: bool,
     /// Between two heartbeats.
     pub heartbeat: Duration,
+    /// Where a daemon leaves its process id.
+    pub pid_file: PathBuf,
     /// For what outlives a restart of the agent.
     pub state_directory: PathBuf,
     /// What it may do.
@@ -63,6 +112,8 @@ pub struct Settings {
     pub programs: Option<Vec<String>>,
     /// What it tells.
     pub log: Log,
+    /// What in the configuration has no effect.
+    pub warnings: Vec<String>,
 }
 
 #[cfg(test)]
@@ -81,8 +132,26 @@ impl Settings {
 pub enum Method {
     /// A virtio-serial port, waited for if it is not there.
     VirtioSerial,
+    /// A serial line.
+    IsaSerial,
     /// A socket that is bound at the path and takes one client at a time.
     UnixListen,
+    /// The same, bound at an address of vsock.
+    VsockListen,
+}
+
+impl Method {
+    const ALL: [Self; 4] =
+        [Self::VirtioSerial, Self::IsaSerial, Self::UnixListen, Self::VsockListen];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::VirtioSerial => "virtio-serial",
+            Self::IsaSerial => "isa-serial",
+            Self::UnixListen => "unix-listen",
+            Self::VsockListen => "vsock-listen",
+        }
+    }
 }
 
 /// What the command line asks for.
@@ -94,269 +163,270 @@ pub enum Invocation {
     Tell(String),
 }
 
-/// What is wrong with the command line.
+/// What is wrong with the command line or a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
     /// An option there is none of.
-    #[error("unknown option '{0}'")]
+    #[error("unknown option '{0}', try --help")]
     Unknown(String),
-    /// An argument that belongs to no option.
-    #[error("unexpected argument '{0}'")]
-    Stray(String),
     /// An option at the end that needs a value.
     #[error("option '{0}' needs a value")]
     NoValue(String),
     /// An option with a value that takes none.
     #[error("option '{0}' takes no value")]
     Value(String),
+    /// A word of bytes that are no characters.
+    #[error("'{0}' is not UTF-8")]
+    NotText(String),
     /// A method there is none of.
     #[error("unknown method '{0}'")]
     Method(String),
+    /// A socket without a place.
+    #[error("method {0} needs a path")]
+    NoPath(&'static str),
     /// A profile there is none of.
     #[error(transparent)]
     Profile(#[from] ProfileError),
     /// No number of seconds.
     #[error("'{0}' is no number of seconds above 0")]
     Seconds(String),
+    /// No speed.
+    #[error("'{0}' is no speed of a serial line")]
+    Baud(String),
+    /// A configuration file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
 }
 
-#[derive(Clone, Copy)]
-enum Name {
-    Method,
-    Path,
-    OstlerPath,
-    Heartbeat,
-    StateDirectory,
-    Block,
-    Allow,
-    Profile,
-    Retry,
-    Verbose,
-    Version,
-    Help,
+/// What the agent finds when it starts, apart from its command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The stock agent's configuration file, if there may be one.
+    pub stock_file: Option<PathBuf>,
+    /// Ostler's.
+    pub own_file: Option<PathBuf>,
+    /// A service manager has opened the standard channel: it needs no path.
+    pub activated: bool,
 }
 
-const NAMES: &[(Name, Option<char>, &str)] = &[
-    (Name::Method, Some('m'), "method"),
-    (Name::Path, Some('p'), "path"),
-    (Name::OstlerPath, None, "ostler-path"),
-    (Name::Heartbeat, None, "heartbeat"),
-    (Name::StateDirectory, Some('t'), "statedir"),
-    (Name::Block, Some('b'), "block-rpcs"),
-    (Name::Block, None, "blacklist"),
-    (Name::Allow, Some('a'), "allow-rpcs"),
-    (Name::Profile, None, "profile"),
-    (Name::Retry, Some('r'), "retry-path"),
-    (Name::Verbose, Some('v'), "verbose"),
-    (Name::Version, Some('V'), "version"),
-    (Name::Help, Some('h'), "help"),
-];
-
-impl Name {
-    fn takes_value(self) -> bool {
-        match self {
-            Self::Method
-            | Self::Path
-            | Self::OstlerPath
-            | Self::Heartbeat
-            | Self::StateDirectory
-            | Self::Block
-            | Self::Allow
-            | Self::Profile => true,
-            Self::Retry | Self::Verbose | Self::Version | Self::Help => false,
+impl Surroundings {
+    /// Where files are on a system.
+    pub fn of_the_system(activated: bool) -> Self {
+        let named = std::env::var_os("QGA_CONF");
+        Self {
+            stock_file: Some(named.unwrap_or_else(|| "/etc/qemu/qemu-ga.conf".into()).into()),
+            own_file: Some("/etc/ostler/guest-agent.conf".into()),
+            activated,
         }
     }
 }
 
-/// Reads the command line, the program's name left out.
-pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Invocation, OptionsError> {
-    let mut method = Method::VirtioSerial;
-    let mut path = None;
-    let mut ostler = None;
-    let mut heartbeat = HEARTBEAT;
-    let mut state_directory = PathBuf::from(STATE_DIRECTORY);
-    let mut policy = Policy::default();
-    let mut verbosity = Verbosity::Errors;
-    for given in split(arguments) {
-        let (name, value) = given?;
-        match name {
-            Name::Method => {
-                method = match value.as_str() {
-                    "virtio-serial" => Method::VirtioSerial,
-                    "unix-listen" => Method::UnixListen,
-                    _ => return Err(OptionsError::Method(value)),
-                }
-            }
-            Name::Path => path = Some(PathBuf::from(value)),
-            Name::OstlerPath => ostler = Some(value),
-            Name::Heartbeat => {
-                let seconds = value.parse().ok().filter(|seconds| *seconds > 0);
-                heartbeat = Duration::from_secs(seconds.ok_or(OptionsError::Seconds(value))?);
-            }
-            Name::StateDirectory => state_directory = value.into(),
-            Name::Block if value == "help" || value == "?" => {
+/// Reads a command line alone, the program's name left out.
+pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Invocation, OptionsError> {
+    read(words, &Surroundings::default())
+}
+
+/// Reads a command line, the program's name left out, and the configuration files.
+pub fn read(
+    words: impl Iterator<Item = OsString>,
+    surroundings: &Surroundings,
+) -> Result<Invocation, OptionsError> {
+    let mut line = Given::default();
+    let mut warnings = Vec::new();
+    let mut named = None;
+    let mut dump = false;
+    for argument in arguments::split(words) {
+        match argument? {
+            Argument::Stray(word) => warnings.push(format!("'{word}' belongs to no option")),
+            Argument::Option(Name::Key(Key::Block), Some(value))
+                if value == "help" || value == "?" =>
+            {
                 let names = TABLE.iter().flat_map(|entry| [entry.name, "\n"]);
                 return Ok(Invocation::Tell(names.collect()));
             }
-            Name::Block => policy.blocked.extend(list(&value)),
-            Name::Allow => policy.allowed.get_or_insert_default().extend(list(&value)),
-            Name::Profile => policy.profile = value.parse()?,
-            Name::Retry => {}
-            Name::Verbose => verbosity = Verbosity::All,
-            Name::Version => {
+            Argument::Option(Name::Key(Key::Hook), None) => line.set(Key::Hook, HOOK.to_owned()),
+            Argument::Option(Name::Key(key), value) => {
+                line.set(key, value.unwrap_or_else(|| true.to_string()));
+            }
+            Argument::Option(Name::Config, value) => named = value.map(PathBuf::from),
+            Argument::Option(Name::Dump, _) => dump = true,
+            Argument::Option(Name::Version, _) => {
                 let version = concat!("ostler-guest-agent ", env!("CARGO_PKG_VERSION"), "\n");
                 return Ok(Invocation::Tell(version.to_owned()));
             }
-            Name::Help => return Ok(Invocation::Tell(HELP.to_owned())),
+            Argument::Option(Name::Help, _) => return Ok(Invocation::Tell(HELP.to_owned())),
+            Argument::Option(Name::Service, _) => {
+                warnings.push("option '-s' is for Windows".to_owned());
+            }
         }
     }
-    let (path, ostler) = match method {
-        Method::VirtioSerial => (
-            Some(path.unwrap_or_else(|| STANDARD_PORT.into())),
-            Some(ostler.unwrap_or_else(|| OSTLER_PORT.to_owned())),
-        ),
-        Method::UnixListen => (path, ostler),
+    let first = match (&named, &surroundings.stock_file) {
+        (Some(named), _) => Some((named, Some(config::read_named(named)?))),
+        (None, Some(usual)) => Some((usual, config::read(usual)?)),
+        (None, None) => None,
     };
-    let ostler = ostler.filter(|path| path != "none").map(PathBuf::from);
-    if path.is_none() && ostler.is_none() {
-        return Err(OptionsError::NoValue("--path".to_owned()));
+    let second = match &surroundings.own_file {
+        Some(own) => Some((own, config::read(own)?)),
+        None => None,
+    };
+    let mut given = Given::default();
+    for (path, contents) in [first, second].into_iter().flatten() {
+        let Contents { given: set, unknown } = contents.unwrap_or_default();
+        given.overlay(set);
+        warnings
+            .extend(unknown.iter().map(|key| format!("unknown key '{key}' in {}", path.display())));
     }
-    Ok(Invocation::Serve(Box::new(Settings {
+    given.overlay(line);
+    let settings = settle(given, warnings, surroundings.activated)?;
+    Ok(if dump { Invocation::Tell(settings.dump()) } else { Invocation::Serve(Box::new(settings)) })
+}
+
+/// From what was said to what holds.
+fn settle(
+    mut given: Given,
+    mut warnings: Vec<String>,
+    activated: bool,
+) -> Result<Settings, OptionsError> {
+    let method = match given.take(Key::Method) {
+        None => Method::VirtioSerial,
+        Some(name) => Method::ALL
+            .into_iter()
+            .find(|method| method.name() == name)
+            .ok_or(OptionsError::Method(name))?,
+    };
+    let (usual, usual_ostler) = match method {
+        Method::VirtioSerial => (Some(STANDARD_PORT), Some(OSTLER_PORT)),
+        Method::IsaSerial => (Some(SERIAL_LINE), None),
+        Method::UnixListen | Method::VsockListen => (None, None),
+    };
+    let path = given.take(Key::Path).or(usual.map(str::to_owned)).map(PathBuf::from);
+    let ostler = given
+        .take(Key::OstlerPath)
+        .or(usual_ostler.map(str::to_owned))
+        .filter(|path| path != "none")
+        .map(PathBuf::from);
+    if path.is_none() && ostler.is_none() && !activated {
+        return Err(OptionsError::NoPath(method.name()));
+    }
+    let mut flag = |key| given.take(key).is_some_and(|value| config::boolean(&value) == Some(true));
+    let (daemon, retry) = (flag(Key::Daemon), flag(Key::Retry));
+    let verbosity = if flag(Key::Verbose) { Verbosity::All } else { Verbosity::Errors };
+    let mut seconds = |key, usual| match given.take(key) {
+        None => Ok(usual),
+        Some(value) => value
+            .trim_end()
+            // nobody means more, and clocks end somewhere
+            .parse::<u32>()
+            .ok()
+            .filter(|seconds| *seconds > 0)
+            .map(|seconds| Duration::from_secs(seconds.into()))
+            .ok_or(OptionsError::Seconds(value)),
+    };
+    let heartbeat = seconds(Key::Heartbeat, HEARTBEAT)?;
+    let freeze_lease = seconds(Key::FreezeLease, FREEZE_LEASE)?;
+    let hook_timeout = seconds(Key::HookTimeout, HOOK_TIMEOUT)?;
+    let baud = match given.take(Key::Baud) {
+        None => BAUD,
+        Some(value) => {
+            let rate = value.trim_end().parse().ok().filter(|rate| *rate > 0);
+            rate.ok_or(OptionsError::Baud(value))?
+        }
+    };
+    let mut list = |key, separators: &[char]| {
+        let values = given.take_all(key)?;
+        let words = values.iter().flat_map(|value| value.split(separators)).map(str::trim);
+        Some(words.filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>())
+    };
+    // a name can hold neither, and a list that was set apart wrongly would not block anything
+    let blocked = BTreeSet::from_iter(list(Key::Block, &[',', ';']).unwrap_or_default());
+    // an empty one permits all: stock agents dump it so
+    let allowed = list(Key::Allow, &[',', ';'])
+        .map(BTreeSet::from_iter)
+        .filter(|allowed: &BTreeSet<_>| !allowed.is_empty());
+    let programs = list(Key::ExecAllow, &[';']);
+    let known = |name: &&String| TABLE.iter().any(|entry| entry.name == **name);
+    warnings.extend(
+        blocked
+            .iter()
+            .filter(|name| !known(name))
+            .map(|name| format!("'{name}' is to be blocked, and there is no such command")),
+    );
+    let profile = match given.take(Key::Profile) {
+        None => Default::default(),
+        Some(name) => name.trim_end().parse()?,
+    };
+    // a daemon leaves the folder it is started in
+    let place = |path: PathBuf| match daemon {
+        true => std::path::absolute(&path).unwrap_or(path),
+        false => path,
+    };
+    let channel = |path: Option<PathBuf>| match method {
+        Method::VsockListen => path,
+        Method::VirtioSerial | Method::IsaSerial | Method::UnixListen => path.map(place),
+    };
+    let path_of =
+        |given: Option<String>, usual: &str| place(given.unwrap_or_else(|| usual.into()).into());
+    let log_file = given.take(Key::LogFile).filter(|file| !file.is_empty());
+    let hook = given.take(Key::Hook).filter(|hook| !hook.is_empty());
+    Ok(Settings {
+        daemon,
         method,
-        path,
-        ostler,
+        path: channel(path),
+        ostler: channel(ostler),
+        baud,
+        retry,
         heartbeat,
-        state_directory,
-        policy,
-        freeze_lease: FREEZE_LEASE,
-        hook: None,
-        hook_timeout: HOOK_TIMEOUT,
-        programs: None,
-        log: Log::new(verbosity),
-    })))
-}
-
-fn list(value: &str) -> BTreeSet<String> {
-    value.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
-}
-
-/// The options with their values: `-xVALUE`, `-x VALUE`, `--name=VALUE`, `--name VALUE`, `-xyz`.
-fn split(
-    arguments: impl Iterator<Item = OsString>,
-) -> impl Iterator<Item = Result<(Name, String), OptionsError>> {
-    let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
-    // what is left of a cluster of single letters
-    let mut letters = String::new();
-    std::iter::from_fn(move || {
-        let argument = if letters.is_empty() {
-            let argument = arguments.next()?;
-            if let Some(long) = argument.strip_prefix("--") {
-                let (word, value) = match long.split_once('=') {
-                    Some((word, value)) => (word, Some(value.to_owned())),
-                    None => (long, None),
-                };
-                let Some((name, ..)) = NAMES.iter().find(|(_, _, long)| *long == word) else {
-                    return Some(Err(OptionsError::Unknown(argument)));
-                };
-                return Some(match (name.takes_value(), value) {
-                    (true, Some(value)) => Ok((*name, value)),
-                    (true, None) => arguments
-                        .next()
-                        .map(|value| (*name, value))
-                        .ok_or(OptionsError::NoValue(argument)),
-                    (false, Some(_)) => Err(OptionsError::Value(argument)),
-                    (false, None) => Ok((*name, String::new())),
-                });
-            }
-            match argument.strip_prefix('-') {
-                Some(cluster) if !cluster.is_empty() => cluster.to_owned(),
-                _ => return Some(Err(OptionsError::Stray(argument))),
-            }
-        } else {
-            std::mem::take(&mut letters)
-        };
-        let mut characters = argument.chars();
-        let letter = characters.next()?;
-        let rest = characters.as_str().to_owned();
-        let Some((name, ..)) = NAMES.iter().find(|(_, short, _)| *short == Some(letter)) else {
-            return Some(Err(OptionsError::Unknown(format!("-{letter}"))));
-        };
-        Some(if !name.takes_value() {
-            letters = rest;
-            Ok((*name, String::new()))
-        } else if rest.is_empty() {
-            arguments
-                .next()
-                .map(|value| (*name, value))
-                .ok_or_else(|| OptionsError::NoValue(format!("-{letter}")))
-        } else {
-            Ok((*name, rest))
-        })
+        pid_file: path_of(given.take(Key::PidFile), PID_FILE),
+        state_directory: path_of(given.take(Key::StateDirectory), STATE_DIRECTORY),
+        policy: Policy { profile, allowed, blocked },
+        freeze_lease,
+        // what `fsfreeze-hook=` in a file means is that there is none
+        hook: hook.map(|hook| place(hook.into())),
+        hook_timeout,
+        programs,
+        log: match log_file {
+            None => Log::new(verbosity),
+            Some(file) => Log::in_file(verbosity, place(file.into())),
+        },
+        warnings,
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(line: &str) -> Settings {
-        match parse(line.split_whitespace().map(Into::into)) {
-            Ok(Invocation::Serve(settings)) => *settings,
-            other => panic!("{line}: {other:?}"),
-        }
-    }
-
-    fn error(line: &str) -> OptionsError {
-        parse(line.split_whitespace().map(Into::into)).unwrap_err()
-    }
-
-    #[test]
-    fn both_ports_are_served_unless_told_otherwise() {
-        let standard = settings("");
-        assert_eq!(standard.method, Method::VirtioSerial);
-        assert_eq!(standard.path, Some(STANDARD_PORT.into()));
-        assert_eq!(standard.ostler, Some(OSTLER_PORT.into()));
-        assert_eq!(standard.heartbeat, HEARTBEAT);
-        assert_eq!(settings("--ostler-path none").ostler, None);
-    }
-
-    #[test]
-    fn every_way_to_give_a_value_is_understood() {
-        for line in [
-            "-m unix-listen -p /s -t /state -b a,b",
-            "-munix-listen -p/s -t/state -ba -bb",
-            "--method=unix-listen --path=/s --statedir=/state --block-rpcs=a --blacklist b",
-            "-rv -m unix-listen --path /s -vt /state --block-rpcs b,a,",
-        ] {
-            let settings = settings(line);
-            assert_eq!(settings.method, Method::UnixListen, "{line}");
-            assert_eq!(settings.path, Some("/s".into()), "{line}");
-            assert_eq!(settings.ostler, None, "{line}");
-            assert_eq!(settings.state_directory, PathBuf::from("/state"), "{line}");
-            assert_eq!(settings.policy.blocked, ["a", "b"].map(str::to_owned).into(), "{line}");
-            assert_eq!(settings.policy.allowed, None, "{line}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_understood_is_refused() {
-        assert_eq!(error("-x"), OptionsError::Unknown("-x".into()));
-        assert_eq!(error("--extra=1"), OptionsError::Unknown("--extra=1".into()));
-        assert_eq!(error("extra"), OptionsError::Stray("extra".into()));
-        assert_eq!(error("-p"), OptionsError::NoValue("-p".into()));
-        assert_eq!(error("--path"), OptionsError::NoValue("--path".into()));
-        assert_eq!(error("--verbose=1"), OptionsError::Value("--verbose=1".into()));
-        assert_eq!(error("-m tcp"), OptionsError::Method("tcp".into()));
-        assert_eq!(error("--heartbeat 0"), OptionsError::Seconds("0".into()));
-        assert_eq!(error("-m unix-listen"), OptionsError::NoValue("--path".into()));
-    }
-
-    #[test]
-    fn the_commands_can_be_listed() {
-        let Ok(Invocation::Tell(text)) = parse(["-b", "help"].into_iter().map(Into::into)) else {
-            panic!("a list is told");
+impl Settings {
+    /// A configuration file that says the same.
+    fn dump(&self) -> String {
+        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let seconds = |time: Duration| Some(time.as_secs().to_string());
+        let names = |names: &BTreeSet<String>| {
+            names.iter().map(String::as_str).collect::<Vec<_>>().join(",")
         };
-        assert_eq!(text.lines().count(), TABLE.len());
-        assert!(text.lines().any(|line| line == "guest-ping"));
+        let ostler = self.ostler.as_ref().map_or_else(|| "none".to_owned(), text);
+        config::write(
+            [
+                (Key::Daemon, Some(self.daemon.to_string())),
+                (Key::Method, Some(self.method.name().to_owned())),
+                (Key::Path, self.path.as_ref().map(text)),
+                (Key::LogFile, self.log.file().map(|file| file.to_string_lossy().into_owned())),
+                (Key::PidFile, Some(text(&self.pid_file))),
+                (Key::Hook, self.hook.as_ref().map(text)),
+                (Key::StateDirectory, Some(text(&self.state_directory))),
+                (Key::Verbose, Some((self.log.verbosity() == Verbosity::All).to_string())),
+                (Key::Retry, Some(self.retry.to_string())),
+                (Key::Block, Some(names(&self.policy.blocked))),
+                (Key::Allow, Some(self.policy.allowed.as_ref().map(names).unwrap_or_default())),
+                (Key::Profile, Some(self.policy.profile.name().to_owned())),
+                (Key::ExecAllow, self.programs.as_ref().map(|programs| programs.join(";"))),
+                (Key::FreezeLease, seconds(self.freeze_lease)),
+                (Key::HookTimeout, seconds(self.hook_timeout)),
+                (Key::OstlerPath, Some(ostler)),
+                (Key::Heartbeat, seconds(self.heartbeat)),
+                (Key::Baud, Some(self.baud.to_string())),
+            ]
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?))),
+        )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
 //! What the agent knows between commands. There are no globals: whoever needs it is given it.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use ostler_protocol::qga::envelope::Disabled;
+use tokio::sync::watch;
 
 use crate::commands::filesystem::Probes;
 use crate::commands::freeze::Freezer;
@@ -30,32 +30,44 @@ pub struct Agent {
     pub freezer: Freezer,
     /// What its owner lets the host do.
     pub policy: Policy,
-    frozen: Cell<bool>,
+    frozen: watch::Sender<bool>,
 }
 
 impl Agent {
     /// The state of an agent that has just started.
     pub fn new(settings: &Settings) -> Self {
         Self {
-            log: settings.log,
+            log: settings.log.clone(),
             workers: Workers::new(),
             heartbeat: settings.heartbeat,
             probes: Probes::default(),
             accounts: tokio::sync::Mutex::new(()),
             freezer: Freezer::new(settings),
             policy: settings.policy.clone(),
-            frozen: Cell::new(false),
+            frozen: watch::Sender::new(false),
         }
     }
 
     /// Whether file systems are frozen by this agent.
     pub fn is_frozen(&self) -> bool {
-        self.frozen.get()
+        *self.frozen.borrow()
     }
 
-    /// Notes that file systems are now frozen, or no longer.
+    /// Notes that file systems are now frozen, or no longer; the log is silent in between.
     pub fn set_frozen(&self, frozen: bool) {
-        self.frozen.set(frozen);
+        if frozen {
+            self.log.hold();
+        }
+        self.frozen.send_replace(frozen);
+        if !frozen {
+            self.log.release();
+        }
+    }
+
+    /// Waits until no file system is frozen by this agent.
+    pub async fn thawed(&self) {
+        // it fails when the agent's state is gone, and that is borrowed here
+        let _ = self.frozen.subscribe().wait_for(|frozen| !frozen).await;
     }
 
     /// Why a command may not run now, if it may not.

@@ -67,6 +67,7 @@ struct Guest {
     /// Its end is the namespace's.
     lifeline: Option<ChildStdin>,
     agent: Option<Child>,
+    options: Vec<&'static str>,
     /// Thawed at the end, whatever happens: a frozen file system outlives its mounts.
     places: Vec<&'static str>,
     _images: tempfile::TempDir,
@@ -108,8 +109,14 @@ impl Guest {
         let lifeline = holder.stdin.take();
         let mut line = String::new();
         BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let mut guest =
-            Self { holder, lifeline, agent: None, places: places.to_vec(), _images: folder };
+        let mut guest = Self {
+            holder,
+            lifeline,
+            agent: None,
+            options: Vec::new(),
+            places: places.to_vec(),
+            _images: folder,
+        };
         assert_eq!(line, "ready\n", "the namespace was not set up");
         guest.check();
         guest.start();
@@ -142,16 +149,17 @@ impl Guest {
 
     fn start(&mut self) {
         self.check();
-        let program = ["/bin/agent", "-m", "unix-listen", "-p", "/run/agent", "-t", "/run"];
-        let mut child = self.within(&program).arg("-v").stderr(Stdio::piped()).spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("serving") {
-            line.clear();
-            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the agent did not start");
-        }
+        let program = ["/bin/agent", "-m", "unix-listen", "-p", "/run/agent", "-t", "/run", "-v"];
+        let mut child =
+            self.within(&program).args(&self.options).stderr(Stdio::piped()).spawn().unwrap();
+        // what the log has to say may be in a file, or be held
+        let log = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || log.lines().for_each(drop));
         self.agent = Some(child);
+        let until = Instant::now() + PATIENCE;
+        while UnixStream::connect(self.path("/run/agent")).is_err() {
+            assert!(Instant::now() < until, "the agent did not start");
+        }
     }
 
     fn kill(&mut self) {
@@ -365,6 +373,63 @@ fn what_somebody_else_froze_is_left_out_and_thawed() {
     assert!(writer.is_blocked(), "it is not the agent's to thaw unasked");
     assert_eq!(client.returned("guest-fsfreeze-thaw"), 1);
     writer.goes_on();
+}
+
+/// A hook that writes into the file system that is frozen, and does to `freeze` what is said.
+fn hook(freeze: &str) -> String {
+    format!(
+        "{ONE} && printf '#!/bin/sh\\necho $1 >> /a/told\\ntest $1 = thaw || {{ {freeze}; }}\\n' \
+        > /run/hook && chmod 755 /run/hook"
+    )
+}
+
+fn restart_with(guest: &mut Guest, options: &[&'static str]) {
+    guest.kill();
+    guest.options = options.to_vec();
+    guest.start();
+}
+
+#[test]
+fn the_hook_runs_before_freezing_and_after_thawing() {
+    let Some(mut guest) = Guest::new(&[EXT4], &["/a"], &hook("true")) else { return };
+    restart_with(&mut guest, &["-F/run/hook"]);
+    let mut client = guest.client();
+    assert_eq!(client.returned("guest-fsfreeze-freeze"), 1);
+    assert_eq!(client.returned("guest-fsfreeze-thaw"), 1);
+    assert_eq!(fs::read_to_string(guest.path("/a/told")).unwrap(), "freeze\nthaw\n");
+}
+
+#[test]
+fn a_hook_that_fails_or_hangs_prevents_the_freeze() {
+    for (freeze, text) in [("echo busy; exit 3", "busy"), ("sleep 600", "did not end in time")] {
+        let Some(mut guest) = Guest::new(&[EXT4], &["/a"], &hook(freeze)) else { return };
+        restart_with(&mut guest, &["-F/run/hook", "--hook-timeout=1"]);
+        let mut client = guest.client();
+        let reply = client.ask("guest-fsfreeze-freeze", &json!({}));
+        assert!(reply["error"]["desc"].as_str().unwrap().contains(text), "{reply}");
+        assert_eq!(client.returned("guest-fsfreeze-status"), "thawed");
+        guest.writer("/a/file").goes_on();
+        assert_eq!(fs::read_to_string(guest.path("/a/told")).unwrap(), "freeze\nthaw\n");
+    }
+}
+
+#[test]
+fn a_log_file_on_a_frozen_file_system_hangs_nothing_and_has_it_all_afterwards() {
+    let Some(mut guest) = Guest::new(&[EXT4], &["/a"], ONE) else { return };
+    guest.kill();
+    guest.options = vec!["-l", "/a/log"];
+    guest.start();
+    let mut client = guest.client();
+    assert_eq!(client.returned("guest-fsfreeze-freeze"), 1);
+    let before = fs::read_to_string(guest.path("/a/log")).unwrap();
+    assert!(client.ask("guest-get-time", &json!({}))["error"].is_object());
+    assert_eq!(client.returned("guest-ping"), json!({}));
+    assert_eq!(fs::read_to_string(guest.path("/a/log")).unwrap(), before);
+    assert_eq!(client.returned("guest-fsfreeze-thaw"), 1);
+    let until = Instant::now() + PATIENCE;
+    while !fs::read_to_string(guest.path("/a/log")).unwrap().contains("are thawed") {
+        assert!(Instant::now() < until);
+    }
 }
 
 #[test]

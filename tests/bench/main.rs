@@ -8,6 +8,7 @@
 //!    ├── reads ── echo    host.ping on both transports     against servers that only answer
 //!    ├── trips            guest-ping over Ostler's port    against libvirt's path, qemu-ga
 //!    ├── starts           exec -> first answer, sizes      against an echo, qemu-ga
+//!    ├── agents           ping, bulk, exec, crowds, memory  against qemu-ga
 //!    ├── memory           idle, and with many guests       against an echo, qemu-ga
 //!    └── figures, report  medians, ratios, the table and the file
 //! ```
@@ -20,6 +21,7 @@
     reason = "sizes and counts far below 2^52"
 )]
 
+mod agents;
 mod boot;
 mod by_hand;
 mod echo;
@@ -70,6 +72,7 @@ async fn run() -> Result<ExitCode> {
     print(&format!("{machine:#}\n"));
     let mut report = Report::default();
     section("starts", &lab, &mut report, async || starts::measure(&lab).await).await?;
+    section("agents", &lab, &mut report, async || agents::measure(&lab.settings).await).await?;
     section("reads", &lab, &mut report, async || reads::measure(&lab).await).await?;
     section("trips", &lab, &mut report, async || trips::measure(&lab).await).await?;
     section("boot", &lab, &mut report, async || boot::measure(&lab).await).await?;

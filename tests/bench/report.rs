@@ -23,6 +23,8 @@ pub(crate) enum Unit {
     Kibibytes,
     /// Things.
     Count,
+    /// Of one processor.
+    Percent,
 }
 
 impl Unit {
@@ -31,6 +33,7 @@ impl Unit {
             Self::Milliseconds => "ms",
             Self::Kibibytes => "KiB",
             Self::Count => "",
+            Self::Percent => "%",
         }
     }
 
@@ -38,6 +41,7 @@ impl Unit {
         match self {
             Self::Milliseconds if value < 10.0 => format!("{value:.3}"),
             Self::Milliseconds if value < 100.0 => format!("{value:.1}"),
+            Self::Percent => format!("{value:.2}"),
             Self::Milliseconds | Self::Kibibytes | Self::Count => format!("{value:.0}"),
         }
     }

@@ -189,7 +189,7 @@ async fn guests(lab: &Lab, section: &mut Section) -> Result<()> {
 }
 
 /// The stock agent, which the baker fetched.
-fn stock_agent() -> PathBuf {
+pub(crate) fn stock_agent() -> PathBuf {
     programs::build_folder().join("bake-cache/qemu-ga/usr/sbin/qemu-ga")
 }
 

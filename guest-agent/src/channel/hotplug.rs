@@ -20,11 +20,12 @@ use std::os::fd::AsRawFd;
 use super::watch::Watch;
 use crate::log::Log;
 
-const AGAIN: Duration = Duration::from_secs(30);
+/// Rarely: an agent that waits sleeps.
+const AGAIN: Duration = Duration::from_secs(120);
 const AGAIN_IF_BUSY: Duration = Duration::from_secs(5);
 
 /// Tries `open` until it succeeds, whenever something changed that may be the reason.
-pub async fn wait<T>(path: &Path, log: Log, mut open: impl FnMut() -> io::Result<T>) -> T {
+pub async fn wait<T>(path: &Path, log: &Log, mut open: impl FnMut() -> io::Result<T>) -> T {
     let devices = devices();
     let files = files(path);
     let mut told = None;

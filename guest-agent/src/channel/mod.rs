@@ -3,18 +3,25 @@
 //! ```text
 //!  serial::serve --- opens the port, waits while the host is away ---+
 //!                                                                    +--> session::Session
-//!  unix::serve ----- accepts one client after the other -------------+     (one per opening)
+//!  isa::serve ------ opens the line ---------------------------------+     (one per opening)
+//!                                                                    |
+//!  socket::serve --- accepts one client after the other -------------+
+//!    of unix, vsock, activation
 //! ```
 //!
 //! A [`session`] begins when the other side opens the channel and ends when it closes it; nothing is
 //! kept from one to the next, neither half a request nor an unsent answer. [`watch`] is how all of them
 //! wait: for edges, not for levels, because a port whose host is away is "readable" all the time.
 
+pub mod activation;
 pub mod hotplug;
+pub mod isa;
 pub mod output;
 pub mod serial;
 pub mod session;
+pub mod socket;
 pub mod unix;
+pub mod vsock;
 pub mod watch;
 
 /// Whose rules a channel follows.
@@ -27,6 +34,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What the log calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Ostler => "ostler",
+        }
+    }
+
     /// How many requests may be under way at a time.
     fn overlap(self) -> usize {
         match self {

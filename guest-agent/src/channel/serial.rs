@@ -40,7 +40,7 @@ pub async fn serve(
 ) {
     loop {
         let port = tokio::select! {
-            port = hotplug::wait(&path, agent.log, || open(&path, Path::new(PORTS))) => port,
+            port = hotplug::wait(&path, &agent.log, || open(&path, Path::new(PORTS))) => port,
             _ = stopped.wait_for(|stopped| *stopped) => return,
         };
         agent.log.info(format_args!("{} is open", path.display()));

@@ -259,6 +259,7 @@ impl<'a, L: Link> Session<'a, L> {
             Ok(call) => call,
             Err(line) => return self.output.push(line),
         };
+        call.audit(&self.agent, self.kind);
         let answers = call.answers();
         let agent = self.agent.clone();
         self.running.spawn_local(async move {
@@ -280,7 +281,7 @@ impl<'a, L: Link> Session<'a, L> {
             self.running.detach_all();
             return;
         }
-        let Self { agent, mut parser, input, parsed, mut running, .. } = self;
+        let Self { agent, kind, mut parser, input, parsed, mut running, .. } = self;
         tokio::task::spawn_local(async move {
             while running.join_next().await.is_some() {}
             let mut rest = &input[parsed..];
@@ -288,6 +289,7 @@ impl<'a, L: Link> Session<'a, L> {
                 if let Ok(Frame::Value(request)) = frame
                     && let Ok(call) = Call::prepare(&agent, request)
                 {
+                    call.audit(&agent, kind);
                     call.run(agent.clone()).await;
                 }
             }

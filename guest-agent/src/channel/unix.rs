@@ -1,21 +1,13 @@
-//! A socket as the channel: for tests, and for hosts that give a guest one.
-//!
-//! One client at a time, as on a port; the next waits until the first has left.
+//! A socket in the file system as the channel: for tests, and for hosts that give a guest one.
 
 use std::io;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
-use nix::sys::epoll::EpollFlags;
 use nix::sys::stat::{Mode, umask};
-use tokio::net::UnixListener;
-use tokio::sync::watch;
 
-use super::Kind;
-use super::session::{AtEnd, End, Link, Session};
-use super::watch::{Edge, Watch};
-use crate::state::Agent;
+use super::socket::Listener;
 
 /// Why there is no socket to listen on.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +18,7 @@ pub struct ListenError {
 }
 
 /// Binds a socket that only its owner can use, in place of a dead one of the same name.
-pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
+pub fn listen(path: &Path) -> Result<Listener, ListenError> {
     let failed = |source| ListenError { path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
         Ok(found) if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
@@ -40,53 +32,9 @@ pub fn listen(path: &Path) -> Result<UnixListener, ListenError> {
         Err(error) => return Err(failed(error)),
     }
     let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path).map_err(failed);
+    let listener = UnixListener::bind(path);
     umask(before);
-    listener
-}
-
-/// Serves one client after the other.
-pub async fn serve(
-    agent: Rc<Agent>,
-    kind: Kind,
-    listener: UnixListener,
-    mut stopped: watch::Receiver<bool>,
-) {
-    loop {
-        let client = tokio::select! {
-            client = listener.accept() => client,
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-        };
-        let link = client.and_then(|(stream, _)| stream.into_std()).and_then(|stream| {
-            Watch::new(stream, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP)
-        });
-        let link = match link {
-            Ok(link) => link,
-            Err(error) => {
-                agent.log.error(format_args!("a client could not be accepted: {error}"));
-                continue;
-            }
-        };
-        match Session::new(agent.clone(), kind, AtEnd::Finish, &link).run(false, &mut stopped).await
-        {
-            End::Closed => {}
-            End::Failed(error) => agent.log.info(format_args!("a client was lost: {error}")),
-            End::Stopped => return,
-        }
-    }
-}
-
-impl Link for Watch<UnixStream> {
-    async fn edge(&self) -> io::Result<Edge> {
-        // a hang-up here is an end of file, which the next read tells
-        Watch::edge(self).await.map(|_| Edge { hung_up: false })
-    }
-
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        io::Read::read(&mut self.source(), buffer)
-    }
-
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        io::Write::write(&mut self.source(), bytes)
-    }
+    let listener = listener.map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Listener::new(OwnedFd::from(listener)).map_err(failed)
 }

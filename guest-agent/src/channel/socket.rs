@@ -1,0 +1,100 @@
+//! Clients of a socket, whatever kind of address it has.
+//!
+//! One client at a time, as on a port; the next waits until the first has left.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use nix::sys::socket::{SockFlag, accept4};
+use tokio::sync::watch;
+
+use super::Kind;
+use super::session::{AtEnd, End, Link, Session};
+use super::watch::{Edge, Watch};
+use crate::state::Agent;
+
+/// After this a client that could not be accepted (no descriptor was left, say) is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Listener(Watch<OwnedFd>);
+
+impl Listener {
+    /// Takes a socket that listens already and does not block.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        Watch::new(socket, EpollFlags::EPOLLIN).map(Self)
+    }
+
+    /// Waits for a client.
+    async fn accept(&self) -> io::Result<Watch<UnixStream>> {
+        loop {
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            match accept4(self.0.source().as_raw_fd(), flags) {
+                Ok(descriptor) => {
+                    #[expect(unsafe_code, reason = "the call that accepts gives a bare number")]
+                    // SAFETY: the kernel has just made this descriptor, for nobody else.
+                    let client = unsafe { OwnedFd::from_raw_fd(descriptor) };
+                    let interest =
+                        EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
+                    // reading and writing is the same for each family
+                    return Watch::new(UnixStream::from(client), interest);
+                }
+                Err(Errno::EAGAIN) => drop(self.0.edge().await?),
+                Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Serves one client after the other.
+pub async fn serve(
+    agent: Rc<Agent>,
+    kind: Kind,
+    listener: Listener,
+    mut stopped: watch::Receiver<bool>,
+) {
+    loop {
+        let client = tokio::select! {
+            client = listener.accept() => client,
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        let link = match client {
+            Ok(link) => link,
+            Err(error) => {
+                agent.log.error(format_args!("a client could not be accepted: {error}"));
+                tokio::select! {
+                    () = tokio::time::sleep(AGAIN) => continue,
+                    _ = stopped.wait_for(|stopped| *stopped) => return,
+                }
+            }
+        };
+        match Session::new(agent.clone(), kind, AtEnd::Finish, &link).run(false, &mut stopped).await
+        {
+            End::Closed => {}
+            End::Failed(error) => agent.log.info(format_args!("a client was lost: {error}")),
+            End::Stopped => return,
+        }
+    }
+}
+
+impl Link for Watch<UnixStream> {
+    async fn edge(&self) -> io::Result<Edge> {
+        // a hang-up here is an end of file, which the next read tells
+        Watch::edge(self).await.map(|_| Edge { hung_up: false })
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(&mut self.source(), buffer)
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        io::Write::write(&mut self.source(), bytes)
+    }
+}

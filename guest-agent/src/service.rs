@@ -1,0 +1,114 @@
+//! What the service manager is told: that the agent serves, that it is alive, that it ends.
+//!
+//! One datagram each, by the protocol of `sd_notify`. It is never waited for: a manager that does not
+//! read is no reason to stop serving.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// The agent serves.
+pub const READY: &str = "READY=1";
+/// The agent ends.
+pub const STOPPING: &str = "STOPPING=1";
+/// The agent is alive.
+pub const ALIVE: &str = "WATCHDOG=1";
+
+/// The service manager, if there is one that wants to be told.
+#[derive(Debug, Default)]
+pub struct Manager {
+    socket: Option<(UnixDatagram, SocketAddr)>,
+    watchdog: Option<Duration>,
+}
+
+impl Manager {
+    /// The one that the environment names.
+    pub fn find(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let socket = variable("NOTIFY_SOCKET").and_then(|path| open(&path));
+        let for_us =
+            variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
+        let watchdog = variable("WATCHDOG_USEC")
+            .filter(|_| for_us && socket.is_some())
+            .and_then(|time| time.parse().ok())
+            .filter(|time| *time > 0)
+            .map(Duration::from_micros);
+        Self { socket, watchdog }
+    }
+
+    /// How often it wants to hear that the agent is alive: twice in its time limit, as it asks for.
+    pub fn interval(&self) -> Option<Duration> {
+        self.watchdog.map(|limit| limit / 2)
+    }
+
+    /// Tells it.
+    pub fn tell(&self, state: &str) {
+        if let Some((socket, address)) = &self.socket {
+            let _ = socket.send_to_addr(state.as_bytes(), address);
+        }
+    }
+}
+
+fn open(path: &str) -> Option<(UnixDatagram, SocketAddr)> {
+    let address = match path.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(path),
+    };
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.set_nonblocking(true).ok()?;
+    Some((socket, address.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manager(path: &str, pid: &str, time: &str) -> Manager {
+        Manager::find(|name| match name {
+            "NOTIFY_SOCKET" => Some(path.to_owned()),
+            "WATCHDOG_PID" => Some(pid.to_owned()),
+            "WATCHDOG_USEC" => Some(time.to_owned()),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn it_is_told_by_a_path_or_an_abstract_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let name = format!("ostler-test-{}", std::process::id());
+        let abstract_address = SocketAddr::from_abstract_name(&name).unwrap();
+        for (named, socket) in [
+            (path.to_str().unwrap().to_owned(), UnixDatagram::bind(&path).unwrap()),
+            (format!("@{name}"), UnixDatagram::bind_addr(&abstract_address).unwrap()),
+        ] {
+            manager(&named, "", "").tell(READY);
+            let mut buffer = [0; 64];
+            let count = socket.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..count], b"READY=1", "{named}");
+        }
+    }
+
+    #[test]
+    fn a_manager_that_is_gone_or_does_not_read_holds_nothing_up() {
+        Manager::default().tell(READY);
+        manager("/no/such/socket", "", "").tell(READY);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let _socket = UnixDatagram::bind(&path).unwrap();
+        let manager = manager(path.to_str().unwrap(), "", "");
+        for _ in 0..2000 {
+            manager.tell(ALIVE);
+        }
+    }
+
+    #[test]
+    fn a_watchdog_is_fed_twice_in_its_time_and_only_by_whom_it_watches() {
+        let us = std::process::id().to_string();
+        let watch = |pid: &str, time: &str| manager("@x", pid, time).interval();
+        assert_eq!(watch(&us, "180000000"), Some(Duration::from_secs(90)));
+        assert_eq!(watch("1", "180000000"), None);
+        assert_eq!(watch(&us, "0"), None);
+        assert_eq!(watch(&us, "soon"), None);
+        assert_eq!(Manager::find(|_| None).interval(), None);
+    }
+}
