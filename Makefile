@@ -8,7 +8,7 @@ TESTED := $(TARGET)/tested
 HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 
 .DEFAULT_GOAL := help
-.PHONY: help install build guest-agent demo test bench fmt fmt-check lint headers doc deny clean
+.PHONY: help install build guest-agent packages demo test soak fuzz bench fmt fmt-check lint headers doc deny clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ guest-agent:
 	@mkdir -p $(DIST)
 	@cp -u $(GUEST)/$(HOST_TRIPLE)/guest/ostler-guest-agent $(DIST)/
 
+packages: guest-agent ## the guest agent as DEB, RPM and tarball, in target/packages
+	@for format in deb rpm tarball; do \
+		packaging/$$format guest-agent --programs $(DIST) --out $(TARGET)/packages || exit 1; done
+
 demo: build ## boot, use and delete a guest through RabbitMQ; SOCKET=1: without a broker
 	$(CARGO) build --locked --quiet --profile dist -p ostler-tests --bin demo --bin lab-reaper
 	@OSTLER_PROGRAMS=$(abspath $(DIST)) $(DIST)/demo $(if $(filter-out 0,$(SOCKET)),--socket)
@@ -42,6 +46,14 @@ test: install guest-agent ## all tests, the system tests on real libvirt, QEMU a
 	@ln -sf ../debug/ostler ../debug/ostler-host-agent ../dist/ostler-guest-agent $(TESTED)/
 	OSTLER_PROGRAMS=$(abspath $(TESTED)) $(TARGET)/debug/lab \
 		$(CARGO) test --locked --workspace -- --test-threads 2
+
+soak: ## a million mixed commands to the guest agent: its memory ends where it began
+	OSTLER_SOAK_COMMANDS=1000000 $(CARGO) test --locked --release -p ostler-guest-agent --test hostile -- soak
+
+# Any toolchain will do. What it finds is kept in target/fuzz/found.
+SECONDS ?= 60
+fuzz: ## fuzz the protocol and a session of the guest agent, each target for SECONDS=60
+	@guest-agent/fuzz/run $(SECONDS)
 
 bench: build ## measure; the numbers are printed and kept in target/bench
 	$(CARGO) build --locked --quiet --profile dist -p ostler-tests --bin bench --bin lab-reaper

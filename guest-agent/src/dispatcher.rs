@@ -10,8 +10,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use ostler_protocol::qga::commands::info::{AgentInfo, CommandInfo, GuestInfo};
+use ostler_protocol::qga::commands::sync::{GuestSync, GuestSyncDelimited};
 use ostler_protocol::qga::commands::{self as wire, Nothing};
-use ostler_protocol::qga::encode::{self, Reply};
+use ostler_protocol::qga::encode::{self, Parts, Reply};
 use ostler_protocol::qga::envelope::Request;
 use ostler_protocol::qga::{Command, Fault, arguments};
 use serde_json::{Map, Value};
@@ -52,7 +53,9 @@ pub enum Effect {
     Commands,
 }
 
-type Run = fn(Rc<Agent>, Map<String, Value>) -> Pin<Box<dyn Future<Output = Result<Reply, Fault>>>>;
+/// What is left to do of a command whose arguments have been read.
+type Rest = Pin<Box<dyn Future<Output = Result<Reply, Fault>>>>;
+type Run = fn(Rc<Agent>, Map<String, Value>) -> Result<Rest, Fault>;
 
 /// A row of the table.
 #[derive(Debug)]
@@ -78,49 +81,82 @@ impl Entry {
             run: carry_out::<C>,
         }
     }
+
+    /// Whether the command would take these arguments. It is not carried out.
+    pub fn check(&self, agent: Rc<Agent>, given: Map<String, Value>) -> Result<(), Fault> {
+        (self.run)(agent, given).map(drop)
+    }
 }
 
 /// The commands, in the order of their names.
 pub static TABLE: &[Entry] = {
-    use Effect::{Manages, Reads};
+    use Effect::{Commands, Manages, Reads};
     use WhileFrozen::{Allowed, Refused};
     &[
+        Entry::of::<wire::exec::GuestExec>(Refused, Commands),
+        Entry::of::<wire::exec::GuestExecStatus>(Refused, Commands),
+        Entry::of::<wire::file::GuestFileClose>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileFlush>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileOpen>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileRead>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileSeek>(Refused, Manages),
+        Entry::of::<wire::file::GuestFileWrite>(Refused, Commands),
         Entry::of::<wire::freeze::GuestFsfreezeFreeze>(Refused, Manages),
         Entry::of::<wire::freeze::GuestFsfreezeFreezeList>(Refused, Manages),
         Entry::of::<wire::freeze::GuestFsfreezeStatus>(Allowed, Reads),
         Entry::of::<wire::freeze::GuestFsfreezeThaw>(Allowed, Manages),
         Entry::of::<wire::trim::GuestFstrim>(Refused, Manages),
+        Entry::of::<wire::cpu::GuestGetCpustats>(Refused, Reads),
+        Entry::of::<wire::disk::GuestGetDisks>(Refused, Reads),
+        Entry::of::<wire::disk::GuestGetDiskstats>(Refused, Reads),
         Entry::of::<wire::filesystem::GuestGetFsinfo>(Refused, Reads),
         Entry::of::<wire::info::GuestGetHostName>(Refused, Reads),
+        Entry::of::<wire::cpu::GuestGetLoad>(Refused, Reads),
+        Entry::of::<wire::memory::GuestGetMemoryBlockInfo>(Refused, Reads),
+        Entry::of::<wire::memory::GuestGetMemoryBlocks>(Refused, Reads),
         Entry::of::<wire::info::GuestGetOsinfo>(Refused, Reads),
         Entry::of::<wire::time::GuestGetTime>(Refused, Reads),
+        Entry::of::<wire::timezone::GuestGetTimezone>(Refused, Reads),
+        Entry::of::<wire::users::GuestGetUsers>(Refused, Reads),
+        Entry::of::<wire::cpu::GuestGetVcpus>(Refused, Reads),
         Entry::of::<GuestInfo>(Allowed, Reads),
         Entry::of::<wire::network::GuestNetworkGetInterfaces>(Refused, Reads),
+        Entry::of::<wire::network::GuestNetworkGetRoute>(Refused, Reads),
         Entry::of::<wire::sync::GuestPing>(Allowed, Reads),
+        Entry::of::<wire::memory::GuestSetMemoryBlocks>(Refused, Manages),
         Entry::of::<wire::time::GuestSetTime>(Refused, Manages),
         Entry::of::<wire::user::GuestSetUserPassword>(Refused, Manages),
+        Entry::of::<wire::cpu::GuestSetVcpus>(Refused, Manages),
         Entry::of::<wire::power::GuestShutdown>(Refused, Manages),
+        Entry::of::<wire::ssh::GuestSshAddAuthorizedKeys>(Refused, Commands),
+        Entry::of::<wire::ssh::GuestSshGetAuthorizedKeys>(Refused, Reads),
+        Entry::of::<wire::ssh::GuestSshRemoveAuthorizedKeys>(Refused, Commands),
         Entry::of::<wire::power::GuestSuspendDisk>(Refused, Manages),
         Entry::of::<wire::power::GuestSuspendHybrid>(Refused, Manages),
         Entry::of::<wire::power::GuestSuspendRam>(Refused, Manages),
-        Entry::of::<wire::sync::GuestSync>(Allowed, Reads),
-        Entry::of::<wire::sync::GuestSyncDelimited>(Allowed, Reads),
+        Entry::of::<GuestSync>(Allowed, Reads),
+        Entry::of::<GuestSyncDelimited>(Allowed, Reads),
+        #[cfg(test)]
+        Entry::of::<tests::Wait>(Refused, Reads),
     ]
 };
 
 fn carry_out<C: Handle + 'static>(
     agent: Rc<Agent>,
     given: Map<String, Value>,
-) -> Pin<Box<dyn Future<Output = Result<Reply, Fault>>>> {
-    Box::pin(async move {
-        let arguments = arguments::read::<C::Arguments>(given)?;
+) -> Result<Rest, Fault> {
+    let arguments = arguments::read::<C::Arguments>(given)?;
+    Ok(Box::pin(async move {
         let reply = C::handle(agent, arguments).await.map_err(|error| fault(&error))?;
-        Reply::new(&reply, C::LEAD).map_err(Fault::generic)
-    })
+        Reply::new(reply, C::LEAD, C::bulk).map_err(Fault::generic)
+    }))
 }
 
 /// The one place where an error of ours becomes one of the protocol's: all that is known, in a line.
 fn fault(error: &CommandError) -> Fault {
+    if let CommandError::Refused { command, why } = error {
+        return Fault::disabled(command, *why);
+    }
     Fault::generic(chain(error))
 }
 
@@ -160,9 +196,10 @@ impl Call {
     pub fn prepare(agent: &Agent, request: Value) -> Result<Self, Vec<u8>> {
         let Request { execute, arguments, id } = Request::from_value(request)
             .map_err(|error| encode::fault(&Fault::generic(&error.kind), error.id.as_ref()))?;
-        let Some(entry) = TABLE.iter().find(|entry| entry.name == execute) else {
+        let Ok(place) = TABLE.binary_search_by(|entry| entry.name.cmp(&execute)) else {
             return Err(encode::fault(&Fault::not_found(&execute), id.as_ref()));
         };
+        let entry = &TABLE[place];
         if let Some(why) = agent.refusal(entry) {
             return Err(encode::fault(&Fault::disabled(&execute, why), id.as_ref()));
         }
@@ -184,25 +221,85 @@ impl Call {
         if self.entry.success_response { Answers::Always } else { Answers::OnFailure }
     }
 
+    /// Whether it may be answered before what was asked earlier: the commands that are sure to do
+    /// without the file systems, by which a host finds out how a stuck agent is and helps it out.
+    pub fn overtakes(&self) -> bool {
+        match self.entry.while_frozen {
+            WhileFrozen::Allowed => true,
+            WhileFrozen::Refused => false,
+        }
+    }
+
+    /// Whether it says that its client has given up what it asked before.
+    pub fn resynchronizes(&self) -> bool {
+        [GuestSync::NAME, GuestSyncDelimited::NAME].contains(&self.entry.name)
+    }
+
+    /// Whether its answer means the same before as after that of an earlier command, and can be told
+    /// from it.
+    pub fn is_independent(&self) -> bool {
+        self.overtakes()
+            && self.entry.effect == Effect::Reads
+            && !self.resynchronizes()
+            && self.id.is_some()
+    }
+
+    /// The line that says that it is not begun, and why.
+    pub fn refuse(&self, why: &str) -> Vec<u8> {
+        encode::fault(&Fault::generic(why), self.id.as_ref())
+    }
+
     /// Carries it out, and gives the line to answer with, if there is one.
-    pub async fn run(self, agent: Rc<Agent>) -> Option<Vec<u8>> {
+    pub async fn run(self, agent: Rc<Agent>) -> Option<Parts> {
         let Self { entry, arguments, id } = self;
-        match (entry.run)(agent.clone(), arguments).await {
+        let outcome = match (entry.run)(agent.clone(), arguments) {
+            Ok(rest) => rest.await,
+            Err(fault) => Err(fault),
+        };
+        match outcome {
             Ok(_) if !entry.success_response => None,
             Ok(reply) => Some(reply.line(id.as_ref())),
             Err(fault) => {
                 agent.log.info(format_args!("{} failed: {}", entry.name, fault.desc));
-                Some(encode::fault(&fault, id.as_ref()))
+                Some(vec![encode::fault(&fault, id.as_ref())])
             }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::options::{Invocation, Settings};
     use serde_json::json;
+
+    /// A command that takes as long as it is told to, for the tests of what happens meanwhile.
+    #[derive(Debug)]
+    pub(crate) enum Wait {}
+
+    #[derive(Debug, serde::Serialize, serde::Deserialize)]
+    pub(crate) struct WaitArguments {
+        ms: u64,
+    }
+
+    thread_local! {
+        /// How long those took that have ended, in their order.
+        pub(crate) static WAITED: std::cell::RefCell<Vec<u64>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+
+    impl Command for Wait {
+        const NAME: &'static str = "guest-wait";
+        type Arguments = WaitArguments;
+        type Reply = u64;
+    }
+
+    impl Handle for Wait {
+        async fn handle(_: Rc<Agent>, arguments: WaitArguments) -> Result<u64, CommandError> {
+            tokio::time::sleep(std::time::Duration::from_millis(arguments.ms)).await;
+            WAITED.with_borrow_mut(|waited| waited.push(arguments.ms));
+            Ok(arguments.ms)
+        }
+    }
 
     fn agent(options: &[&str]) -> Rc<Agent> {
         let Ok(Invocation::Serve(settings)) = crate::options::parse(options.iter().map(Into::into))
@@ -215,14 +312,14 @@ mod tests {
 
     fn ask(agent: &Rc<Agent>, request: Value) -> Value {
         let line = match Call::prepare(agent, request) {
-            Err(line) => Some(line),
+            Err(line) => Some(vec![line]),
             Ok(call) => tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap()
                 .block_on(call.run(agent.clone())),
         };
-        let line = line.unwrap();
+        let line = line.unwrap().concat();
         serde_json::from_slice(line.strip_prefix(b"\xFF").unwrap_or(&line)).unwrap()
     }
 

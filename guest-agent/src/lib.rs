@@ -20,15 +20,20 @@
 //! a thread of its own with a deadline, or by a child process; so a ping is answered whatever else
 //! goes on. An agent with nothing to do sleeps: no timer runs while the host is away.
 
+#[cfg(target_env = "gnu")]
+mod allocator;
 pub mod channel;
 pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod dispatcher;
+pub mod doctor;
 pub mod events;
 pub mod log;
 pub mod options;
 pub mod policy;
+pub mod probe;
+pub mod root;
 pub mod service;
 pub mod state;
 pub mod worker;
@@ -89,6 +94,9 @@ pub enum RunError {
 /// Serves until SIGTERM or SIGINT, and says how the process is to end. A socket that was passed takes
 /// the place of the standard channel.
 pub fn main(settings: &Settings, passed: Option<OwnedFd>) -> ExitCode {
+    #[cfg(target_env = "gnu")]
+    allocator::give_back();
+    commands::exec::keep_descriptors();
     match start(settings, passed) {
         Ok(()) => {
             settings.log.close();

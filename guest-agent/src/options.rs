@@ -26,58 +26,18 @@ use crate::policy::{Policy, ProfileError};
 use arguments::{Argument, Name};
 use key::{Given, Key};
 
-const STANDARD_PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
-const OSTLER_PORT: &str = "/dev/virtio-ports/org.ostler.guest.0";
+pub(crate) const STANDARD_PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
+pub(crate) const OSTLER_PORT: &str = "/dev/virtio-ports/org.ostler.guest.0";
 const SERIAL_LINE: &str = "/dev/ttyS0";
 pub(crate) const STATE_DIRECTORY: &str = "/run";
-const PID_FILE: &str = "/run/qemu-ga.pid";
+pub(crate) const PID_FILE: &str = "/run/qemu-ga.pid";
 const HOOK: &str = "/etc/qemu/fsfreeze-hook";
 const BAUD: u32 = 38400;
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const FREEZE_LEASE: Duration = Duration::from_secs(600);
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
-const HELP: &str = "\
-Usage: ostler-guest-agent [OPTION]...
-
-The agent of a virtual machine, for its host. Takes the options of qemu-ga.
-
-  -m, --method METHOD      virtio-serial (default), isa-serial, unix-listen or vsock-listen
-  -p, --path PATH          device, socket, or CID:PORT for vsock-listen; the default for
-                           virtio-serial is /dev/virtio-ports/org.qemu.guest_agent.0,
-                           for isa-serial /dev/ttyS0
-  -l, --logfile PATH       log there, not to standard error; opened anew on SIGHUP
-  -f, --pidfile PATH       for --daemonize; default /run/qemu-ga.pid
-  -F, --fsfreeze-hook[=PATH]
-                           run this before freezing and after thawing; without a path
-                           /etc/qemu/fsfreeze-hook. No space before the path
-  -t, --statedir DIR       for what outlives a restart of the agent; default /run
-  -v, --verbose            log everything
-  -d, --daemonize          become a daemon
-  -b, --block-rpcs LIST    commands to refuse, set apart by commas; 'help' lists all
-  -a, --allow-rpcs LIST    commands to permit, and no others
-  -c, --config PATH        configuration file, in place of /etc/qemu/qemu-ga.conf
-  -D, --dump-conf          tell the configuration that results, as a configuration file
-  -r, --retry-path         wait for a serial line too; a virtio port is always waited for
-  -V, --version            tell the version
-  -h, --help               tell this
-
-Ostler's own; each is a key of the configuration file too:
-
-      --profile NAME       how far commands may go: observe, manage or full (default)
-      --exec-allow LIST    beginnings of the command lines guest-exec may run, set apart
-                           by semicolons, and no others
-      --freeze-lease SECONDS
-                           thaw unasked after this time; default 600
-      --hook-timeout SECONDS
-                           how long the freeze hook may take; default 60
-      --ostler-path PATH   port or socket of Ostler's own channel, or none; default
-                           /dev/virtio-ports/org.ostler.guest.0 with virtio-serial, or none
-      --heartbeat SECONDS  between two heartbeats on Ostler's channel; default 10
-      --baud RATE          of a serial line; default 38400
-
-Files: /etc/qemu/qemu-ga.conf (or $QGA_CONF), then /etc/ostler/guest-agent.conf.
-";
+const HELP: &str = include_str!("options/help.txt");
 
 /// How the agent is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]

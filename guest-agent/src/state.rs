@@ -5,12 +5,15 @@ use std::time::Duration;
 use ostler_protocol::qga::envelope::Disabled;
 use tokio::sync::watch;
 
-use crate::commands::filesystem::Probes;
+use crate::channel::unfinished::Unfinished;
+use crate::commands::exec::Programs;
+use crate::commands::file::Files;
 use crate::commands::freeze::Freezer;
 use crate::dispatcher::{Entry, WhileFrozen};
 use crate::log::Log;
 use crate::options::Settings;
 use crate::policy::Policy;
+use crate::probe::Probes;
 use crate::worker::Workers;
 
 /// The agent's state.
@@ -22,14 +25,20 @@ pub struct Agent {
     pub workers: Workers,
     /// Between two heartbeats.
     pub heartbeat: Duration,
-    /// File systems that are being asked for their usage.
+    /// What is being asked that may not answer: file systems, disks.
     pub probes: Probes,
     /// Held while an account is changed: changes come one after the other.
     pub accounts: tokio::sync::Mutex<()>,
+    /// The files that are open for its clients.
+    pub files: Files,
+    /// The programs it has started for its clients.
+    pub programs: Programs,
     /// What freezes and thaws file systems.
     pub freezer: Freezer,
     /// What its owner lets the host do.
     pub policy: Policy,
+    /// What was asked for and is not done.
+    pub unfinished: Unfinished,
     frozen: watch::Sender<bool>,
 }
 
@@ -42,8 +51,11 @@ impl Agent {
             heartbeat: settings.heartbeat,
             probes: Probes::default(),
             accounts: tokio::sync::Mutex::new(()),
+            files: Files::new(&settings.state_directory),
+            programs: Programs::new(settings.programs.clone()),
             freezer: Freezer::new(settings),
             policy: settings.policy.clone(),
+            unfinished: Unfinished::default(),
             frozen: watch::Sender::new(false),
         }
     }

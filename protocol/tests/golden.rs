@@ -6,7 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 use ostler_protocol::qga::commands::{
-    filesystem, freeze, info, network, power, sync, time, trim, user,
+    cpu, disk, filesystem, freeze, info, memory, network, power, sync, time, timezone, trim, user,
+    users,
 };
 use ostler_protocol::qga::envelope::{Event, Message, Request};
 use ostler_protocol::qga::events::GuestEvent;
@@ -50,7 +51,8 @@ where
             panic!("{line} is no response")
         };
         let reply: C::Reply = serde_json::from_value(response.outcome.unwrap()).unwrap();
-        let written = encode::Reply::new(&reply, C::LEAD).unwrap().line(response.id.as_ref());
+        let written = encode::Reply::new(reply, C::LEAD, C::bulk).unwrap();
+        let written = written.line(response.id.as_ref()).concat();
         let written = written.strip_prefix(b"\xFF").unwrap_or(&written);
         assert_eq!(String::from_utf8_lossy(written), format!("{line}\n"));
     }
@@ -68,6 +70,20 @@ fn commands_have_the_wire_form_of_the_schema() {
     check::<network::GuestNetworkGetInterfaces>(include_str!(
         "golden/guest-network-get-interfaces.json"
     ));
+    check::<network::GuestNetworkGetRoute>(include_str!("golden/guest-network-get-route.json"));
+    check::<cpu::GuestGetVcpus>(include_str!("golden/guest-get-vcpus.json"));
+    check::<cpu::GuestSetVcpus>(include_str!("golden/guest-set-vcpus.json"));
+    check::<cpu::GuestGetCpustats>(include_str!("golden/guest-get-cpustats.json"));
+    check::<cpu::GuestGetLoad>(include_str!("golden/guest-get-load.json"));
+    check::<memory::GuestGetMemoryBlocks>(include_str!("golden/guest-get-memory-blocks.json"));
+    check::<memory::GuestSetMemoryBlocks>(include_str!("golden/guest-set-memory-blocks.json"));
+    check::<memory::GuestGetMemoryBlockInfo>(include_str!(
+        "golden/guest-get-memory-block-info.json"
+    ));
+    check::<disk::GuestGetDisks>(include_str!("golden/guest-get-disks.json"));
+    check::<disk::GuestGetDiskstats>(include_str!("golden/guest-get-diskstats.json"));
+    check::<users::GuestGetUsers>(include_str!("golden/guest-get-users.json"));
+    check::<timezone::GuestGetTimezone>(include_str!("golden/guest-get-timezone.json"));
     check::<filesystem::GuestGetFsinfo>(include_str!("golden/guest-get-fsinfo.json"));
     check::<user::GuestSetUserPassword>(include_str!("golden/guest-set-user-password.json"));
     check::<power::GuestShutdown>(include_str!("golden/guest-shutdown.json"));

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use ostler_tests::console::Console;
+use ostler_tests::console::{Console, Session};
 use ostler_tests::guest_image::{Mode, ROOT};
 use ostler_tests::place::Place;
 use ostler_tests::poll;
@@ -117,9 +117,21 @@ async fn guests(lab: &Lab, section: &mut Section) -> Result<()> {
     let ours = stand.boot(Mode::Ostler).await?;
     let stock = stand.boot(Mode::QemuGa).await?;
     stand.ready(ours.id).await?;
-    let our_memory = inside(&ours, "ostler-guest-agent").await?;
-    let stock_memory = inside(&stock, "qemu-ga").await?;
+    let (mut ours, mut stock) = (shell(&ours).await?, shell(&stock).await?);
+    let our_memory = inside(&mut ours, "ostler-guest-agent").await?;
+    let stock_memory = inside(&mut stock, "qemu-ga").await?;
+    crate::tell("leaving their agents alone");
+    stand.stop_agent().await?;
+    let waking = tokio::try_join!(
+        wake_ups(&mut ours, "pidof ostler-guest-agent"),
+        wake_ups(&mut stock, SECOND)
+    );
+    stand.start_agent().await?;
+    let (our_waking, stock_waking) = waking?;
     stand.close(lab).await?;
+    let what = "guest agent, wake-ups a minute, the host away";
+    let line = Line::new(what, Unit::Count, &Series::one(our_waking));
+    section.line(line.against("qemu-ga, the same", &Series::one(stock_waking)).goal(0.5));
     for ((name, ours), (_, stock)) in our_memory.named().into_iter().zip(stock_memory.named()) {
         let what = format!("guest agent, in its guest, {name}");
         let line = Line::new(what, Unit::Kibibytes, &Series::one(ours));
@@ -128,10 +140,37 @@ async fn guests(lab: &Lab, section: &mut Section) -> Result<()> {
     Ok(())
 }
 
-/// What a program has in a guest.
-async fn inside(booted: &Booted, program: &str) -> Result<Resident> {
+/// How long an agent is left alone.
+const WINDOW: u32 = 30;
+/// A stock agent on the port whose host side is closed while the host agent is stopped.
+const SECOND: &str = "mkdir -p /run/second; qemu-ga -m virtio-serial \
+    -p /dev/virtio-ports/org.ostler.guest.0 -t /run/second -f /run/second/pid \
+    >/dev/null 2>&1 & echo $!";
+
+/// A root shell in a guest.
+async fn shell(booted: &Booted) -> Result<Session> {
     let console = Console::of_domain(&booted.domain()).await?;
-    let mut session = console.login(ROOT.user, ROOT.password).await?.session()?;
+    Ok(console.login(ROOT.user, ROOT.password).await?.session()?)
+}
+
+/// How often an agent wakes up in a minute: the one whose process id `who` tells.
+async fn wake_ups(session: &mut Session, who: &str) -> Result<f64> {
+    let pid = session.run(who).await?.text.trim().to_owned();
+    let count = format!(
+        "cat /proc/{pid}/task/*/status | awk '/^voluntary/ {{ n += $2 }} END {{ print n }}'"
+    );
+    // it has started, and is not asked meanwhile
+    let line = format!("sleep 2; {count}; sleep {WINDOW}; {count}");
+    let text = session.run_for(&line, PATIENCE).await?.text;
+    let counts: Vec<f64> = text.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    let [before, after] = counts[..] else {
+        return Err(Error::Garbled { what: "a count of wake-ups", text });
+    };
+    Ok((after - before) * 60.0 / f64::from(WINDOW))
+}
+
+/// What a program has in a guest.
+async fn inside(session: &mut Session, program: &str) -> Result<Resident> {
     let line = format!("cat /proc/$(pidof {program} | cut -d ' ' -f 1)/smaps_rollup");
     let until = std::time::Instant::now() + PATIENCE;
     loop {

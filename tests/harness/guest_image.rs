@@ -1,8 +1,9 @@
-//! The guest the tests boot, baked by `packaging/bake/guest`.
+//! The guests the tests boot, baked by `packaging/bake/guest` and `packaging/bake/debian`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::place::Place;
@@ -74,6 +75,8 @@ pub struct GuestImage {
     pub initramfs: PathBuf,
     /// The root disk, qcow2 without a backing file.
     pub root: PathBuf,
+    /// The first file system that brings our agent along, if the root disk lacks it.
+    bringing: Option<PathBuf>,
     cmdline: String,
     _place: Place,
 }
@@ -98,32 +101,44 @@ impl GuestImage {
         Self::bake_with("none".as_ref(), "bake-bare").await
     }
 
-    async fn bake_with(agent: &std::ffi::OsStr, folder: &str) -> Result<Self> {
-        let out = programs::build_folder().join(folder);
-        Run::new(programs::workspace().join("packaging/bake/guest"))
-            .args(["--agent".as_ref(), agent, "--out".as_ref(), out.as_os_str()])
-            .args(["--cache".as_ref(), programs::build_folder().join("bake-cache").as_os_str()])
-            // a kernel may have to be fetched over a slow line
-            .patience(Duration::from_secs(600))
+    /// A Debian with systemd and its own stock agent, which ours takes the
+    /// place of in [`Mode::Ostler`]; there are no other modes.
+    ///
+    /// # Errors
+    /// If it cannot be baked: packages are fetched, and only root can.
+    pub async fn bake_debian() -> Result<Self> {
+        let mini = Self::bake_without_agent().await?;
+        let out = programs::build_folder().join("bake-debian");
+        bake("debian", &["--out".as_ref(), out.as_os_str()]).await?;
+        let place = Place::new("image")?;
+        let bringing = place.join("initramfs-ostler");
+        Run::new(programs::workspace().join("packaging/bake/overlay"))
+            .args(["--agent".as_ref(), programs::guest_agent()?.as_os_str()])
+            .args(["--initramfs".as_ref(), mini.initramfs.as_os_str()])
+            .args(["--out".as_ref(), bringing.as_os_str()])
             .stdout()
             .await?;
-
-        // the build folder may lie in a home QEMU's user may not enter
-        let place = Place::new("image")?;
-        let copy = |name: &str| {
-            let to = place.join(name);
-            fs::copy(out.join(name), &to).map_err(Error::path("copying", out.join(name)))?;
-            fs::set_permissions(&to, fs::Permissions::from_mode(0o644))
-                .map_err(Error::path("opening to QEMU", &to))?;
-            Ok::<_, Error>(to)
-        };
-        let cmdline = fs::read_to_string(out.join("cmdline"))
-            .map_err(Error::path("reading", out.join("cmdline")))?;
+        open(&bringing)?;
         Ok(Self {
-            kernel: copy("vmlinuz")?,
-            initramfs: copy("initramfs")?,
-            root: copy("root.qcow2")?,
-            cmdline: cmdline.trim().to_owned(),
+            kernel: copy(&mini.kernel, &place)?,
+            initramfs: copy(&mini.initramfs, &place)?,
+            root: copy(&out.join("root.qcow2"), &place)?,
+            bringing: Some(bringing),
+            cmdline: read_cmdline(&out)?,
+            _place: place,
+        })
+    }
+
+    async fn bake_with(agent: &OsStr, folder: &str) -> Result<Self> {
+        let out = programs::build_folder().join(folder);
+        bake("guest", &["--agent".as_ref(), agent, "--out".as_ref(), out.as_os_str()]).await?;
+        let place = Place::new("image")?;
+        Ok(Self {
+            kernel: copy(&out.join("vmlinuz"), &place)?,
+            initramfs: copy(&out.join("initramfs"), &place)?,
+            root: copy(&out.join("root.qcow2"), &place)?,
+            bringing: None,
+            cmdline: read_cmdline(&out)?,
             _place: place,
         })
     }
@@ -132,4 +147,42 @@ impl GuestImage {
     pub fn cmdline(&self, mode: Mode) -> String {
         format!("{} ostler.agent={}", self.cmdline, mode.word())
     }
+
+    /// The first file system for a guest in this mode.
+    pub fn initramfs(&self, mode: Mode) -> &Path {
+        match (&self.bringing, mode) {
+            (Some(bringing), Mode::Ostler) => bringing,
+            _ => &self.initramfs,
+        }
+    }
+}
+
+async fn bake(script: &str, args: &[&OsStr]) -> Result<()> {
+    Run::new(programs::workspace().join("packaging/bake").join(script))
+        .args(args)
+        .args(["--cache".as_ref(), programs::build_folder().join("bake-cache").as_os_str()])
+        // packages may have to be fetched over a slow line
+        .patience(Duration::from_secs(600))
+        .stdout()
+        .await
+        .map(drop)
+}
+
+/// Into a folder QEMU's user may enter: the build folder may lie in a home it may not.
+fn copy(from: &Path, place: &Place) -> Result<PathBuf> {
+    let to = place.join(from.file_name().unwrap_or_default());
+    fs::copy(from, &to).map_err(Error::path("copying", from))?;
+    open(&to)?;
+    Ok(to)
+}
+
+fn open(path: &Path) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+        .map_err(Error::path("opening to QEMU", path))
+}
+
+fn read_cmdline(out: &Path) -> Result<String> {
+    let path = out.join("cmdline");
+    let text = fs::read_to_string(&path).map_err(Error::path("reading", &path))?;
+    Ok(text.trim().to_owned())
 }

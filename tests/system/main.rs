@@ -18,5 +18,6 @@ mod libvirtd;
 mod lifecycle;
 mod network;
 mod node;
+mod qga;
 mod refusals;
 mod service;

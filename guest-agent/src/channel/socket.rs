@@ -4,18 +4,19 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{SockFlag, accept4};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::Kind;
 use super::session::{AtEnd, End, Link, Session};
-use super::watch::{Edge, Watch};
+use super::watch::{Edge, Watch, register};
 use crate::state::Agent;
 
 /// After this a client that could not be accepted (no descriptor was left, say) is tried again.
@@ -32,7 +33,7 @@ impl Listener {
     }
 
     /// Waits for a client.
-    async fn accept(&self) -> io::Result<Watch<UnixStream>> {
+    async fn accept(&self) -> io::Result<Socket> {
         loop {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             match accept4(self.0.source().as_raw_fd(), flags) {
@@ -40,10 +41,7 @@ impl Listener {
                     #[expect(unsafe_code, reason = "the call that accepts gives a bare number")]
                     // SAFETY: the kernel has just made this descriptor, for nobody else.
                     let client = unsafe { OwnedFd::from_raw_fd(descriptor) };
-                    let interest =
-                        EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP;
-                    // reading and writing is the same for each family
-                    return Watch::new(UnixStream::from(client), interest);
+                    return Socket::new(client);
                 }
                 Err(Errno::EAGAIN) => drop(self.0.edge().await?),
                 Err(Errno::EINTR | Errno::ECONNABORTED) => {}
@@ -84,17 +82,43 @@ pub async fn serve(
     }
 }
 
-impl Link for Watch<UnixStream> {
+/// A socket with a client at its other end.
+///
+/// Unlike a port it ends for good when the other side leaves, so the runtime may watch it itself. It is
+/// watched for input only: a client that takes an answer out would otherwise wake the agent once more
+/// for each. Room for output is waited for when there was none.
+#[derive(Debug)]
+pub struct Socket(AsyncFd<OwnedFd>);
+
+impl Socket {
+    /// Takes over a connected stream socket of whatever family, which must not block.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        register(socket, Interest::READABLE).map(Self)
+    }
+}
+
+impl Link for Socket {
+    /// A stream socket gives all it has, and tells when there is more.
+    const SHORT_READ_IS_ALL: bool = true;
+
     async fn edge(&self) -> io::Result<Edge> {
+        self.0.readable().await?.clear_ready();
         // a hang-up here is an end of file, which the next read tells
-        Watch::edge(self).await.map(|_| Edge { hung_up: false })
+        Ok(Edge { hung_up: false })
+    }
+
+    async fn room(&self) -> io::Result<()> {
+        // an epoll set takes a descriptor once, hence another; what is so already is told at once
+        let socket = register(self.0.get_ref().try_clone()?, Interest::WRITABLE)?;
+        socket.writable().await?.clear_ready();
+        Ok(())
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        io::Read::read(&mut self.source(), buffer)
+        Ok(nix::unistd::read(self.0.get_ref(), buffer)?)
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        io::Write::write(&mut self.source(), bytes)
+        Ok(nix::unistd::write(self.0.get_ref(), bytes)?)
     }
 }

@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::io::Interest;
@@ -38,11 +38,13 @@ impl AsRawFd for Set {
 }
 
 /// What owns the one descriptor it gives out, and closes it when it is dropped.
-trait Owner: AsRawFd {}
+pub(super) trait Owner: AsRawFd {}
 impl Owner for Set {}
 impl Owner for File {}
+impl Owner for OwnedFd {}
 
-fn register<T: Owner>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+/// Has the runtime watch a descriptor, which must not block.
+pub(super) fn register<T: Owner>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     #[expect(unsafe_code, reason = "the runtime has no safe way to watch a descriptor")]
     // SAFETY: an `Owner` gives the same open descriptor each time until it is dropped, which `AsyncFd`
     // does after it has ceased to watch.

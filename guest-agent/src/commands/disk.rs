@@ -1,278 +1,185 @@
-//! Where a block device is plugged in.
+//! Disks: where they are plugged in, what is on them and what they tell.
 //!
-//! The path of a device in the kernel's tree names all it hangs from, for instance
-//! `/devices/pci0000:00/0000:00:02.0/0000:04:00.0/virtio3/block/vda/vda1`. Reading that path is pure; the
-//! driver of the controller and the order of its hosts are looked up beside it. What is built on other
-//! devices (LVM, RAID, encryption) is followed down to the disks.
+//! All comes from the kernel's tree, udev's part of it included where there is one: a guest without
+//! udev has disks too. Only the health of an NVMe disk is asked of the disk itself, and a disk that
+//! does not answer is listed without.
+
+pub(crate) mod address;
+mod smart;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
 
-use ostler_protocol::qga::commands::filesystem::{
-    CcwAddress, DiskAddress, DiskBusType, PciAddress,
+use ostler_protocol::qga::commands::Nothing;
+use ostler_protocol::qga::commands::disk::{
+    DiskInfo, DiskSmart, DiskStats, DiskStatsInfo, GuestGetDisks, GuestGetDiskstats,
 };
+use ostler_protocol::qga::commands::filesystem::DiskBusType;
 
-/// So many layers of devices on devices, and no more.
-const LAYERS: usize = 8;
+use super::CommandError;
+use crate::dispatcher::Handle;
+use crate::probe::Survey;
+use crate::root::{self, Root};
+use crate::state::Agent;
+use address::Device;
 
-/// The place of a block device in the kernel's tree.
-pub(super) fn device(major: u64, minor: u64) -> Option<PathBuf> {
-    fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()
+const DISKS: &str = "/sys/block";
+const STATISTICS: &str = "/proc/diskstats";
+/// For looking through the kernel's tree.
+const SURVEY: Duration = Duration::from_secs(10);
+
+/// Why disks could not be told of.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The kernel's list of them.
+    #[error("cannot list the disks in {DISKS}")]
+    List(#[source] io::Error),
+    /// The kernel's counters.
+    #[error("cannot read {STATISTICS}")]
+    Counters(#[source] io::Error),
 }
 
-/// The disks a device lies on.
-pub(super) fn below(device: &Path) -> Vec<DiskAddress> {
-    let mut disks = Vec::new();
-    collect(device, LAYERS, &mut disks);
-    disks
-}
-
-fn collect(device: &Path, layers: usize, disks: &mut Vec<DiskAddress>) {
-    if device.starts_with("/sys/devices/virtual/block") {
-        // a partition of a virtual device has its slaves at the whole
-        let whole = if device.join("partition").exists() {
-            device.parent().unwrap_or(device)
-        } else {
-            device
+impl Handle for GuestGetDisks {
+    async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<Vec<DiskInfo>, CommandError> {
+        let find = || {
+            let disks = disks(&Root::system())?;
+            let node = |disk: &DiskInfo| (format!("health of {}", disk.name), disk.name.clone());
+            let nodes = disks.iter().filter(|disk| is_asked(disk)).map(node).collect();
+            Ok::<_, CommandError>((disks, nodes))
         };
-        let Some(layers) = layers.checked_sub(1) else { return };
-        let slaves = fs::read_dir(whole.join("slaves")).into_iter().flatten().flatten();
-        let mut slaves: Vec<_> =
-            slaves.filter_map(|slave| fs::canonicalize(slave.path()).ok()).collect();
-        slaves.sort();
-        for slave in slaves {
-            collect(&slave, layers, disks);
+        let ask = |node: &String| smart::ask(node);
+        let what = "looking for disks";
+        let Survey { found: mut disks, answers, hung } =
+            agent.probes.survey(&agent.workers, what, SURVEY, find, ask).await?;
+        for key in hung {
+            agent.log.error(format_args!("the {key} is not told in time"));
         }
-        return;
-    }
-    let path = device.to_string_lossy();
-    let controller = controller(&path);
-    let mut address = place(
-        &path,
-        controller.and_then(driver).as_deref(),
-        controller.map(hosts).as_deref().unwrap_or_default(),
-    );
-    address.serial = serial(device);
-    address.dev = node(device);
-    disks.push(address);
-}
-
-/// The part of a path up to the innermost function on a PCI bus.
-fn controller(path: &str) -> Option<&str> {
-    let mut end = None;
-    let mut at = 0;
-    for part in path.split('/') {
-        at += part.len() + 1;
-        if pci(part).is_some() {
-            end = Some(at - 1);
+        let asked = disks.iter_mut().filter(|disk| is_asked(disk));
+        for (disk, answer) in asked.zip(answers) {
+            disk.smart = answer.map(|smart| DiskSmart::Nvme(Box::new(smart)));
         }
+        Ok(disks)
     }
-    path.get(..end?)
 }
 
-fn pci(part: &str) -> Option<PciAddress> {
-    let (domain, rest) = part.split_once(':')?;
-    let (bus, rest) = rest.split_once(':')?;
-    let (slot, function) = rest.split_once('.')?;
-    let lengths = (domain.len() >= 4, bus.len(), slot.len(), function.len());
-    if lengths != (true, 2, 2, 1) {
-        return None;
+impl Handle for GuestGetDiskstats {
+    async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<Vec<DiskStatsInfo>, CommandError> {
+        let read = || Root::system().text(STATISTICS);
+        let text = agent.workers.run("reading the disks' counters", SURVEY, read).await?;
+        Ok(statistics(&text.map_err(DiskError::Counters)?))
     }
-    let hex = |text| i64::from_str_radix(text, 16).ok();
-    Some(PciAddress {
-        domain: hex(domain)?,
-        bus: hex(bus)?,
-        slot: hex(slot)?,
-        function: hex(function)?,
-    })
 }
 
-fn driver(controller: &str) -> Option<String> {
-    let target = fs::read_link(Path::new(controller).join("driver")).ok()?;
-    Some(target.file_name()?.to_string_lossy().into_owned())
-}
-
-/// The SCSI hosts of an ATA controller, in order: the position of one is its port.
-fn hosts(controller: &str) -> Vec<u64> {
-    let mut hosts: Vec<u64> = fs::read_dir(controller)
-        .into_iter()
+/// The disks by name, each followed by its partitions. One without a size is a drive without a medium,
+/// and left out; so is one that goes away meanwhile.
+fn disks(root: &Root) -> Result<Vec<DiskInfo>, DiskError> {
+    let mut folders: Vec<_> = fs::read_dir(root.path(DISKS))
+        .map_err(DiskError::List)?
         .flatten()
-        .flatten()
-        .filter(|entry| number(&entry.file_name().to_string_lossy(), "ata").is_some())
-        .flat_map(|ata| fs::read_dir(ata.path()).into_iter().flatten().flatten())
-        .filter_map(|host| number(&host.file_name().to_string_lossy(), "host"))
+        .map(|entry| entry.path())
         .collect();
-    hosts.sort_unstable();
-    hosts
-}
-
-fn number(part: &str, prefix: &str) -> Option<u64> {
-    part.strip_prefix(prefix)?.parse().ok()
-}
-
-/// Channel, target and unit of a SCSI device: `2:0:1:5` below `target2:0:1`.
-fn scsi(path: &str) -> Option<[i64; 3]> {
-    let mut parts = path.split('/');
-    parts.find(|part| part.strip_prefix("target").is_some_and(|rest| rest.contains(':')))?;
-    let mut numbers = parts.next()?.split(':').skip(1).map(|number| number.parse().ok());
-    Some([numbers.next()??, numbers.next()??, numbers.next()??])
-}
-
-/// Reads a path, given the controller's driver and hosts.
-fn place(path: &str, driver: Option<&str>, hosts: &[u64]) -> DiskAddress {
-    let has = |prefix: &str| path.split('/').any(|part| number(part, prefix).is_some());
-    let scsi = scsi(path);
-    let [channel, target, unit] = scsi.unwrap_or_default();
-    let host = path.split('/').find_map(|part| number(part, "host"));
-    let port = host
-        .and_then(|host| hosts.iter().position(|known| *known == host))
-        .and_then(|port| i64::try_from(port).ok());
-    let (bus_type, [bus, target, unit]) = match driver {
-        Some("ata_piix") => (DiskBusType::Ide, [port.unwrap_or_default(), 0, target]),
-        Some("ahci") => (DiskBusType::Sata, [0, 0, port.unwrap_or_default()]),
-        Some("nvme") => (DiskBusType::Nvme, [0; 3]),
-        // its units are the bus's targets
-        Some("sym53c8xx") => (DiskBusType::Scsi, [0, 0, target]),
-        _ if has("usb") => (DiskBusType::Usb, [0; 3]),
-        _ if has("virtio") && scsi.is_some() => (DiskBusType::Scsi, [channel, target, unit]),
-        _ if has("virtio") => (DiskBusType::Virtio, [0; 3]),
-        _ if has("nvme") => (DiskBusType::Nvme, [0; 3]),
-        _ if path.contains("/vbd-") => (DiskBusType::Xen, [0; 3]),
-        _ if path.contains("/mmc_host/") => (DiskBusType::Mmc, [0; 3]),
-        _ if scsi.is_some() && !has("ata") => (DiskBusType::Scsi, [channel, target, unit]),
-        _ => (DiskBusType::Unknown, [0; 3]),
-    };
-    DiskAddress {
-        pci_controller: path.split('/').filter_map(pci).next_back().unwrap_or(PciAddress::UNKNOWN),
-        bus_type,
-        bus,
-        target,
-        unit,
-        serial: None,
-        dev: None,
-        ccw_address: ccw(path),
-    }
-}
-
-/// The channel device: `/devices/css0/0.0.0001/0.0.0002/`.
-fn ccw(path: &str) -> Option<CcwAddress> {
-    let mut parts = path.split('/');
-    let hex = |text: &str| i64::from_str_radix(text, 16).ok();
-    let cssid = parts.find_map(|part| part.strip_prefix("css").and_then(hex))?;
-    let mut last = |at: usize| parts.next()?.split('.').nth(at).map(str::to_owned);
-    let subchannel = last(2)?;
-    let device = last(2)?;
-    Some(CcwAddress { cssid, ssid: 0, subchno: hex(&subchannel)?, devno: hex(&device)? })
-}
-
-/// The serial number: as udev has it if it does, else as the device says.
-fn serial(device: &Path) -> Option<String> {
-    let whole =
-        if device.join("partition").exists() { device.parent().unwrap_or(device) } else { device };
-    let known = fs::read_to_string(whole.join("dev"))
-        .ok()
-        .and_then(|number| fs::read_to_string(format!("/run/udev/data/b{}", number.trim())).ok())
-        .and_then(|data| {
-            data.lines().find_map(|line| line.strip_prefix("E:ID_SERIAL=").map(str::to_owned))
+    folders.sort();
+    let mut disks = Vec::new();
+    for folder in folders {
+        if root::value(&folder.join("size")).is_none_or(|size| size == "0") {
+            continue;
+        }
+        let Some(device) = Device::find(root, &folder) else { continue };
+        let Some(name) = device.node() else { continue };
+        let nodes =
+            |slaves: Vec<Device<'_>>| slaves.iter().filter_map(Device::node).collect::<Vec<_>>();
+        disks.push(DiskInfo {
+            name: name.clone(),
+            partition: false,
+            dependencies: device.slaves().map(nodes),
+            address: (!device.is_virtual()).then(|| device.address()),
+            alias: root::value(&device.path().join("dm/name")),
+            smart: None,
         });
-    let told = || {
-        ["serial", "device/serial"]
-            .iter()
-            .find_map(|file| fs::read_to_string(whole.join(file)).ok())
-            .or_else(|| vital_product_data(&fs::read(whole.join("device/vpd_pg80")).ok()?))
+        for partition in partitions(root, &device) {
+            let Some(node) = partition.node() else { continue };
+            disks.push(DiskInfo {
+                name: node,
+                partition: true,
+                dependencies: Some(vec![name.clone()]),
+                address: None,
+                alias: None,
+                smart: None,
+            });
+        }
+    }
+    Ok(disks)
+}
+
+/// The partitions of a disk, by number.
+fn partitions<'a>(root: &'a Root, disk: &Device<'_>) -> Vec<Device<'a>> {
+    let folders = fs::read_dir(disk.path()).into_iter().flatten().flatten();
+    let mut partitions: Vec<(u64, Device<'_>)> = folders
+        .filter_map(|folder| {
+            let number = root::value(&folder.path().join("partition"))?.parse().ok()?;
+            Some((number, Device::find(root, &folder.path())?))
+        })
+        .collect();
+    partitions.sort_by_key(|(number, _)| *number);
+    partitions.into_iter().map(|(_, device)| device).collect()
+}
+
+/// Whether a disk is asked for its health.
+fn is_asked(disk: &DiskInfo) -> bool {
+    disk.address.as_ref().is_some_and(|address| address.bus_type == DiskBusType::Nvme)
+}
+
+/// The counters of each device. How many there are tells what they are: partitions had four once,
+/// discards and flushes were added later.
+fn statistics(text: &str) -> Vec<DiskStatsInfo> {
+    let device = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let major = words.next()?.parse().ok()?;
+        let minor = words.next()?.parse().ok()?;
+        let name = words.next()?.to_owned();
+        let numbers: Vec<u64> = words.map_while(|word| word.parse().ok()).collect();
+        let stats = match numbers[..] {
+            [] | [_] | [_, _] | [_, _, _] => return None,
+            [read_ios, read_sectors, write_ios, write_sectors] => DiskStats {
+                read_ios: Some(read_ios),
+                read_sectors: Some(read_sectors),
+                write_ios: Some(write_ios),
+                write_sectors: Some(write_sectors),
+                ..DiskStats::default()
+            },
+            _ => counters(&numbers),
+        };
+        Some(DiskStatsInfo { name, major, minor, stats })
     };
-    known.or_else(told).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    text.lines().filter_map(device).collect()
 }
 
-/// The serial number on a SCSI device's page 0x80: a header of four bytes, the last its length.
-fn vital_product_data(page: &[u8]) -> Option<String> {
-    let length = usize::from(*page.get(3)?);
-    let text = page.get(4..)?;
-    Some(String::from_utf8_lossy(text.get(..length).unwrap_or(text)).into_owned())
-}
-
-fn node(device: &Path) -> Option<String> {
-    let properties = fs::read_to_string(device.join("uevent")).ok()?;
-    let name = properties.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
-    Some(format!("/dev/{name}"))
+fn counters(numbers: &[u64]) -> DiskStats {
+    // a group that is not whole is not told
+    let from = |group: usize| if numbers.len() >= group { numbers } else { &[] };
+    let at = |group, at: usize| from(group).get(at).copied();
+    DiskStats {
+        read_ios: at(11, 0),
+        read_merges: at(11, 1),
+        read_sectors: at(11, 2),
+        read_ticks: at(11, 3),
+        write_ios: at(11, 4),
+        write_merges: at(11, 5),
+        write_sectors: at(11, 6),
+        write_ticks: at(11, 7),
+        ios_pgr: at(11, 8),
+        total_ticks: at(11, 9),
+        weight_ticks: at(11, 10),
+        discard_ios: at(15, 11),
+        discard_merges: at(15, 12),
+        discard_sectors: at(15, 13),
+        discard_ticks: at(15, 14),
+        flush_ios: at(17, 15),
+        flush_ticks: at(17, 16),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(path: &str, driver: &str, hosts: &[u64]) -> (DiskBusType, [i64; 3], [i64; 4]) {
-        let DiskAddress { pci_controller: pci, bus_type, bus, target, unit, .. } =
-            place(path, Some(driver), hosts);
-        (bus_type, [bus, target, unit], [pci.domain, pci.bus, pci.slot, pci.function])
-    }
-
-    #[test]
-    fn a_path_tells_the_bus_and_the_place_on_it() {
-        assert_eq!(
-            at(
-                "/sys/devices/pci0000:00/0000:00:02.3/0000:04:00.0/virtio3/block/vda/vda1",
-                "virtio-pci",
-                &[]
-            ),
-            (DiskBusType::Virtio, [0, 0, 0], [0, 4, 0, 0])
-        );
-        assert_eq!(
-            at(
-                "/sys/devices/pci0000:00/0000:00:04.0/virtio1/host2/target2:0:3/2:0:3:5/block/sda",
-                "virtio-pci",
-                &[]
-            ),
-            (DiskBusType::Scsi, [0, 3, 5], [0, 0, 4, 0])
-        );
-        assert_eq!(
-            at(
-                "/sys/devices/pci0000:00/0000:00:1f.2/ata3/host4/target4:0:0/4:0:0:0/block/sda/sda1",
-                "ahci",
-                &[2, 3, 4, 5]
-            ),
-            (DiskBusType::Sata, [0, 0, 2], [0, 0, 0x1f, 2])
-        );
-        assert_eq!(
-            at(
-                "/sys/devices/pci0000:00/0000:00:01.1/ata2/host1/target1:0:1/1:0:1:0/block/sdb",
-                "ata_piix",
-                &[0, 1]
-            ),
-            (DiskBusType::Ide, [1, 0, 1], [0, 0, 1, 1])
-        );
-        assert_eq!(
-            at("/sys/devices/pci0000:00/0000:00:05.0/nvme/nvme0/nvme0n1", "nvme", &[]),
-            (DiskBusType::Nvme, [0, 0, 0], [0, 0, 5, 0])
-        );
-        assert_eq!(
-            at("/sys/devices/platform/a000000.virtio_mmio/virtio0/block/vda", "", &[]),
-            (DiskBusType::Virtio, [0, 0, 0], [-1, -1, -1, -1])
-        );
-        assert_eq!(
-            at(
-                "/sys/devices/pci0000:00/0000:00:06.0/usb1/1-1/1-1:1.0/host6/target6:0:0/6:0:0:0/block/sdc",
-                "xhci_hcd",
-                &[]
-            ),
-            (DiskBusType::Usb, [0, 0, 0], [0, 0, 6, 0])
-        );
-    }
-
-    #[test]
-    fn a_mainframe_has_channels() {
-        let address = place("/sys/devices/css0/0.0.0001/0.0.00a2/virtio1/block/vda", None, &[]);
-        assert_eq!(address.bus_type, DiskBusType::Virtio);
-        assert_eq!(
-            address.ccw_address,
-            Some(CcwAddress { cssid: 0, ssid: 0, subchno: 1, devno: 0xa2 })
-        );
-    }
-
-    #[test]
-    fn the_controller_is_the_innermost() {
-        let path = "/sys/devices/pci0000:00/0000:00:02.3/0000:04:00.0/virtio3/block/vda";
-        assert_eq!(controller(path), Some("/sys/devices/pci0000:00/0000:00:02.3/0000:04:00.0"));
-        assert_eq!(controller("/sys/devices/platform/x"), None);
-    }
-}
+mod tests;

@@ -1,41 +1,48 @@
 //! Mounted file systems, their usage and their disks.
 //!
-//! The table of mounts tells what there is; the kernel's device tree ([`disk`]) tells where it lies.
-//! Neither touches a disk. Usage does: it is asked for on a thread that can be given up, and a file
-//! system that does not answer is listed without it. One that cannot be described is left out, and
-//! takes nothing else with it.
+//! The table of mounts tells what there is; the kernel's device tree ([`Device`]) tells where it lies.
+//! Neither touches a disk. Usage does: each file system is asked once, by threads that can be given up
+//! ([`Probes`](crate::probe::Probes)), and one that does not answer is listed without it. One that
+//! cannot be described is left out, and takes nothing else with it.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::libc;
 use nix::sys::statvfs::statvfs;
 use ostler_protocol::qga::commands::Nothing;
-use ostler_protocol::qga::commands::filesystem::{FilesystemInfo, GuestGetFsinfo};
-use tokio::sync::mpsc;
+use ostler_protocol::qga::commands::filesystem::{DiskAddress, FilesystemInfo, GuestGetFsinfo};
 
-use super::{CommandError, disk};
+use super::CommandError;
+use super::disk::address::Device;
 use crate::dispatcher::Handle;
+use crate::probe::Survey;
+use crate::root::Root;
 use crate::state::Agent;
 use crate::worker::WorkerError;
 
 const MOUNTS: &str = "/proc/self/mountinfo";
 /// For looking through the device tree.
 const SURVEY: Duration = Duration::from_secs(10);
-/// For a file system to tell its usage.
-const PROBE: Duration = Duration::from_secs(1);
-/// So many that do not answer, then no more are asked.
-const STUCK: usize = 3;
+/// Bytes of an ordinary table of mounts; there is room for more.
+const TABLE: usize = 32 << 10;
+/// What each btrfs lies on.
+const BTRFS: &str = "/sys/fs/btrfs";
 
 /// Why the file systems could not be told.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesystemError {
     /// The table of mounts.
     #[error("cannot read the table of mounts")]
-    Mounts(#[source] std::io::Error),
+    Mounts(#[source] io::Error),
     /// The thread that looks.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -49,25 +56,23 @@ impl Handle for GuestGetFsinfo {
 
 /// The file systems that lie on disks, one entry each.
 pub async fn list(agent: &Agent) -> Result<Vec<FilesystemInfo>, FilesystemError> {
-    let survey = agent.workers.run("looking for file systems", SURVEY, || {
-        let table = std::fs::read(MOUNTS).map_err(FilesystemError::Mounts)?;
-        Ok::<_, FilesystemError>(survey(&String::from_utf8_lossy(&table)))
-    });
-    let mut filesystems = survey.await??;
-    measure(agent, &mut filesystems).await;
-    Ok(filesystems)
-}
-
-/// Mounts that are being asked; one that hung an earlier call is not asked again until it answers.
-#[derive(Clone, Debug, Default)]
-pub struct Probes {
-    asked: Arc<Mutex<BTreeSet<String>>>,
-}
-
-impl Probes {
-    fn with<T>(&self, act: impl FnOnce(&mut BTreeSet<String>) -> T) -> T {
-        act(&mut self.asked.lock().unwrap_or_else(PoisonError::into_inner))
+    let find = || {
+        let root = Root::system();
+        let table = mounts(&root).map_err(FilesystemError::Mounts)?;
+        let (filesystems, places): (Vec<_>, Vec<_>) = survey(&root, &table).into_iter().unzip();
+        Ok::<_, FilesystemError>((filesystems, places))
+    };
+    let ask = |place: &PathBuf| usage(place);
+    let what = "looking for file systems";
+    let Survey { found: mut filesystems, answers, hung } =
+        agent.probes.survey(&agent.workers, what, SURVEY, find, ask).await?;
+    for key in hung {
+        agent.log.error(format_args!("{key} does not answer"));
     }
+    for (info, usage) in filesystems.iter_mut().zip(answers) {
+        fill_in(info, usage);
+    }
+    Ok(filesystems)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,61 +82,14 @@ struct Usage {
     privileged: u64,
 }
 
-/// Adds the usage of those that answer. One thread asks all; when one does not answer, it is left to
-/// itself and another goes on behind it.
-async fn measure(agent: &Agent, filesystems: &mut [FilesystemInfo]) {
-    let mut next = 0;
-    let mut stuck = 0;
-    while next < filesystems.len() && stuck < STUCK {
-        let places: Vec<_> =
-            filesystems[next..].iter().map(|info| info.mountpoint.clone()).collect();
-        let (sender, mut answers) = mpsc::channel(places.len());
-        let probes = agent.probes.clone();
-        let begun = agent.workers.begin("asking a file system", move || {
-            for place in places {
-                let usage = if probes.with(|asked| asked.insert(place.clone())) {
-                    let usage = usage(&place);
-                    probes.with(|asked| asked.remove(&place));
-                    usage
-                } else {
-                    None
-                };
-                if sender.blocking_send(usage).is_err() {
-                    return;
-                }
-            }
-        });
-        if let Err(error) = begun {
-            agent.log.info(format_args!("usage left out: {error}"));
-            return;
-        }
-        loop {
-            match tokio::time::timeout(PROBE, answers.recv()).await {
-                Ok(Some(usage)) => {
-                    fill_in(&mut filesystems[next], usage);
-                    next += 1;
-                }
-                Ok(None) => break,
-                Err(_) => {
-                    let place = &filesystems[next].mountpoint;
-                    agent.log.error(format_args!("the file system at {place} does not answer"));
-                    next += 1;
-                    stuck += 1;
-                    break;
-                }
-            }
-        }
-    }
-}
-
 fn fill_in(info: &mut FilesystemInfo, usage: Option<Usage>) {
     info.used_bytes = usage.map(|usage| usage.used);
     info.total_bytes = usage.map(|usage| usage.total);
     info.total_bytes_privileged = usage.map(|usage| usage.privileged);
 }
 
-fn usage(place: &str) -> Option<Usage> {
-    let found = statvfs(Path::new(place)).ok()?;
+fn usage(place: &Path) -> Option<Usage> {
+    let found = statvfs(place).ok()?;
     let unit = found.fragment_size();
     let used = found.blocks().saturating_sub(found.blocks_free());
     Some(Usage {
@@ -141,9 +99,28 @@ fn usage(place: &str) -> Option<Usage> {
     })
 }
 
-/// Describes what the table of mounts has on disks.
-fn survey(table: &str) -> Vec<FilesystemInfo> {
-    select(table).into_iter().map(|mount| mount.describe()).collect()
+/// The table of mounts. Where it is no text, bytes are written in octal, as it has those that would
+/// break a line.
+fn mounts(root: &Root) -> io::Result<String> {
+    let mut table = Vec::with_capacity(TABLE);
+    fs::File::open(root.path(MOUNTS))?.read_to_end(&mut table)?;
+    Ok(String::from_utf8(table).unwrap_or_else(|error| {
+        let escape = |byte: &u8| match byte.is_ascii() {
+            true => char::from(*byte).to_string(),
+            false => format!("\\{byte:03o}"),
+        };
+        error.as_bytes().iter().map(escape).collect()
+    }))
+}
+
+/// Describes what the table of mounts has on disks: each with what is to be asked for its usage.
+fn survey(root: &Root, table: &str) -> Vec<(FilesystemInfo, (String, PathBuf))> {
+    let describe = |mount: Mount| {
+        let info = mount.describe(root);
+        let key = format!("the file system {}:{} at {}", mount.major, mount.minor, info.mountpoint);
+        (info, (key, mount.place))
+    };
+    select(table).into_iter().map(describe).collect()
 }
 
 /// A line of the table of mounts.
@@ -151,79 +128,125 @@ fn survey(table: &str) -> Vec<FilesystemInfo> {
 struct Mount {
     major: u64,
     minor: u64,
-    /// The folder of the file system that is mounted: not its root in a bind mount.
-    root: String,
-    place: String,
+    /// Whether the file system's own root is mounted, and not a folder of it.
+    whole: bool,
+    place: PathBuf,
     kind: String,
-    source: String,
+    source: PathBuf,
 }
 
 impl Mount {
+    /// Reads a line, if it is of a file system that lies on disks.
+    ///
+    /// `22 1 254:1 / /mnt rw shared:1 - ext4 /dev/vda1 rw`
     fn parse(line: &str) -> Option<Self> {
-        let (left, right) = line.split_once(" - ")?;
-        let mut left = left.split(' ').skip(2);
-        let (major, minor) = left.next()?.split_once(':')?;
-        let root = unescape(left.next()?);
-        let place = unescape(left.next()?);
-        let mut right = right.split(' ');
+        let mut fields = line.split(' ');
+        let (major, minor) = fields.nth(2)?.split_once(':')?;
+        let (major, minor) = (major.parse().ok()?, minor.parse().ok()?);
+        let (root, place) = (fields.next()?, fields.next()?);
+        // how many fields there are before the dash differs
+        fields.find(|field| *field == "-")?;
+        let kind = fields.next()?;
+        // some that do lie on disks have no device number of their own
+        if major == 0 && !matches!(kind, "btrfs" | "zfs") {
+            return None;
+        }
         Some(Self {
-            major: major.parse().ok()?,
-            minor: minor.parse().ok()?,
-            root,
-            place,
-            kind: right.next()?.to_owned(),
-            source: unescape(right.next()?),
+            major,
+            minor,
+            whole: root == "/",
+            place: unescape(place).into(),
+            kind: kind.to_owned(),
+            source: unescape(fields.next()?).into(),
         })
     }
 
-    /// Whether it lies on disks. Some that do have no device number of their own.
-    fn lies_on_disks(&self) -> bool {
-        self.major != 0 || matches!(self.kind.as_str(), "btrfs" | "zfs")
-    }
-
-    fn describe(self) -> FilesystemInfo {
-        let (major, minor) = if self.major == 0 {
-            // its source is the device, or one of them
-            std::fs::metadata(&self.source)
-                .map(|device| (nix::libc::major(device.rdev()), nix::libc::minor(device.rdev())))
-                .map_or((0, 0), |(major, minor)| (major.into(), minor.into()))
-        } else {
-            (self.major, self.minor)
+    /// Looks up its device, and the disks below it.
+    fn describe(&self, root: &Root) -> FilesystemInfo {
+        let device = match self.major {
+            0 => self.source_device(root),
+            major => Device::numbered(root, major, self.minor),
         };
-        let device = disk::device(major, minor);
         let name = match &device {
-            Some(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            None => self.source.trim_start_matches("/dev/").to_owned(),
+            Some(device) => device.name(),
+            None => {
+                let source = self.source.to_string_lossy();
+                source.strip_prefix("/dev/").unwrap_or(&source).to_owned()
+            }
+        };
+        let disk = match device {
+            Some(device) if self.kind == "btrfs" => spread(root, &device),
+            Some(device) => device.disks(),
+            None => Vec::new(),
         };
         FilesystemInfo {
             name,
-            mountpoint: self.place,
-            kind: self.kind,
+            mountpoint: self.place.to_string_lossy().into_owned(),
+            kind: self.kind.clone(),
             used_bytes: None,
             total_bytes: None,
             total_bytes_privileged: None,
-            disk: device.map(|path| disk::below(&path)).unwrap_or_default(),
+            disk,
         }
     }
+
+    /// The device that is its source, or one of several.
+    fn source_device<'a>(&self, root: &'a Root) -> Option<Device<'a>> {
+        // a pool's name is no path
+        if !self.source.is_absolute() {
+            return None;
+        }
+        let number = fs::metadata(root.path(self.source.to_str()?)).ok()?.rdev();
+        Device::numbered(root, libc::major(number).into(), libc::minor(number).into())
+    }
+}
+
+/// The disks of all devices that a btrfs lies on, of which one is known.
+fn spread(root: &Root, device: &Device<'_>) -> Vec<DiskAddress> {
+    let systems = fs::read_dir(root.path(BTRFS)).into_iter().flatten().flatten();
+    let mut devices = systems.map(|system| system.path().join("devices"));
+    let Some(devices) = devices.find(|devices| devices.join(device.name()).exists()) else {
+        return device.disks();
+    };
+    let mut links: Vec<_> =
+        fs::read_dir(devices).into_iter().flatten().flatten().map(|link| link.path()).collect();
+    links.sort();
+    links.iter().filter_map(|link| Device::find(root, link)).flat_map(|part| part.disks()).collect()
 }
 
 /// The mounts that lie on disks, each file system once: where its root is mounted if it is, else where
-/// it was mounted first.
+/// it was mounted first. A place over which another was mounted later is taken only if there is no
+/// other.
 fn select(table: &str) -> Vec<Mount> {
-    let mut mounts: Vec<Mount> = Vec::new();
-    for mount in table.lines().filter_map(Mount::parse).filter(Mount::lies_on_disks) {
-        let same = |known: &&mut Mount| (known.major, known.minor) == (mount.major, mount.minor);
-        match mounts.iter_mut().find(same) {
-            None => mounts.push(mount),
-            Some(known) if known.root != "/" && mount.root == "/" => *known = mount,
-            Some(_) => {}
+    let mounts: Vec<Mount> = table.lines().filter_map(Mount::parse).collect();
+    let last: HashMap<&Path, usize> =
+        mounts.iter().enumerate().map(|(at, mount)| (mount.place.as_path(), at)).collect();
+    let rank =
+        |at: usize, mount: &Mount| (last.get(mount.place.as_path()) == Some(&at), mount.whole);
+    let mut best: HashMap<(u64, u64), usize> = HashMap::new();
+    let mut order = Vec::new();
+    for (at, mount) in mounts.iter().enumerate() {
+        match best.entry((mount.major, mount.minor)) {
+            Entry::Vacant(entry) => {
+                order.push((mount.major, mount.minor));
+                entry.insert(at);
+            }
+            Entry::Occupied(mut entry) => {
+                let known = *entry.get();
+                if mounts.get(known).is_none_or(|other| rank(at, mount) > rank(known, other)) {
+                    entry.insert(at);
+                }
+            }
         }
     }
-    mounts
+    order.iter().filter_map(|device| mounts.get(*best.get(device)?).cloned()).collect()
 }
 
 /// A field of the table of mounts, where what would break a line is written in octal.
-fn unescape(field: &str) -> String {
+fn unescape(field: &str) -> OsString {
+    if !field.contains('\\') {
+        return field.into();
+    }
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -239,14 +262,16 @@ fn unescape(field: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    OsString::from_vec(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::root::tree;
+    use proptest::prelude::*;
 
-    const TABLE: &str = "\
+    const MANY: &str = "\
 22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 23 22 0:21 / /proc rw - proc proc rw
 24 22 254:1 /var/lib/x /srv/bind rw - ext4 /dev/vda1 rw
@@ -258,12 +283,13 @@ mod tests {
 nonsense
 ";
 
+    fn places(table: &str) -> Vec<(PathBuf, String, PathBuf)> {
+        let selected = select(table).into_iter();
+        selected.map(|mount| (mount.place, mount.kind, mount.source)).collect()
+    }
+
     #[test]
     fn each_file_system_on_disks_is_listed_once_at_its_root() {
-        let places: Vec<_> = select(TABLE)
-            .into_iter()
-            .map(|mount| (mount.place, mount.kind, mount.source))
-            .collect();
         let expected = [
             ("/", "ext4", "/dev/vda1"),
             ("/data disk", "xfs", "/dev/vda2"),
@@ -271,41 +297,109 @@ nonsense
             ("/tank", "zfs", "tank/data"),
         ];
         assert_eq!(
-            places,
+            places(MANY),
             expected.map(|(place, kind, source)| (place.into(), kind.into(), source.into()))
         );
     }
 
     #[test]
+    fn a_place_that_is_covered_is_not_asked_if_there_is_another() {
+        let table = "\
+1 1 8:1 / /mnt rw - ext4 /dev/sda1 rw
+2 1 8:2 / /mnt rw - xfs /dev/sda2 rw
+3 1 8:1 /x /bind rw - ext4 /dev/sda1 rw
+4 1 8:3 / /only rw - ext4 /dev/sda3 rw
+5 1 8:4 / /only rw - ext4 /dev/sda4 rw
+";
+        let places: Vec<_> =
+            places(table).into_iter().map(|(place, ..)| place.display().to_string()).collect();
+        assert_eq!(places, ["/bind", "/mnt", "/only", "/only"]);
+    }
+
+    #[test]
+    fn thousands_of_mounts_of_one_file_system_are_one() {
+        let mut table = String::new();
+        for at in 0..5000 {
+            table += &format!("{at} 1 254:1 /x{at} /y{at} rw shared:{at} - ext4 /dev/vda1 rw\n");
+            table += &format!("{at} 1 0:{at} / /z{at} rw - nfs4 server:/{at} rw\n");
+        }
+        table += "9 1 254:1 / / rw - ext4 /dev/vda1 rw\n";
+        assert_eq!(places(&table), [("/".into(), "ext4".into(), "/dev/vda1".into())]);
+    }
+
+    #[test]
     fn octal_is_undone_and_nothing_else() {
+        let unescape = |field| unescape(field).into_string().unwrap();
         assert_eq!(unescape("a\\040b\\134c\\011"), "a b\\c\t");
         assert_eq!(unescape("a\\"), "a\\");
         assert_eq!(unescape("\\9\\7"), "\\9\\7");
         assert_eq!(unescape("\\303\\251"), "é");
     }
 
-    #[tokio::test]
-    async fn usage_is_filled_in() {
-        let agent = Agent::new(&crate::options::Settings::for_tests());
-        let entry = |place: &str| FilesystemInfo {
-            name: String::new(),
-            mountpoint: place.to_owned(),
-            kind: String::new(),
-            used_bytes: None,
-            total_bytes: None,
-            total_bytes_privileged: None,
-            disk: Vec::new(),
+    #[test]
+    fn a_place_need_not_be_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Root::at(folder.path());
+        fs::create_dir_all(root.path("/proc/self")).unwrap();
+        let table = b"1 1 8:1 / /caf\xE9\\040\xFF rw - ext4 /dev/sda1 rw\n";
+        fs::write(root.path(MOUNTS), table).unwrap();
+        let [mount] = &select(&mounts(&root).unwrap())[..] else { panic!("one mount") };
+        assert_eq!(mount.place.as_os_str().as_encoded_bytes(), b"/caf\xE9 \xFF");
+    }
+
+    #[test]
+    fn a_file_system_is_described_by_its_device_and_disks() {
+        let vda = "/sys/devices/pci0000:00/0000:00:02.0/virtio0/block/vda";
+        let vdb = "/sys/devices/pci0000:00/0000:00:03.0/virtio1/block/vdb";
+        let (_folder, root) = tree(&[
+            (&format!("{vda}/dev"), "254:0\n"),
+            (&format!("{vda}/uevent"), "DEVNAME=vda\n"),
+            (&format!("{vda}/vda1/partition"), "1\n"),
+            (&format!("{vda}/vda1/uevent"), "DEVNAME=vda1\n"),
+            (&format!("{vdb}/uevent"), "DEVNAME=vdb\n"),
+            ("/sys/dev/block/254:1", &format!("-> ../../..{vda}/vda1")),
+            ("/sys/dev/block/254:16", &format!("-> ../../..{vdb}")),
+            ("/sys/fs/btrfs/features/x", ""),
+            ("/sys/fs/btrfs/1234/devices/vda1", &format!("-> ../../../../..{vda}/vda1")),
+            ("/sys/fs/btrfs/1234/devices/vdb", &format!("-> ../../../../..{vdb}")),
+        ]);
+        let told = |line: &str| {
+            let told = Mount::parse(line).unwrap().describe(&root);
+            let disks: Vec<_> = told.disk.into_iter().map(|disk| disk.dev.unwrap()).collect();
+            (told.name, told.mountpoint, disks)
         };
-        let mut filesystems = [entry("/"), entry("/is/not/there"), entry("/")];
-        measure(&agent, &mut filesystems).await;
-        assert!(filesystems[0].total_bytes_privileged >= filesystems[0].total_bytes);
-        assert!(filesystems[0].total_bytes > filesystems[0].used_bytes);
-        assert_eq!(filesystems[1].used_bytes, None);
-        assert!(filesystems[2].used_bytes.is_some());
-        // as if an earlier call hung there
-        agent.probes.with(|asked| asked.insert("/".to_owned()));
-        let mut filesystems = [entry("/")];
-        measure(&agent, &mut filesystems).await;
-        assert_eq!(filesystems[0].used_bytes, None, "one that hangs is not asked again");
+        let on = |name: &str, place: &str, disks: &[&str]| {
+            let disks: Vec<String> = disks.iter().map(|disk| (*disk).to_owned()).collect();
+            (name.to_owned(), place.to_owned(), disks)
+        };
+        assert_eq!(told("1 1 254:1 / /a rw - ext4 /dev/root rw"), on("vda1", "/a", &["/dev/vda1"]));
+        assert_eq!(
+            told("1 1 9:9 / /gone rw - ext4 /dev/sdz rw"),
+            on("sdz", "/gone", &[]),
+            "a device that is not in the tree"
+        );
+        assert_eq!(told("1 1 0:9 / /t rw - zfs tank/x rw"), on("tank/x", "/t", &[]));
+        let disk = Device::numbered(&root, 254, 16).unwrap();
+        let parts: Vec<_> =
+            spread(&root, &disk).into_iter().map(|disk| disk.dev.unwrap()).collect();
+        assert_eq!(parts, ["/dev/vda1", "/dev/vdb"], "a btrfs on two devices");
+    }
+
+    #[tokio::test]
+    async fn usage_is_told_of_what_is_there() {
+        let told = usage(Path::new("/")).unwrap();
+        assert!(told.privileged >= told.total && told.total > told.used);
+        assert_eq!(usage(Path::new("/is/not/there")), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_table_breaks_the_reader(
+            table in "(([0-9:]{0,22}|/|[a-z]{0,4}|-|btrfs|\\\\[0-9]{0,4}) ?|\n|.){0,99}",
+        ) {
+            for mount in select(&table) {
+                prop_assert!(mount.major != 0 || matches!(mount.kind.as_str(), "btrfs" | "zfs"));
+            }
+        }
     }
 }

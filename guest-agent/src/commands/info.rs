@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::sys::utsname::uname;
 use ostler_protocol::qga::commands::Nothing;
@@ -9,12 +10,16 @@ use ostler_protocol::qga::commands::info::{GuestGetHostName, GuestGetOsinfo, Hos
 
 use super::CommandError;
 use crate::dispatcher::Handle;
+use crate::root::Root;
 use crate::state::Agent;
+use crate::worker::WorkerError;
 
 /// Where a distribution says what it is, the first that exists.
 const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
 /// Names another file for it, as with stock agents.
 const OS_RELEASE_VARIABLE: &str = "QGA_OS_RELEASE";
+/// For reading it: it may lie on a disk that is gone.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Why the system could not be told.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +36,8 @@ impl Handle for GuestGetHostName {
 }
 
 impl Handle for GuestGetOsinfo {
-    async fn handle(_: Rc<Agent>, _: Nothing) -> Result<OsInfo, CommandError> {
-        Ok(os_info())
+    async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<OsInfo, CommandError> {
+        Ok(os_info(&agent).await?)
     }
 }
 
@@ -49,7 +54,23 @@ pub fn boot_id() -> Option<String> {
 }
 
 /// What is known of kernel and distribution.
-pub fn os_info() -> OsInfo {
+pub async fn os_info(agent: &Agent) -> Result<OsInfo, WorkerError> {
+    agent
+        .workers
+        .run("reading os-release", LOOK, || {
+            let root = Root::system();
+            let release = match std::env::var(OS_RELEASE_VARIABLE) {
+                Ok(path) => root.text(&path).ok(),
+                Err(_) => OS_RELEASE.iter().find_map(|path| root.text(path).ok()),
+            };
+            let mut info = kernel();
+            describe(&mut info, &release.unwrap_or_default());
+            info
+        })
+        .await
+}
+
+fn kernel() -> OsInfo {
     let mut info = OsInfo::default();
     if let Ok(kernel) = uname() {
         let text = |text: &OsStr| Some(text.to_string_lossy().into_owned());
@@ -57,11 +78,6 @@ pub fn os_info() -> OsInfo {
         info.kernel_version = text(kernel.version());
         info.machine = text(kernel.machine());
     }
-    let release = match std::env::var_os(OS_RELEASE_VARIABLE) {
-        Some(path) => std::fs::read_to_string(path).ok(),
-        None => OS_RELEASE.iter().find_map(|path| std::fs::read_to_string(path).ok()),
-    };
-    describe(&mut info, &release.unwrap_or_default());
     info
 }
 
@@ -92,7 +108,15 @@ fn unquote(text: &str) -> String {
         match (character, quote) {
             ('\'' | '"', None) => quote = Some(character),
             (character, Some(open)) if character == open => quote = None,
-            ('\\', None | Some('"')) => value.extend(characters.next()),
+            ('\\', None) => value.extend(characters.next()),
+            ('\\', Some('"')) => {
+                let next = characters.next();
+                // before anything else it stands for itself
+                if !next.is_some_and(|next| matches!(next, '"' | '\\' | '$' | '`')) {
+                    value.push('\\');
+                }
+                value.extend(next);
+            }
             (' ' | '\t' | ';', None) => break,
             _ => value.push(character),
         }
@@ -103,6 +127,7 @@ fn unquote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn os_release_is_read_as_a_shell_reads_it() {
@@ -118,5 +143,21 @@ mod tests {
         assert_eq!(info.version_id.as_deref(), Some("12"));
         assert_eq!(info.version.as_deref(), Some(""));
         assert_eq!(info.variant, None);
+    }
+
+    #[test]
+    fn a_backslash_in_quotes_stands_for_itself_before_most_letters() {
+        assert_eq!(unquote(r#""a\\b\n\"c\$d\`e""#), r#"a\b\n"c$d`e"#);
+        assert_eq!(unquote(r"'a\b'"), r"a\b");
+        assert_eq!(unquote(r"a\ b c"), "a b");
+        assert_eq!(unquote("\"open"), "open");
+        assert_eq!(unquote(r#"a"b"'c' # comment"#), "abc");
+    }
+
+    proptest! {
+        #[test]
+        fn no_release_breaks_the_reader(text in "((ID|NAME|VERSION)=[\"'\\\\a-z ]{0,9}\n|.){0,20}") {
+            describe(&mut OsInfo::default(), &text);
+        }
     }
 }

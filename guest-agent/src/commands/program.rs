@@ -1,6 +1,6 @@
 //! Programs of the guest's, run as children.
 //!
-//! Only here are programs started. Their environment is a search path and nothing else; what they must
+//! These are the agent's own helpers; what its clients run is `exec`'s. Their environment is a search path and nothing else; what they must
 //! know and nobody may see goes through standard input. Their output is for an error's text, so little
 //! of it is kept.
 
@@ -19,7 +19,7 @@ use tokio::process::Command;
 pub const DIRECTORIES: [&str; 6] =
     ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
 
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// So much of what a program says is kept.
 const KEPT: usize = 2048;
 /// A program that has ended may have left its output open to others.
@@ -115,6 +115,25 @@ pub async fn run(
     deadline: Duration,
     when_late: WhenLate,
 ) -> Result<(), ProgramError> {
+    complete(program, arguments, input, deadline, when_late).await.map(drop)
+}
+
+/// Runs a program that tells something, to its end, and gives the beginning of what it said.
+pub async fn output(
+    program: &Path,
+    arguments: &[&str],
+    deadline: Duration,
+) -> Result<String, ProgramError> {
+    complete(program, arguments, None, deadline, WhenLate::Kill).await
+}
+
+async fn complete(
+    program: &Path,
+    arguments: &[&str],
+    input: Option<&[u8]>,
+    deadline: Duration,
+    when_late: WhenLate,
+) -> Result<String, ProgramError> {
     let name = || program.display().to_string();
     #[expect(clippy::disallowed_methods, reason = "the guest agent's home of child processes")]
     let mut child = Command::new(program)
@@ -151,11 +170,14 @@ pub async fn run(
         Err(_) => return Err(ProgramError::Late { program: name() }),
     };
     group.0 = None;
+    let output = String::from_utf8_lossy(&said.borrow()).into_owned();
     if !status.success() {
-        let output = String::from_utf8_lossy(&said.borrow()).into_owned();
         return Err(ProgramError::Failed { program: name(), status, output });
     }
-    fed.unwrap_or(Ok(())).map_err(|source| ProgramError::Lost { program: name(), source })
+    match fed.unwrap_or(Ok(())) {
+        Ok(()) => Ok(output),
+        Err(source) => Err(ProgramError::Lost { program: name(), source }),
+    }
 }
 
 /// A program and what it started, killed when this is dropped before the program has ended.
@@ -226,5 +248,12 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_does_not_end_is_given_up() {
         assert!(matches!(shell("exec sleep 600", None, 0).await, Err(ProgramError::Late { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_program_does_not_ignore_the_signal_of_a_broken_pipe() {
+        // the agent does, and a program cannot take that back if it inherits it
+        let error = shell("kill -PIPE $$; exit 0", None, 60).await.unwrap_err().to_string();
+        assert!(error.contains("SIGPIPE"), "{error}");
     }
 }

@@ -14,12 +14,16 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use zeroize::Zeroizing;
 
+use super::label;
 use crate::worker::{WorkerError, Workers};
 
 /// As long as `lckpwdf(3)` waits for others.
 const LOCK: Duration = Duration::from_secs(15);
 const LOCK_STEP: Duration = Duration::from_millis(50);
 const WRITE: Duration = Duration::from_secs(30);
+/// The fields of an entry, from 0.
+const PASSWORD: usize = 1;
+const EXPIRES: usize = 7;
 /// In `passwd`: the password is in `shadow`.
 const SHADOWED: &[u8] = b"x";
 
@@ -58,13 +62,39 @@ pub enum ShadowError {
     Worker(#[from] WorkerError),
 }
 
-/// The password field of an account; nothing if there is no such account.
-pub(super) fn entry(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, ShadowError> {
+/// What the files say of an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Its password field.
+    pub(super) password: Zeroizing<Vec<u8>>,
+    /// Its day has come.
+    pub(super) expired: bool,
+}
+
+impl Entry {
+    /// Whether there is no password one could log in with.
+    pub(super) fn is_locked(&self) -> bool {
+        self.password.starts_with(b"!") || self.password.starts_with(b"*")
+    }
+}
+
+/// The entry of an account; nothing if there is no such account.
+pub(super) fn entry(folder: &Path, name: &str) -> Result<Option<Entry>, ShadowError> {
     let passwd = read(&folder.join("passwd"))?;
-    let Some(field) = field(&passwd, name) else { return Ok(None) };
-    let shadow = read_if_any(&folder.join("shadow"))?;
-    let shadowed = shadow.as_deref().and_then(|text| self::field(text, name));
-    Ok(Some(shadowed.unwrap_or(field).to_vec()))
+    let Some(open) = field(&passwd, name, PASSWORD) else { return Ok(None) };
+    let shadow = Zeroizing::new(read_if_any(&folder.join("shadow"))?.unwrap_or_default());
+    let password = field(&shadow, name, PASSWORD).unwrap_or(open);
+    let expires = field(&shadow, name, EXPIRES)
+        .and_then(|day| std::str::from_utf8(day).ok()?.parse::<u64>().ok());
+    Ok(Some(Entry {
+        password: Zeroizing::new(password.to_vec()),
+        expired: expires.is_some_and(|day| day <= today()),
+    }))
+}
+
+/// Days since 1970.
+fn today() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400
 }
 
 /// Puts `hash` into the password field of an account.
@@ -77,7 +107,7 @@ pub(super) async fn replace(
     let lock = lock(&folder.join(".pwd.lock")).await?;
     let (folder, name) = (folder.to_owned(), name.to_owned());
     let hash = Zeroizing::new(hash.to_vec());
-    let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+    let today = today();
     workers
         .run("writing the accounts", WRITE, move || {
             let outcome = rewrite(&folder, &name, &hash, today);
@@ -91,9 +121,10 @@ fn rewrite(folder: &Path, name: &str, hash: &[u8], today: u64) -> Result<(), Sha
     let passwd = folder.join("passwd");
     let shadow = folder.join("shadow");
     let accounts = read(&passwd)?;
-    let field = field(&accounts, name).ok_or(ShadowError::Gone)?;
+    let field = field(&accounts, name, PASSWORD).ok_or(ShadowError::Gone)?;
     let shadows = read_if_any(&shadow)?;
-    let in_shadow = shadows.as_deref().is_some_and(|text| self::field(text, name).is_some());
+    let in_shadow =
+        shadows.as_deref().is_some_and(|text| self::field(text, name, PASSWORD).is_some());
     if in_shadow || field == SHADOWED {
         let text = with_shadow(&shadows.unwrap_or_default(), name, hash, today);
         store(&shadow, &text)
@@ -110,10 +141,10 @@ fn is_of(line: &[u8], name: &str) -> bool {
     line.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b':'))
 }
 
-/// The second field of a line of the account's.
-fn field<'a>(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
+/// A field of the account's line.
+fn field<'a>(text: &'a [u8], name: &str, at: usize) -> Option<&'a [u8]> {
     let line = lines(text).find(|line| is_of(line, name))?;
-    line.trim_ascii_end().split(|byte| *byte == b':').nth(1)
+    line.trim_ascii_end().split(|byte| *byte == b':').nth(at)
 }
 
 /// The text with another password in the account's line.
@@ -184,7 +215,7 @@ fn read_if_any(path: &Path) -> Result<Option<Vec<u8>>, ShadowError> {
     }
 }
 
-/// Replaces a file durably, keeping its mode and owner; a new one only root can read.
+/// Replaces a file durably, keeping its mode, owner and label; a new one only root can read.
 fn store(path: &Path, text: &[u8]) -> Result<(), ShadowError> {
     let failed = |source| ShadowError::Write { path: path.to_owned(), source };
     // what a link points to is the file, wherever that is
@@ -200,9 +231,11 @@ fn store(path: &Path, text: &[u8]) -> Result<(), ShadowError> {
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
         file.write_all(text)?;
-        if let Ok(old) = fs::metadata(&path) {
-            fchown(&file, Some(old.uid()), Some(old.gid()))?;
-            file.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
+        if let Ok(old) = File::open(&path) {
+            let about = old.metadata()?;
+            fchown(&file, Some(about.uid()), Some(about.gid()))?;
+            file.set_permissions(fs::Permissions::from_mode(about.mode() & 0o7777))?;
+            label::copy(&old, &file)?;
         }
         file.sync_all()?;
         fs::rename(&beside, &path)?;
@@ -259,15 +292,34 @@ mod tests {
             with_shadow(SHADOW, "root", b"$6$new", 20000),
             b"root:$6$new:20000:0:99999:7:::\nrootling:keep:1::::::\n"
         );
-        assert_eq!(field(SHADOW, "root"), Some(&b"old"[..]));
-        assert_eq!(field(SHADOW, "roo"), None);
-        assert_eq!(field(b"a:b", "a"), Some(&b"b"[..]));
+        assert_eq!(field(SHADOW, "root", PASSWORD), Some(&b"old"[..]));
+        assert_eq!(field(SHADOW, "roo", PASSWORD), None);
+        assert_eq!(field(b"a:b", "a", PASSWORD), Some(&b"b"[..]));
     }
 
     #[test]
     fn a_missing_line_is_added() {
         assert_eq!(with_shadow(b"a:b:1", "u", b"h", 2), b"a:b:1\nu:h:2:0:99999:7:::\n");
         assert_eq!(with_shadow(b"", "u", b"h", 2), b"u:h:2:0:99999:7:::\n");
+    }
+
+    #[test]
+    fn an_account_is_locked_or_expired_as_its_entry_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let tomorrow = today() + 1;
+        for (shadow, locked, expired) in [
+            ("u:!x:1::::::\n".to_owned(), true, false),
+            ("u:*:1:::::5:\n".to_owned(), true, true),
+            (format!("u:x:1:::::{}:\n", today()), false, true),
+            (format!("u:x:1:::::{tomorrow}:\n"), false, false),
+            ("u:x\n".to_owned(), false, false),
+            (String::new(), false, false),
+        ] {
+            fs::write(folder.path().join("passwd"), "u:x:1:1::/:/bin/sh\n").unwrap();
+            fs::write(folder.path().join("shadow"), &shadow).unwrap();
+            let entry = entry(folder.path(), "u").unwrap().unwrap();
+            assert_eq!((entry.is_locked(), entry.expired), (locked, expired), "{shadow}");
+        }
     }
 
     #[tokio::test]
@@ -278,7 +330,7 @@ mod tests {
         fs::write(&shadow, SHADOW).unwrap();
         fs::set_permissions(&shadow, fs::Permissions::from_mode(0o640)).unwrap();
         replace(&Workers::new(), folder.path(), "root", b"new").await.unwrap();
-        assert_eq!(entry(folder.path(), "root").unwrap(), Some(b"new".to_vec()));
+        assert_eq!(entry(folder.path(), "root").unwrap().unwrap().password.as_slice(), b"new");
         assert_eq!(fs::metadata(&shadow).unwrap().mode() & 0o7777, 0o640);
         let mut left: Vec<_> = fs::read_dir(folder.path())
             .unwrap()

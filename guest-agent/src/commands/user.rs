@@ -9,59 +9,69 @@
 //! busybox has it; so there, as where there is none, the files are changed here. However it is done,
 //! what counts is the entry: if it is what it was, the password is not set and the caller is told so.
 //!
+//! Setting a password unlocks an account that was locked, as it always has: it is what hosts set one for.
+//! But the reply says so, and says what still keeps one from logging in.
+//!
 //! The password is in memory and in a pipe, nowhere else: in no argument, environment, file or log.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use ostler_protocol::qga::commands::Done;
-use ostler_protocol::qga::commands::user::{GuestSetUserPassword, SetUserPasswordArguments};
-use sha_crypt::{PasswordHasher, ShaCrypt};
+use ostler_protocol::qga::base64::{self, Base64Error};
+use ostler_protocol::qga::commands::user::{
+    GuestSetUserPassword, PasswordSet, SetUserPasswordArguments,
+};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::CommandError;
+use super::account::{self, Account, AccountError, Origin};
+use super::hash::{HashError, Method};
 use super::program::{self, ProgramError, WhenLate};
-use super::shadow::{self, ShadowError};
+use super::shadow::{self, Entry, ShadowError};
 use crate::dispatcher::Handle;
 use crate::state::Agent;
 use crate::worker::{WorkerError, Workers};
 
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Clients have been seen to leave out the padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// Why a password was not set.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     /// It is not base64.
-    #[error("the password is not valid base64")]
-    Base64,
+    #[error(transparent)]
+    Base64(#[from] Base64Error),
     /// It would end a line, or itself.
-    #[error("forbidden characters in password")]
+    #[error("forbidden characters in raw password")]
     Password,
+    /// It is none: anybody could log in.
+    #[error("the password is empty")]
+    NoPassword,
     /// The name would end a field or a line.
     #[error("forbidden characters in username")]
     Name,
-    /// No such account here.
-    #[error("user '{0}' is not a local account")]
+    /// There is none.
+    #[error("the username is empty")]
+    NoName,
+    /// No such account.
+    #[error("user '{0}' does not exist")]
     NoUser(String),
+    /// A directory service has the account, and its password.
+    #[error("user '{0}' is not a local account: a directory service keeps its password")]
+    Remote(String),
+    /// It could not be found out whether there is such an account.
+    #[error(transparent)]
+    Account(AccountError),
     /// It could not be hashed.
-    #[error("the password could not be hashed")]
-    Hash,
+    #[error(transparent)]
+    Hash(#[from] HashError),
     /// The program for it.
     #[error(transparent)]
     Program(#[from] ProgramError),
     /// The files.
     #[error(transparent)]
     Files(#[from] ShadowError),
-    /// The thread that writes them.
+    /// The thread that reads and writes them.
     #[error(transparent)]
     Worker(#[from] WorkerError),
     /// All went well, and the entry is what it was.
@@ -73,15 +83,17 @@ impl Handle for GuestSetUserPassword {
     async fn handle(
         agent: Rc<Agent>,
         mut arguments: SetUserPasswordArguments,
-    ) -> Result<Done, CommandError> {
-        let password = decode(&arguments.password);
+    ) -> Result<PasswordSet, CommandError> {
+        let password = base64::decode(&arguments.password).map(Zeroizing::new);
         arguments.password.zeroize();
-        let secret = Secret::new(password?, arguments.crypted)?;
+        let secret = Secret::new(password.map_err(UserError::from)?, arguments.crypted)?;
         check_name(&arguments.username)?;
         // changes come one after the other: each looks at what it has changed
         let _turn = agent.accounts.lock().await;
-        set(&agent.workers, Path::new("/etc"), way(), &arguments.username, secret).await?;
-        Ok(Done {})
+        let workers = &agent.workers;
+        let way = workers.run("looking for chpasswd", DEADLINE, way).await?;
+        let folder = Path::new(account::FOLDER);
+        Ok(set(workers, folder, way, &arguments.username, secret).await?)
     }
 }
 
@@ -93,6 +105,9 @@ enum Secret {
 
 impl Secret {
     fn new(bytes: Zeroizing<Vec<u8>>, crypted: bool) -> Result<Self, UserError> {
+        if bytes.is_empty() {
+            return Err(UserError::NoPassword);
+        }
         // NUL ends it for every program that reads it
         if bytes.iter().any(|byte| matches!(byte, b'\n' | 0)) {
             return Err(UserError::Password);
@@ -108,25 +123,23 @@ impl Secret {
     }
 
     /// What is to stand in the entry.
-    fn hash(self) -> Result<Zeroizing<Vec<u8>>, UserError> {
+    fn hash(self, folder: &Path) -> Result<Zeroizing<Vec<u8>>, UserError> {
         match self {
             Self::Hash(hash) => Ok(hash),
-            Self::Plain(password) => {
-                let hash =
-                    ShaCrypt::default().hash_password(&password).map_err(|_| UserError::Hash)?;
-                Ok(Zeroizing::new(hash.as_str().as_bytes().to_vec()))
-            }
+            Self::Plain(password) => Ok(Method::of(folder).hash(&password)?),
         }
     }
 }
 
-fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, UserError> {
-    BASE64.decode(text).map(Zeroizing::new).map_err(|_| UserError::Base64)
-}
-
 fn check_name(name: &str) -> Result<(), UserError> {
     let forbidden = |character: char| character == ':' || character.is_ascii_control();
-    if name.is_empty() || name.contains(forbidden) { Err(UserError::Name) } else { Ok(()) }
+    if name.is_empty() {
+        Err(UserError::NoName)
+    } else if name.contains(forbidden) {
+        Err(UserError::Name)
+    } else {
+        Ok(())
+    }
 }
 
 /// How an entry is changed.
@@ -152,9 +165,10 @@ async fn set(
     way: Way,
     name: &str,
     secret: Secret,
-) -> Result<(), UserError> {
-    let entry = || shadow::entry(folder, name);
-    let Some(before) = entry()? else { return Err(UserError::NoUser(name.to_owned())) };
+) -> Result<PasswordSet, UserError> {
+    let Some(before) = entry(workers, folder, name).await? else {
+        return Err(absent(workers, folder, name).await);
+    };
     let wanted = match (way, secret) {
         (Way::Program(path), Secret::Plain(password)) => {
             chpasswd(&path, &[], name, &password).await?;
@@ -165,21 +179,45 @@ async fn set(
             Some(hash)
         }
         (Way::Files, secret) => {
-            let hash = hash(workers, secret).await?;
+            let place = folder.to_owned();
+            let hash =
+                workers.run("hashing a password", DEADLINE, move || secret.hash(&place)).await??;
             shadow::replace(workers, folder, name, &hash).await?;
             Some(hash)
         }
     };
-    let after = entry()?;
+    let after = entry(workers, folder, name).await?.ok_or(ShadowError::Gone)?;
     let set = match &wanted {
-        Some(wanted) => after.as_ref().is_some_and(|after| after.as_slice() == wanted.as_slice()),
-        None => after.is_some_and(|after| after != before),
+        Some(wanted) => after.password == *wanted,
+        None => after.password != before.password,
     };
-    if set { Ok(()) } else { Err(UserError::Unchanged(name.to_owned())) }
+    if set { Ok(report(&before, &after)) } else { Err(UserError::Unchanged(name.to_owned())) }
 }
 
-async fn hash(workers: &Workers, secret: Secret) -> Result<Zeroizing<Vec<u8>>, UserError> {
-    workers.run("hashing a password", DEADLINE, move || secret.hash()).await?
+fn report(before: &Entry, after: &Entry) -> PasswordSet {
+    let only_if = |so: bool| so.then_some(true);
+    PasswordSet {
+        unlocked: only_if(before.is_locked() && !after.is_locked()),
+        locked: only_if(after.is_locked()),
+        expired: only_if(after.expired),
+    }
+}
+
+async fn entry(workers: &Workers, folder: &Path, name: &str) -> Result<Option<Entry>, UserError> {
+    let (folder, name) = (folder.to_owned(), name.to_owned());
+    let read = move || shadow::entry(&folder, &name);
+    Ok(workers.run("reading the accounts", DEADLINE, read).await??)
+}
+
+/// Why an account is not in the files.
+async fn absent(workers: &Workers, folder: &Path, name: &str) -> UserError {
+    match Account::find(workers, folder, name).await {
+        Ok(Account { origin: Origin::Remote, .. }) => UserError::Remote(name.to_owned()),
+        Ok(Account { origin: Origin::Local, .. }) | Err(AccountError::Unknown(_)) => {
+            UserError::NoUser(name.to_owned())
+        }
+        Err(error) => UserError::Account(error),
+    }
 }
 
 async fn chpasswd(
@@ -198,7 +236,6 @@ async fn chpasswd(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sha_crypt::PasswordVerifier;
     use std::fs;
 
     fn plain(text: &str) -> Secret {
@@ -222,14 +259,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_plain_password_is_hashed_into_the_files() {
-        let guest = guest("root:!:19000:0:99999:7:::\n");
-        set(&Workers::new(), guest.path(), Way::Files, "root", plain("pä ss:1")).await.unwrap();
-        let entry = shadow::entry(guest.path(), "root").unwrap().unwrap();
-        let hash = String::from_utf8(entry).unwrap();
-        assert!(hash.starts_with("$6$"), "{hash}");
-        let hash = sha_crypt::PasswordHash::new(hash.as_str()).unwrap();
-        ShaCrypt::default().verify_password("pä ss:1".as_bytes(), &hash).unwrap();
+    async fn a_plain_password_is_hashed_into_the_files_as_the_guest_does() {
+        for (method, start) in [("", "$6$"), ("ENCRYPT_METHOD YESCRYPT\n", "$y$")] {
+            let guest = guest("root:!:19000:0:99999:7:::\n");
+            fs::write(guest.path().join("login.defs"), method).unwrap();
+            let report =
+                set(&Workers::new(), guest.path(), Way::Files, "root", plain("x")).await.unwrap();
+            assert_eq!(report, PasswordSet { unlocked: Some(true), ..PasswordSet::default() });
+            let entry = shadow::entry(guest.path(), "root").unwrap().unwrap();
+            assert!(entry.password.starts_with(start.as_bytes()));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_keeps_one_from_logging_in_is_told() {
+        let guest = guest("root:old:1:0:99999:7::5:\n");
+        let set = async |hash: &str| {
+            let secret = Secret::new(Zeroizing::new(hash.as_bytes().to_vec()), true).ok().unwrap();
+            set(&Workers::new(), guest.path(), Way::Files, "root", secret).await.unwrap()
+        };
+        let expired = PasswordSet { expired: Some(true), ..PasswordSet::default() };
+        assert_eq!(set("$6$a$b").await, expired);
+        assert_eq!(set("!$6$a$b").await, PasswordSet { locked: Some(true), ..expired });
+        assert_eq!(set("$6$a$b").await, PasswordSet { unlocked: Some(true), ..expired });
     }
 
     #[tokio::test]
@@ -267,27 +319,33 @@ mod tests {
         let guest = guest("root:old:1:0:99999:7:::\n");
         let error =
             set(&Workers::new(), guest.path(), Way::Files, "roo", plain("x")).await.unwrap_err();
-        assert_eq!(error.to_string(), "user 'roo' is not a local account");
+        assert_eq!(error.to_string(), "user 'roo' does not exist");
+    }
+
+    #[tokio::test]
+    async fn an_account_the_files_do_not_have_is_said_to_be_elsewhere() {
+        if program::find("getent").is_none() {
+            eprintln!("skipped: there is no getent");
+            return;
+        }
+        let guest = guest("root:old:1:0:99999:7:::\n");
+        // the machine knows it, this guest's files do not
+        let error =
+            set(&Workers::new(), guest.path(), Way::Files, "daemon", plain("x")).await.unwrap_err();
+        assert!(matches!(error, UserError::Remote(_)), "{error}");
     }
 
     #[test]
     fn what_would_break_a_line_is_refused() {
-        for bytes in [&b"a\nb"[..], b"a\0"] {
+        for bytes in [&b"a\nb"[..], b"a\0", b""] {
             assert!(Secret::new(Zeroizing::new(bytes.to_vec()), false).is_err());
         }
-        for bytes in [&b"$6$a:b"[..], b"a b", "ä".as_bytes()] {
+        for bytes in [&b"$6$a:b"[..], b"a b", "ä".as_bytes(), b""] {
             assert!(Secret::new(Zeroizing::new(bytes.to_vec()), true).is_err());
         }
         for name in ["", "a:b", "a\nb", "a\0"] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
         check_name("jörg.o'x").unwrap();
-    }
-
-    #[test]
-    fn base64_is_checked_and_its_padding_is_not() {
-        assert_eq!(decode("c2VjcmV0MQ==").unwrap().as_slice(), b"secret1");
-        assert_eq!(decode("c2VjcmV0MQ").unwrap().as_slice(), b"secret1");
-        assert!(matches!(decode("c2Vj*"), Err(UserError::Base64)));
     }
 }

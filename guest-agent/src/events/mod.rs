@@ -64,7 +64,8 @@ impl Sources {
         let mut lapses = self.agent.freezer.lapses();
         let mut beat = tokio::time::interval(self.agent.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.send(GuestEvent::Ready(Box::new(ready(links.is_ok(), mounts.is_ok())))).await;
+        let ready = ready(&self.agent, links.is_ok(), mounts.is_ok()).await;
+        self.send(GuestEvent::Ready(Box::new(ready))).await;
         let now = Instant::now();
         let (mut network_due, mut mounts_due) = (Some(now), Some(now));
         loop {
@@ -92,7 +93,7 @@ impl Sources {
     }
 
     async fn network(&mut self) {
-        let Ok(mut interfaces) = crate::commands::network::interfaces() else { return };
+        let Ok(mut interfaces) = crate::commands::network::list(&self.agent).await else { return };
         for interface in &mut interfaces {
             interface.statistics = None;
         }
@@ -140,7 +141,7 @@ fn identity(info: &FilesystemInfo) -> (&str, &str, &str) {
     (&info.name, &info.mountpoint, &info.kind)
 }
 
-fn ready(network: bool, mounts: bool) -> Ready {
+async fn ready(agent: &Agent, network: bool, mounts: bool) -> Ready {
     let mut capabilities =
         vec![capability::PIPELINING, capability::HEARTBEAT, capability::FREEZE_LEASE];
     if network {
@@ -154,7 +155,7 @@ fn ready(network: bool, mounts: bool) -> Ready {
         capabilities: capabilities.into_iter().map(str::to_owned).collect(),
         hostname: info::host_name().unwrap_or_default(),
         boot_id: info::boot_id(),
-        os: info::os_info(),
+        os: info::os_info(agent).await.unwrap_or_default(),
     }
 }
 

@@ -29,18 +29,22 @@ pub fn line<T: Serialize + ?Sized>(message: &T) -> Result<Vec<u8>, serde_json::E
 /// ```
 /// use ostler_protocol::qga::{Fault, encode};
 /// let line = encode::fault(&Fault::generic("no"), Some(&7.into()));
-/// assert_eq!(line, b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": 7}\n");
+/// assert_eq!(line, b"{\"id\": 7, \"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\n");
 /// ```
 pub fn fault(fault: &Fault, id: Option<&Value>) -> Vec<u8> {
     line(&FaultLine { error: fault, id }).unwrap_or_default()
 }
 
+/// A line in parts: a short one is one part, and a long string in it is a part of its own.
+pub type Parts = Vec<Vec<u8>>;
+
 /// The reply to a command that succeeded, encoded before it is known whom it answers.
 ///
-/// A reply may be tens of megabytes, so it is written once, straight from its type.
+/// A reply may be tens of megabytes of one string. That is not copied into the line: the line is cut
+/// where it belongs, and it is moved there.
 #[derive(Debug)]
 pub struct Reply {
-    bytes: Vec<u8>,
+    parts: Parts,
 }
 
 /// Whether a reply is led by the byte 0xFF.
@@ -53,28 +57,49 @@ pub enum Lead {
 }
 
 impl Reply {
-    /// The reply that returns `value`.
-    pub fn new<T: Serialize + ?Sized>(value: &T, lead: Lead) -> Result<Self, serde_json::Error> {
-        let mut bytes = Vec::with_capacity(64);
-        match lead {
-            Lead::Plain => {}
-            Lead::Delimited => bytes.push(DELIMITER),
+    /// The reply that returns `value`. `bulk` gives the texts of it that may be long, in the order in
+    /// which they are written; they are ASCII.
+    pub fn new<T: Serialize>(
+        mut value: T,
+        lead: Lead,
+        bulk: impl FnOnce(&mut T) -> Vec<&mut Vec<u8>>,
+    ) -> Result<Self, serde_json::Error> {
+        let head = |bytes: &mut Vec<u8>| {
+            match lead {
+                Lead::Plain => {}
+                Lead::Delimited => bytes.push(DELIMITER),
+            }
+            bytes.extend_from_slice(b"{\"return\": ");
+        };
+        let mut cut = Cut { bytes: Vec::with_capacity(64), places: Vec::new() };
+        head(&mut cut.bytes);
+        value.serialize(&mut Serializer::with_formatter(&mut cut, Ascii))?;
+        if cut.places.is_empty() {
+            return Ok(Self { parts: vec![cut.bytes] });
         }
-        bytes.extend_from_slice(b"{\"return\": ");
-        append(&mut bytes, value)?;
-        Ok(Self { bytes })
+        let long: Vec<_> = bulk(&mut value).into_iter().filter(|text| text.len() >= LONG).collect();
+        if long.len() == cut.places.len() && long.iter().all(|text| is_plain(text)) {
+            return Ok(Self { parts: cut.fill(long.into_iter().map(std::mem::take)) });
+        }
+        // a long string that is not given, or not written as it is
+        let mut bytes = Vec::new();
+        head(&mut bytes);
+        append(&mut bytes, &value)?;
+        Ok(Self { parts: vec![bytes] })
     }
 
     /// The line, with the id of the request if it had one.
-    pub fn line(self, id: Option<&Value>) -> Vec<u8> {
-        let mut bytes = self.bytes;
+    pub fn line(self, id: Option<&Value>) -> Parts {
+        let mut parts = self.parts;
+        let mut end = Vec::new();
+        let bytes = parts.last_mut().unwrap_or(&mut end);
         if let Some(id) = id {
             bytes.extend_from_slice(b", \"id\": ");
             // a `Value` always has a JSON form, and a `Vec` takes any amount
-            let _ = append(&mut bytes, id);
+            let _ = append(bytes, id);
         }
         bytes.extend_from_slice(b"}\n");
-        bytes
+        parts
     }
 }
 
@@ -82,9 +107,77 @@ fn append<T: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &T) -> Result<(), s
     value.serialize(&mut Serializer::with_formatter(bytes, Ascii))
 }
 
+/// From here on a string is a part of its own.
+const LONG: usize = 64 << 10;
+
+/// Whether a text is written as it is.
+fn is_plain(text: &[u8]) -> bool {
+    text.iter().all(|&byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
+}
+
+/// A writer that leaves out what is long, and notes where.
+struct Cut {
+    bytes: Vec<u8>,
+    places: Vec<usize>,
+}
+
+impl Cut {
+    /// The parts, with `long` in the places that were left out.
+    fn fill(self, long: impl Iterator<Item = Vec<u8>>) -> Parts {
+        let Self { mut bytes, places } = self;
+        let mut parts = Vec::with_capacity(2 * places.len() + 1);
+        let mut tails: Vec<_> =
+            places.into_iter().rev().map(|place| bytes.split_off(place)).collect();
+        parts.push(bytes);
+        for text in long {
+            parts.push(text);
+            parts.extend(tails.pop());
+        }
+        parts
+    }
+}
+
+impl io::Write for Cut {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // only the text of a string comes in such lengths, whole if nothing in it is escaped
+        if bytes.len() >= LONG {
+            self.places.push(self.bytes.len());
+        } else {
+            self.bytes.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A number as C's `%.17g` has it, as stock agents write doubles: 17 digits, no trailing zeros.
+fn write_double<W: io::Write + ?Sized>(writer: &mut W, value: f64) -> io::Result<()> {
+    const DIGITS: i32 = 17;
+    let text = format!("{value:.16e}");
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    if !(-4..DIGITS).contains(&exponent) {
+        let mantissa = mantissa.trim_end_matches('0').trim_end_matches('.');
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return write!(writer, "{mantissa}e{sign}{:02}", exponent.abs());
+    }
+    // at most 20, for the exponent is at least -4
+    let decimals = usize::try_from(DIGITS - 1 - exponent).unwrap_or_default();
+    let text = format!("{value:.decimals$}");
+    let text = if decimals > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    writer.write_all(text.as_bytes())
+}
+
 struct Ascii;
 
 impl Formatter for Ascii {
+    fn write_f64<W: io::Write + ?Sized>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        write_double(writer, value)
+    }
+
     fn begin_array_value<W: io::Write + ?Sized>(
         &mut self,
         writer: &mut W,
@@ -168,16 +261,104 @@ mod tests {
 
     #[test]
     fn a_delimited_reply_is_led_by_one_byte() {
-        let reply = Reply::new(&5, Lead::Delimited).unwrap();
-        assert_eq!(reply.line(None), b"\xff{\"return\": 5}\n");
+        let reply = Reply::new(5, Lead::Delimited, |_| Vec::new()).unwrap();
+        assert_eq!(reply.line(None), [b"\xff{\"return\": 5}\n"]);
     }
 
     #[test]
     fn a_reply_carries_any_id() {
         for id in [json!(null), json!("x"), json!([1, {"a": true}]), json!(u64::MAX)] {
-            let line = Reply::new(&json!({}), Lead::Plain).unwrap().line(Some(&id));
-            let back: Value = serde_json::from_slice(&line).unwrap();
+            let reply = Reply::new(json!({}), Lead::Plain, |_| Vec::new()).unwrap();
+            let back: Value = serde_json::from_slice(&reply.line(Some(&id)).concat()).unwrap();
             assert_eq!(back, json!({"return": {}, "id": id}));
+        }
+    }
+
+    #[derive(Serialize)]
+    struct File {
+        count: usize,
+        data: Text,
+        eof: bool,
+        more: Text,
+    }
+
+    struct Text(Vec<u8>);
+
+    impl Serialize for Text {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_str(std::str::from_utf8(&self.0).unwrap())
+        }
+    }
+
+    fn file(data: String, more: String) -> Parts {
+        let [data, more] = [data, more].map(|text| Text(text.into_bytes()));
+        let file = File { count: 1, data, eof: true, more };
+        Reply::new(file, Lead::Plain, |file| vec![&mut file.data.0, &mut file.more.0])
+            .unwrap()
+            .line(Some(&json!(2)))
+    }
+
+    #[test]
+    fn a_long_string_is_moved_and_not_copied() {
+        let (data, more) = ("QUJD".repeat(LONG), "x".repeat(LONG));
+        let places = [data.as_ptr(), more.as_ptr()];
+        let parts = file(data, more);
+        let heads = [&parts[0], &parts[2], &parts[4]].map(|part| String::from_utf8_lossy(part));
+        assert_eq!(
+            heads,
+            [
+                "{\"return\": {\"count\": 1, \"data\": \"",
+                "\", \"eof\": true, \"more\": \"",
+                "\"}, \"id\": 2}\n"
+            ]
+        );
+        assert_eq!([parts[1].as_ptr(), parts[3].as_ptr()], places);
+    }
+
+    #[test]
+    fn a_reply_is_the_same_in_one_part_or_several() {
+        let long = "=".repeat(LONG);
+        for (data, more) in [
+            (long.clone(), String::new()),
+            (String::new(), long.clone()),
+            (format!("{long}\""), long.clone()),
+            (long.clone(), format!("\u{e9}{long}")),
+            (format!("{long}\n{long}"), "\\".repeat(LONG)),
+        ] {
+            let expected = line(&json!({"return": {
+                "count": 1, "data": data, "eof": true, "more": more
+            }, "id": 2}));
+            let expected: Value = serde_json::from_slice(&expected.unwrap()).unwrap();
+            let back: Value = serde_json::from_slice(&file(data, more).concat()).unwrap();
+            assert!(back == expected);
+        }
+        // a long string that is not declared, as long as one that is and is written otherwise
+        let [data, more] = [&long, &format!("{long}\n")].map(|text| Text(text.as_bytes().to_vec()));
+        let file = File { count: 1, data, eof: true, more };
+        let parts =
+            Reply::new(file, Lead::Plain, |file| vec![&mut file.more.0]).unwrap().line(None);
+        let back: Value = serde_json::from_slice(&parts.concat()).unwrap();
+        assert!(back["return"]["data"] == *long);
+    }
+
+    #[test]
+    fn a_double_is_written_with_the_digits_of_stock_agents() {
+        for (value, expected) in [
+            (0.1, "0.10000000000000001"),
+            (1000.0, "1000"),
+            (-0.0, "-0"),
+            (2.2, "2.2000000000000002"),
+            (-9.223_372_036_854_776e18, "-9.2233720368547758e+18"),
+            (1.5e300, "1.5000000000000001e+300"),
+            (1e16, "10000000000000000"),
+            (1e17, "1e+17"),
+            (0.000_01, "1.0000000000000001e-05"),
+            (0.000_1, "0.0001"),
+            (5e-324, "4.9406564584124654e-324"),
+            (123_456_789.0, "123456789"),
+            (1.5, "1.5"),
+        ] {
+            assert_eq!(text(&json!(value)), format!("{expected}\n"));
         }
     }
 }

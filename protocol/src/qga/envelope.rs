@@ -83,9 +83,9 @@ impl fmt::Display for Disabled {
 
 #[derive(Serialize)]
 pub(super) struct FaultLine<'a> {
-    pub(super) error: &'a Fault,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) id: Option<&'a Value>,
+    pub(super) error: &'a Fault,
 }
 
 /// A command on its way to an agent.
@@ -151,7 +151,11 @@ impl Request {
                     execute = Some(name);
                     continue;
                 }
-                ("execute", _) => RequestErrorKind::ExecuteNotAString,
+                ("execute", _) => {
+                    // told before all else
+                    wrong = Some(RequestErrorKind::ExecuteNotAString);
+                    continue;
+                }
                 ("arguments", Value::Object(given)) => {
                     arguments = given;
                     continue;

@@ -12,6 +12,7 @@
 //! [`events`] are ours alone: the standard protocol has none, and only Ostler's own port carries them.
 
 pub mod arguments;
+pub mod base64;
 pub mod commands;
 pub mod encode;
 pub mod envelope;

@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -28,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Libvirt {
     /// Released last, by `drop`.
     users: Option<Flock<File>>,
+    /// Held from a stop to the start that follows: one stops it at a time.
+    stopped: Mutex<Option<Flock<File>>>,
 }
 
 impl Libvirt {
@@ -38,7 +41,7 @@ impl Libvirt {
     /// If none can be had.
     pub async fn ensure() -> Result<Self> {
         let users = tokio::task::block_in_place(|| lock("users", FlockArg::LockShared))?;
-        let held = Self { users: Some(users) };
+        let held = Self { users: Some(users), stopped: Mutex::new(None) };
         {
             let _one_starts =
                 tokio::task::block_in_place(|| lock("start", FlockArg::LockExclusive))?;
@@ -80,25 +83,10 @@ impl Libvirt {
     /// # Errors
     /// If it is not ours to stop, or goes on running.
     pub async fn stop(&self) -> Result<()> {
-        if systemd() {
-            let units = ["stop", "libvirtd.service", "libvirtd.socket"];
-            let more = ["libvirtd-ro.socket", "libvirtd-admin.socket"];
-            Run::new("systemctl").args(units).args(more).stdout().await?;
-            return Ok(());
-        }
-        let ours = read_pid(&note("libvirtd"));
-        let Some(pid) = running("libvirtd").filter(|pid| ours == Some(*pid)) else {
-            return Err(Error::Missing {
-                what: "a libvirtd of the lab's own".to_owned(),
-                remedy: "the one that runs is not the lab's to stop".to_owned(),
-            });
-        };
-        signal(pid, Signal::SIGTERM)?;
-        poll::until("libvirtd ends", PATIENCE, async || match running("libvirtd") {
-            None => Ok(()),
-            Some(pid) => Err(format!("process {pid} runs")),
-        })
-        .await
+        let alone = tokio::task::block_in_place(|| lock("stop", FlockArg::LockExclusive))?;
+        stop().await?;
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(alone);
+        Ok(())
     }
 
     /// Start it again after [`Self::stop`].
@@ -106,10 +94,11 @@ impl Libvirt {
     /// # Errors
     /// If it does not come up.
     pub async fn start_again(&self) -> Result<()> {
-        start().await
+        start().await?;
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
     }
 }
-
 impl Drop for Libvirt {
     fn drop(&mut self) {
         let Ok(_one_stops) = lock("start", FlockArg::LockExclusive) else { return };
@@ -136,6 +125,28 @@ fn stop_ours(name: &str) {
 async fn answers() -> Result<String> {
     let version = ["-c", URI, "-q", "version", "--daemon"];
     Run::new("virsh").args(version).patience(Duration::from_secs(10)).stdout().await
+}
+
+async fn stop() -> Result<()> {
+    if systemd() {
+        let units = ["stop", "libvirtd.service", "libvirtd.socket"];
+        let more = ["libvirtd-ro.socket", "libvirtd-admin.socket"];
+        Run::new("systemctl").args(units).args(more).stdout().await?;
+        return Ok(());
+    }
+    let ours = read_pid(&note("libvirtd"));
+    let Some(pid) = running("libvirtd").filter(|pid| ours == Some(*pid)) else {
+        return Err(Error::Missing {
+            what: "a libvirtd of the lab's own".to_owned(),
+            remedy: "the one that runs is not the lab's to stop".to_owned(),
+        });
+    };
+    signal(pid, Signal::SIGTERM)?;
+    poll::until("libvirtd ends", PATIENCE, async || match running("libvirtd") {
+        None => Ok(()),
+        Some(pid) => Err(format!("process {pid} runs")),
+    })
+    .await
 }
 
 async fn start() -> Result<()> {

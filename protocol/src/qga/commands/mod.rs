@@ -9,15 +9,23 @@ use serde::de::DeserializeOwned;
 
 use super::encode::Lead;
 
+pub mod cpu;
+pub mod disk;
+pub mod exec;
+pub mod file;
 pub mod filesystem;
 pub mod freeze;
 pub mod info;
+pub mod memory;
 pub mod network;
 pub mod power;
+pub mod ssh;
 pub mod sync;
 pub mod time;
+pub mod timezone;
 pub mod trim;
 pub mod user;
+pub mod users;
 
 /// A command, its arguments and its reply.
 pub trait Command {
@@ -31,6 +39,12 @@ pub trait Command {
     type Arguments: Serialize + DeserializeOwned;
     /// What it returns.
     type Reply: Serialize + DeserializeOwned;
+
+    /// The texts of a reply that may be megabytes long, in the order in which they are written: they
+    /// are moved into the line, not copied.
+    fn bulk(_reply: &mut Self::Reply) -> Vec<&mut Vec<u8>> {
+        Vec::new()
+    }
 }
 
 /// No arguments, or nothing to return: `{}`.

@@ -77,3 +77,62 @@ pub struct InterfaceStatistics {
     /// Packets dropped by the sender.
     pub tx_dropped: u64,
 }
+
+/// Lists the routes.
+#[derive(Debug)]
+pub enum GuestNetworkGetRoute {}
+
+impl Command for GuestNetworkGetRoute {
+    const NAME: &'static str = "guest-network-get-route";
+    type Arguments = Nothing;
+    type Reply = Vec<NetworkRoute>;
+}
+
+/// A route. Which members there are depends on its version of the protocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRoute {
+    /// The interface it leads to.
+    pub iface: String,
+    /// Where it leads.
+    pub destination: String,
+    /// Its rank among others; the least is taken.
+    pub metric: i64,
+    /// The next router; IPv4 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// Which part of the destination counts; IPv4 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+    /// The first guess of a round trip's time; IPv4 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub irtt: Option<i64>,
+    /// The kernel's flags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<u64>,
+    /// The kernel's count of its users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refcnt: Option<i64>,
+    /// How often it was used.
+    #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
+    pub used: Option<i64>,
+    /// Window of its TCP connections; IPv4 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<i64>,
+    /// Size of its largest packet; IPv4 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<i64>,
+    /// Length of the destination's prefix, as text; IPv6 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desprefixlen: Option<String>,
+    /// Where packets must come from; IPv6 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Length of the source's prefix, as text; IPv6 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub srcprefixlen: Option<String>,
+    /// The next router; IPv6 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nexthop: Option<String>,
+    /// 4 or 6.
+    pub version: i64,
+}

@@ -5,8 +5,8 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::FramingError;
 use super::lexer::{Bracket, Lexeme};
+use super::{FramingError, SHOWN};
 
 /// A token whose text means something.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl TryFrom<Lexeme> for Token {
                 "null" => Value::Null,
                 "true" => Value::Bool(true),
                 "false" => Value::Bool(false),
-                _ => return Err(FramingError::Keyword(text.chars().take(64).collect())),
+                _ => return Err(FramingError::Keyword(text.chars().take(SHOWN).collect())),
             }),
         })
     }
@@ -50,7 +50,7 @@ fn number(text: &str) -> Result<Number, FramingError> {
             return Ok(integer.into());
         }
     }
-    text.parse().ok().and_then(Number::from_f64).ok_or(FramingError::Number)
+    text.parse().ok().and_then(Number::from_f64).ok_or_else(|| FramingError::stray(text.as_bytes()))
 }
 
 /// The value so far: the containers that are open, innermost last.
@@ -79,15 +79,37 @@ enum Due {
     CommaOrEnd,
 }
 
+/// Which kind a container is, for the words an error has for it.
+#[derive(Clone, Copy, Debug)]
+enum Within {
+    List,
+    Dict,
+}
+
 impl Due {
-    fn error(self) -> FramingError {
-        FramingError::Expecting(match self {
-            Self::FirstOrEnd | Self::Next | Self::Value => "value",
-            Self::Colon => "':'",
-            Self::CommaOrEnd => "',' or the end",
+    /// What to say of a token that is not due, in the words of stock agents.
+    fn error(self, within: Within) -> FramingError {
+        FramingError::Grammar(match (self, within) {
+            (Self::FirstOrEnd | Self::Next | Self::Value, _) => "expecting value",
+            (Self::Colon, _) => "missing : in object pair",
+            (Self::CommaOrEnd, Within::List) => "expected separator in list",
+            (Self::CommaOrEnd, Within::Dict) => "expected separator in dict",
         })
     }
 }
+
+impl Container {
+    /// What to say of a token that is not due here.
+    fn error(&self) -> FramingError {
+        match self {
+            Self::Array { due, .. } => due.error(Within::List),
+            Self::Object { due, .. } => due.error(Within::Dict),
+        }
+    }
+}
+
+/// What to say of a token that is not due outside of all containers.
+const NO_VALUE: FramingError = FramingError::Grammar("expecting value");
 
 impl Builder {
     /// The value, if it is whole.
@@ -117,14 +139,14 @@ impl Builder {
                     *due = Due::Next;
                     Ok(())
                 }
-                _ => Err(FramingError::Expecting("value")),
+                container => Err(container.map_or(NO_VALUE, |container| container.error())),
             },
             Token::Colon => match self.stack.last_mut() {
                 Some(Container::Object { due, .. }) if *due == Due::Colon => {
                     *due = Due::Value;
                     Ok(())
                 }
-                _ => Err(FramingError::Expecting("value")),
+                container => Err(container.map_or(NO_VALUE, |container| container.error())),
             },
             Token::Text(text) => match self.stack.last_mut() {
                 Some(Container::Object { members, key, due })
@@ -146,14 +168,16 @@ impl Builder {
     fn value_is_due(&self) -> Result<(), FramingError> {
         match self.stack.last() {
             None => Ok(()),
-            Some(Container::Array { due, .. }) => match due {
+            Some(container @ Container::Array { due, .. }) => match due {
                 Due::FirstOrEnd | Due::Next => Ok(()),
-                Due::Colon | Due::Value | Due::CommaOrEnd => Err(due.error()),
+                Due::Colon | Due::Value | Due::CommaOrEnd => Err(container.error()),
             },
-            Some(Container::Object { due, .. }) => match due {
+            Some(container @ Container::Object { due, .. }) => match due {
                 Due::Value => Ok(()),
-                Due::FirstOrEnd | Due::Next => Err(FramingError::Expecting("key")),
-                Due::Colon | Due::CommaOrEnd => Err(due.error()),
+                Due::FirstOrEnd | Due::Next => {
+                    Err(FramingError::Grammar("key is not a string in object"))
+                }
+                Due::Colon | Due::CommaOrEnd => Err(container.error()),
             },
         }
     }
@@ -184,7 +208,7 @@ impl Builder {
                 Some(Container::Object { members, due: Due::FirstOrEnd | Due::CommaOrEnd, .. }),
                 Bracket::Curly,
             ) => Value::Object(members),
-            _ => return Err(FramingError::Expecting("value")),
+            (container, _) => return Err(container.map_or(NO_VALUE, |container| container.error())),
         };
         self.place(value)
     }

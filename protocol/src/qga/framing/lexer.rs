@@ -112,7 +112,7 @@ impl Lexer {
                         if is_number(text.as_bytes()) {
                             Ok(Some(Lexeme::Number(text)))
                         } else {
-                            Err(FramingError::Number)
+                            Err(FramingError::stray(text.as_bytes()))
                         }
                     }
                 }
@@ -173,7 +173,7 @@ impl Lexer {
                 });
                 Ok(None)
             }
-            _ => Err(FramingError::Stray(byte)),
+            _ => Err(FramingError::stray(&[byte])),
         }
     }
 }
@@ -206,9 +206,9 @@ impl Text {
             self.escape = Escape::Backslash;
             return Ok(false);
         }
-        if self.high.is_some() {
+        if let Some(high) = self.high {
             *input = rest;
-            return Err(FramingError::Surrogate);
+            return Err(FramingError::Surrogate(high));
         }
         if byte == self.quote {
             *input = rest;
@@ -236,8 +236,8 @@ impl Text {
             return Ok(());
         }
         self.escape = Escape::None;
-        if self.high.is_some() {
-            return Err(FramingError::Surrogate);
+        if let Some(high) = self.high {
+            return Err(FramingError::Surrogate(high));
         }
         let plain = match byte {
             b'"' | b'\'' | b'\\' | b'/' => byte,
@@ -265,7 +265,8 @@ impl Text {
             Some(high) => [Some(high), Some(unit)],
         };
         for character in char::decode_utf16(units.into_iter().flatten()) {
-            let character = character.map_err(|_| FramingError::Surrogate)?;
+            let character =
+                character.map_err(|error| FramingError::Surrogate(error.unpaired_surrogate()))?;
             if keep {
                 self.bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
             }

@@ -68,12 +68,16 @@ pub enum Frame {
     Delimiter,
 }
 
-/// Why a stretch of the stream is not a value. The text is what a guest agent answers with.
+/// How many characters of an offending token are shown.
+const SHOWN: usize = 64;
+
+/// Why a stretch of the stream is not a value. The text is what a guest agent answers with, in the
+/// words of stock agents where the same is known here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FramingError {
-    /// A character that starts no token.
-    #[error("JSON parse error, stray '{}'", char::from(*.0).escape_default())]
-    Stray(u8),
+    /// Text that starts no token, or is no number.
+    #[error("JSON parse error, stray '{0}'")]
+    Stray(String),
     /// A word other than `true`, `false` and `null`.
     #[error("JSON parse error, invalid keyword '{0}'")]
     Keyword(String),
@@ -81,20 +85,17 @@ pub enum FramingError {
     #[error("JSON parse error, control character 0x{0:02X} in a string")]
     Control(u8),
     /// A backslash followed by something that is no escape.
-    #[error("JSON parse error, invalid escape in a string")]
+    #[error("JSON parse error, invalid escape sequence in string")]
     Escape,
     /// Half of a surrogate pair.
-    #[error("JSON parse error, lone surrogate in a string")]
-    Surrogate,
+    #[error("JSON parse error, \\u{0:04X} is not a valid Unicode character")]
+    Surrogate(u16),
     /// Bytes that are not UTF-8.
-    #[error("JSON parse error, invalid UTF-8 sequence in a string")]
+    #[error("JSON parse error, invalid UTF-8 sequence in string")]
     Encoding,
-    /// A number that JSON does not know, or that does not fit.
-    #[error("JSON parse error, invalid number")]
-    Number,
     /// A token at a place where another kind is due.
-    #[error("JSON parse error, expecting {0}")]
-    Expecting(&'static str),
+    #[error("JSON parse error, {0}")]
+    Grammar(&'static str),
     /// A key that an object has already.
     #[error("JSON parse error, duplicate key")]
     DuplicateKey,
@@ -107,6 +108,14 @@ pub enum FramingError {
     /// Deeper than [`Limits::depth`].
     #[error("JSON nesting depth limit exceeded")]
     Depth,
+}
+
+impl FramingError {
+    /// The beginning of `text`, as it is shown.
+    fn stray(text: &[u8]) -> Self {
+        let shown = &text[..text.len().min(SHOWN)];
+        Self::Stray(String::from_utf8_lossy(shown).into_owned())
+    }
 }
 
 /// What becomes of the tokens that come in.
@@ -230,8 +239,13 @@ impl Parser {
             Lexeme::Close(bracket) => {
                 let count = self.open.of(bracket);
                 if *count == 0 {
+                    let error = match std::mem::replace(&mut self.mode, Mode::Building) {
+                        Mode::Building => self.builder.accept(Token::Close(bracket)).err(),
+                        Mode::Spoiled(error) => Some(error),
+                        Mode::Skipping(_) => None,
+                    };
                     self.reset();
-                    return Some(Err(FramingError::Expecting("value")));
+                    return error.map(Err);
                 }
                 *count -= 1;
             }

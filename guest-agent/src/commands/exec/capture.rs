@@ -1,0 +1,172 @@
+//! What a program reads and writes.
+//!
+//! Output is kept as base64 from the start, for that is how it is told, so that telling it copies
+//! nothing. Of each stream the beginning is kept and the rest is read and dropped: a program that writes
+//! without end must be able to go on. What all of them keep together has a limit too.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+use ostler_protocol::qga::base64::{Base64Decoder, Base64Encoder};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
+
+/// So much of a stream is kept, as stock agents do.
+const MOST: usize = 16 << 20;
+/// So much is kept of all streams, inputs and results: four whole streams, and somewhat more.
+const MOST_OF_ALL: usize = 96 << 20;
+const PIECE: usize = 16 << 10;
+/// A whole number of groups of base64.
+const INPUT_PIECE: usize = 48 << 10;
+
+/// The memory there is for it all.
+#[derive(Debug, Default)]
+pub(super) struct Store(Rc<Cell<usize>>);
+
+impl Store {
+    /// A share of it, nothing yet.
+    pub(super) fn charge(&self) -> Charge {
+        Charge { used: self.0.clone(), bytes: 0 }
+    }
+}
+
+/// Memory that is used, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Charge {
+    used: Rc<Cell<usize>>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Uses more, if there is so much.
+    pub(super) fn grow(&mut self, bytes: usize) -> bool {
+        let used = self.used.get().saturating_add(bytes);
+        if used > MOST_OF_ALL {
+            return false;
+        }
+        self.used.set(used);
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.used.set(self.used.get() - self.bytes);
+    }
+}
+
+/// What is kept of a stream.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) text: Base64Encoder,
+    /// Whether there was more.
+    pub(super) truncated: bool,
+    pub(super) charge: Charge,
+}
+
+/// Reads a stream to its end. `room` says whether so much more may be kept.
+pub(super) async fn listen(
+    stream: Option<pipe::Receiver>,
+    charge: Charge,
+    room: &impl Fn(&mut Charge, usize) -> bool,
+) -> Kept {
+    let mut kept = Kept { text: Base64Encoder::default(), truncated: false, charge };
+    let Some(stream) = stream else { return kept };
+    let mut length = 0;
+    while stream.readable().await.is_ok() {
+        match drain(&stream, &mut kept, &mut length, room) {
+            Ok(Drained::More) => tokio::task::yield_now().await,
+            Ok(Drained::Ended) => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => break,
+        }
+    }
+    kept
+}
+
+enum Drained {
+    /// There may be more, after the others.
+    More,
+    Ended,
+}
+
+fn drain(
+    stream: &pipe::Receiver,
+    kept: &mut Kept,
+    length: &mut usize,
+    room: &impl Fn(&mut Charge, usize) -> bool,
+) -> io::Result<Drained> {
+    // not held while nothing comes
+    let mut piece = [0; PIECE];
+    for _ in 0..16 {
+        let got = stream.try_read(&mut piece)?;
+        if got == 0 {
+            return Ok(Drained::Ended);
+        }
+        let wanted = got.min(MOST - *length);
+        // base64 is longer by a third
+        if wanted > 0 && room(&mut kept.charge, wanted.div_ceil(3) * 4) {
+            kept.text.push(&piece[..wanted]);
+            *length += wanted;
+            kept.truncated |= wanted < got;
+        } else {
+            // what is kept is the beginning, without a gap
+            kept.truncated = true;
+            *length = MOST;
+        }
+    }
+    Ok(Drained::More)
+}
+
+/// Gives a program its input. One that does not want it all need not read it.
+pub(super) async fn feed(stream: Option<pipe::Sender>, input: Option<(String, Charge)>) {
+    let (Some(mut stream), Some((text, _charge))) = (stream, input) else { return };
+    let mut decoder = Base64Decoder::default();
+    let mut data = Vec::new();
+    for piece in text.as_bytes().chunks(INPUT_PIECE) {
+        data.clear();
+        decoder.push(piece, &mut data);
+        if stream.write_all(&data).await.is_err() {
+            return;
+        }
+    }
+    data.clear();
+    decoder.finish(&mut data);
+    // it has ended, or closed its input
+    let _ = stream.write_all(&data).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[tokio::test]
+    async fn the_beginning_of_a_stream_is_kept_and_the_rest_read() {
+        for (length, truncated) in [(MOST, false), (MOST + 1, true)] {
+            let (reader, mut writer) = io::pipe().unwrap();
+            let writer = std::thread::spawn(move || writer.write_all(&vec![0; length]));
+            let reader = pipe::Receiver::from_owned_fd(reader.into()).unwrap();
+            let store = Store::default();
+            let kept = listen(Some(reader), store.charge(), &Charge::grow).await;
+            writer.join().unwrap().unwrap();
+            assert_eq!(kept.truncated, truncated, "{length}");
+            let data = ostler_protocol::qga::base64::decoded_len(kept.text.finish().as_str());
+            assert_eq!(data.unwrap(), length.min(MOST));
+            drop(kept.charge);
+            assert_eq!(store.0.get(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_there_is_no_room_for_is_read_all_the_same() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let writer = std::thread::spawn(move || writer.write_all(&[0; 1 << 20]));
+        let reader = pipe::Receiver::from_owned_fd(reader.into()).unwrap();
+        let kept = listen(Some(reader), Store::default().charge(), &|_, _| false).await;
+        writer.join().unwrap().unwrap();
+        assert!(kept.truncated && kept.text.is_empty());
+    }
+}
