@@ -14,13 +14,16 @@ pub mod disk;
 pub mod exec;
 pub mod file;
 pub mod filesystem;
+pub mod freeze;
 pub mod info;
 pub mod memory;
 pub mod network;
 pub mod power;
 pub mod ssh;
 pub mod sync;
+pub mod time;
 pub mod timezone;
+pub mod trim;
 pub mod user;
 pub mod users;
 
