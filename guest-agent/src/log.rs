@@ -295,8 +295,20 @@ pub fn chain(error: &dyn Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         text.push_str(": ");
-        text.push_str(&cause.to_string());
+        text.push_str(&plain(cause));
         source = cause.source();
+    }
+    text
+}
+
+/// What the system says of an error, without the number Rust puts behind it: clients of stock agents
+/// look for a text that ends with the system's.
+fn plain(cause: &(dyn Error + 'static)) -> String {
+    let mut text = cause.to_string();
+    if let Some(code) = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error)
+        && let Some(length) = text.strip_suffix(&format!(" (os error {code})")).map(str::len)
+    {
+        text.truncate(length);
     }
     text
 }
@@ -338,6 +350,18 @@ mod tests {
             let count = self.system_log.recv(&mut buffer)?;
             Ok(String::from_utf8(buffer[..count].to_vec()).unwrap())
         }
+    }
+
+    #[test]
+    fn the_systems_reason_is_told_as_c_programs_tell_it() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot seek")]
+        struct Outer(#[source] io::Error);
+        assert_eq!(
+            chain(&Outer(io::Error::from_raw_os_error(22))),
+            "cannot seek: Invalid argument"
+        );
+        assert_eq!(chain(&Outer(io::Error::other("(os error 22)"))), "cannot seek: (os error 22)");
     }
 
     #[test]

@@ -390,6 +390,29 @@ fn an_environment_replaces_the_agents() {
 }
 
 #[test]
+fn a_list_of_command_lines_lets_only_those_run() {
+    let options = ["--exec-allow", "/bin/echo hello;/bin/true"];
+    let mut agent = Agent::with(&options, tempfile::tempdir().unwrap());
+    for allowed in [
+        json!({"path": "echo", "arg": ["hello", "you"]}),
+        json!({"path": "/bin/echo", "arg": ["hello"]}),
+        json!({"path": "/bin/../bin/true", "arg": ["anything"]}),
+    ] {
+        let pid = agent.exec(allowed);
+        assert_eq!(agent.end(pid), json!({"exited": true, "exitcode": 0}));
+    }
+    for refused in [
+        json!({"path": "echo"}),
+        json!({"path": "echo", "arg": ["hello you"]}),
+        json!({"path": "sh", "arg": ["-c", "/bin/true"]}),
+        json!({"path": "true", "env": ["LD_PRELOAD=/tmp/x.so"]}),
+    ] {
+        let error = agent.error("guest-exec", refused.clone());
+        assert!(error.contains("exec-allow"), "{refused}: {error}");
+    }
+}
+
+#[test]
 fn each_way_of_capturing_keeps_what_it_says() {
     let mut agent = Agent::start();
     for (capture, out, err) in [

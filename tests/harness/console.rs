@@ -19,6 +19,8 @@ use crate::{Error, Result, poll};
 /// How long a guest may take to come to its login prompt: a boot without KVM
 /// on a busy machine.
 const BOOT: Duration = Duration::from_secs(120);
+/// How long it may take from the password to the shell.
+const LOGIN: Duration = Duration::from_secs(90);
 /// How long it may take to answer a line.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -155,7 +157,7 @@ impl Console {
         self.name(user).await?;
         self.send(&format!("{password}\r")).await?;
         let outcomes = ["Login incorrect", "# ", "$ "];
-        let (which, _) = self.expect(&outcomes, ANSWER).await?;
+        let (which, _) = self.expect(&outcomes, LOGIN).await?;
         if which == 0 {
             return Ok(Login::Refused(self));
         }

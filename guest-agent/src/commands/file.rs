@@ -186,7 +186,7 @@ impl Handle for GuestFileOpen {
             })
             .await;
         let (file, path) = opened.map_err(FileError::Worker)??;
-        let handle = files.numbers.lock().await.next(&agent.workers, agent.log.clone()).await;
+        let handle = files.numbers.lock().await.next(&agent.workers, &agent.log).await;
         let mut open = files.open.borrow_mut();
         // others may have been opened meanwhile
         if open.len() >= MOST_OPEN {

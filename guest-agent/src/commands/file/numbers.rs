@@ -33,7 +33,7 @@ impl Numbers {
         Self { path, next: None, noted: 0 }
     }
 
-    pub(super) async fn next(&mut self, workers: &Workers, log: Log) -> i64 {
+    pub(super) async fn next(&mut self, workers: &Workers, log: &Log) -> i64 {
         if self.next.is_none_or(|next| next >= self.noted) {
             let (path, known) = (self.path.clone(), self.next);
             let reserved =
@@ -93,12 +93,12 @@ fn counter(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::Verbosity;
+    use crate::options::Settings;
 
     async fn take(numbers: &mut Numbers, count: usize) -> Vec<i64> {
         let mut taken = Vec::new();
         for _ in 0..count {
-            taken.push(numbers.next(&Workers::new(), Log::new(Verbosity::Errors)).await);
+            taken.push(numbers.next(&Workers::new(), &Settings::for_tests().log).await);
         }
         taken
     }
