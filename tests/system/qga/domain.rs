@@ -19,6 +19,10 @@ pub(super) type Seen<T = String> = Result<T, String>;
 /// How long something that is on its way may take.
 pub(super) const SOON: Duration = Duration::from_secs(90);
 
+/// What a guest knows of an agent that does not answer.
+const GUEST: &str = "ls -l /dev/virtio-ports; ps -ef | grep -e ostler -e qemu-ga; \
+    journalctl -b --no-pager -u qemu-guest-agent -u ostler-guest-agent 2>/dev/null";
+
 /// A running guest, gone when dropped.
 pub(super) struct Domain {
     pub(super) id: String,
@@ -59,7 +63,10 @@ impl Domain {
         domain.ask("mount /dev/vdb /mnt").await.unwrap();
         // the emulated network's router has been heard: the addresses are all there
         domain.shows("grep -c ^fec0 /proc/net/if_inet6", "1").await.unwrap();
-        domain.answers().await.unwrap();
+        if let Err(why) = domain.answers().await {
+            let known = domain.ask(GUEST).await;
+            panic!("{system:?} {}: {why}\n{known:?}", mode.word());
+        }
         domain
     }
 
@@ -98,7 +105,8 @@ impl Domain {
             // it has just come back and has not yet met the agent
             "QEMU guest agent is not connected",
         ];
-        poll::until("libvirtd is there", SOON, async || {
+        // shorter than what waits for this, which then has the reason to tell
+        poll::until("libvirtd is there", SOON / 2, async || {
             // not --quiet: that leaves out the ends of some lines
             let run = Run::new("virsh").args(["-c", "qemu:///system"]).args(args);
             let output = run.patience(SOON).output().await.map_err(|error| error.to_string())?;
