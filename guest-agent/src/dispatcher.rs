@@ -101,6 +101,11 @@ pub static TABLE: &[Entry] = {
         Entry::of::<wire::file::GuestFileRead>(Refused, Manages),
         Entry::of::<wire::file::GuestFileSeek>(Refused, Manages),
         Entry::of::<wire::file::GuestFileWrite>(Refused, Commands),
+        Entry::of::<wire::freeze::GuestFsfreezeFreeze>(Refused, Manages),
+        Entry::of::<wire::freeze::GuestFsfreezeFreezeList>(Refused, Manages),
+        Entry::of::<wire::freeze::GuestFsfreezeStatus>(Allowed, Reads),
+        Entry::of::<wire::freeze::GuestFsfreezeThaw>(Allowed, Manages),
+        Entry::of::<wire::trim::GuestFstrim>(Refused, Manages),
         Entry::of::<wire::cpu::GuestGetCpustats>(Refused, Reads),
         Entry::of::<wire::disk::GuestGetDisks>(Refused, Reads),
         Entry::of::<wire::disk::GuestGetDiskstats>(Refused, Reads),
@@ -110,6 +115,7 @@ pub static TABLE: &[Entry] = {
         Entry::of::<wire::memory::GuestGetMemoryBlockInfo>(Refused, Reads),
         Entry::of::<wire::memory::GuestGetMemoryBlocks>(Refused, Reads),
         Entry::of::<wire::info::GuestGetOsinfo>(Refused, Reads),
+        Entry::of::<wire::time::GuestGetTime>(Refused, Reads),
         Entry::of::<wire::timezone::GuestGetTimezone>(Refused, Reads),
         Entry::of::<wire::users::GuestGetUsers>(Refused, Reads),
         Entry::of::<wire::cpu::GuestGetVcpus>(Refused, Reads),
@@ -118,12 +124,16 @@ pub static TABLE: &[Entry] = {
         Entry::of::<wire::network::GuestNetworkGetRoute>(Refused, Reads),
         Entry::of::<wire::sync::GuestPing>(Allowed, Reads),
         Entry::of::<wire::memory::GuestSetMemoryBlocks>(Refused, Manages),
+        Entry::of::<wire::time::GuestSetTime>(Refused, Manages),
         Entry::of::<wire::user::GuestSetUserPassword>(Refused, Manages),
         Entry::of::<wire::cpu::GuestSetVcpus>(Refused, Manages),
         Entry::of::<wire::power::GuestShutdown>(Refused, Manages),
         Entry::of::<wire::ssh::GuestSshAddAuthorizedKeys>(Refused, Commands),
         Entry::of::<wire::ssh::GuestSshGetAuthorizedKeys>(Refused, Reads),
         Entry::of::<wire::ssh::GuestSshRemoveAuthorizedKeys>(Refused, Commands),
+        Entry::of::<wire::power::GuestSuspendDisk>(Refused, Manages),
+        Entry::of::<wire::power::GuestSuspendHybrid>(Refused, Manages),
+        Entry::of::<wire::power::GuestSuspendRam>(Refused, Manages),
         Entry::of::<GuestSync>(Allowed, Reads),
         Entry::of::<GuestSyncDelimited>(Allowed, Reads),
         #[cfg(test)]
@@ -363,7 +373,15 @@ pub(crate) mod tests {
             .filter(|entry| agent.refusal(entry).is_none())
             .map(|entry| entry.name)
             .collect();
-        assert_eq!(allowed, ["guest-info", "guest-ping", "guest-sync", "guest-sync-delimited"]);
+        let expected = [
+            "guest-fsfreeze-status",
+            "guest-fsfreeze-thaw",
+            "guest-info",
+            "guest-ping",
+            "guest-sync",
+            "guest-sync-delimited",
+        ];
+        assert_eq!(allowed, expected);
         let reply = ask(&agent, json!({"execute": "guest-get-osinfo"}));
         assert_eq!(
             class_and_text(&reply).1,

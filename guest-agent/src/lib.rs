@@ -169,6 +169,7 @@ fn serve(
     settings.log.hand_over();
     runtime.block_on(LocalSet::new().run_until(async {
         let agent = Rc::new(Agent::new(settings));
+        commands::freeze::take_over(&agent);
         if !agent.is_frozen() {
             agent.log.release();
         }

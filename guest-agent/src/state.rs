@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::channel::unfinished::Unfinished;
 use crate::commands::exec::Programs;
 use crate::commands::file::Files;
+use crate::commands::freeze::Freezer;
 use crate::dispatcher::{Entry, WhileFrozen};
 use crate::log::Log;
 use crate::options::Settings;
@@ -32,6 +33,8 @@ pub struct Agent {
     pub files: Files,
     /// The programs it has started for its clients.
     pub programs: Programs,
+    /// What freezes and thaws file systems.
+    pub freezer: Freezer,
     /// What its owner lets the host do.
     pub policy: Policy,
     /// What was asked for and is not done.
@@ -50,6 +53,7 @@ impl Agent {
             accounts: tokio::sync::Mutex::new(()),
             files: Files::new(&settings.state_directory),
             programs: Programs::new(settings.programs.clone()),
+            freezer: Freezer::new(settings),
             policy: settings.policy.clone(),
             unfinished: Unfinished::default(),
             frozen: watch::Sender::new(false),

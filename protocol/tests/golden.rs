@@ -6,7 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 use ostler_protocol::qga::commands::{
-    cpu, disk, filesystem, info, memory, network, power, sync, timezone, user, users,
+    cpu, disk, filesystem, freeze, info, memory, network, power, sync, time, timezone, trim, user,
+    users,
 };
 use ostler_protocol::qga::envelope::{Event, Message, Request};
 use ostler_protocol::qga::events::GuestEvent;
@@ -86,6 +87,18 @@ fn commands_have_the_wire_form_of_the_schema() {
     check::<filesystem::GuestGetFsinfo>(include_str!("golden/guest-get-fsinfo.json"));
     check::<user::GuestSetUserPassword>(include_str!("golden/guest-set-user-password.json"));
     check::<power::GuestShutdown>(include_str!("golden/guest-shutdown.json"));
+    check::<power::GuestSuspendDisk>(include_str!("golden/guest-suspend-disk.json"));
+    check::<power::GuestSuspendHybrid>(include_str!("golden/guest-suspend-hybrid.json"));
+    check::<power::GuestSuspendRam>(include_str!("golden/guest-suspend-ram.json"));
+    check::<freeze::GuestFsfreezeStatus>(include_str!("golden/guest-fsfreeze-status.json"));
+    check::<freeze::GuestFsfreezeFreeze>(include_str!("golden/guest-fsfreeze-freeze.json"));
+    check::<freeze::GuestFsfreezeFreezeList>(include_str!(
+        "golden/guest-fsfreeze-freeze-list.json"
+    ));
+    check::<freeze::GuestFsfreezeThaw>(include_str!("golden/guest-fsfreeze-thaw.json"));
+    check::<time::GuestGetTime>(include_str!("golden/guest-get-time.json"));
+    check::<time::GuestSetTime>(include_str!("golden/guest-set-time.json"));
+    check::<trim::GuestFstrim>(include_str!("golden/guest-fstrim.json"));
 }
 
 #[test]

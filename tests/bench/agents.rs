@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ostler_tests::guest_image::GuestImage;
 use ostler_tests::place::Place;
 use ostler_tests::process::{Daemon, command};
 use ostler_tests::{poll, programs};
@@ -52,6 +53,8 @@ struct Agent {
 /// # Errors
 /// If one does not start or answer.
 pub(crate) async fn measure(settings: &Settings) -> Result<Section> {
+    // the stock agent comes with the guest
+    GuestImage::bake().await?;
     let place = Place::new("agents")?;
     let mut section = Section::new("The guest agent beside qemu-ga, over a socket");
     crate::tell("the guest agent beside qemu-ga");

@@ -38,7 +38,9 @@ thread_local! {
 
 async fn talk(agent: Rc<Agent>, bytes: &[u8], pieces: usize) {
     let (ours, theirs) = Pair::pair().expect("a pair of sockets");
-    theirs.set_nonblocking(true).expect("a socket that does not block");
+    for socket in [&ours, &theirs] {
+        socket.set_nonblocking(true).expect("a socket that does not block");
+    }
     let socket = Socket::new(ours.into()).expect("a link");
     let (stop, mut stopped) = watch::channel(false);
     let session = tokio::task::spawn_local(async move {

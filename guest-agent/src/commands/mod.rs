@@ -6,10 +6,14 @@ pub mod disk;
 pub mod exec;
 pub mod file;
 pub mod filesystem;
+pub mod freeze;
 pub mod hash;
+pub mod hook;
 pub mod info;
+pub mod ioctl;
 pub mod label;
 pub mod memory;
+pub mod mount;
 pub mod network;
 pub mod power;
 pub mod program;
@@ -17,7 +21,9 @@ pub mod route;
 pub mod shadow;
 pub mod ssh;
 pub mod sync;
+pub mod time;
 pub mod timezone;
+pub mod trim;
 pub mod user;
 pub mod users;
 
@@ -55,6 +61,9 @@ pub enum CommandError {
     /// One that tells of file systems.
     #[error(transparent)]
     Filesystem(#[from] filesystem::FilesystemError),
+    /// One that freezes or thaws.
+    #[error(transparent)]
+    Freeze(#[from] freeze::FreezeError),
     /// One whose arguments ask for more than the guest's owner permits.
     #[error("{command} is refused: {why}")]
     Refused {
@@ -66,9 +75,15 @@ pub enum CommandError {
     /// One that changes who may log in by key.
     #[error(transparent)]
     Ssh(#[from] ssh::SshError),
-    /// One that shuts down.
+    /// One that shuts down or suspends.
     #[error(transparent)]
     Power(#[from] power::PowerError),
+    /// One that looks at the clock or sets it.
+    #[error(transparent)]
+    Time(#[from] time::TimeError),
+    /// One that trims.
+    #[error(transparent)]
+    Trim(#[from] trim::TrimError),
     /// One that changes an account.
     #[error(transparent)]
     User(#[from] user::UserError),

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::Command;
 
@@ -61,6 +63,11 @@ pub enum ProgramError {
 }
 
 impl ProgramError {
+    /// Whether the program was not even started.
+    pub fn is_spawn(&self) -> bool {
+        matches!(self, Self::Spawn { .. })
+    }
+
     /// The same error, without a secret in what the program said.
     #[must_use]
     pub fn without(mut self, secret: &[u8]) -> Self {
@@ -138,9 +145,11 @@ async fn complete(
         .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(when_late == WhenLate::Kill)
         .spawn()
         .map_err(|source| ProgramError::Spawn { program: name(), source })?;
+    let mut group = Group(child.id().filter(|_| when_late == WhenLate::Kill));
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let said = RefCell::new(Vec::new());
     let work = async {
@@ -160,6 +169,7 @@ async fn complete(
         Ok(Err(source)) => return Err(ProgramError::Lost { program: name(), source }),
         Err(_) => return Err(ProgramError::Late { program: name() }),
     };
+    group.0 = None;
     let output = String::from_utf8_lossy(&said.borrow()).into_owned();
     if !status.success() {
         return Err(ProgramError::Failed { program: name(), status, output });
@@ -167,6 +177,18 @@ async fn complete(
     match fed.unwrap_or(Ok(())) {
         Ok(()) => Ok(output),
         Err(source) => Err(ProgramError::Lost { program: name(), source }),
+    }
+}
+
+/// A program and what it started, killed when this is dropped before the program has ended.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // it may end just now
+            let _ = killpg(Pid::from_raw(leader.cast_signed()), Signal::SIGKILL);
+        }
     }
 }
 

@@ -18,9 +18,9 @@ use ostler_protocol::qga::commands::network::NetworkInterface;
 use ostler_protocol::qga::encode;
 use ostler_protocol::qga::envelope::Timestamp;
 use ostler_protocol::qga::events::{
-    FilesystemsChanged, GuestEvent, NetworkChanged, Ready, capability,
+    FilesystemsChanged, GuestEvent, NetworkChanged, Ready, Thawed, capability,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::channel::watch::Table;
@@ -61,6 +61,7 @@ impl Sources {
     async fn tell(mut self) {
         let links = network::watch();
         let mounts = mounts();
+        let mut lapses = self.agent.freezer.lapses();
         let mut beat = tokio::time::interval(self.agent.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ready = ready(&self.agent, links.is_ok(), mounts.is_ok()).await;
@@ -75,6 +76,7 @@ impl Sources {
                 () = changed(&mounts) => {
                     mounts_due.get_or_insert(Instant::now() + SETTLE);
                 }
+                Some(thawed) = lapsed(&mut lapses) => self.send(GuestEvent::Thawed(thawed)).await,
                 () = at(network_due) => {
                     network_due = None;
                     self.network().await;
@@ -140,7 +142,8 @@ fn identity(info: &FilesystemInfo) -> (&str, &str, &str) {
 }
 
 async fn ready(agent: &Agent, network: bool, mounts: bool) -> Ready {
-    let mut capabilities = vec![capability::PIPELINING, capability::HEARTBEAT];
+    let mut capabilities =
+        vec![capability::PIPELINING, capability::HEARTBEAT, capability::FREEZE_LEASE];
     if network {
         capabilities.push(capability::NETWORK_EVENTS);
     }
@@ -164,6 +167,15 @@ async fn changed(table: &io::Result<Table>) {
     match table {
         Ok(table) if table.changed().await.is_ok() => {}
         _ => std::future::pending().await,
+    }
+}
+
+/// Waits for a lease to lapse.
+async fn lapsed(lapses: &mut watch::Receiver<Option<Thawed>>) -> Option<Thawed> {
+    match lapses.changed().await {
+        Ok(()) => *lapses.borrow_and_update(),
+        // the agent is gone
+        Err(_) => std::future::pending().await,
     }
 }
 

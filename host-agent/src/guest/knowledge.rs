@@ -89,6 +89,7 @@ impl Knowledge {
                 self.found("guest-get-fsinfo");
             }
             GuestEvent::Heartbeat(data) => self.heartbeat = Some(report::heartbeat(data, now)),
+            GuestEvent::Thawed(_) => {}
         }
     }
 

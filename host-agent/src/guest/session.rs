@@ -257,7 +257,9 @@ impl<'a> Talk<'a> {
                     self.send_sync();
                 }
             }
-            GuestEvent::NetworkChanged(_) | GuestEvent::FilesystemsChanged(_) => {
+            GuestEvent::NetworkChanged(_)
+            | GuestEvent::FilesystemsChanged(_)
+            | GuestEvent::Thawed(_) => {
                 self.sound(None, now);
             }
             GuestEvent::Heartbeat(beat) => {

@@ -58,34 +58,36 @@ pub enum Lead {
 
 impl Reply {
     /// The reply that returns `value`. `bulk` gives the texts of it that may be long, in the order in
-    /// which they are written; they are ASCII.
+    /// which they are written; nothing in them needs an escape, as is so with base64.
     pub fn new<T: Serialize>(
         mut value: T,
         lead: Lead,
-        bulk: impl FnOnce(&mut T) -> Vec<&mut Vec<u8>>,
+        bulk: impl Fn(&mut T) -> Vec<&mut Vec<u8>>,
     ) -> Result<Self, serde_json::Error> {
-        let head = |bytes: &mut Vec<u8>| {
-            match lead {
-                Lead::Plain => {}
-                Lead::Delimited => bytes.push(DELIMITER),
+        let mut taken = Vec::new();
+        let mut long = Vec::new();
+        for (index, text) in bulk(&mut value).into_iter().enumerate() {
+            if text.len() >= LONG {
+                taken.push(index);
+                long.push(std::mem::replace(text, MARK.to_vec()));
             }
-            bytes.extend_from_slice(b"{\"return\": ");
+        }
+        let bytes = written(&value, lead)?;
+        if long.is_empty() {
+            return Ok(Self { parts: vec![bytes] });
+        }
+        let parts = match fill(bytes, long) {
+            Ok(parts) => parts,
+            Err(long) => {
+                // some text is the mark by chance
+                let mut texts = bulk(&mut value);
+                for (index, text) in taken.into_iter().zip(long) {
+                    *texts[index] = text;
+                }
+                vec![written(&value, lead)?]
+            }
         };
-        let mut cut = Cut { bytes: Vec::with_capacity(64), places: Vec::new() };
-        head(&mut cut.bytes);
-        value.serialize(&mut Serializer::with_formatter(&mut cut, Ascii))?;
-        if cut.places.is_empty() {
-            return Ok(Self { parts: vec![cut.bytes] });
-        }
-        let long: Vec<_> = bulk(&mut value).into_iter().filter(|text| text.len() >= LONG).collect();
-        if long.len() == cut.places.len() && long.iter().all(|text| is_plain(text)) {
-            return Ok(Self { parts: cut.fill(long.into_iter().map(std::mem::take)) });
-        }
-        // a long string that is not given, or not written as it is
-        let mut bytes = Vec::new();
-        head(&mut bytes);
-        append(&mut bytes, &value)?;
-        Ok(Self { parts: vec![bytes] })
+        Ok(Self { parts })
     }
 
     /// The line, with the id of the request if it had one.
@@ -107,50 +109,42 @@ fn append<T: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &T) -> Result<(), s
     value.serialize(&mut Serializer::with_formatter(bytes, Ascii))
 }
 
-/// From here on a string is a part of its own.
+/// From here on a text is a part of its own.
 const LONG: usize = 64 << 10;
+/// What stands for such a text while the rest is written, and how it is written.
+const MARK: &[u8] = b"\x01";
+const MARK_WRITTEN: &[u8] = b"\"\\u0001\"";
 
-/// Whether a text is written as it is.
-fn is_plain(text: &[u8]) -> bool {
-    text.iter().all(|&byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\')
+/// A reply without its end.
+fn written<T: Serialize>(value: &T, lead: Lead) -> Result<Vec<u8>, serde_json::Error> {
+    let mut bytes = Vec::with_capacity(64);
+    match lead {
+        Lead::Plain => {}
+        Lead::Delimited => bytes.push(DELIMITER),
+    }
+    bytes.extend_from_slice(b"{\"return\": ");
+    append(&mut bytes, value)?;
+    Ok(bytes)
 }
 
-/// A writer that leaves out what is long, and notes where.
-struct Cut {
-    bytes: Vec<u8>,
-    places: Vec<usize>,
-}
-
-impl Cut {
-    /// The parts, with `long` in the places that were left out.
-    fn fill(self, long: impl Iterator<Item = Vec<u8>>) -> Parts {
-        let Self { mut bytes, places } = self;
-        let mut parts = Vec::with_capacity(2 * places.len() + 1);
-        let mut tails: Vec<_> =
-            places.into_iter().rev().map(|place| bytes.split_off(place)).collect();
-        parts.push(bytes);
-        for text in long {
-            parts.push(text);
-            parts.extend(tails.pop());
-        }
-        parts
+/// Puts texts in the places of their marks, or gives them back if there are not as many.
+fn fill(mut bytes: Vec<u8>, long: Vec<Vec<u8>>) -> Result<Parts, Vec<Vec<u8>>> {
+    let windows = bytes.windows(MARK_WRITTEN.len()).enumerate();
+    let places: Vec<_> =
+        windows.filter(|(_, window)| *window == MARK_WRITTEN).map(|(place, _)| place).collect();
+    if places.len() != long.len() {
+        return Err(long);
     }
-}
-
-impl io::Write for Cut {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // only the text of a string comes in such lengths, whole if nothing in it is escaped
-        if bytes.len() >= LONG {
-            self.places.push(self.bytes.len());
-        } else {
-            self.bytes.extend_from_slice(bytes);
-        }
-        Ok(bytes.len())
+    // from the end, so that the places stay where they are; the quotes stay
+    let mut parts = Vec::with_capacity(2 * places.len() + 1);
+    for (place, text) in places.into_iter().zip(long).rev() {
+        parts.push(bytes.split_off(place + MARK_WRITTEN.len() - 1));
+        parts.push(text);
+        bytes.truncate(place + 1);
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    parts.push(bytes);
+    parts.reverse();
+    Ok(parts)
 }
 
 /// A number as C's `%.17g` has it, as stock agents write doubles: 17 digits, no trailing zeros.
@@ -321,24 +315,17 @@ mod tests {
         for (data, more) in [
             (long.clone(), String::new()),
             (String::new(), long.clone()),
-            (format!("{long}\""), long.clone()),
-            (long.clone(), format!("\u{e9}{long}")),
-            (format!("{long}\n{long}"), "\\".repeat(LONG)),
+            (long.clone(), "x".repeat(LONG - 1)),
+            (long.clone(), "\u{1}".to_owned()),
+            ("\u{1}".to_owned(), long.clone()),
+            ("\u{1}".to_owned(), "\u{1}".to_owned()),
         ] {
-            let expected = line(&json!({"return": {
+            let expected = json!({"return": {
                 "count": 1, "data": data, "eof": true, "more": more
-            }, "id": 2}));
-            let expected: Value = serde_json::from_slice(&expected.unwrap()).unwrap();
+            }, "id": 2});
             let back: Value = serde_json::from_slice(&file(data, more).concat()).unwrap();
             assert!(back == expected);
         }
-        // a long string that is not declared, as long as one that is and is written otherwise
-        let [data, more] = [&long, &format!("{long}\n")].map(|text| Text(text.as_bytes().to_vec()));
-        let file = File { count: 1, data, eof: true, more };
-        let parts =
-            Reply::new(file, Lead::Plain, |file| vec![&mut file.more.0]).unwrap().line(None);
-        let back: Value = serde_json::from_slice(&parts.concat()).unwrap();
-        assert!(back["return"]["data"] == *long);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub mod capability {
     pub const FILESYSTEM_EVENTS: &str = "filesystem-events";
     /// `OSTLER_HEARTBEAT` is sent.
     pub const HEARTBEAT: &str = "heartbeat";
+    /// A freeze ends by itself, and `OSTLER_THAWED` says so.
+    pub const FREEZE_LEASE: &str = "freeze-lease";
 }
 
 /// The interfaces as they are now; without their counters, whose change is no event.
@@ -89,6 +91,17 @@ pub struct Memory {
     pub available: u64,
 }
 
+/// File systems were thawed because nobody had thawed them in time: what was copied of their disks
+/// meanwhile may have been copied after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Thawed {
+    /// How many.
+    pub filesystems: i64,
+    /// The seconds after which it was done.
+    pub lease: u64,
+}
+
 /// An event of Ostler's, typed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GuestEvent {
@@ -100,6 +113,8 @@ pub enum GuestEvent {
     FilesystemsChanged(FilesystemsChanged),
     /// `OSTLER_HEARTBEAT`
     Heartbeat(Heartbeat),
+    /// `OSTLER_THAWED`
+    Thawed(Thawed),
 }
 
 /// Why an event is not one of ours.
@@ -122,6 +137,7 @@ const READY: &str = "OSTLER_READY";
 const NETWORK_CHANGED: &str = "OSTLER_NETWORK_CHANGED";
 const FILESYSTEMS_CHANGED: &str = "OSTLER_FILESYSTEMS_CHANGED";
 const HEARTBEAT: &str = "OSTLER_HEARTBEAT";
+const THAWED: &str = "OSTLER_THAWED";
 
 impl GuestEvent {
     /// Its name on the wire.
@@ -131,6 +147,7 @@ impl GuestEvent {
             Self::NetworkChanged(_) => NETWORK_CHANGED,
             Self::FilesystemsChanged(_) => FILESYSTEMS_CHANGED,
             Self::Heartbeat(_) => HEARTBEAT,
+            Self::Thawed(_) => THAWED,
         }
     }
 
@@ -141,6 +158,7 @@ impl GuestEvent {
             Self::NetworkChanged(data) => serde_json::to_value(data),
             Self::FilesystemsChanged(data) => serde_json::to_value(data),
             Self::Heartbeat(data) => serde_json::to_value(data),
+            Self::Thawed(data) => serde_json::to_value(data),
         }?;
         Ok(Event { event: self.name().to_owned(), data, timestamp })
     }
@@ -156,6 +174,7 @@ impl GuestEvent {
             NETWORK_CHANGED => data_of(data).map(Self::NetworkChanged),
             FILESYSTEMS_CHANGED => data_of(data).map(Self::FilesystemsChanged),
             HEARTBEAT => data_of(data).map(Self::Heartbeat),
+            THAWED => data_of(data).map(Self::Thawed),
             _ => return Err(EventError::Unknown(name)),
         }
         .map_err(|source| EventError::Data { name, source })

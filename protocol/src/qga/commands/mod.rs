@@ -14,13 +14,16 @@ pub mod disk;
 pub mod exec;
 pub mod file;
 pub mod filesystem;
+pub mod freeze;
 pub mod info;
 pub mod memory;
 pub mod network;
 pub mod power;
 pub mod ssh;
 pub mod sync;
+pub mod time;
 pub mod timezone;
+pub mod trim;
 pub mod user;
 pub mod users;
 
@@ -38,7 +41,7 @@ pub trait Command {
     type Reply: Serialize + DeserializeOwned;
 
     /// The texts of a reply that may be megabytes long, in the order in which they are written: they
-    /// are moved into the line, not copied.
+    /// are moved into the line, not copied. Nothing in them may need an escape.
     fn bulk(_reply: &mut Self::Reply) -> Vec<&mut Vec<u8>> {
         Vec::new()
     }

@@ -1,8 +1,8 @@
-//! Shutting down.
+//! Shutting down and suspending.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Done};
+use super::{Command, Done, Nothing};
 
 /// Shuts the guest down. Success has no reply: only a failure is answered.
 #[derive(Debug)]
@@ -50,4 +50,37 @@ impl ShutdownMode {
     pub fn from_word(word: &str) -> Option<Self> {
         [Self::Powerdown, Self::Halt, Self::Reboot].into_iter().find(|mode| mode.as_str() == word)
     }
+}
+
+/// Suspends to disk. Success has no reply.
+#[derive(Debug)]
+pub enum GuestSuspendDisk {}
+
+impl Command for GuestSuspendDisk {
+    const NAME: &'static str = "guest-suspend-disk";
+    const SUCCESS_RESPONSE: bool = false;
+    type Arguments = Nothing;
+    type Reply = Done;
+}
+
+/// Suspends to memory and to disk both. Success has no reply.
+#[derive(Debug)]
+pub enum GuestSuspendHybrid {}
+
+impl Command for GuestSuspendHybrid {
+    const NAME: &'static str = "guest-suspend-hybrid";
+    const SUCCESS_RESPONSE: bool = false;
+    type Arguments = Nothing;
+    type Reply = Done;
+}
+
+/// Suspends to memory. Success has no reply.
+#[derive(Debug)]
+pub enum GuestSuspendRam {}
+
+impl Command for GuestSuspendRam {
+    const NAME: &'static str = "guest-suspend-ram";
+    const SUCCESS_RESPONSE: bool = false;
+    type Arguments = Nothing;
+    type Reply = Done;
 }
