@@ -22,18 +22,13 @@ const WINDOW: Duration = Duration::from_secs(20);
 
 /// Measures the agent, and a second one on a port whose host side nobody has open.
 pub(super) async fn measure(domain: &mut Domain) -> Seen<Cost> {
-    let program = match domain.mode {
-        Mode::Ostler => "ostler-guest-agent",
-        _ => "qemu-ga",
-    };
+    let ours = domain.mode == Mode::Ostler;
+    let program = if ours { "ostler-guest-agent" } else { "qemu-ga" };
     let pid = domain.ask(&format!("pidof {program}")).await?.trim().to_owned();
     let memory = domain.ask(&format!("grep VmRSS /proc/{pid}/status")).await?;
     let memory = memory.split_whitespace().nth(1).unwrap_or_default().parse().map_err(told)?;
 
-    let more = match domain.mode {
-        Mode::Ostler => "--ostler-path none",
-        _ => "-f /run/closed/pid",
-    };
+    let more = if ours { "--ostler-path none" } else { "-f /run/closed/pid" };
     let second = domain
         .ask(&format!(
             "mkdir -p /run/closed; {program} -m virtio-serial -p /dev/virtio-ports/{CLOSED} \
