@@ -190,8 +190,10 @@ async fn on_ostlers_channel_a_ping_passes_a_full_house_and_a_sync_gives_nothing_
         client.ping();
         client.sync(3);
         pass(1).await;
-        let answers = client.take();
-        assert!(answers.ends_with(&format!("{DONE}{{\"return\": 3}}\n")), "{answers}");
+        // events come when they come
+        let taken = client.take();
+        let answers = taken.split_inclusive('\n').filter(|line| !line.starts_with("{\"event\""));
+        assert_eq!(answers.collect::<String>(), format!("{DONE}{{\"return\": 3}}\n"));
         pass(3000).await;
         assert_eq!(client.take().matches("{\"return\": 1000}\n").count(), 20);
     })
