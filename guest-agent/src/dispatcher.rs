@@ -12,7 +12,7 @@ use std::rc::Rc;
 use ostler_protocol::qga::commands::info::{AgentInfo, CommandInfo, GuestInfo};
 use ostler_protocol::qga::commands::sync::{GuestSync, GuestSyncDelimited};
 use ostler_protocol::qga::commands::{self as wire, Nothing};
-use ostler_protocol::qga::encode::{self, Parts, Reply};
+use ostler_protocol::qga::encode::{self, Part, Parts, Reply};
 use ostler_protocol::qga::envelope::Request;
 use ostler_protocol::qga::{Command, Fault, arguments};
 use serde_json::{Map, Value};
@@ -261,7 +261,7 @@ impl Call {
             Ok(reply) => Some(reply.line(id.as_ref())),
             Err(fault) => {
                 agent.log.info(format_args!("{} failed: {}", entry.name, fault.desc));
-                Some(vec![encode::fault(&fault, id.as_ref())])
+                Some(vec![Part::Text(encode::fault(&fault, id.as_ref()))])
             }
         }
     }
@@ -312,14 +312,14 @@ pub(crate) mod tests {
 
     fn ask(agent: &Rc<Agent>, request: Value) -> Value {
         let line = match Call::prepare(agent, request) {
-            Err(line) => Some(vec![line]),
+            Err(line) => Some(vec![Part::Text(line)]),
             Ok(call) => tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .unwrap()
                 .block_on(call.run(agent.clone())),
         };
-        let line = line.unwrap().concat();
+        let line = encode::joined(line.unwrap());
         serde_json::from_slice(line.strip_prefix(b"\xFF").unwrap_or(&line)).unwrap()
     }
 

@@ -15,6 +15,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::worker::{WorkerError, Workers};
 
+/// Nearly always all have answered after so long.
+const AT_ONCE: Duration = Duration::from_millis(10);
 /// After so long without an answer one more thread helps.
 const HELP: Duration = Duration::from_millis(100);
 /// After so long without an answer none is waited for.
@@ -51,8 +53,8 @@ pub struct Survey<F, T> {
 }
 
 /// What a thread tells.
-enum Told<F, S, T> {
-    Found(F, Arc<Questions<S>>),
+enum Told<F, S, T, E> {
+    Found(Result<(F, Arc<Questions<S>>), E>),
     Answer(usize, Option<T>),
 }
 
@@ -77,40 +79,35 @@ impl Probes {
         T: Send + 'static,
         E: From<WorkerError> + Send + 'static,
     {
-        let (sender, mut receiver) = mpsc::unbounded_channel();
-        let (probes, told) = (self.clone(), sender.clone());
+        let (told, mut receiver) = mpsc::unbounded_channel();
+        // the threads hold the channel: without them there is nothing to wait for
+        let (probes, sender) = (self.clone(), told.downgrade());
         let has_room = self.with(|asked| asked.len()) < MOST_THREADS;
         let first = workers.begin(what, move || {
-            let (found, subjects) = find()?;
+            let (found, subjects) = match find() {
+                Ok(found) => found,
+                Err(error) => return drop(told.send(Told::Found(Err(error)))),
+            };
             let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
             let questions = Arc::new(Questions { subjects, next, over });
-            if told.send(Told::Found(found, questions.clone())).is_ok() && has_room {
+            if told.send(Told::Found(Ok((found, questions.clone())))).is_ok() && has_room {
                 probes
                     .put(&questions, ask, |at, answer| told.send(Told::Answer(at, answer)).is_ok());
             }
-            Ok::<_, E>(())
         })?;
-        let (found, questions) = tokio::select! {
-            // what is found comes before the end of the thread that found it
-            biased;
-            told = receiver.recv() => match told {
-                Some(Told::Found(found, questions)) => (found, questions),
-                Some(Told::Answer(..)) | None => return Err(WorkerError::Lost(what).into()),
-            },
-            ended = first => match ended {
-                Ok(Err(error)) => return Err(error),
-                Ok(Ok(())) | Err(_) => match receiver.try_recv() {
-                    Ok(Told::Found(found, questions)) => (found, questions),
-                    Ok(Told::Answer(..)) | Err(_) => return Err(WorkerError::Lost(what).into()),
-                },
-            },
-            () = tokio::time::sleep(deadline) => return Err(WorkerError::Late(what).into()),
+        // ordinarily all is over at once: what was told until then waits, and this thread wakes once
+        let _ = timeout(AT_ONCE, first).await;
+        let (found, questions) = match timeout(deadline, receiver.recv()).await {
+            Ok(Some(Told::Found(found))) => found?,
+            Ok(Some(Told::Answer(..)) | None) => return Err(WorkerError::Lost(what).into()),
+            Err(_) => return Err(WorkerError::Late(what).into()),
         };
         let help = || {
             if self.with(|asked| asked.len()) >= THREADS {
                 return;
             }
-            let (probes, questions, told) = (self.clone(), questions.clone(), sender.clone());
+            let Some(told) = sender.upgrade() else { return };
+            let (probes, questions) = (self.clone(), questions.clone());
             // without a thread nothing more is answered, and that is told
             let _ = workers.begin(what, move || {
                 probes
@@ -281,6 +278,21 @@ mod tests {
             probes.survey(&workers, "x", Duration::from_millis(1), find, failed).await;
         assert!(matches!(told, Err(WorkerError::Late("x"))));
         drop(hold);
+        let (hold, held) = std_mpsc::channel::<()>();
+        let find = move || {
+            let _ = held.recv();
+            Err::<((), _), _>(WorkerError::Exhausted("mine"))
+        };
+        let survey = probes.survey(&workers, "x", Duration::from_secs(60), find, failed);
+        let later = async {
+            tokio::time::sleep(AT_ONCE * 2).await;
+            drop(hold);
+        };
+        let (told, ()) = tokio::join!(survey, later);
+        assert!(matches!(told, Err(WorkerError::Exhausted("mine"))), "an error that comes late");
+        let find = || -> Result<((), _), WorkerError> { panic!("as it should in this test") };
+        let told = probes.survey(&workers, "x", Duration::from_secs(60), find, failed).await;
+        assert!(matches!(told, Err(WorkerError::Lost("x"))));
         let find = || Ok::<_, WorkerError>((7, Vec::new()));
         let told =
             probes.survey(&workers, "x", Duration::from_secs(60), find, failed).await.unwrap();

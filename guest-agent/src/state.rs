@@ -6,6 +6,7 @@ use ostler_protocol::qga::envelope::Disabled;
 use tokio::sync::watch;
 
 use crate::channel::unfinished::Unfinished;
+use crate::commands::disk::address::Addresses;
 use crate::commands::exec::Programs;
 use crate::commands::file::Files;
 use crate::commands::freeze::Freezer;
@@ -27,6 +28,8 @@ pub struct Agent {
     pub heartbeat: Duration,
     /// What is being asked that may not answer: file systems, disks.
     pub probes: Probes,
+    /// What it knows of the disks that are plugged in.
+    pub addresses: Addresses,
     /// Held while an account is changed: changes come one after the other.
     pub accounts: tokio::sync::Mutex<()>,
     /// The files that are open for its clients.
@@ -50,6 +53,7 @@ impl Agent {
             workers: Workers::new(),
             heartbeat: settings.heartbeat,
             probes: Probes::default(),
+            addresses: Addresses::default(),
             accounts: tokio::sync::Mutex::new(()),
             files: Files::new(&settings.state_directory),
             programs: Programs::new(settings.programs.clone()),

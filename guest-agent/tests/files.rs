@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ostler_protocol::qga::base64::{Base64Text, decode};
+use ostler_protocol::qga::base64::{Base64Data, decode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -140,7 +140,7 @@ impl Drop for Agent {
 }
 
 fn b64(data: &[u8]) -> Value {
-    json!(Base64Text::from(data))
+    json!(Base64Data(data.to_vec()))
 }
 
 fn text(value: &Value) -> String {

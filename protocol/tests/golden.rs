@@ -52,7 +52,7 @@ where
         };
         let reply: C::Reply = serde_json::from_value(response.outcome.unwrap()).unwrap();
         let written = encode::Reply::new(reply, C::LEAD, C::bulk).unwrap();
-        let written = written.line(response.id.as_ref()).concat();
+        let written = encode::joined(written.line(response.id.as_ref()));
         let written = written.strip_prefix(b"\xFF").unwrap_or(&written);
         assert_eq!(String::from_utf8_lossy(written), format!("{line}\n"));
     }

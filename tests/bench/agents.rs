@@ -264,8 +264,13 @@ fn questions(
     add: &mut impl FnMut(Line),
 ) -> Result<()> {
     let kib = Unit::Kibibytes;
-    let line = Line::new("resident when started", kib, &Series::one(ours.status("VmRSS:")?));
-    add(line.against("qemu-ga", &Series::one(stock.status("VmRSS:")?)).goal(0.5));
+    for (what, field) in [
+        ("resident when started", "VmRSS:"),
+        ("  of that, its own: not a page of a file", "RssAnon:"),
+    ] {
+        let line = Line::new(what, kib, &Series::one(ours.status(field)?));
+        add(line.against("qemu-ga", &Series::one(stock.status(field)?)).goal(0.5));
+    }
 
     let ping = request("guest-ping");
     let taken = in_turn(settings.calls, ours, stock, |agent| agent.time(&ping))?;

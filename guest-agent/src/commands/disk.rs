@@ -4,7 +4,7 @@
 //! udev has disks too. Only the health of an NVMe disk is asked of the disk itself, and a disk that
 //! does not answer is listed without.
 
-pub(crate) mod address;
+pub mod address;
 mod smart;
 
 use std::fs;
@@ -23,7 +23,7 @@ use crate::dispatcher::Handle;
 use crate::probe::Survey;
 use crate::root::{self, Root};
 use crate::state::Agent;
-use address::Device;
+use address::{Addresses, Device};
 
 const DISKS: &str = "/sys/block";
 const STATISTICS: &str = "/proc/diskstats";
@@ -43,8 +43,9 @@ pub enum DiskError {
 
 impl Handle for GuestGetDisks {
     async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<Vec<DiskInfo>, CommandError> {
-        let find = || {
-            let disks = disks(&Root::system())?;
+        let addresses = agent.addresses.clone();
+        let find = move || {
+            let disks = disks(&Root::system(), &addresses)?;
             let node = |disk: &DiskInfo| (format!("health of {}", disk.name), disk.name.clone());
             let nodes = disks.iter().filter(|disk| is_asked(disk)).map(node).collect();
             Ok::<_, CommandError>((disks, nodes))
@@ -74,7 +75,7 @@ impl Handle for GuestGetDiskstats {
 
 /// The disks by name, each followed by its partitions. One without a size is a drive without a medium,
 /// and left out; so is one that goes away meanwhile.
-fn disks(root: &Root) -> Result<Vec<DiskInfo>, DiskError> {
+fn disks(root: &Root, addresses: &Addresses) -> Result<Vec<DiskInfo>, DiskError> {
     let mut folders: Vec<_> = fs::read_dir(root.path(DISKS))
         .map_err(DiskError::List)?
         .flatten()
@@ -94,7 +95,7 @@ fn disks(root: &Root) -> Result<Vec<DiskInfo>, DiskError> {
             name: name.clone(),
             partition: false,
             dependencies: device.slaves().map(nodes),
-            address: (!device.is_virtual()).then(|| device.address()),
+            address: (!device.is_virtual()).then(|| device.address(addresses)),
             alias: root::value(&device.path().join("dm/name")),
             smart: None,
         });

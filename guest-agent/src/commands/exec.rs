@@ -27,6 +27,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use ostler_protocol::qga::base64::Base64Data;
 use ostler_protocol::qga::base64::{Base64Error, decoded_len};
 use ostler_protocol::qga::commands::exec::{
     ExecArguments, ExecStarted, ExecStatus, GuestExec, GuestExecStatus,
@@ -318,12 +319,14 @@ async fn mind(
     programs.forget(pid, serial);
 }
 
-type Told = (Option<ostler_protocol::qga::base64::Base64Text>, Option<bool>, Charge);
+type Told = (Option<Base64Data>, Option<bool>, Charge);
 
 fn told(kept: Kept) -> Told {
-    let Kept { text, truncated, charge } = kept;
-    let text = text.finish();
-    if text.is_empty() { (None, None, charge) } else { (Some(text), Some(truncated), charge) }
+    let Kept { data, truncated, charge } = kept;
+    if data.is_empty() {
+        return (None, None, charge);
+    }
+    (Some(Base64Data(data)), Some(truncated), charge)
 }
 
 /// Waits until a program has ended; after a while, if there is a limit, it is made to.

@@ -253,7 +253,7 @@ impl Handle for GuestFileRead {
             }
         }
         let read = go_on(&agent, handle, turn, "reading a file", move |file| {
-            transfer::read(file, &begun, most).map_err(FileError::Read)
+            transfer::read(file, begun, most).map_err(FileError::Read)
         });
         Ok(read.await?)
     }

@@ -22,7 +22,7 @@ use ostler_protocol::qga::commands::Nothing;
 use ostler_protocol::qga::commands::filesystem::{DiskAddress, FilesystemInfo, GuestGetFsinfo};
 
 use super::CommandError;
-use super::disk::address::Device;
+use super::disk::address::{Addresses, Device};
 use crate::dispatcher::Handle;
 use crate::probe::Survey;
 use crate::root::Root;
@@ -56,10 +56,12 @@ impl Handle for GuestGetFsinfo {
 
 /// The file systems that lie on disks, one entry each.
 pub async fn list(agent: &Agent) -> Result<Vec<FilesystemInfo>, FilesystemError> {
-    let find = || {
+    let addresses = agent.addresses.clone();
+    let find = move || {
         let root = Root::system();
         let table = mounts(&root).map_err(FilesystemError::Mounts)?;
-        let (filesystems, places): (Vec<_>, Vec<_>) = survey(&root, &table).into_iter().unzip();
+        let (filesystems, places): (Vec<_>, Vec<_>) =
+            survey(&root, &addresses, &table).into_iter().unzip();
         Ok::<_, FilesystemError>((filesystems, places))
     };
     let ask = |place: &PathBuf| usage(place);
@@ -114,9 +116,13 @@ fn mounts(root: &Root) -> io::Result<String> {
 }
 
 /// Describes what the table of mounts has on disks: each with what is to be asked for its usage.
-fn survey(root: &Root, table: &str) -> Vec<(FilesystemInfo, (String, PathBuf))> {
+fn survey(
+    root: &Root,
+    addresses: &Addresses,
+    table: &str,
+) -> Vec<(FilesystemInfo, (String, PathBuf))> {
     let describe = |mount: Mount| {
-        let info = mount.describe(root);
+        let info = mount.describe(root, addresses);
         let key = format!("the file system {}:{} at {}", mount.major, mount.minor, info.mountpoint);
         (info, (key, mount.place))
     };
@@ -162,7 +168,7 @@ impl Mount {
     }
 
     /// Looks up its device, and the disks below it.
-    fn describe(&self, root: &Root) -> FilesystemInfo {
+    fn describe(&self, root: &Root, addresses: &Addresses) -> FilesystemInfo {
         let device = match self.major {
             0 => self.source_device(root),
             major => Device::numbered(root, major, self.minor),
@@ -175,8 +181,8 @@ impl Mount {
             }
         };
         let disk = match device {
-            Some(device) if self.kind == "btrfs" => spread(root, &device),
-            Some(device) => device.disks(),
+            Some(device) if self.kind == "btrfs" => spread(root, addresses, &device),
+            Some(device) => device.disks(addresses),
             None => Vec::new(),
         };
         FilesystemInfo {
@@ -202,16 +208,20 @@ impl Mount {
 }
 
 /// The disks of all devices that a btrfs lies on, of which one is known.
-fn spread(root: &Root, device: &Device<'_>) -> Vec<DiskAddress> {
+fn spread(root: &Root, addresses: &Addresses, device: &Device<'_>) -> Vec<DiskAddress> {
     let systems = fs::read_dir(root.path(BTRFS)).into_iter().flatten().flatten();
     let mut devices = systems.map(|system| system.path().join("devices"));
     let Some(devices) = devices.find(|devices| devices.join(device.name()).exists()) else {
-        return device.disks();
+        return device.disks(addresses);
     };
     let mut links: Vec<_> =
         fs::read_dir(devices).into_iter().flatten().flatten().map(|link| link.path()).collect();
     links.sort();
-    links.iter().filter_map(|link| Device::find(root, link)).flat_map(|part| part.disks()).collect()
+    links
+        .iter()
+        .filter_map(|link| Device::find(root, link))
+        .flat_map(|part| part.disks(addresses))
+        .collect()
 }
 
 /// The mounts that lie on disks, each file system once: where its root is mounted if it is, else where
@@ -364,7 +374,7 @@ nonsense
             ("/sys/fs/btrfs/1234/devices/vdb", &format!("-> ../../../../..{vdb}")),
         ]);
         let told = |line: &str| {
-            let told = Mount::parse(line).unwrap().describe(&root);
+            let told = Mount::parse(line).unwrap().describe(&root, &Addresses::default());
             let disks: Vec<_> = told.disk.into_iter().map(|disk| disk.dev.unwrap()).collect();
             (told.name, told.mountpoint, disks)
         };
@@ -380,8 +390,10 @@ nonsense
         );
         assert_eq!(told("1 1 0:9 / /t rw - zfs tank/x rw"), on("tank/x", "/t", &[]));
         let disk = Device::numbered(&root, 254, 16).unwrap();
-        let parts: Vec<_> =
-            spread(&root, &disk).into_iter().map(|disk| disk.dev.unwrap()).collect();
+        let parts: Vec<_> = spread(&root, &Addresses::default(), &disk)
+            .into_iter()
+            .map(|disk| disk.dev.unwrap())
+            .collect();
         assert_eq!(parts, ["/dev/vda1", "/dev/vdb"], "a btrfs on two devices");
     }
 

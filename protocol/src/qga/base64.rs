@@ -6,6 +6,7 @@
 //! otherwise: they drop its last bytes, here they count.
 
 use base64::Engine;
+use base64::display::Base64Display;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -14,127 +15,34 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[error("Base64 data contains invalid characters")]
 pub struct Base64Error;
 
-/// A piece of data that is a whole number of groups in base64.
-const PIECE: usize = 3 << 10;
-
-/// What a reply puts around a text.
-const REPLY: usize = 256;
-
-/// Data as base64, whole.
+/// Data that is written as base64. A long reply is encoded on its way out, piece by piece.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Base64Text(Vec<u8>);
+pub struct Base64Data(pub Vec<u8>);
 
-impl Base64Text {
-    /// Its text.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-
-    /// How long the text is.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Its text, to be moved elsewhere.
-    pub(super) fn bytes_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.0
-    }
-}
-
-impl From<&[u8]> for Base64Text {
-    fn from(data: &[u8]) -> Self {
-        let mut encoder = Base64Encoder::default();
-        encoder.push(data);
-        encoder.finish()
-    }
-}
-
-impl Serialize for Base64Text {
+impl Serialize for Base64Data {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
+        serializer.collect_str(&Base64Display::new(&self.0, &STANDARD))
     }
 }
 
-impl<'de> Deserialize<'de> for Base64Text {
+impl<'de> Deserialize<'de> for Base64Data {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        decoded_len(&text).map_err(serde::de::Error::custom)?;
-        if text.contains('\n') {
-            return Err(serde::de::Error::custom(Base64Error));
-        }
-        Ok(Self(text.into_bytes()))
+        STANDARD.decode(text).map(Self).map_err(|_| serde::de::Error::custom(Base64Error))
     }
 }
 
-/// Data on its way to base64.
-#[derive(Debug, Default)]
-pub struct Base64Encoder {
-    text: Vec<u8>,
-    /// The end of the data so far, which fills no group.
-    rest: [u8; 2],
-    waiting: usize,
+/// How long data is as base64.
+pub const fn encoded_len(data: usize) -> usize {
+    data.div_ceil(3) * 4
 }
 
-impl Base64Encoder {
-    /// With room for so much data.
-    pub fn with_room_for(data: usize) -> Self {
-        let text = Vec::with_capacity(data.div_ceil(3).saturating_mul(4).saturating_add(REPLY));
-        Self { text, ..Self::default() }
-    }
-
-    /// How much memory the text has.
-    pub fn len(&self) -> usize {
-        self.text.len()
-    }
-
-    /// Whether there is nothing yet.
-    pub fn is_empty(&self) -> bool {
-        self.text.is_empty() && self.waiting == 0
-    }
-
-    /// Adds data.
-    pub fn push(&mut self, mut data: &[u8]) {
-        if self.waiting > 0 {
-            let wanted = 3 - self.waiting;
-            let mut group = [self.rest[0], self.rest[1], 0];
-            if data.len() < wanted {
-                group[self.waiting..self.waiting + data.len()].copy_from_slice(data);
-                self.rest = [group[0], group[1]];
-                self.waiting += data.len();
-                return;
-            }
-            let (head, tail) = data.split_at(wanted);
-            group[self.waiting..].copy_from_slice(head);
-            self.waiting = 0;
-            self.append(&group);
-            data = tail;
-        }
-        let (groups, rest) = data.split_at(data.len() / 3 * 3);
-        for piece in groups.chunks(PIECE) {
-            self.append(piece);
-        }
-        self.rest[..rest.len()].copy_from_slice(rest);
-        self.waiting = rest.len();
-    }
-
-    fn append(&mut self, data: &[u8]) {
-        let start = self.text.len();
-        self.text.resize(start + data.len().div_ceil(3) * 4, 0);
-        // the room is exactly what it takes
-        let _ = STANDARD.encode_slice(data, &mut self.text[start..]);
-    }
-
-    /// The whole.
-    pub fn finish(mut self) -> Base64Text {
-        let (rest, waiting) = (self.rest, self.waiting);
-        self.append(&rest[..waiting]);
-        Base64Text(self.text)
-    }
+/// Puts a piece of data as base64 in place of what `text` held; all but the last of several pieces
+/// must be whole groups of three bytes.
+pub fn encode_piece(data: &[u8], text: &mut Vec<u8>) {
+    text.resize(encoded_len(data.len()), 0);
+    // the room is exactly what it takes
+    let _ = STANDARD.encode_slice(data, text);
 }
 
 /// Six bits, or why there are none.
@@ -302,16 +210,20 @@ mod tests {
             data in proptest::collection::vec(any::<u8>(), 0..20_000),
             step in 1..9000_usize,
         ) {
-            let mut encoder = Base64Encoder::default();
-            for piece in data.chunks(step) {
-                encoder.push(piece);
+            let (mut text, mut piece_text) = (String::new(), Vec::new());
+            for piece in data.chunks(step * 3) {
+                encode_piece(piece, &mut piece_text);
+                text.push_str(std::str::from_utf8(&piece_text).unwrap());
             }
-            let text = encoder.finish();
-            prop_assert_eq!(text.as_str(), STANDARD.encode(&data));
-            prop_assert_eq!(decoded_len(text.as_str()), Ok(data.len()));
+            prop_assert_eq!(&text, &STANDARD.encode(&data));
+            prop_assert_eq!(decoded_len(&text), Ok(data.len()));
+            prop_assert_eq!(encoded_len(data.len()), text.len());
+            let whole = serde_json::to_value(Base64Data(data.clone())).unwrap();
+            prop_assert_eq!(&whole, &text);
+            prop_assert_eq!(serde_json::from_value::<Base64Data>(whole).unwrap().0, data.clone());
             let mut decoder = Base64Decoder::default();
             let mut back = Vec::new();
-            for piece in text.as_str().as_bytes().chunks(step) {
+            for piece in text.as_bytes().chunks(step) {
                 decoder.push(piece, &mut back);
             }
             decoder.finish(&mut back);

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{CharEscape, Formatter, Serializer};
 
+use super::base64::{Base64Data, encode_piece, encoded_len};
 use super::envelope::{Fault, FaultLine};
 use super::framing::DELIMITER;
 
@@ -35,13 +36,53 @@ pub fn fault(fault: &Fault, id: Option<&Value>) -> Vec<u8> {
     line(&FaultLine { error: fault, id }).unwrap_or_default()
 }
 
-/// A line in parts: a short one is one part, and a long string in it is a part of its own.
-pub type Parts = Vec<Vec<u8>>;
+/// A line in parts: a short one is one part, and long data in it is a part of its own.
+pub type Parts = Vec<Part>;
+
+/// A part of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// As it is sent.
+    Text(Vec<u8>),
+    /// To be sent as base64.
+    Data(Vec<u8>),
+}
+
+impl Part {
+    /// How many bytes of the line it is.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Data(data) => encoded_len(data.len()),
+        }
+    }
+
+    /// Whether it is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A line in one piece.
+pub fn joined(parts: Parts) -> Vec<u8> {
+    let mut line = Vec::with_capacity(parts.iter().map(Part::len).sum());
+    let mut encoded = Vec::new();
+    for part in parts {
+        match part {
+            Part::Text(text) => line.extend_from_slice(&text),
+            Part::Data(data) => {
+                encode_piece(&data, &mut encoded);
+                line.extend_from_slice(&encoded);
+            }
+        }
+    }
+    line
+}
 
 /// The reply to a command that succeeded, encoded before it is known whom it answers.
 ///
-/// A reply may be tens of megabytes of one string. That is not copied into the line: the line is cut
-/// where it belongs, and it is moved there.
+/// A reply may be tens of megabytes of one file. They are not copied into the line: the line is cut
+/// where they belong, and they are moved there.
 #[derive(Debug)]
 pub struct Reply {
     parts: Parts,
@@ -57,34 +98,34 @@ pub enum Lead {
 }
 
 impl Reply {
-    /// The reply that returns `value`. `bulk` gives the texts of it that may be long, in the order in
-    /// which they are written; nothing in them needs an escape, as is so with base64.
+    /// The reply that returns `value`. `bulk` gives the data of it that may be long, in the order in
+    /// which it is written.
     pub fn new<T: Serialize>(
         mut value: T,
         lead: Lead,
-        bulk: impl Fn(&mut T) -> Vec<&mut Vec<u8>>,
+        bulk: impl Fn(&mut T) -> Vec<&mut Base64Data>,
     ) -> Result<Self, serde_json::Error> {
         let mut taken = Vec::new();
         let mut long = Vec::new();
-        for (index, text) in bulk(&mut value).into_iter().enumerate() {
-            if text.len() >= LONG {
+        for (index, data) in bulk(&mut value).into_iter().enumerate() {
+            if data.0.len() >= LONG {
                 taken.push(index);
-                long.push(std::mem::replace(text, MARK.to_vec()));
+                long.push(std::mem::replace(&mut data.0, MARK.to_vec()));
             }
         }
         let bytes = written(&value, lead)?;
         if long.is_empty() {
-            return Ok(Self { parts: vec![bytes] });
+            return Ok(Self { parts: vec![Part::Text(bytes)] });
         }
         let parts = match fill(bytes, long) {
             Ok(parts) => parts,
             Err(long) => {
-                // some text is the mark by chance
-                let mut texts = bulk(&mut value);
-                for (index, text) in taken.into_iter().zip(long) {
-                    *texts[index] = text;
+                // something else is written as the mark is, by chance
+                let mut places = bulk(&mut value);
+                for (index, data) in taken.into_iter().zip(long) {
+                    places[index].0 = data;
                 }
-                vec![written(&value, lead)?]
+                vec![Part::Text(written(&value, lead)?)]
             }
         };
         Ok(Self { parts })
@@ -93,14 +134,18 @@ impl Reply {
     /// The line, with the id of the request if it had one.
     pub fn line(self, id: Option<&Value>) -> Parts {
         let mut parts = self.parts;
-        let mut end = Vec::new();
-        let bytes = parts.last_mut().unwrap_or(&mut end);
+        // the last part of a reply is a text
+        let mut bytes = match parts.pop() {
+            Some(Part::Text(text)) => text,
+            Some(Part::Data(_)) | None => Vec::new(),
+        };
         if let Some(id) = id {
             bytes.extend_from_slice(b", \"id\": ");
             // a `Value` always has a JSON form, and a `Vec` takes any amount
-            let _ = append(bytes, id);
+            let _ = append(&mut bytes, id);
         }
         bytes.extend_from_slice(b"}\n");
+        parts.push(Part::Text(bytes));
         parts
     }
 }
@@ -109,11 +154,11 @@ fn append<T: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &T) -> Result<(), s
     value.serialize(&mut Serializer::with_formatter(bytes, Ascii))
 }
 
-/// From here on a text is a part of its own.
+/// From here on data is a part of its own.
 const LONG: usize = 64 << 10;
-/// What stands for such a text while the rest is written, and how it is written.
-const MARK: &[u8] = b"\x01";
-const MARK_WRITTEN: &[u8] = b"\"\\u0001\"";
+/// What stands for such data while the rest is written, and how it is written.
+const MARK: &[u8] = b"here";
+const MARK_WRITTEN: &[u8] = b"\"aGVyZQ==\"";
 
 /// A reply without its end.
 fn written<T: Serialize>(value: &T, lead: Lead) -> Result<Vec<u8>, serde_json::Error> {
@@ -127,7 +172,7 @@ fn written<T: Serialize>(value: &T, lead: Lead) -> Result<Vec<u8>, serde_json::E
     Ok(bytes)
 }
 
-/// Puts texts in the places of their marks, or gives them back if there are not as many.
+/// Puts data in the places of their marks, or gives them back if there are not as many.
 fn fill(mut bytes: Vec<u8>, long: Vec<Vec<u8>>) -> Result<Parts, Vec<Vec<u8>>> {
     let windows = bytes.windows(MARK_WRITTEN.len()).enumerate();
     let places: Vec<_> =
@@ -137,12 +182,12 @@ fn fill(mut bytes: Vec<u8>, long: Vec<Vec<u8>>) -> Result<Parts, Vec<Vec<u8>>> {
     }
     // from the end, so that the places stay where they are; the quotes stay
     let mut parts = Vec::with_capacity(2 * places.len() + 1);
-    for (place, text) in places.into_iter().zip(long).rev() {
-        parts.push(bytes.split_off(place + MARK_WRITTEN.len() - 1));
-        parts.push(text);
+    for (place, data) in places.into_iter().zip(long).rev() {
+        parts.push(Part::Text(bytes.split_off(place + MARK_WRITTEN.len() - 1)));
+        parts.push(Part::Data(data));
         bytes.truncate(place + 1);
     }
-    parts.push(bytes);
+    parts.push(Part::Text(bytes));
     parts.reverse();
     Ok(parts)
 }
@@ -256,14 +301,14 @@ mod tests {
     #[test]
     fn a_delimited_reply_is_led_by_one_byte() {
         let reply = Reply::new(5, Lead::Delimited, |_| Vec::new()).unwrap();
-        assert_eq!(reply.line(None), [b"\xff{\"return\": 5}\n"]);
+        assert_eq!(joined(reply.line(None)), b"\xff{\"return\": 5}\n");
     }
 
     #[test]
     fn a_reply_carries_any_id() {
         for id in [json!(null), json!("x"), json!([1, {"a": true}]), json!(u64::MAX)] {
             let reply = Reply::new(json!({}), Lead::Plain, |_| Vec::new()).unwrap();
-            let back: Value = serde_json::from_slice(&reply.line(Some(&id)).concat()).unwrap();
+            let back: Value = serde_json::from_slice(&joined(reply.line(Some(&id)))).unwrap();
             assert_eq!(back, json!({"return": {}, "id": id}));
         }
     }
@@ -271,81 +316,56 @@ mod tests {
     #[derive(Serialize)]
     struct File {
         count: usize,
-        data: Text,
+        data: Base64Data,
         eof: bool,
-        more: Text,
+        more: Base64Data,
     }
 
-    struct Text(Vec<u8>);
-
-    impl Serialize for Text {
-        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(std::str::from_utf8(&self.0).unwrap())
-        }
-    }
-
-    fn file(data: String, more: String) -> Parts {
-        let [data, more] = [data, more].map(|text| Text(text.into_bytes()));
+    fn file(data: &[u8], more: &[u8]) -> Parts {
+        let [data, more] = [data, more].map(|data| Base64Data(data.to_vec()));
         let file = File { count: 1, data, eof: true, more };
-        Reply::new(file, Lead::Plain, |file| vec![&mut file.data.0, &mut file.more.0])
+        Reply::new(file, Lead::Plain, |file| vec![&mut file.data, &mut file.more])
             .unwrap()
             .line(Some(&json!(2)))
     }
 
     #[test]
-    fn a_long_string_is_moved_and_not_copied() {
-        let (data, more) = ("QUJD".repeat(LONG), "x".repeat(LONG));
-        let places = [data.as_ptr(), more.as_ptr()];
-        let parts = file(data, more);
-        let heads = [&parts[0], &parts[2], &parts[4]].map(|part| String::from_utf8_lossy(part));
-        assert_eq!(
-            heads,
-            [
-                "{\"return\": {\"count\": 1, \"data\": \"",
-                "\", \"eof\": true, \"more\": \"",
-                "\"}, \"id\": 2}\n"
-            ]
+    fn long_data_is_a_part_of_its_own() {
+        let (data, more) = (vec![1; LONG], vec![2; LONG + 1]);
+        let text = |text: &str| Part::Text(text.as_bytes().to_vec());
+        assert!(
+            file(&data, &more)
+                == [
+                    text("{\"return\": {\"count\": 1, \"data\": \""),
+                    Part::Data(data),
+                    text("\", \"eof\": true, \"more\": \""),
+                    Part::Data(more),
+                    text("\"}, \"id\": 2}\n"),
+                ]
         );
-        assert_eq!([parts[1].as_ptr(), parts[3].as_ptr()], places);
     }
 
     #[test]
     fn a_reply_is_the_same_in_one_part_or_several() {
-        let long = "=".repeat(LONG);
+        let long = vec![b'='; LONG];
         for (data, more) in [
-            (long.clone(), String::new()),
-            (String::new(), long.clone()),
-            (long.clone(), "x".repeat(LONG - 1)),
-            (long.clone(), "\u{1}".to_owned()),
-            ("\u{1}".to_owned(), long.clone()),
-            ("\u{1}".to_owned(), "\u{1}".to_owned()),
+            (&long[..], &[][..]),
+            (&[], &long),
+            (&long, &long[1..]),
+            (&long, MARK),
+            (MARK, &long),
+            (MARK, MARK),
         ] {
             let expected = json!({"return": {
-                "count": 1, "data": data, "eof": true, "more": more
+                "count": 1, "data": Base64Data(data.to_vec()), "eof": true,
+                "more": Base64Data(more.to_vec())
             }, "id": 2});
-            let back: Value = serde_json::from_slice(&file(data, more).concat()).unwrap();
+            let parts = file(data, more);
+            let length: usize = parts.iter().map(Part::len).sum();
+            let line = joined(parts);
+            assert_eq!(line.len(), length);
+            let back: Value = serde_json::from_slice(&line).unwrap();
             assert!(back == expected);
-        }
-    }
-
-    #[test]
-    fn a_double_is_written_with_the_digits_of_stock_agents() {
-        for (value, expected) in [
-            (0.1, "0.10000000000000001"),
-            (1000.0, "1000"),
-            (-0.0, "-0"),
-            (2.2, "2.2000000000000002"),
-            (-9.223_372_036_854_776e18, "-9.2233720368547758e+18"),
-            (1.5e300, "1.5000000000000001e+300"),
-            (1e16, "10000000000000000"),
-            (1e17, "1e+17"),
-            (0.000_01, "1.0000000000000001e-05"),
-            (0.000_1, "0.0001"),
-            (5e-324, "4.9406564584124654e-324"),
-            (123_456_789.0, "123456789"),
-            (1.5, "1.5"),
-        ] {
-            assert_eq!(text(&json!(value)), format!("{expected}\n"));
         }
     }
 }

@@ -4,9 +4,15 @@
 //! `/devices/pci0000:00/0000:00:02.0/0000:04:00.0/virtio3/block/vda/vda1`. Reading that path is pure; the
 //! driver of the controller and the order of its hosts are looked up beside it. What is built on other
 //! devices (LVM, RAID, encryption) is followed down to the disks.
+//!
+//! A disk's address does not change while it is plugged in, and its serial number is asked of the host,
+//! which takes longer than all else and can hang. So both are looked up once ([`Addresses`]).
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ostler_protocol::qga::commands::filesystem::{
     CcwAddress, DiskAddress, DiskBusType, PciAddress,
@@ -18,15 +24,52 @@ use crate::root::{self, Root, number};
 const LAYERS: usize = 8;
 /// So many disks below one device, and no more: where layers branch, they multiply.
 const MOST: usize = 1024;
+/// Where a SCSI disk tells its serial number; the kernel reads it anew at times.
+const PAGE: &str = "device/vpd_pg80";
 /// What is built on other devices, or on none.
 const VIRTUAL: &str = "/sys/devices/virtual/block/";
+
+/// So many disks are remembered, and no more.
+const REMEMBERED: usize = 1024;
+
+/// What was looked up of the disks, by the numbers of their folders in the kernel's tree. The kernel
+/// gives no number twice: a disk that is plugged in anew has another, and is looked up anew.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses(Arc<Mutex<BTreeMap<u64, Known>>>);
+
+/// What stays as it is while a disk is plugged in.
+#[derive(Clone, Debug)]
+struct Known {
+    address: DiskAddress,
+    /// The number of the whole disk's device, by which udev knows it.
+    number: Option<String>,
+    /// The serial number the disk tells, if it was asked and if it has one.
+    serial: Option<Option<String>>,
+}
+
+impl Addresses {
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<u64, Known>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn keep(&self, folder: u64, known: Known) {
+        self.with(|all| {
+            all.insert(folder, known);
+            if all.len() > REMEMBERED {
+                // numbers grow
+                all.pop_first();
+            }
+        });
+    }
+}
 
 /// A block device, by its place in the kernel's tree.
 #[derive(Clone, Debug)]
 pub(crate) struct Device<'a> {
     root: &'a Root,
     path: PathBuf,
-    is_partition: bool,
+    /// The number of its folder.
+    folder: u64,
 }
 
 impl<'a> Device<'a> {
@@ -38,12 +81,9 @@ impl<'a> Device<'a> {
     /// The one a path leads to.
     pub(crate) fn find(root: &'a Root, path: &Path) -> Option<Self> {
         let path = root::follow(path)?;
-        let is_partition = match fs::metadata(path.join("partition")) {
-            Ok(_) => true,
-            // one that is not there has no folder either
-            Err(_) => path.exists().then_some(false)?,
-        };
-        Some(Self { root, path, is_partition })
+        // one that is not there has no folder either
+        let folder = fs::metadata(&path).ok()?.ino();
+        Some(Self { root, path, folder })
     }
 
     /// Where it is.
@@ -70,42 +110,58 @@ impl<'a> Device<'a> {
 
     /// The device that it is a partition of, or itself.
     fn whole(&self) -> &Path {
-        if self.is_partition { self.path.parent().unwrap_or(&self.path) } else { &self.path }
+        let is_partition = self.path.join("partition").exists();
+        self.path.parent().filter(|_| is_partition).unwrap_or(&self.path)
     }
 
     /// What it is built on, by name. A partition has none of its own.
     pub(crate) fn slaves(&self) -> Option<Vec<Self>> {
-        let slaves = fs::read_dir(self.path.join("slaves")).ok()?;
-        let mut slaves: Vec<_> =
-            slaves.flatten().filter_map(|slave| Self::find(self.root, &slave.path())).collect();
-        slaves.sort_by_cached_key(Self::name);
-        Some(slaves)
+        slaves(self.root, &self.path)
     }
 
     /// The disks it lies on.
-    pub(crate) fn disks(&self) -> Vec<DiskAddress> {
+    pub(crate) fn disks(&self, addresses: &Addresses) -> Vec<DiskAddress> {
         let mut disks = Vec::new();
-        self.collect(LAYERS, &mut disks);
+        self.collect(addresses, LAYERS, &mut disks);
         disks
     }
 
-    fn collect(&self, layers: usize, disks: &mut Vec<DiskAddress>) {
+    fn collect(&self, addresses: &Addresses, layers: usize, disks: &mut Vec<DiskAddress>) {
         if disks.len() >= MOST {
             return;
         }
         if !self.is_virtual() {
-            disks.push(self.address());
+            disks.push(self.address(addresses));
             return;
         }
         let Some(layers) = layers.checked_sub(1) else { return };
-        let whole = Self { root: self.root, path: self.whole().to_owned(), is_partition: false };
-        for slave in whole.slaves().unwrap_or_default() {
-            slave.collect(layers, disks);
+        for slave in slaves(self.root, self.whole()).unwrap_or_default() {
+            slave.collect(addresses, layers, disks);
         }
     }
 
     /// Where it is plugged in.
-    pub(crate) fn address(&self) -> DiskAddress {
+    pub(crate) fn address(&self, addresses: &Addresses) -> DiskAddress {
+        let known = addresses.with(|all| all.get(&self.folder).cloned());
+        let mut known = known.unwrap_or_else(|| self.look());
+        let mut address = known.address.clone();
+        // udev may come later than the agent, and know better than the disk
+        let serial = known.number.as_deref().and_then(|number| self.udev_serial(number));
+        let told = || known.serial.get_or_insert_with(|| self.told_serial()).clone();
+        address.serial = serial
+            .or_else(told)
+            .or_else(|| vital_product_data(&fs::read(self.whole().join(PAGE)).ok()?))
+            .map(|text| text.trim().to_owned())
+            .filter(|text| !text.is_empty());
+        // the kernel makes a disk's files one after the other, these last
+        let is_complete = known.address.dev.is_some() && known.number.is_some();
+        if is_complete && self.subsystem().is_none() {
+            addresses.keep(self.folder, known);
+        }
+        address
+    }
+
+    fn look(&self) -> Known {
         let place = self.root.name(&self.controlled());
         let controller = controller(&place).map(|path| self.root.path(path));
         let driver = controller.as_deref().and_then(driver);
@@ -114,41 +170,49 @@ impl<'a> Device<'a> {
             _ => Vec::new(),
         };
         let mut address = place_on_bus(&place, driver.as_deref(), &hosts);
-        address.serial = self.serial();
         address.dev = self.node();
-        address
+        Known { address, number: root::value(&self.whole().join("dev")), serial: None }
     }
 
     /// Its path, through a controller. An NVMe disk that several controllers can reach hangs from none
-    /// in the tree; they are linked beside it.
+    /// in the tree; they are linked beside it, and come and go.
     fn controlled(&self) -> PathBuf {
-        let subsystem = self.whole().parent().filter(|parent| {
-            let name = parent.file_name().unwrap_or_default().to_string_lossy();
-            number(&name, "nvme-subsys").is_some()
-        });
-        let through = subsystem.and_then(|subsystem| {
+        let through = self.subsystem().and_then(|subsystem| {
             let number = *root::numbered(subsystem, "nvme").ok()?.first()?;
             root::follow(&subsystem.join(format!("nvme{number}")))
         });
         through.unwrap_or_else(|| self.path.clone())
     }
 
-    /// The serial number: as udev has it if it does, else as the device says.
-    fn serial(&self) -> Option<String> {
-        let whole = self.whole();
-        let known = root::value(&whole.join("dev"))
-            .and_then(|number| self.root.text(&format!("/run/udev/data/b{number}")).ok())
-            .and_then(|data| {
-                data.lines().find_map(|line| line.strip_prefix("E:ID_SERIAL=").map(str::to_owned))
-            });
-        let told = || {
-            ["serial", "device/serial"]
-                .iter()
-                .find_map(|file| root::value(&whole.join(file)))
-                .or_else(|| vital_product_data(&fs::read(whole.join("device/vpd_pg80")).ok()?))
+    /// What joins the controllers of an NVMe disk, if there may be several.
+    fn subsystem(&self) -> Option<&Path> {
+        let is_one = |folder: &&Path| {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            number(&name, "nvme-subsys").is_some()
         };
-        known.or_else(told).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+        self.path.ancestors().skip(1).take(2).find(is_one)
     }
+
+    /// The serial number as udev has it.
+    fn udev_serial(&self, number: &str) -> Option<String> {
+        let data = self.root.text(&format!("/run/udev/data/b{number}")).ok()?;
+        data.lines().find_map(|line| line.strip_prefix("E:ID_SERIAL=").map(str::to_owned))
+    }
+
+    /// The serial number as the disk says.
+    fn told_serial(&self) -> Option<String> {
+        let whole = self.whole();
+        ["serial", "device/serial"].iter().find_map(|file| root::value(&whole.join(file)))
+    }
+}
+
+/// What a device is built on, by name.
+fn slaves<'a>(root: &'a Root, device: &Path) -> Option<Vec<Device<'a>>> {
+    let slaves = fs::read_dir(device.join("slaves")).ok()?;
+    let mut slaves: Vec<_> =
+        slaves.flatten().filter_map(|slave| Device::find(root, &slave.path())).collect();
+    slaves.sort_by_cached_key(Device::name);
+    Some(slaves)
 }
 
 /// The part of a path up to the innermost function on a PCI bus.
@@ -271,6 +335,7 @@ fn vital_product_data(page: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::root::tree;
 
     fn at(path: &str, driver: &str, hosts: &[u64]) -> (DiskBusType, [i64; 3], [i64; 4]) {
         let DiskAddress { pci_controller: pci, bus_type, bus, target, unit, .. } =
@@ -346,5 +411,20 @@ mod tests {
         let path = "/sys/devices/pci0000:00/0000:00:02.3/0000:04:00.0/virtio3/block/vda";
         assert_eq!(controller(path), Some("/sys/devices/pci0000:00/0000:00:02.3/0000:04:00.0"));
         assert_eq!(controller("/sys/devices/platform/x"), None);
+    }
+
+    #[test]
+    fn what_is_remembered_of_disks_does_not_grow() {
+        let disk = "/sys/devices/x/block/vda";
+        let (_folder, root) = tree(&[
+            (&format!("{disk}/dev"), "254:0\n"),
+            (&format!("{disk}/uevent"), "DEVNAME=vda\n"),
+        ]);
+        let device = Device::find(&root, &root.path(disk)).unwrap();
+        let addresses = Addresses::default();
+        for folder in 0..3000 {
+            Device { folder, ..device.clone() }.address(&addresses);
+        }
+        assert_eq!(addresses.with(|all| all.len()), REMEMBERED);
     }
 }

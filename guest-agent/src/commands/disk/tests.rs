@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::root::tree;
+use ostler_protocol::qga::commands::filesystem::PciAddress;
 use proptest::prelude::*;
 
 const PCI: &str = "/sys/devices/pci0000:00";
@@ -70,7 +71,7 @@ fn system() -> (tempfile::TempDir, Root) {
 #[test]
 fn disks_and_partitions_are_listed_with_what_they_lie_on() {
     let (_folder, root) = system();
-    let disks = disks(&root).unwrap();
+    let disks = disks(&root, &Addresses::default()).unwrap();
     let listed: Vec<_> = disks
         .iter()
         .map(|disk| (disk.name.as_str(), disk.partition, disk.dependencies.clone()))
@@ -108,9 +109,10 @@ fn a_volume_lies_on_all_disks_below_it() {
     let (_folder, root) = system();
     let volume = Device::numbered(&root, 253, 0).unwrap();
     assert_eq!(volume.name(), "dm-0");
-    let nodes: Vec<_> = volume.disks().into_iter().map(|disk| disk.dev.unwrap()).collect();
+    let nodes: Vec<_> =
+        volume.disks(&Addresses::default()).into_iter().map(|disk| disk.dev.unwrap()).collect();
     assert_eq!(nodes, ["/dev/sda", "/dev/vda2"]);
-    let partition = Device::numbered(&root, 254, 1).unwrap().disks();
+    let partition = Device::numbered(&root, 254, 1).unwrap().disks(&Addresses::default());
     assert_eq!(partition[0].serial.as_deref(), Some("root-disk"), "the whole disk's");
     assert_eq!(partition[0].dev.as_deref(), Some("/dev/vda1"));
     assert!(Device::numbered(&root, 1, 2).is_none());
@@ -125,7 +127,7 @@ fn devices_that_lie_on_each_other_end() {
         (&format!("{block}/dm-1/slaves/dm-0"), "-> ../../dm-0"),
     ]);
     let device = Device::find(&root, &root.path(&format!("{block}/dm-0"))).unwrap();
-    assert_eq!(device.disks(), []);
+    assert_eq!(device.disks(&Addresses::default()), []);
 }
 
 #[test]
@@ -138,9 +140,52 @@ fn an_nvme_disk_with_several_paths_is_on_its_first_controller() {
         (&format!("{PCI}/0000:00:06.0/driver"), "-> ../x/nvme"),
     ]);
     let device = Device::find(&root, &root.path(&format!("{head}/nvme0n1"))).unwrap();
-    let address = device.address();
+    let addresses = Addresses::default();
+    let address = device.address(&addresses);
     assert_eq!((address.bus_type, address.pci_controller.slot), (DiskBusType::Nvme, 6));
     assert_eq!(address.dev.as_deref(), Some("/dev/nvme0n1"));
+
+    // paths come and go while the disk stays
+    let gone = root.path(&format!("{head}/nvme1"));
+    fs::remove_file(&gone).unwrap();
+    assert_eq!(device.address(&addresses).pci_controller, PciAddress::UNKNOWN);
+}
+
+#[test]
+fn a_disk_is_looked_up_once_and_one_that_is_plugged_in_anew_again() {
+    let plugged = "/sys/devices/pci0000:00/0000:00:02.0/virtio0/block/vda";
+    let (_folder, root) = tree(&[
+        (&format!("{plugged}/dev"), "254:0\n"),
+        (&format!("{plugged}/serial"), "first"),
+        (&format!("{plugged}/uevent"), "DEVNAME=vda\n"),
+    ]);
+    let addresses = Addresses::default();
+    let place = root.path(plugged);
+    let told = || {
+        let told = Device::find(&root, &place).unwrap().address(&addresses);
+        (told.serial.unwrap_or_default(), told.dev.unwrap_or_default())
+    };
+    let is = |serial: &str| (serial.to_owned(), "/dev/vda".to_owned());
+    assert_eq!(told(), is("first"));
+    fs::write(place.join("serial"), "not read").unwrap();
+    fs::remove_file(place.join("uevent")).unwrap();
+    assert_eq!(told(), is("first"));
+
+    let data = root.path("/run/udev/data/b254:0");
+    fs::create_dir_all(data.parent().unwrap()).unwrap();
+    fs::write(&data, "E:ID_SERIAL=udev\n").unwrap();
+    assert_eq!(told(), is("udev"), "udev may start after the agent");
+    fs::remove_file(&data).unwrap();
+
+    // it stays, so that its number is not free
+    fs::rename(&place, place.with_file_name("gone")).unwrap();
+    fs::create_dir(&place).unwrap();
+    assert_eq!(told(), (String::new(), String::new()), "it is not complete yet");
+    fs::write(place.join("uevent"), "DEVNAME=vda\n").unwrap();
+    fs::write(place.join("dev"), "254:0\n").unwrap();
+    assert_eq!(told(), is(""), "it has no serial number");
+    fs::write(place.join("serial"), "not asked again").unwrap();
+    assert_eq!(told(), is(""));
 }
 
 #[test]
@@ -153,7 +198,7 @@ fn a_port_of_sata_is_counted_among_its_controllers() {
         (&format!("{sata}/ata2/host9/x"), ""),
         (&format!("{disk}/uevent"), "DEVNAME=sda\n"),
     ]);
-    let address = Device::find(&root, &root.path(&disk)).unwrap().address();
+    let address = Device::find(&root, &root.path(&disk)).unwrap().address(&Addresses::default());
     assert_eq!((address.bus_type, address.unit), (DiskBusType::Sata, 2));
 }
 

@@ -1,20 +1,19 @@
 //! What a program reads and writes.
 //!
-//! Output is kept as base64 from the start, for that is how it is told, so that telling it copies
-//! nothing. Of each stream the beginning is kept and the rest is read and dropped: a program that writes
+//! Of each stream the beginning is kept and the rest is read and dropped: a program that writes
 //! without end must be able to go on. What all of them keep together has a limit too.
 
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
-use ostler_protocol::qga::base64::{Base64Decoder, Base64Encoder};
+use ostler_protocol::qga::base64::Base64Decoder;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 
 /// So much of a stream is kept, as stock agents do.
 const MOST: usize = 16 << 20;
-/// So much is kept of all streams, inputs and results: four whole streams, and somewhat more.
+/// So much is kept of all streams, inputs and results: six whole streams.
 const MOST_OF_ALL: usize = 96 << 20;
 const PIECE: usize = 16 << 10;
 /// A whole number of groups of base64.
@@ -60,7 +59,7 @@ impl Drop for Charge {
 /// What is kept of a stream.
 #[derive(Debug)]
 pub(super) struct Kept {
-    pub(super) text: Base64Encoder,
+    pub(super) data: Vec<u8>,
     /// Whether there was more.
     pub(super) truncated: bool,
     pub(super) charge: Charge,
@@ -72,7 +71,7 @@ pub(super) async fn listen(
     charge: Charge,
     room: &impl Fn(&mut Charge, usize) -> bool,
 ) -> Kept {
-    let mut kept = Kept { text: Base64Encoder::default(), truncated: false, charge };
+    let mut kept = Kept { data: Vec::new(), truncated: false, charge };
     let Some(stream) = stream else { return kept };
     let mut length = 0;
     while stream.readable().await.is_ok() {
@@ -106,9 +105,8 @@ fn drain(
             return Ok(Drained::Ended);
         }
         let wanted = got.min(MOST - *length);
-        // base64 is longer by a third
-        if wanted > 0 && room(&mut kept.charge, wanted.div_ceil(3) * 4) {
-            kept.text.push(&piece[..wanted]);
+        if wanted > 0 && room(&mut kept.charge, wanted) {
+            kept.data.extend_from_slice(&piece[..wanted]);
             *length += wanted;
             kept.truncated |= wanted < got;
         } else {
@@ -153,8 +151,7 @@ mod tests {
             let kept = listen(Some(reader), store.charge(), &Charge::grow).await;
             writer.join().unwrap().unwrap();
             assert_eq!(kept.truncated, truncated, "{length}");
-            let data = ostler_protocol::qga::base64::decoded_len(kept.text.finish().as_str());
-            assert_eq!(data.unwrap(), length.min(MOST));
+            assert_eq!(kept.data.len(), length.min(MOST));
             drop(kept.charge);
             assert_eq!(store.0.get(), 0);
         }
@@ -167,6 +164,6 @@ mod tests {
         let reader = pipe::Receiver::from_owned_fd(reader.into()).unwrap();
         let kept = listen(Some(reader), Store::default().charge(), &|_, _| false).await;
         writer.join().unwrap().unwrap();
-        assert!(kept.truncated && kept.text.is_empty());
+        assert!(kept.truncated && kept.data.is_empty());
     }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sys::stat::{Mode as Permissions, fchmod};
-use ostler_protocol::qga::base64::{Base64Decoder, Base64Encoder, Base64Text};
+use ostler_protocol::qga::base64::{Base64Data, Base64Decoder};
 use ostler_protocol::qga::commands::file::FileRead;
 
 /// A whole number of groups of base64.
@@ -99,36 +99,33 @@ pub(super) fn read_cached(file: &File, most: usize) -> Cached {
             }
         }
     }
-    let buf_b64 = Base64Text::from(&data[..count]);
-    Cached::Whole(FileRead { count: told(count), buf_b64, eof })
+    data.truncate(count);
+    Cached::Whole(FileRead { count: told(count), buf_b64: Base64Data(data), eof })
 }
 
-/// Reads until there is so much, or the end, to what a read has begun with. What was read before a failure is told; the failure shows
-/// at the next read.
-pub(super) fn read(file: &mut File, begun: &[u8], most: usize) -> io::Result<FileRead> {
+/// Reads until there is so much, or the end; `data` is what the read has begun with. What was read
+/// before a failure is told; the failure shows at the next read.
+pub(super) fn read(file: &mut File, mut data: Vec<u8>, most: usize) -> io::Result<FileRead> {
     let size = file.metadata().map_or(0, |about| about.len());
-    let room = most.min(usize::try_from(size).unwrap_or(most));
-    let mut text = Base64Encoder::with_room_for(room);
-    text.push(begun);
-    let mut piece = vec![0; most.min(PIECE)];
-    let (mut count, mut eof) = (begun.len(), false);
-    while count < most {
-        let wanted = piece.len().min(most - count);
-        match file.read(&mut piece[..wanted]) {
+    data.reserve_exact(most.min(usize::try_from(size).unwrap_or(most)).saturating_sub(data.len()));
+    let mut eof = false;
+    while data.len() < most {
+        let count = data.len();
+        data.resize(most.min(count + PIECE), 0);
+        let got = file.read(&mut data[count..]);
+        data.truncate(count + got.as_ref().unwrap_or(&0));
+        match got {
             Ok(0) => {
                 eof = true;
                 break;
             }
-            Ok(got) => {
-                text.push(&piece[..got]);
-                count += got;
-            }
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) if count > 0 => break,
             Err(error) => return Err(error),
         }
     }
-    Ok(FileRead { count: told(count), buf_b64: text.finish(), eof })
+    Ok(FileRead { count: told(data.len()), buf_b64: Base64Data(data), eof })
 }
 
 /// Writes so much of what a text stands for, and says how much was. What was written before a failure
@@ -218,13 +215,13 @@ mod tests {
         let data = vec![7; PIECE * 2 + 5];
         file.write_all(&data).unwrap();
         io::Seek::rewind(&mut file).unwrap();
-        let whole = read(&mut file, &[], data.len()).unwrap();
+        let whole = read(&mut file, Vec::new(), data.len()).unwrap();
         assert_eq!((whole.count, whole.eof), (told(data.len()), false));
-        let none = read(&mut file, &[], 1).unwrap();
+        let none = read(&mut file, Vec::new(), 1).unwrap();
         assert_eq!((none.count, none.eof), (0, true));
-        assert!(!read(&mut file, &[], 0).unwrap().eof);
+        assert!(!read(&mut file, Vec::new(), 0).unwrap().eof);
         io::Seek::rewind(&mut file).unwrap();
-        let more = read(&mut file, &[], data.len() + 1).unwrap();
+        let more = read(&mut file, Vec::new(), data.len() + 1).unwrap();
         assert_eq!((more.buf_b64, more.eof), (whole.buf_b64, true));
     }
 
@@ -234,17 +231,17 @@ mod tests {
         file.write_all(&[7; 5000]).unwrap();
         for most in [0, 1, 5000, 5001] {
             io::Seek::rewind(&mut file).unwrap();
-            let slow = read(&mut file, &[], most).unwrap();
+            let slow = read(&mut file, Vec::new(), most).unwrap();
             io::Seek::rewind(&mut file).unwrap();
             let fast = match read_cached(&file, most) {
                 Cached::Whole(read) => read,
-                Cached::Begun(begun) => read(&mut file, &begun, most).unwrap(),
+                Cached::Begun(begun) => read(&mut file, begun, most).unwrap(),
             };
             assert_eq!(fast, slow, "{most}");
         }
         // a read that could not go on is gone on with
         io::Seek::rewind(&mut file).unwrap();
-        let whole = read(&mut file, b"begun", 5006).unwrap();
+        let whole = read(&mut file, b"begun".to_vec(), 5006).unwrap();
         assert_eq!((whole.count, whole.eof), (5005, true));
         // what cannot tell begins nothing
         let told = File::open("/proc/self/status").unwrap();
@@ -255,9 +252,9 @@ mod tests {
     fn so_much_is_written_as_is_asked_for() {
         for most in [0, 1, 4, PIECE, PIECE + 1, PIECE * 2 - 1] {
             let data: Vec<u8> = (0..=u8::MAX).cycle().take(PIECE * 2).collect();
-            let text = Base64Text::from(data.as_slice());
+            let text = serde_json::to_value(Base64Data(data.clone())).unwrap();
             let mut file = tempfile::tempfile().unwrap();
-            assert_eq!(write(&mut file, text.as_str(), most).unwrap(), told(most));
+            assert_eq!(write(&mut file, text.as_str().unwrap(), most).unwrap(), told(most));
             io::Seek::rewind(&mut file).unwrap();
             let mut back = Vec::new();
             file.read_to_end(&mut back).unwrap();
@@ -276,8 +273,8 @@ mod tests {
         let put = write(&mut writer, &text, 300_000).unwrap();
         assert!(put > 0 && put < 300_000, "{put}");
         assert_eq!(write(&mut writer, &text, 3).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        let got = read(&mut reader, &[], 300_000).unwrap();
+        let got = read(&mut reader, Vec::new(), 300_000).unwrap();
         assert_eq!((got.count, got.eof), (put, false));
-        assert_eq!(read(&mut reader, &[], 1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(read(&mut reader, Vec::new(), 1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }

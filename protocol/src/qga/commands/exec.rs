@@ -6,7 +6,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Command;
-use crate::qga::base64::Base64Text;
+use crate::qga::base64::Base64Data;
 
 /// Starts a program.
 #[derive(Debug)]
@@ -171,9 +171,8 @@ impl Command for GuestExecStatus {
     type Arguments = ExecStarted;
     type Reply = ExecStatus;
 
-    fn bulk(reply: &mut ExecStatus) -> Vec<&mut Vec<u8>> {
-        let texts = [reply.out_data.as_mut(), reply.err_data.as_mut()];
-        texts.into_iter().flatten().map(Base64Text::bytes_mut).collect()
+    fn bulk(reply: &mut ExecStatus) -> Vec<&mut Base64Data> {
+        [reply.out_data.as_mut(), reply.err_data.as_mut()].into_iter().flatten().collect()
     }
 }
 
@@ -191,10 +190,10 @@ pub struct ExecStatus {
     pub signal: Option<i32>,
     /// What it wrote to standard output, or to both; absent if that is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub out_data: Option<Base64Text>,
+    pub out_data: Option<Base64Data>,
     /// What it wrote to standard error; absent if that is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub err_data: Option<Base64Text>,
+    pub err_data: Option<Base64Data>,
     /// Whether it wrote more than is here; present with the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_truncated: Option<bool>,

@@ -6,7 +6,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Command, Done};
-use crate::qga::base64::Base64Text;
+use crate::qga::base64::Base64Data;
 
 /// Opens a file.
 #[derive(Debug)]
@@ -57,8 +57,8 @@ impl Command for GuestFileRead {
     type Arguments = FileReadArguments;
     type Reply = FileRead;
 
-    fn bulk(reply: &mut FileRead) -> Vec<&mut Vec<u8>> {
-        vec![reply.buf_b64.bytes_mut()]
+    fn bulk(reply: &mut FileRead) -> Vec<&mut Base64Data> {
+        vec![&mut reply.buf_b64]
     }
 }
 
@@ -80,7 +80,7 @@ pub struct FileRead {
     /// How much.
     pub count: i64,
     /// The data.
-    pub buf_b64: Base64Text,
+    pub buf_b64: Base64Data,
     /// Whether the end was hit.
     pub eof: bool,
 }

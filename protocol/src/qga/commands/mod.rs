@@ -7,6 +7,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::base64::Base64Data;
 use super::encode::Lead;
 
 pub mod cpu;
@@ -40,9 +41,9 @@ pub trait Command {
     /// What it returns.
     type Reply: Serialize + DeserializeOwned;
 
-    /// The texts of a reply that may be megabytes long, in the order in which they are written: they
-    /// are moved into the line, not copied. Nothing in them may need an escape.
-    fn bulk(_reply: &mut Self::Reply) -> Vec<&mut Vec<u8>> {
+    /// The data of a reply that may be megabytes long, in the order in which it is written: it is
+    /// encoded while it is sent.
+    fn bulk(_reply: &mut Self::Reply) -> Vec<&mut Base64Data> {
         Vec::new()
     }
 }
