@@ -18,7 +18,7 @@ use crate::{Error, Result, poll};
 
 /// How long a guest may take to come to its login prompt: a boot without KVM
 /// on a busy machine.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_secs(400);
 /// How long it may take from the password to the shell.
 const LOGIN: Duration = Duration::from_secs(90);
 /// How long it may take to answer a line.

@@ -1,11 +1,10 @@
 //! Who is logged in: the records of utmp, or on systems that keep none, logind's sessions.
 
 use std::fs;
-use std::mem::{offset_of, size_of};
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::libc::{USER_PROCESS, utmpx};
+use nix::libc::USER_PROCESS;
 use ostler_protocol::qga::commands::Nothing;
 use ostler_protocol::qga::commands::users::{GuestGetUsers, LoggedInUser};
 
@@ -20,14 +19,22 @@ const SESSIONS: &str = "/run/systemd/sessions";
 /// For reading them.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Where a record has what; the C library knows for this architecture.
-const LENGTH: usize = size_of::<utmpx>();
-const KIND: usize = offset_of!(utmpx, ut_type);
-const USER: usize = offset_of!(utmpx, ut_user);
-const USER_END: usize = offset_of!(utmpx, ut_host);
-const TIME: usize = offset_of!(utmpx, ut_tv);
-/// Of the two numbers of a time. Some 64-bit systems keep 32 bits, as their 32-bit programs do.
-const TIME_WIDTH: usize = (offset_of!(utmpx, ut_addr_v6) - TIME) / 2;
+/// Where a record has what. The programs of the guest write it with glibc, whatever this one is linked
+/// with: the layout is glibc's.
+const KIND: usize = 0;
+const USER: usize = 44;
+const USER_END: usize = 76;
+/// Of the two numbers of a time. Most 64-bit systems keep 32 bits, as their 32-bit programs do; those
+/// that never had such programs keep 64, and so does the number of the session before.
+const TIME_WIDTH: usize =
+    if cfg!(any(target_arch = "aarch64", target_arch = "riscv64", target_arch = "loongarch64")) {
+        8
+    } else {
+        4
+    };
+const TIME: usize = 336 + TIME_WIDTH;
+/// After the time come an address, 16 bytes, and 20 that are not used.
+const LENGTH: usize = (TIME + 2 * TIME_WIDTH + 36).next_multiple_of(TIME_WIDTH);
 
 impl Handle for GuestGetUsers {
     async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<Vec<LoggedInUser>, CommandError> {
