@@ -46,7 +46,6 @@ use std::rc::Rc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
-use tokio::time::Interval;
 
 use channel::socket::{self, Listener};
 use channel::{Kind, isa, serial, unix, vsock};
@@ -193,7 +192,7 @@ async fn run(
     agent.log.info(format_args!("serving, version {}", env!("CARGO_PKG_VERSION")));
     let manager = Manager::find(|name| std::env::var(name).ok());
     manager.tell(service::READY);
-    let mut alive = manager.interval().map(tokio::time::interval);
+    let alive = manager.beat().map_err(RunError::Runtime)?;
     let mut no_pid_file = settings.daemon && pid_file.is_none();
     loop {
         tokio::select! {
@@ -213,7 +212,7 @@ async fn run(
             _ = hangup.recv() => if let Err(error) = agent.log.open() {
                 agent.log.error(format_args!("{}", log::chain(&error)));
             },
-            () = tick(&mut alive) => manager.tell(service::ALIVE),
+            () = alive.next() => manager.tell(service::ALIVE),
             () = agent.thawed(), if no_pid_file => {
                 no_pid_file = false;
                 match late_pid_file(&settings.pid_file) {
@@ -236,13 +235,6 @@ async fn either(one: &mut Signal, other: &mut Signal) {
     tokio::select! {
         _ = one.recv() => {}
         _ = other.recv() => {}
-    }
-}
-
-async fn tick(interval: &mut Option<Interval>) {
-    match interval {
-        Some(interval) => drop(interval.tick().await),
-        None => std::future::pending().await,
     }
 }
 

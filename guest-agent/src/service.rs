@@ -3,9 +3,15 @@
 //! One datagram each, by the protocol of `sd_notify`. It is never waited for: a manager that does not
 //! read is no reason to stop serving.
 
+use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
+
+use nix::sys::epoll::EpollFlags;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use crate::channel::watch::Watch;
 
 /// The agent serves.
 pub const READY: &str = "READY=1";
@@ -36,8 +42,19 @@ impl Manager {
     }
 
     /// How often it wants to hear that the agent is alive: twice in its time limit, as it asks for.
-    pub fn interval(&self) -> Option<Duration> {
+    fn interval(&self) -> Option<Duration> {
         self.watchdog.map(|limit| limit / 2)
+    }
+
+    /// What says when to tell it so. Must be called within a runtime.
+    pub fn beat(&self) -> io::Result<Beat> {
+        let Some(interval) = self.interval() else { return Ok(Beat(None)) };
+        let timer = TimerFd::new(
+            ClockId::CLOCK_MONOTONIC,
+            TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC,
+        )?;
+        timer.set(Expiration::Interval(interval.into()), TimerSetTimeFlags::empty())?;
+        Ok(Beat(Some(Watch::new(timer, EpollFlags::EPOLLIN)?)))
     }
 
     /// Tells it.
@@ -45,6 +62,23 @@ impl Manager {
         if let Some((socket, address)) = &self.socket {
             let _ = socket.send_to_addr(state.as_bytes(), address);
         }
+    }
+}
+
+/// A beat of the kernel's: the runtime's own timers wake the agent several times for one that is long.
+#[derive(Debug)]
+pub struct Beat(Option<Watch<TimerFd>>);
+
+impl Beat {
+    /// Waits for the next; for ever, if nobody wants to be told.
+    pub async fn next(&self) {
+        let Some(timer) = &self.0 else { return std::future::pending().await };
+        // the agent sleeps on if its timer is lost; the manager then starts another
+        if timer.edge().await.is_err() {
+            std::future::pending().await
+        }
+        // the kernel counts on only when it has been read; there may be nothing yet at the first edge
+        let _ = timer.source().wait();
     }
 }
 
@@ -69,6 +103,19 @@ mod tests {
             "WATCHDOG_USEC" => Some(time.to_owned()),
             _ => None,
         })
+    }
+
+    #[tokio::test]
+    async fn the_beat_comes_again_and_again() {
+        let none = Manager::default().beat().unwrap();
+        let beat = Manager { watchdog: Some(Duration::from_millis(2)), ..Manager::default() };
+        let beat = beat.beat().unwrap();
+        for _ in 0..3 {
+            tokio::select! {
+                () = beat.next() => {}
+                () = none.next() => panic!("nobody wants to be told"),
+            }
+        }
     }
 
     #[test]

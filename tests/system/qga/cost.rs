@@ -17,6 +17,9 @@ pub(super) struct Cost {
     pub(super) closed: u64,
 }
 
+/// What the service manager of a guest may make of it: one sign of life in the window.
+pub(super) const SIGN_OF_LIFE: u64 = 60 / WINDOW.as_secs();
+
 /// How long it is left alone.
 const WINDOW: Duration = Duration::from_secs(20);
 
