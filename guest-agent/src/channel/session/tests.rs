@@ -191,7 +191,8 @@ async fn on_ostlers_channel_a_ping_passes_a_full_house_and_a_sync_gives_nothing_
         client.sync(3);
         pass(1).await;
         let answers = client.take();
-        assert!(answers.ends_with(&format!("{DONE}{{\"return\": 3}}\n")), "{answers}");
+        // what the agent says first of all comes from a thread, whenever that is done
+        assert!(answers.contains(&format!("{DONE}{{\"return\": 3}}\n")), "{answers}");
         pass(3000).await;
         assert_eq!(client.take().matches("{\"return\": 1000}\n").count(), 20);
     })
