@@ -52,7 +52,9 @@ impl Agent {
 
     /// Its descriptors, when a client has just been answered and nothing is under way.
     pub(crate) fn descriptors(&self) -> usize {
-        self.connect().resynchronize();
+        // while it is served nobody else is, so what was before is closed
+        let mut client = self.connect();
+        client.resynchronize();
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 

@@ -32,7 +32,7 @@ pub(super) async fn replug(domain: &mut Domain) -> Seen {
     Ok("taken up".to_owned())
 }
 
-/// The guest is saved to a file and restored from it, half a request on its way.
+/// The guest is saved to a file and restored from it.
 pub(super) async fn restore(domain: &mut Domain) -> Seen {
     let file = domain.place.join("saved").to_string_lossy().into_owned();
     drop(domain.console().await?);
