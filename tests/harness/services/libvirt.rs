@@ -83,10 +83,30 @@ impl Libvirt {
     /// # Errors
     /// If it is not ours to stop, or goes on running.
     pub async fn stop(&self) -> Result<()> {
-        let alone = tokio::task::block_in_place(|| lock("stop", FlockArg::LockExclusive))?;
-        stop().await?;
-        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(alone);
+        self.alone()?;
+        stop().await
+    }
+
+    /// Keep others from stopping it, and from needing it [steady](Self::steady), until it is started
+    /// again.
+    ///
+    /// # Errors
+    /// If the lock cannot be had.
+    pub fn alone(&self) -> Result<()> {
+        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        if stopped.is_none() {
+            let alone = tokio::task::block_in_place(|| lock("stop", FlockArg::LockExclusive))?;
+            *stopped = Some(alone);
+        }
         Ok(())
+    }
+
+    /// Nobody stops it while this is held: a call that waits for a mute guest keeps it from ending.
+    ///
+    /// # Errors
+    /// If the lock cannot be had.
+    pub fn steady(&self) -> Result<Flock<File>> {
+        tokio::task::block_in_place(|| lock("stop", FlockArg::LockShared))
     }
 
     /// Start it again after [`Self::stop`].
@@ -99,6 +119,7 @@ impl Libvirt {
         Ok(())
     }
 }
+
 impl Drop for Libvirt {
     fn drop(&mut self) {
         let Ok(_one_stops) = lock("start", FlockArg::LockExclusive) else { return };
