@@ -7,10 +7,8 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -23,13 +21,13 @@ use ostler_protocol::qga::commands::filesystem::{DiskAddress, FilesystemInfo, Gu
 
 use super::CommandError;
 use super::disk::address::{Addresses, Device};
+use super::mount::{self, Mount};
 use crate::dispatcher::Handle;
 use crate::probe::Survey;
 use crate::root::Root;
 use crate::state::Agent;
 use crate::worker::WorkerError;
 
-const MOUNTS: &str = "/proc/self/mountinfo";
 /// For looking through the device tree.
 const SURVEY: Duration = Duration::from_secs(10);
 /// Bytes of an ordinary table of mounts; there is room for more.
@@ -101,77 +99,39 @@ fn usage(place: &Path) -> Option<Usage> {
     })
 }
 
-/// The table of mounts. Where it is no text, bytes are written in octal, as it has those that would
-/// break a line.
-fn mounts(root: &Root) -> io::Result<String> {
+/// The table of mounts.
+fn mounts(root: &Root) -> io::Result<Vec<u8>> {
     let mut table = Vec::with_capacity(TABLE);
-    fs::File::open(root.path(MOUNTS))?.read_to_end(&mut table)?;
-    Ok(String::from_utf8(table).unwrap_or_else(|error| {
-        let escape = |byte: &u8| match byte.is_ascii() {
-            true => char::from(*byte).to_string(),
-            false => format!("\\{byte:03o}"),
-        };
-        error.as_bytes().iter().map(escape).collect()
-    }))
+    fs::File::open(root.path(mount::TABLE))?.read_to_end(&mut table)?;
+    Ok(table)
 }
 
 /// Describes what the table of mounts has on disks: each with what is to be asked for its usage.
 fn survey(
     root: &Root,
     addresses: &Addresses,
-    table: &str,
+    table: &[u8],
 ) -> Vec<(FilesystemInfo, (String, PathBuf))> {
     let describe = |mount: Mount| {
         let info = mount.describe(root, addresses);
-        let key = format!("the file system {}:{} at {}", mount.major, mount.minor, info.mountpoint);
+        let (major, minor) = mount.device;
+        let key = format!("the file system {major}:{minor} at {}", info.mountpoint);
         (info, (key, mount.place))
     };
     select(table).into_iter().map(describe).collect()
 }
 
-/// A line of the table of mounts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mount {
-    major: u64,
-    minor: u64,
-    /// Whether the file system's own root is mounted, and not a folder of it.
-    whole: bool,
-    place: PathBuf,
-    kind: String,
-    source: PathBuf,
-}
-
 impl Mount {
-    /// Reads a line, if it is of a file system that lies on disks.
-    ///
-    /// `22 1 254:1 / /mnt rw shared:1 - ext4 /dev/vda1 rw`
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split(' ');
-        let (major, minor) = fields.nth(2)?.split_once(':')?;
-        let (major, minor) = (major.parse().ok()?, minor.parse().ok()?);
-        let (root, place) = (fields.next()?, fields.next()?);
-        // how many fields there are before the dash differs
-        fields.find(|field| *field == "-")?;
-        let kind = fields.next()?;
-        // some that do lie on disks have no device number of their own
-        if major == 0 && !matches!(kind, "btrfs" | "zfs") {
-            return None;
-        }
-        Some(Self {
-            major,
-            minor,
-            whole: root == "/",
-            place: unescape(place).into(),
-            kind: kind.to_owned(),
-            source: unescape(fields.next()?).into(),
-        })
+    /// Whether its file system lies on disks. Some that do have no device number of their own.
+    fn is_on_disks(&self) -> bool {
+        self.device.0 != 0 || matches!(self.kind.as_str(), "btrfs" | "zfs")
     }
 
     /// Looks up its device, and the disks below it.
     fn describe(&self, root: &Root, addresses: &Addresses) -> FilesystemInfo {
-        let device = match self.major {
-            0 => self.source_device(root),
-            major => Device::numbered(root, major, self.minor),
+        let device = match self.device {
+            (0, _) => self.source_device(root),
+            (major, minor) => Device::numbered(root, major, minor),
         };
         let name = match &device {
             Some(device) => device.name(),
@@ -227,18 +187,20 @@ fn spread(root: &Root, addresses: &Addresses, device: &Device<'_>) -> Vec<DiskAd
 /// The mounts that lie on disks, each file system once: where its root is mounted if it is, else where
 /// it was mounted first. A place over which another was mounted later is taken only if there is no
 /// other.
-fn select(table: &str) -> Vec<Mount> {
-    let mounts: Vec<Mount> = table.lines().filter_map(Mount::parse).collect();
+fn select(table: &[u8]) -> Vec<Mount> {
+    let mut mounts = mount::parse(table);
+    mounts.retain(Mount::is_on_disks);
     let last: HashMap<&Path, usize> =
         mounts.iter().enumerate().map(|(at, mount)| (mount.place.as_path(), at)).collect();
-    let rank =
-        |at: usize, mount: &Mount| (last.get(mount.place.as_path()) == Some(&at), mount.whole);
+    let rank = |at: usize, mount: &Mount| {
+        (last.get(mount.place.as_path()) == Some(&at), mount.root == Path::new("/"))
+    };
     let mut best: HashMap<(u64, u64), usize> = HashMap::new();
     let mut order = Vec::new();
     for (at, mount) in mounts.iter().enumerate() {
-        match best.entry((mount.major, mount.minor)) {
+        match best.entry(mount.device) {
             Entry::Vacant(entry) => {
-                order.push((mount.major, mount.minor));
+                order.push(mount.device);
                 entry.insert(at);
             }
             Entry::Occupied(mut entry) => {
@@ -250,29 +212,6 @@ fn select(table: &str) -> Vec<Mount> {
         }
     }
     order.iter().filter_map(|device| mounts.get(*best.get(device)?).cloned()).collect()
-}
-
-/// A field of the table of mounts, where what would break a line is written in octal.
-fn unescape(field: &str) -> OsString {
-    if !field.contains('\\') {
-        return field.into();
-    }
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match (byte, octal.and_then(|digits| u8::from_str_radix(digits, 8).ok())) {
-            (b'\\', Some(byte)) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(bytes)
 }
 
 #[cfg(test)]
@@ -294,7 +233,7 @@ nonsense
 ";
 
     fn places(table: &str) -> Vec<(PathBuf, String, PathBuf)> {
-        let selected = select(table).into_iter();
+        let selected = select(table.as_bytes()).into_iter();
         selected.map(|mount| (mount.place, mount.kind, mount.source)).collect()
     }
 
@@ -338,21 +277,12 @@ nonsense
     }
 
     #[test]
-    fn octal_is_undone_and_nothing_else() {
-        let unescape = |field| unescape(field).into_string().unwrap();
-        assert_eq!(unescape("a\\040b\\134c\\011"), "a b\\c\t");
-        assert_eq!(unescape("a\\"), "a\\");
-        assert_eq!(unescape("\\9\\7"), "\\9\\7");
-        assert_eq!(unescape("\\303\\251"), "é");
-    }
-
-    #[test]
     fn a_place_need_not_be_text() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::at(folder.path());
         fs::create_dir_all(root.path("/proc/self")).unwrap();
         let table = b"1 1 8:1 / /caf\xE9\\040\xFF rw - ext4 /dev/sda1 rw\n";
-        fs::write(root.path(MOUNTS), table).unwrap();
+        fs::write(root.path(mount::TABLE), table).unwrap();
         let [mount] = &select(&mounts(&root).unwrap())[..] else { panic!("one mount") };
         assert_eq!(mount.place.as_os_str().as_encoded_bytes(), b"/caf\xE9 \xFF");
     }
@@ -374,7 +304,7 @@ nonsense
             ("/sys/fs/btrfs/1234/devices/vdb", &format!("-> ../../../../..{vdb}")),
         ]);
         let told = |line: &str| {
-            let told = Mount::parse(line).unwrap().describe(&root, &Addresses::default());
+            let told = mount::parse(line.as_bytes())[0].describe(&root, &Addresses::default());
             let disks: Vec<_> = told.disk.into_iter().map(|disk| disk.dev.unwrap()).collect();
             (told.name, told.mountpoint, disks)
         };
@@ -409,8 +339,8 @@ nonsense
         fn no_table_breaks_the_reader(
             table in "(([0-9:]{0,22}|/|[a-z]{0,4}|-|btrfs|\\\\[0-9]{0,4}) ?|\n|.){0,99}",
         ) {
-            for mount in select(&table) {
-                prop_assert!(mount.major != 0 || matches!(mount.kind.as_str(), "btrfs" | "zfs"));
+            for mount in select(table.as_bytes()) {
+                prop_assert!(mount.device.0 != 0 || matches!(mount.kind.as_str(), "btrfs" | "zfs"));
             }
         }
     }

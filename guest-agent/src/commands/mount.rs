@@ -138,4 +138,14 @@ nonsense
         assert_eq!(id("/srv/y"), 2);
         assert_eq!(id("/srv/x/y"), 4, "the later mount hides the earlier");
     }
+
+    #[test]
+    fn octal_is_undone_and_nothing_else() {
+        let unescape =
+            |field| unescape(str::as_bytes(field)).into_os_string().into_string().unwrap();
+        assert_eq!(unescape("a\\040b\\134c\\011"), "a b\\c\t");
+        assert_eq!(unescape("a\\"), "a\\");
+        assert_eq!(unescape("\\9\\7"), "\\9\\7");
+        assert_eq!(unescape("\\303\\251"), "é");
+    }
 }
