@@ -32,6 +32,13 @@ pub struct Console {
     seen: String,
 }
 
+/// How often a name was typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Once,
+    Again,
+}
+
 /// What became of a login.
 #[derive(Debug)]
 pub enum Login {
@@ -153,28 +160,36 @@ impl Console {
     /// # Errors
     /// If the guest does not get that far; a wrong password is not an error.
     pub async fn login(mut self, user: &str, password: &str) -> Result<Login> {
-        self.reach_login().await?;
-        self.name(user).await?;
-        self.send(&format!("{password}\r")).await?;
-        let outcomes = ["Login incorrect", "# ", "$ "];
-        let (which, _) = self.expect(&outcomes, LOGIN).await?;
-        if which == 0 {
-            return Ok(Login::Refused(self));
+        let until = Instant::now() + BOOT;
+        loop {
+            self.reach_login().await?;
+            let named = self.name(user).await?;
+            self.send(&format!("{password}\r")).await?;
+            let outcomes = ["Login incorrect", "# ", "$ "];
+            let (which, _) = self.expect(&outcomes, LOGIN).await?;
+            if which != 0 {
+                return Session::begin(self).await.map(Login::Session);
+            }
+            // A name typed twice may have been taken as the password: that refusal says nothing.
+            if named == Named::Once || Instant::now() >= until {
+                return Ok(Login::Refused(self));
+            }
         }
-        Session::begin(self).await.map(Login::Session)
     }
 
     /// Type the user's name, and again if the prompt comes again: a getty that was only starting
     /// throws away what was typed before it.
-    async fn name(&mut self, user: &str) -> Result<()> {
+    async fn name(&mut self, user: &str) -> Result<Named> {
         let until = Instant::now() + BOOT;
+        let mut named = Named::Once;
         self.send(&format!("{user}\r")).await?;
         loop {
             match self.expect(&["assword: "], Duration::from_secs(4)).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(named),
                 Err(error) if Instant::now() >= until => return Err(error),
                 Err(_) if self.seen.contains("login: ") => {
                     self.seen.clear();
+                    named = Named::Again;
                     self.send(&format!("{user}\r")).await?;
                 }
                 // merely slow

@@ -3,12 +3,13 @@
 use ostler_tests::cli::Cli;
 use ostler_tests::console::{Console, Login};
 use ostler_tests::guest_image::{Account, Mode, ROOT};
+use ostler_tests::poll;
 use ostler_tests::rpc::{Amqp, Call};
 use ostler_tests::services::Broker;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
-use crate::node::{Node, need_root, virsh};
+use crate::node::{BOOT, Node, need_root, virsh};
 
 /// Everything an operator does first, through RabbitMQ and the command, as `make demo` does.
 #[tokio::test(flavor = "multi_thread")]
@@ -63,15 +64,19 @@ async fn an_instance_lives_and_dies_by_message() {
         "the disk's serial names the instance"
     );
     let mac = booted["ports"][0]["mac"].as_str().unwrap();
-    let nic = report["interfaces"].as_array().unwrap().iter().find(|i| i["mac"] == mac);
-    let nic = nic.unwrap_or_else(|| panic!("no {mac} in {report:#}"));
-    assert!(
-        nic["addresses"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|a| { a.as_str().unwrap().starts_with("169.254.") })
-    );
+    poll::until("the guest tells its address", BOOT, async || {
+        let report = cli.json(&["guest", "report", "first"]).await.map_err(|e| e.to_string())?;
+        let nic = report["interfaces"].as_array().unwrap().iter().find(|i| i["mac"] == mac);
+        let addresses = nic.and_then(|nic| nic["addresses"].as_array());
+        let local = |a: &Value| a.as_str().unwrap().starts_with("169.254.");
+        if addresses.is_some_and(|a| a.iter().any(local)) {
+            Ok(())
+        } else {
+            Err(report.to_string())
+        }
+    })
+    .await
+    .unwrap();
 
     // The password the image has works; then the new one does, and the old one no longer.
     let session = node.login(&id, ROOT).await;
