@@ -1,5 +1,7 @@
 //! Instances: what is asked for, and what is.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -15,12 +17,45 @@ pub enum VmState {
     Building,
     /// In service.
     Active,
+    /// vCPUs stand still; its memory is in QEMU.
+    Paused,
+    /// Off; its memory is on disk.
+    Suspended,
     /// Off; disks and place are kept.
     Stopped,
+    /// Runs a rescue image; its own disk is the second.
+    Rescued,
+    /// Has a new size; waits for the confirmation, or the way back.
+    Resized,
+    /// Off, and kept as an image too.
+    Shelved,
+    /// Only the image is left.
+    ShelvedOffloaded,
+    /// Deleted, and restorable until it is reclaimed.
+    #[serde(rename = "soft-delete")]
+    SoftDeleted,
     /// Needs an operator; the instance's fault says why.
     Error,
     /// Gone.
     Deleted,
+}
+
+impl VmState {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Building,
+        Self::Active,
+        Self::Paused,
+        Self::Suspended,
+        Self::Stopped,
+        Self::Rescued,
+        Self::Resized,
+        Self::Shelved,
+        Self::ShelvedOffloaded,
+        Self::SoftDeleted,
+        Self::Error,
+        Self::Deleted,
+    ];
 }
 
 /// The action in flight. The words are nova's.
@@ -44,6 +79,60 @@ pub enum TaskState {
     /// Password change.
     #[serde(rename = "updating_password")]
     UpdatingPassword,
+    /// Pause.
+    #[serde(rename = "pausing")]
+    Pausing,
+    /// Unpause.
+    #[serde(rename = "unpausing")]
+    Unpausing,
+    /// Suspend.
+    #[serde(rename = "suspending")]
+    Suspending,
+    /// Resume.
+    #[serde(rename = "resuming")]
+    Resuming,
+    /// Rebuild, and reset.
+    #[serde(rename = "rebuilding")]
+    Rebuilding,
+    /// Rescue.
+    #[serde(rename = "rescuing")]
+    Rescuing,
+    /// Unrescue.
+    #[serde(rename = "unrescuing")]
+    Unrescuing,
+    /// Resize.
+    #[serde(rename = "resize_migrating")]
+    Resizing,
+    /// The way back from a resize.
+    #[serde(rename = "resize_reverting")]
+    RevertingResize,
+    /// The confirmation of a resize; nova has no word for it.
+    #[serde(rename = "resize_confirming")]
+    ConfirmingResize,
+    /// Snapshot.
+    #[serde(rename = "image_snapshot")]
+    Snapshotting,
+    /// Shelve.
+    #[serde(rename = "shelving")]
+    Shelving,
+    /// Offload.
+    #[serde(rename = "shelving_offloading")]
+    Offloading,
+    /// Unshelve.
+    #[serde(rename = "unshelving")]
+    Unshelving,
+    /// Change of name, owner, metadata or lock; nova has no word for it.
+    #[serde(rename = "updating")]
+    Updating,
+    /// Change of vCPUs or memory in place; nova has no word for it.
+    #[serde(rename = "adjusting")]
+    Adjusting,
+    /// Soft delete.
+    #[serde(rename = "soft-deleting")]
+    SoftDeleting,
+    /// Restore.
+    #[serde(rename = "restoring")]
+    Restoring,
     /// Delete.
     #[serde(rename = "deleting")]
     Deleting,
@@ -77,25 +166,67 @@ pub enum Status {
     Build,
     Active,
     Shutoff,
+    Paused,
+    Suspended,
     Reboot,
     HardReboot,
     Password,
+    Rebuild,
+    Rescue,
+    Resize,
+    VerifyResize,
+    RevertResize,
+    Shelved,
+    ShelvedOffloaded,
+    SoftDeleted,
     Error,
     Deleted,
 }
 
 impl Status {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::Build,
+        Self::Active,
+        Self::Shutoff,
+        Self::Paused,
+        Self::Suspended,
+        Self::Reboot,
+        Self::HardReboot,
+        Self::Password,
+        Self::Rebuild,
+        Self::Rescue,
+        Self::Resize,
+        Self::VerifyResize,
+        Self::RevertResize,
+        Self::Shelved,
+        Self::ShelvedOffloaded,
+        Self::SoftDeleted,
+        Self::Error,
+        Self::Deleted,
+    ];
+
     /// The status of an instance in these states.
     pub const fn of(vm: VmState, task: Option<TaskState>) -> Self {
         match (vm, task) {
             (VmState::Building, _) => Self::Build,
             (VmState::Deleted, _) => Self::Deleted,
+            (_, Some(TaskState::Rebuilding)) => Self::Rebuild,
             (VmState::Error, _) => Self::Error,
             (_, Some(TaskState::Rebooting)) => Self::Reboot,
             (_, Some(TaskState::RebootingHard)) => Self::HardReboot,
+            (_, Some(TaskState::Resizing)) => Self::Resize,
+            (_, Some(TaskState::RevertingResize)) => Self::RevertResize,
             (VmState::Active, Some(TaskState::UpdatingPassword)) => Self::Password,
             (VmState::Active, _) => Self::Active,
             (VmState::Stopped, _) => Self::Shutoff,
+            (VmState::Paused, _) => Self::Paused,
+            (VmState::Suspended, _) => Self::Suspended,
+            (VmState::Rescued, _) => Self::Rescue,
+            (VmState::Resized, _) => Self::VerifyResize,
+            (VmState::Shelved, _) => Self::Shelved,
+            (VmState::ShelvedOffloaded, _) => Self::ShelvedOffloaded,
+            (VmState::SoftDeleted, _) => Self::SoftDeleted,
         }
     }
 
@@ -105,9 +236,19 @@ impl Status {
             Self::Build => "BUILD",
             Self::Active => "ACTIVE",
             Self::Shutoff => "SHUTOFF",
+            Self::Paused => "PAUSED",
+            Self::Suspended => "SUSPENDED",
             Self::Reboot => "REBOOT",
             Self::HardReboot => "HARD_REBOOT",
             Self::Password => "PASSWORD",
+            Self::Rebuild => "REBUILD",
+            Self::Rescue => "RESCUE",
+            Self::Resize => "RESIZE",
+            Self::VerifyResize => "VERIFY_RESIZE",
+            Self::RevertResize => "REVERT_RESIZE",
+            Self::Shelved => "SHELVED",
+            Self::ShelvedOffloaded => "SHELVED_OFFLOADED",
+            Self::SoftDeleted => "SOFT_DELETED",
             Self::Error => "ERROR",
             Self::Deleted => "DELETED",
         }
@@ -144,9 +285,21 @@ pub struct Boot {
     /// Size of the root disk, bytes; the image's own size if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Bytes>,
+    /// The most vCPUs it can be given while it runs; `vcpus` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_vcpus: Option<u32>,
+    /// The most memory it can be given while it runs, bytes; `memory` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<Bytes>,
     /// One NIC for each, in this order.
     #[serde(default)]
     pub networks: Vec<Nic>,
+    /// Whose it is, as in a tenant's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// What the owner notes about it: 128 items at most, keys and values of 255 bytes at most.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// A NIC asked for.
@@ -160,7 +313,7 @@ pub struct Nic {
     pub mac: Option<MacAddress>,
 }
 
-/// Parameters of `instance.show`, `.start`, `.delete`.
+/// Parameters of the methods that need no more than to be told which instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Select {
@@ -172,12 +325,182 @@ pub struct Select {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct List {
-    /// Only those of this name.
+    /// Only those of this name; `*` in it stands for any characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<Name>,
-    /// Only those of this status. Deleted ones are listed only when asked for.
+    pub name: Option<String>,
+    /// Only those of this status. Deleted ones are listed only when asked for, soft-deleted ones
+    /// too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
+    /// Only those of this owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// At most this many; all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Only those that follow this one: the last of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marker: Option<InstanceId>,
+}
+
+/// Parameters of `instance.delete`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Delete {
+    /// The instance.
+    pub id: InstanceId,
+    /// How; soft unless told.
+    #[serde(default)]
+    pub mode: DeleteMode,
+    /// Delete it even if it is in ERROR, which is refused else: somebody may want to look first.
+    #[serde(default)]
+    pub ignore_error: bool,
+}
+
+/// How an instance is deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeleteMode {
+    /// It is switched off and kept for some time, in which it can be restored.
+    #[default]
+    Soft,
+    /// At once, with all it has.
+    Hard,
+}
+
+/// Parameters of `instance.rebuild`: a new root disk under the same identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rebuild {
+    /// The instance.
+    pub id: InstanceId,
+    /// The image of the new root disk.
+    pub image: Name,
+}
+
+/// Parameters of `instance.reset`: the root disk as it was when it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reset {
+    /// The instance.
+    pub id: InstanceId,
+    /// The root device, by its target (`vda`) or its serial, so that nobody resets by mistake.
+    pub root_device: String,
+}
+
+/// Parameters of `instance.rescue`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rescue {
+    /// The instance.
+    pub id: InstanceId,
+    /// The image to boot; the instance's own if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Name>,
+}
+
+/// Parameters of `instance.resize`: a flavor, or single values; what is absent stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resize {
+    /// The instance.
+    pub id: InstanceId,
+    /// A flavor of the node's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flavor: Option<Name>,
+    /// vCPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u32>,
+    /// Memory, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// Size of the root disk, bytes; a disk never shrinks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Bytes>,
+}
+
+/// Parameters of `instance.adjust`: vCPUs and memory now, without a restart, within the maximum
+/// the instance was booted with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Adjust {
+    /// The instance.
+    pub id: InstanceId,
+    /// vCPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u32>,
+    /// Memory, bytes: the balloon's target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+}
+
+/// Parameters of `instance.shelve`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shelve {
+    /// The instance.
+    pub id: InstanceId,
+    /// Whether only the image is left of it.
+    #[serde(default)]
+    pub offload: bool,
+    /// How long the guest may take before it is forced, milliseconds; the node's setting if
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+}
+
+/// Parameters of `instance.snapshot`: the root disk as an image in the node's cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// The instance.
+    pub id: InstanceId,
+    /// What to call the image.
+    pub name: Name,
+    /// Whether the guest's filesystems are frozen for the instant it shows.
+    #[serde(default)]
+    pub quiesce: Quiesce,
+}
+
+/// Whether the guest's filesystems are frozen for a snapshot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Quiesce {
+    /// If the guest can; the result says whether it was.
+    #[default]
+    Auto,
+    /// They must be, or there is no snapshot.
+    Require,
+    /// They are not.
+    Never,
+}
+
+/// Parameters of `instance.update`; what is absent stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Update {
+    /// The instance.
+    pub id: InstanceId,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Whose it is; an empty text: nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Items to set, or, where null, to remove.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, Option<String>>,
+}
+
+/// Parameters of `instance.lock`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// The instance.
+    pub id: InstanceId,
+    /// Why, for whoever is refused; 255 bytes at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// How a stop or a reboot is done.
@@ -228,6 +551,24 @@ pub enum Word {
     Plain(Secret),
 }
 
+/// How large an instance is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Size {
+    /// The flavor, where it came from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flavor: Option<Name>,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Memory, bytes.
+    pub memory: Bytes,
+    /// Size of the root disk, bytes.
+    pub disk: Bytes,
+    /// The most vCPUs it can be given while it runs.
+    pub max_vcpus: u32,
+    /// The most memory it can be given while it runs, bytes.
+    pub max_memory: Bytes,
+}
+
 /// A port: one NIC of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Port {
@@ -276,6 +617,33 @@ pub struct Instance {
     pub memory: Bytes,
     /// Size of the root disk, bytes.
     pub disk: Bytes,
+    /// The most vCPUs it can be given while it runs.
+    #[serde(default)]
+    pub max_vcpus: u32,
+    /// The most memory it can be given while it runs, bytes.
+    #[serde(default)]
+    pub max_memory: Bytes,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// What its owner notes about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Whether it is locked against changes, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<String>,
+    /// The image it is rescued with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue_image: Option<Name>,
+    /// The image it is shelved as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shelved_image: Option<Name>,
+    /// The size it had, while a resize waits to be confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resized_from: Option<Size>,
+    /// In what the node's reality differs from what the agent made: somebody changed it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<String>,
     /// Its NICs, in order.
     pub ports: Vec<Port>,
     /// What is known of its guest.
@@ -304,6 +672,13 @@ mod tests {
             (VmState::Active, Some(TaskState::UpdatingPassword), "PASSWORD"),
             (VmState::Stopped, None, "SHUTOFF"),
             (VmState::Error, Some(TaskState::Deleting), "ERROR"),
+            (VmState::Error, Some(TaskState::Rebuilding), "REBUILD"),
+            (VmState::Stopped, Some(TaskState::Resizing), "RESIZE"),
+            (VmState::Resized, None, "VERIFY_RESIZE"),
+            (VmState::Resized, Some(TaskState::RevertingResize), "REVERT_RESIZE"),
+            (VmState::Suspended, Some(TaskState::Resuming), "SUSPENDED"),
+            (VmState::SoftDeleted, None, "SOFT_DELETED"),
+            (VmState::ShelvedOffloaded, None, "SHELVED_OFFLOADED"),
             (VmState::Deleted, None, "DELETED"),
         ];
         for (vm, task, word) in table {

@@ -109,8 +109,48 @@ methods! {
         "switch it off: ask the guest, then by force";
     InstanceReboot "instance.reboot" Change (instance::Halt) -> operation::Operation,
         "restart it: through the guest, or by reset";
-    InstanceDelete "instance.delete" Change (instance::Select) -> operation::Operation,
-        "remove it with its disk, ports and sockets";
+    InstancePause "instance.pause" Change (instance::Select) -> operation::Operation,
+        "stop its vCPUs, and keep its memory";
+    InstanceUnpause "instance.unpause" Change (instance::Select) -> operation::Operation,
+        "let its vCPUs run again";
+    InstanceSuspend "instance.suspend" Change (instance::Select) -> operation::Operation,
+        "save its memory to disk and switch it off";
+    InstanceResume "instance.resume" Change (instance::Select) -> operation::Operation,
+        "switch it on with the memory that was saved";
+    InstanceRebuild "instance.rebuild" Change (instance::Rebuild) -> operation::Operation,
+        "give it a new root disk from an image; its identity and ports stay";
+    InstanceReset "instance.reset" Change (instance::Reset) -> operation::Operation,
+        "put its root disk back to its image";
+    InstanceRescue "instance.rescue" Change (instance::Rescue) -> operation::Operation,
+        "boot it from a rescue image, its own disk beside";
+    InstanceUnrescue "instance.unrescue" Change (instance::Select) -> operation::Operation,
+        "boot it from its own disk again";
+    InstanceResize "instance.resize" Change (instance::Resize) -> operation::Operation,
+        "give it another size; confirm or revert follows";
+    InstanceConfirmResize "instance.confirm_resize" Change (instance::Select) -> operation::Operation,
+        "keep the new size, and forget the old disk";
+    InstanceRevertResize "instance.revert_resize" Change (instance::Select) -> operation::Operation,
+        "go back to the old size and the old disk";
+    InstanceAdjust "instance.adjust" Change (instance::Adjust) -> operation::Operation,
+        "change vCPUs and memory in place, within its maximum";
+    InstanceSnapshot "instance.snapshot" Change (instance::Snapshot) -> operation::Operation,
+        "make an image of its root disk";
+    InstanceShelve "instance.shelve" Change (instance::Shelve) -> operation::Operation,
+        "switch it off and keep it as an image";
+    InstanceOffload "instance.offload" Change (instance::Select) -> operation::Operation,
+        "leave only the image of a shelved instance";
+    InstanceUnshelve "instance.unshelve" Change (instance::Select) -> operation::Operation,
+        "bring a shelved instance back";
+    InstanceUpdate "instance.update" Change (instance::Update) -> operation::Operation,
+        "change its name, owner or metadata";
+    InstanceLock "instance.lock" Change (instance::Lock) -> operation::Operation,
+        "refuse changes to it until it is unlocked";
+    InstanceUnlock "instance.unlock" Change (instance::Select) -> operation::Operation,
+        "allow changes again";
+    InstanceDelete "instance.delete" Change (instance::Delete) -> operation::Operation,
+        "delete it: restorable for some time, or at once with its disk, ports and sockets";
+    InstanceRestore "instance.restore" Change (instance::Select) -> operation::Operation,
+        "take back a soft delete";
     InstancePassword "instance.password" Change (instance::Password) -> operation::Operation,
         "set the password of an account in the guest";
     GuestReport "guest.report" Read (guest::Query) -> guest::Report,

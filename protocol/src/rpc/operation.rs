@@ -6,55 +6,72 @@ use serde::{Deserialize, Serialize};
 use super::fault::Fault;
 use super::values::{IdempotencyKey, InstanceId, Name, OperationId, Timestamp};
 
-/// What an operation does.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-pub enum Kind {
-    /// `instance.boot`
-    #[serde(rename = "instance.boot")]
-    Boot,
-    /// `instance.start`
-    #[serde(rename = "instance.start")]
-    Start,
-    /// `instance.stop`
-    #[serde(rename = "instance.stop")]
-    Stop,
-    /// `instance.reboot`
-    #[serde(rename = "instance.reboot")]
-    Reboot,
-    /// `instance.delete`
-    #[serde(rename = "instance.delete")]
-    Delete,
-    /// `instance.password`
-    #[serde(rename = "instance.password")]
-    Password,
-    /// `image.import`
-    #[serde(rename = "image.import")]
-    ImageImport,
-    /// `image.remove`
-    #[serde(rename = "image.remove")]
-    ImageRemove,
-    /// `network.ensure`
-    #[serde(rename = "network.ensure")]
-    NetworkEnsure,
+macro_rules! kinds {
+    ($($kind:ident = $method:literal),* $(,)?) => {
+        /// What an operation does.
+        #[derive(
+            Debug,
+            Clone,
+            Copy,
+            PartialEq,
+            Eq,
+            Hash,
+            PartialOrd,
+            Ord,
+            Serialize,
+            Deserialize,
+            JsonSchema,
+        )]
+        pub enum Kind {
+            $(
+                #[doc = concat!("`", $method, "`")]
+                #[serde(rename = $method)]
+                $kind,
+            )*
+        }
+
+        impl Kind {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$kind),*];
+
+            /// The method that asks for it.
+            pub const fn method(self) -> &'static str {
+                match self { $(Self::$kind => $method,)* }
+            }
+        }
+    };
 }
 
-impl Kind {
-    /// The method that asks for it.
-    pub const fn method(self) -> &'static str {
-        match self {
-            Self::Boot => "instance.boot",
-            Self::Start => "instance.start",
-            Self::Stop => "instance.stop",
-            Self::Reboot => "instance.reboot",
-            Self::Delete => "instance.delete",
-            Self::Password => "instance.password",
-            Self::ImageImport => "image.import",
-            Self::ImageRemove => "image.remove",
-            Self::NetworkEnsure => "network.ensure",
-        }
-    }
+kinds! {
+    Boot = "instance.boot",
+    Start = "instance.start",
+    Stop = "instance.stop",
+    Reboot = "instance.reboot",
+    Pause = "instance.pause",
+    Unpause = "instance.unpause",
+    Suspend = "instance.suspend",
+    Resume = "instance.resume",
+    Rebuild = "instance.rebuild",
+    Reset = "instance.reset",
+    Rescue = "instance.rescue",
+    Unrescue = "instance.unrescue",
+    Resize = "instance.resize",
+    ConfirmResize = "instance.confirm_resize",
+    RevertResize = "instance.revert_resize",
+    Adjust = "instance.adjust",
+    Snapshot = "instance.snapshot",
+    Shelve = "instance.shelve",
+    Offload = "instance.offload",
+    Unshelve = "instance.unshelve",
+    Update = "instance.update",
+    Lock = "instance.lock",
+    Unlock = "instance.unlock",
+    Delete = "instance.delete",
+    Restore = "instance.restore",
+    Password = "instance.password",
+    ImageImport = "image.import",
+    ImageRemove = "image.remove",
+    NetworkEnsure = "network.ensure",
 }
 
 impl std::fmt::Display for Kind {
@@ -194,9 +211,15 @@ pub struct Operation {
     pub state: State,
     /// Its plan.
     pub steps: Vec<Step>,
-    /// Why it did not succeed.
+    /// Why it did not succeed; while it is still running, why it is being undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Fault>,
+    /// What it came to, where that is more than done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Outcome>,
+    /// Not to be begun after this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
     /// Grows with every change; give it to `operation.wait` to be told of the next one.
     pub revision: u64,
     /// When it was accepted.
@@ -207,6 +230,22 @@ pub struct Operation {
     /// When it was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<Timestamp>,
+}
+
+/// What an operation came to, where that is more than done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// An image was made.
+    Snapshot {
+        /// The image.
+        image: Name,
+        /// Whether the guest's filesystems were frozen for the instant it shows.
+        quiesced: bool,
+        /// Why not, where they were not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
 }
 
 /// Parameters of `operation.get` and `operation.cancel`.
