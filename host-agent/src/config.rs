@@ -123,6 +123,7 @@ struct File {
     admission: AdmissionFile,
     guest: GuestFile,
     images: ImagesFile,
+    instances: InstancesFile,
     flavors: Option<BTreeMap<Name, FlavorFile>>,
     journal: JournalFile,
     log: LogFile,
@@ -155,6 +156,7 @@ struct HypervisorFile {
 struct LimitsFile {
     boots: Option<usize>,
     downloads: Option<usize>,
+    copies: Option<usize>,
     queue: Option<usize>,
     operations: Option<usize>,
 }
@@ -180,6 +182,26 @@ struct GuestFile {
 struct ImagesFile {
     max_size: Option<Size>,
     directories: Option<Vec<PathBuf>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct InstancesFile {
+    reclaim_after: Option<u64>,
+    orphans: Orphans,
+    autostart: Option<bool>,
+    reconcile_interval: Option<u64>,
+}
+
+/// What becomes of a domain that is ours by its own word and that the journal does not know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Orphans {
+    /// It is told of, and left as it is.
+    #[default]
+    Report,
+    /// It is switched off and removed, with its files.
+    Remove,
 }
 
 #[derive(Debug, Deserialize)]
@@ -210,6 +232,8 @@ pub struct Limits {
     pub boots: usize,
     /// Image imports at a time.
     pub downloads: usize,
+    /// Copies of disks at a time: snapshots, shelves, resizes.
+    pub copies: usize,
     /// Operations waiting on one instance, image or network.
     pub queue: usize,
     /// Operations not over, in all.
@@ -263,6 +287,14 @@ pub struct Settings {
     /// Where images may be read from on this node; anywhere if none. Whoever may import an image
     /// can read any such file through a guest.
     pub image_directories: Option<Vec<PathBuf>>,
+    /// How long a soft-deleted instance can be restored; none: for ever.
+    pub reclaim_after: Option<Duration>,
+    /// What becomes of domains of ours that the journal does not know.
+    pub orphans: Orphans,
+    /// Whether instances that ran before the node's restart are started again after it.
+    pub autostart: bool,
+    /// How often what is known is compared with what is, without a reason.
+    pub reconcile_interval: Duration,
     /// The sizes instances come in.
     pub flavors: BTreeMap<Name, Flavor>,
     /// How long finished operations and deleted instances are remembered.
@@ -363,6 +395,7 @@ impl File {
         let limits = Limits {
             boots: positive("limits.boots", self.limits.boots, 4)?,
             downloads: positive("limits.downloads", self.limits.downloads, 2)?,
+            copies: positive("limits.copies", self.limits.copies, 2)?,
             queue: positive("limits.queue", self.limits.queue, 8)?,
             operations: positive("limits.operations", self.limits.operations, 1000)?,
         };
@@ -398,6 +431,16 @@ impl File {
             answer_timeout: Duration::from_secs(self.guest.answer_timeout.unwrap_or(10).max(1)),
             image_max: self.images.max_size.map_or(Bytes::gib(256), |s| s.0),
             image_directories: self.images.directories,
+            reclaim_after: match self.instances.reclaim_after {
+                None => Some(Duration::from_secs(7 * 86_400)),
+                Some(0) => None,
+                Some(seconds) => Some(Duration::from_secs(seconds)),
+            },
+            orphans: self.instances.orphans,
+            autostart: self.instances.autostart.unwrap_or(true),
+            reconcile_interval: Duration::from_secs(
+                self.instances.reconcile_interval.unwrap_or(600).max(1),
+            ),
             flavors,
             keep: Duration::from_secs(u64::from(self.journal.keep_days.unwrap_or(7)) * 86_400),
             log_format: self.log.format,

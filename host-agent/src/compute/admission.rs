@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::host::{Flavor, Share};
 use ostler_protocol::rpc::image::State as ImageState;
-use ostler_protocol::rpc::instance::{Boot, TaskState, VmState};
+use ostler_protocol::rpc::instance::{Adjust, Boot, Resize, Size, TaskState, VmState};
 use ostler_protocol::rpc::values::{
     Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Sha256, Timestamp,
 };
 
 use crate::config::Admission;
 use crate::journal::records::{
-    Base, DirectBoot, ImageRecord, InstanceRecord, NetworkRecord, PortRecord,
+    Base, DirectBoot, ImageRecord, InstanceRecord, NetworkRecord, PortRecord, Source,
 };
 
 /// The most vCPUs one instance may have: what QEMU's q35 machine takes without more.
@@ -22,6 +22,10 @@ const VCPUS_MAX: u32 = 255;
 const MEMORY_MIN: Bytes = Bytes::mib(16);
 /// The most NICs one instance may have: what the PCI topology leaves room for.
 const NICS_MAX: usize = 16;
+/// The longest owner, key or value of metadata, bytes; nova's bound.
+const TEXT_MAX: usize = 255;
+/// The most items of metadata; nova's default.
+const METADATA_MAX: usize = 128;
 /// The longest kernel command line, bytes: the kernel's own COMMAND_LINE_SIZE on x86.
 const COMMAND_LINE_MAX: usize = 2047;
 
@@ -44,15 +48,27 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// The claims of the instances that have a place on the node.
+    /// The claims of the instances that have a place on the node. Memory counts as much as a guest
+    /// may ever take, since a guest need not heed its balloon; and until a resize is confirmed,
+    /// what the way back would need.
     pub(super) fn of<'a>(instances: impl IntoIterator<Item = &'a InstanceRecord>) -> Self {
-        instances.into_iter().filter(|i| i.vm_state != VmState::Deleted).fold(
-            Self::default(),
-            |sum, i| Self {
-                vcpus: sum.vcpus + u64::from(i.vcpus),
-                memory: sum.memory + i.memory.0,
-            },
-        )
+        let placed = |i: &&InstanceRecord| {
+            !matches!(i.vm_state, VmState::Deleted | VmState::ShelvedOffloaded)
+        };
+        instances.into_iter().filter(placed).fold(Self::default(), |sum, i| {
+            let (old_vcpus, old_memory) =
+                i.resized.as_ref().map_or((0, 0), |r| (r.from.vcpus, r.from.max_memory.0));
+            Self {
+                vcpus: sum.vcpus + u64::from(i.vcpus.max(old_vcpus)),
+                memory: sum.memory + i.memory.0.max(i.max_memory.0).max(old_memory),
+            }
+        })
+    }
+
+    /// Add what one becomes beyond what it is.
+    pub(super) fn grow(&mut self, from: &Self, to: &Self) {
+        self.vcpus += to.vcpus.saturating_sub(from.vcpus);
+        self.memory += to.memory.saturating_sub(from.memory);
     }
 }
 
@@ -67,6 +83,7 @@ pub(super) fn shares(capacity: Capacity, claims: Claims, policy: &Admission) -> 
 /// What a boot is judged by.
 pub(super) struct Facts<'a> {
     pub(super) capacity: Capacity,
+    pub(super) claims: Claims,
     pub(super) policy: &'a Admission,
     pub(super) flavors: &'a BTreeMap<Name, Flavor>,
     pub(super) images: &'a BTreeMap<Name, ImageRecord>,
@@ -94,11 +111,8 @@ pub(super) fn admit(
             .about(format!("instance {id}"))
             .next("leave out the id to have one made, or repeat the request under its own key"));
     }
-    let (image, base) = ready(facts.images, &boot.image, "image")?;
-    if !image.format.is_disk() {
-        let text = format!("image {} is a {}, not a disk", image.name, image.format.as_str());
-        return Err(invalid("image", text));
-    }
+    let source = source(&boot.image, facts.images)?;
+    let image = &facts.images[&boot.image];
     let size = size(boot, facts.flavors)?;
     if let Some(least) = image.properties.min_memory.filter(|least| *least > size.memory) {
         let text = format!("image {} needs {least} of memory at least", image.name);
@@ -112,20 +126,32 @@ pub(super) fn admit(
         );
         return Err(invalid("disk", text));
     }
-    let direct = direct_boot(image, facts.images)?;
+    let (max_vcpus, max_memory) = maximum(boot, &size)?;
+    notes(boot.owner.as_deref(), &boot.metadata)?;
     let ports = ports(boot, facts)?;
-    room(size.vcpus, size.memory, disk, facts)?;
+    let Flavor { vcpus, memory, .. } = size;
+    room(&Size { flavor: None, vcpus, memory, disk, max_vcpus, max_memory }, facts)?;
     Ok(InstanceRecord {
         id,
         name: boot.name.clone(),
-        image: image.name.clone(),
-        base: Base { sha256: base, format: image.format, virtual_size: image.virtual_size },
-        direct,
+        image: source.image,
+        base: source.base,
+        direct: source.direct,
         flavor: boot.flavor.clone(),
         vcpus: size.vcpus,
         memory: size.memory,
         disk,
+        max_vcpus,
+        max_memory,
         ports,
+        owner: boot.owner.clone().filter(|owner| !owner.is_empty()),
+        metadata: boot.metadata.clone(),
+        locked: None,
+        rescue: None,
+        resized: None,
+        shelved: None,
+        deleted_from: None,
+        fingerprint: None,
         built: false,
         vm_state: VmState::Building,
         task_state: Some(TaskState::Spawning),
@@ -135,6 +161,158 @@ pub(super) fn admit(
         updated: facts.now,
         revision: 0,
     })
+}
+
+/// What a root disk made from this image is made from.
+///
+/// # Errors
+/// There is no such image, it is not here yet, or it is no disk.
+pub(super) fn source(
+    name: &Name,
+    images: &BTreeMap<Name, ImageRecord>,
+) -> Result<Source, Fault> {
+    let (image, sha256) = ready(images, name, "image")?;
+    if !image.format.is_disk() {
+        let text = format!("image {} is a {}, not a disk", image.name, image.format.as_str());
+        return Err(invalid("image", text));
+    }
+    let direct = direct_boot(image, images)?;
+    let base = Base { sha256, format: image.format, virtual_size: image.virtual_size };
+    Ok(Source { image: image.name.clone(), base, direct })
+}
+
+/// The most vCPUs and memory an instance can be given while it runs.
+fn maximum(boot: &Boot, size: &Flavor) -> Result<(u32, Bytes), Fault> {
+    let vcpus = boot.max_vcpus.unwrap_or(size.vcpus);
+    if !(size.vcpus..=VCPUS_MAX).contains(&vcpus) {
+        let text = format!("max_vcpus must be from {} to {VCPUS_MAX}", size.vcpus);
+        return Err(invalid("max_vcpus", text));
+    }
+    let memory = boot.max_memory.unwrap_or(size.memory);
+    if memory < size.memory || memory.0 % (1 << 20) != 0 {
+        let text = format!("max_memory must be whole MiB, {} or more", size.memory);
+        return Err(invalid("max_memory", text));
+    }
+    Ok((vcpus, memory))
+}
+
+/// What is noted about an instance, within bounds.
+///
+/// # Errors
+/// `invalid_params`.
+pub(super) fn notes(
+    owner: Option<&str>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), Fault> {
+    text("owner", owner.unwrap_or_default(), TEXT_MAX)?;
+    if metadata.len() > METADATA_MAX {
+        let text = format!("an instance has at most {METADATA_MAX} items of metadata");
+        return Err(invalid("metadata", text));
+    }
+    metadata.iter().try_for_each(|(key, value)| {
+        if key.is_empty() {
+            return Err(invalid("metadata", "a key of metadata cannot be empty".to_owned()));
+        }
+        text("metadata", key, TEXT_MAX).and_then(|()| text("metadata", value, TEXT_MAX))
+    })
+}
+
+/// A text that may be shown and written anywhere: short, without control characters.
+///
+/// # Errors
+/// `invalid_params`.
+pub(super) fn text(parameter: &str, text: &str, most: usize) -> Result<(), Fault> {
+    // What XML cannot carry, the domain's metadata cannot.
+    let bad = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+    if text.len() <= most && !text.chars().any(bad) {
+        return Ok(());
+    }
+    let text = format!("{parameter} is at most {most} bytes without control characters");
+    Err(invalid(parameter, text))
+}
+
+/// The size an instance shall have after a resize, if there is room for it beside the one it has.
+///
+/// # Errors
+/// Why it cannot be.
+pub(super) fn resize(
+    asked: &Resize,
+    record: &InstanceRecord,
+    facts: &Facts<'_>,
+) -> Result<Size, Fault> {
+    let now = record.size();
+    let flavor = match &asked.flavor {
+        None => None,
+        Some(name) => Some(known_flavor(name, facts.flavors)?),
+    };
+    let vcpus = asked.vcpus.or(flavor.map(|f| f.vcpus)).unwrap_or(now.vcpus);
+    let memory = asked.memory.or(flavor.map(|f| f.memory)).unwrap_or(now.memory);
+    let disk = asked.disk.or(flavor.and_then(|f| f.disk)).unwrap_or(now.disk);
+    check_size(vcpus, memory, Some(disk))?;
+    if disk < now.disk {
+        let text = format!("a disk never shrinks: it has {}, and {disk} is asked for", now.disk);
+        return Err(invalid("disk", text));
+    }
+    let to = Size {
+        flavor: asked.flavor.clone(),
+        vcpus,
+        memory,
+        disk,
+        // What could be given before can be given still.
+        max_vcpus: now.max_vcpus.max(vcpus),
+        max_memory: now.max_memory.max(memory),
+    };
+    if to == now || (to.vcpus, to.memory, to.disk) == (now.vcpus, now.memory, now.disk) {
+        let text = "the instance has that size already".to_owned();
+        return Err(invalid("flavor", text));
+    }
+    let more = Size {
+        flavor: None,
+        vcpus: to.vcpus.saturating_sub(now.vcpus),
+        memory: Bytes(to.max_memory.0.saturating_sub(now.max_memory.0)),
+        max_vcpus: 0,
+        max_memory: Bytes(to.max_memory.0.saturating_sub(now.max_memory.0)),
+        // The old disk is kept beside the new one.
+        disk: to.disk,
+    };
+    room(&more, facts)?;
+    Ok(to)
+}
+
+/// Whether an instance can be given these vCPUs and memory while it runs.
+///
+/// # Errors
+/// Why not.
+pub(super) fn adjust(
+    asked: &Adjust,
+    record: &InstanceRecord,
+    facts: &Facts<'_>,
+) -> Result<(), Fault> {
+    let now = record.size();
+    if asked.vcpus.is_none() && asked.memory.is_none() {
+        return Err(invalid("vcpus", "nothing is asked for: give vcpus or memory".to_owned()));
+    }
+    let (vcpus, memory) = (asked.vcpus.unwrap_or(now.vcpus), asked.memory.unwrap_or(now.memory));
+    check_size(vcpus, memory, None)?;
+    let beyond = |parameter: &str, most: String| {
+        let text = format!("the instance was booted to have at most {most}");
+        Err(invalid(parameter, text).next("resize it: ostler instance resize"))
+    };
+    if vcpus > now.max_vcpus {
+        return beyond("vcpus", format!("{} vCPUs", now.max_vcpus));
+    }
+    if memory > now.max_memory {
+        return beyond("memory", format!("{} of memory", now.max_memory));
+    }
+    let more = Size {
+        flavor: None,
+        vcpus: vcpus.saturating_sub(now.vcpus),
+        memory: Bytes(0),
+        disk: Bytes(0),
+        max_vcpus: 0,
+        max_memory: Bytes(0),
+    };
+    room(&more, facts)
 }
 
 /// An image that is in the cache, and the digest of its bytes.
@@ -162,12 +340,7 @@ fn ready<'a>(
 fn size(boot: &Boot, flavors: &BTreeMap<Name, Flavor>) -> Result<Flavor, Fault> {
     let flavor = match &boot.flavor {
         None => None,
-        Some(name) => Some(flavors.get(name).ok_or_else(|| {
-            let known: Vec<&str> = flavors.keys().map(Name::as_str).collect();
-            Fault::new(Reason::NotFound, format!("there is no flavor {name}"))
-                .about("parameter flavor")
-                .next(format!("use one of: {}", known.join(", ")))
-        })?),
+        Some(name) => Some(known_flavor(name, flavors)?),
     };
     let missing = |what: &str| {
         invalid(what, format!("{what} is missing: name a flavor, or give vcpus and memory"))
@@ -175,6 +348,23 @@ fn size(boot: &Boot, flavors: &BTreeMap<Name, Flavor>) -> Result<Flavor, Fault> 
     let vcpus = boot.vcpus.or(flavor.map(|f| f.vcpus)).ok_or_else(|| missing("vcpus"))?;
     let memory = boot.memory.or(flavor.map(|f| f.memory)).ok_or_else(|| missing("memory"))?;
     let disk = boot.disk.or(flavor.and_then(|f| f.disk));
+    check_size(vcpus, memory, disk)?;
+    Ok(Flavor { vcpus, memory, disk })
+}
+
+fn known_flavor<'a>(
+    name: &Name,
+    flavors: &'a BTreeMap<Name, Flavor>,
+) -> Result<&'a Flavor, Fault> {
+    flavors.get(name).ok_or_else(|| {
+        let known: Vec<&str> = flavors.keys().map(Name::as_str).collect();
+        Fault::new(Reason::NotFound, format!("there is no flavor {name}"))
+            .about("parameter flavor")
+            .next(format!("use one of: {}", known.join(", ")))
+    })
+}
+
+fn check_size(vcpus: u32, memory: Bytes, disk: Option<Bytes>) -> Result<(), Fault> {
     if !(1..=VCPUS_MAX).contains(&vcpus) {
         return Err(invalid(
             "vcpus",
@@ -193,7 +383,7 @@ fn size(boot: &Boot, flavors: &BTreeMap<Name, Flavor>) -> Result<Flavor, Fault> 
     if disk.is_some_and(|disk| disk.0 == 0 || disk.0 % 512 != 0) {
         return Err(invalid("disk", "the disk's size must be a multiple of 512 bytes".to_owned()));
     }
-    Ok(Flavor { vcpus, memory, disk })
+    Ok(())
 }
 
 fn direct_boot(
@@ -272,9 +462,13 @@ fn free_mac(taken: &[MacAddress]) -> (PortId, MacAddress) {
     }
 }
 
-fn room(vcpus: u32, memory: Bytes, disk: Bytes, facts: &Facts<'_>) -> Result<(), Fault> {
-    let claims = Claims::of(facts.instances.values());
-    let (vcpu_share, memory_share) = shares(facts.capacity, claims, facts.policy);
+/// Whether there is room for that much more.
+///
+/// # Errors
+/// `no_capacity`, with what there is.
+pub(super) fn room(more: &Size, facts: &Facts<'_>) -> Result<(), Fault> {
+    let (vcpus, memory, disk) = (more.vcpus, more.memory.max(more.max_memory), more.disk);
+    let (vcpu_share, memory_share) = shares(facts.capacity, facts.claims, facts.policy);
     let full = |parameter: &str, text: String| {
         Err(Fault::new(Reason::NoCapacity, text)
             .about(format!("parameter {parameter}"))
@@ -365,6 +559,7 @@ mod tests {
                     memory: Bytes::gib(4),
                     disk_available: Bytes::gib(10),
                 },
+                claims: Claims::of(self.instances.values()),
                 policy: &self.policy,
                 flavors: &self.flavors,
                 images: &self.images,

@@ -2,6 +2,7 @@
 //! reservation it makes in the registry.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::image::{Import, State as ImageState};
@@ -14,8 +15,8 @@ use super::admission;
 use super::command::split_query;
 use super::manager::{Admitted, Reservation};
 use super::operations::{Change, StepError};
-use super::registry::{Registry, Volatile};
-use crate::journal::records::{ImageRecord, InstanceRecord, NetworkRecord};
+use super::registry::{LiveOperation, Registry, Volatile};
+use crate::journal::records::{ImageRecord, InstanceRecord, NetworkRecord, Running};
 use crate::journal::{Entry, Write};
 use crate::network::{BridgeSpec, LinkName, Mtu, Uplink, bridge_name};
 
@@ -87,6 +88,7 @@ impl Registry {
             subject,
             change: Change::ImageImport { sha256: import.sha256, partial_source: partial },
             volatile: Volatile { word: None, source: partial.then_some(import.source) },
+            was: Running::No,
             undo: Reservation::NewImage(record.name.clone()),
             write: Write { image: Some(Entry::Put(record)), ..Write::default() },
         })
@@ -113,23 +115,28 @@ impl Registry {
             subject,
             change: Change::ImageRemove,
             volatile: Volatile::default(),
+            was: Running::No,
             undo: Reservation::None,
             write: Write::default(),
         })
     }
 
-    /// How many instances need an image: as their disk's base, or as kernel or ramdisk of it.
+    /// How many instances need an image: as a disk's base, as kernel or ramdisk, or as what they are
+    /// shelved as.
     pub(super) fn users_of(&self, name: &Name) -> usize {
-        let Some(sha256) = self.images.get(name).and_then(|image| image.sha256.clone()) else {
-            return 0;
+        let sha256 = self.images.get(name).and_then(|image| image.sha256.clone());
+        let shelved = |i: &InstanceRecord| {
+            i.vm_state != VmState::Deleted && i.shelved.as_ref().is_some_and(|s| s.image == *name)
         };
-        let uses = |i: &&InstanceRecord| {
-            i.base.sha256 == sha256
-                || i.direct
-                    .as_ref()
-                    .is_some_and(|d| d.kernel == sha256 || d.ramdisk.as_ref() == Some(&sha256))
+        let coming = |i: &InstanceRecord| {
+            let under_way = |o: &Arc<LiveOperation>| o.subject == Subject::Instance(i.id);
+            let targets = self.live.values().filter(|o| under_way(o));
+            let mut targets = targets.filter_map(|o| self.target(o));
+            sha256.as_ref().is_some_and(|sha256| {
+                i.needs(sha256) || targets.any(|target| target.needs(sha256))
+            })
         };
-        self.instances.values().filter(|i| i.vm_state != VmState::Deleted).filter(uses).count()
+        self.instances.values().filter(|i| shelved(i) || coming(i)).count()
     }
 
     pub(super) fn ensure_network(
@@ -165,6 +172,7 @@ impl Registry {
             subject,
             change: Change::NetworkEnsure { network },
             volatile: Volatile::default(),
+            was: Running::No,
             undo: Reservation::None,
             write: Write::default(),
         })

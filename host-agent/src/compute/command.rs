@@ -17,8 +17,48 @@ pub enum Command {
     Stop(instance::Halt),
     /// Restart it.
     Reboot(instance::Halt),
-    /// Remove it.
-    Delete(InstanceId),
+    /// Stop its vCPUs.
+    Pause(InstanceId),
+    /// Let its vCPUs run.
+    Unpause(InstanceId),
+    /// Save its memory and switch it off.
+    Suspend(InstanceId),
+    /// Switch it on with the memory that was saved.
+    Resume(InstanceId),
+    /// Give it a new root disk.
+    Rebuild(instance::Rebuild),
+    /// Put its root disk back to its image.
+    Reset(instance::Reset),
+    /// Boot it from a rescue image.
+    Rescue(instance::Rescue),
+    /// Boot it from its own disk again.
+    Unrescue(InstanceId),
+    /// Give it another size.
+    Resize(instance::Resize),
+    /// Keep the new size.
+    ConfirmResize(InstanceId),
+    /// Go back to the old size.
+    RevertResize(InstanceId),
+    /// Change vCPUs and memory in place.
+    Adjust(instance::Adjust),
+    /// Make an image of its root disk.
+    Snapshot(instance::Snapshot),
+    /// Switch it off and keep it as an image.
+    Shelve(instance::Shelve),
+    /// Leave only the image.
+    Offload(InstanceId),
+    /// Bring it back.
+    Unshelve(InstanceId),
+    /// Change its name, owner or metadata.
+    Update(instance::Update),
+    /// Refuse changes to it.
+    Lock(instance::Lock),
+    /// Allow changes again.
+    Unlock(InstanceId),
+    /// Delete it.
+    Delete(instance::Delete),
+    /// Take back a soft delete.
+    Restore(InstanceId),
     /// Set a password in the guest.
     Password(instance::Password),
     /// Fetch an image.
@@ -53,7 +93,27 @@ impl Command {
             Self::Start(_) => Kind::Start,
             Self::Stop(_) => Kind::Stop,
             Self::Reboot(_) => Kind::Reboot,
+            Self::Pause(_) => Kind::Pause,
+            Self::Unpause(_) => Kind::Unpause,
+            Self::Suspend(_) => Kind::Suspend,
+            Self::Resume(_) => Kind::Resume,
+            Self::Rebuild(_) => Kind::Rebuild,
+            Self::Reset(_) => Kind::Reset,
+            Self::Rescue(_) => Kind::Rescue,
+            Self::Unrescue(_) => Kind::Unrescue,
+            Self::Resize(_) => Kind::Resize,
+            Self::ConfirmResize(_) => Kind::ConfirmResize,
+            Self::RevertResize(_) => Kind::RevertResize,
+            Self::Adjust(_) => Kind::Adjust,
+            Self::Snapshot(_) => Kind::Snapshot,
+            Self::Shelve(_) => Kind::Shelve,
+            Self::Offload(_) => Kind::Offload,
+            Self::Unshelve(_) => Kind::Unshelve,
+            Self::Update(_) => Kind::Update,
+            Self::Lock(_) => Kind::Lock,
+            Self::Unlock(_) => Kind::Unlock,
             Self::Delete(_) => Kind::Delete,
+            Self::Restore(_) => Kind::Restore,
             Self::Password(_) => Kind::Password,
             Self::ImageImport(_) => Kind::ImageImport,
             Self::ImageRemove(_) => Kind::ImageRemove,
@@ -70,8 +130,29 @@ impl Command {
         digest.update([0]);
         match self {
             Self::Boot(p) => digest.update(json(p)),
-            Self::Start(id) | Self::Delete(id) => digest.update(id.to_string()),
+            Self::Start(id)
+            | Self::Pause(id)
+            | Self::Unpause(id)
+            | Self::Suspend(id)
+            | Self::Resume(id)
+            | Self::Unrescue(id)
+            | Self::ConfirmResize(id)
+            | Self::RevertResize(id)
+            | Self::Offload(id)
+            | Self::Unshelve(id)
+            | Self::Unlock(id)
+            | Self::Restore(id) => digest.update(id.to_string()),
             Self::Stop(p) | Self::Reboot(p) => digest.update(json(p)),
+            Self::Rebuild(p) => digest.update(json(p)),
+            Self::Reset(p) => digest.update(json(p)),
+            Self::Rescue(p) => digest.update(json(p)),
+            Self::Resize(p) => digest.update(json(p)),
+            Self::Adjust(p) => digest.update(json(p)),
+            Self::Snapshot(p) => digest.update(json(p)),
+            Self::Shelve(p) => digest.update(json(p)),
+            Self::Update(p) => digest.update(json(p)),
+            Self::Lock(p) => digest.update(json(p)),
+            Self::Delete(p) => digest.update(json(p)),
             Self::Password(p) => {
                 let form = match p.password {
                     Word::Crypted(_) => "crypted",
@@ -121,7 +202,7 @@ mod tests {
     fn a_fingerprint_tells_requests_apart_but_not_their_secrets() {
         assert_eq!(password("a").fingerprint(), password("b").fingerprint());
         let id = InstanceId::random();
-        assert_ne!(Command::Start(id).fingerprint(), Command::Delete(id).fingerprint());
+        assert_ne!(Command::Start(id).fingerprint(), Command::Pause(id).fingerprint());
         assert_ne!(
             Command::Start(id).fingerprint(),
             Command::Start(InstanceId::random()).fingerprint()

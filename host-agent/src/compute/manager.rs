@@ -7,32 +7,31 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::event::{Event, News};
 use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::{Halt, Status, VmState};
+use ostler_protocol::rpc::instance::{Status, VmState};
 use ostler_protocol::rpc::operation::{Operation, State, Subject};
 use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Timestamp};
 use tokio::sync::{OnceCell, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admission::{self, Capacity, Facts};
+use super::admission::Capacity;
 use super::command::{Command, Context};
-use super::lifecycle::{self, Action};
-use super::operations::{Change, can_cancel, pending};
+use super::faults::{self, Moment};
+use super::operations::{can_cancel, pending};
 use super::registry::{LiveOperation, Registry, Shared, Volatile};
+use super::requests::Asked;
 use crate::config::Settings;
 use crate::guest::Guests;
 use crate::host::{Host, Usage};
-use crate::hypervisor::{Hypervisor, Link, VirtType};
+use crate::hypervisor::{Hypervisor, VirtType};
 use crate::image::Cache;
-use crate::journal::records::{InstanceRecord, OperationRecord};
+use crate::journal::records::{Change, InstanceRecord, OperationRecord, Running};
 use crate::journal::{self, Accepted, Journal, Write};
 use crate::network::Network;
 use crate::volume::Directory;
 
 /// Events kept for listeners that lag; they tell what is, so a lost one is made good by the next.
 const EVENTS: usize = 1024;
-/// The longest user name Linux takes.
-const USER_MAX: usize = 32;
 
 /// The node's drivers.
 pub struct Node<H: Hypervisor, N> {
@@ -59,6 +58,7 @@ pub struct Compute<H: Hypervisor, N> {
     pub(super) journal: Journal,
     pub(super) registry: Shared,
     pub(super) boots: Semaphore,
+    pub(super) copies: Semaphore,
     pub(super) downloads: Semaphore,
     /// Told whenever what is observed of an instance changes.
     pub(super) observed_changed: watch::Sender<()>,
@@ -73,6 +73,7 @@ pub struct Compute<H: Hypervisor, N> {
 pub(super) struct Admitted {
     pub(super) subject: Subject,
     pub(super) change: Change,
+    pub(super) was: Running,
     pub(super) volatile: Volatile,
     pub(super) write: Write,
     pub(super) undo: Reservation,
@@ -84,6 +85,7 @@ pub(super) enum Reservation {
     NewInstance(InstanceId),
     Instance(Box<InstanceRecord>),
     NewImage(Name),
+    InstanceAndImage(Box<InstanceRecord>, Name),
 }
 
 /// The journal's error in the caller's words.
@@ -112,6 +114,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         };
         let compute = Arc::new(Self {
             boots: Semaphore::new(settings.limits.boots),
+            copies: Semaphore::new(settings.limits.copies),
             downloads: Semaphore::new(settings.limits.downloads),
             node,
             settings,
@@ -124,9 +127,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             events: broadcast::Sender::new(EVENTS),
             gate: tokio::sync::Mutex::default(),
         });
-        for record in snapshot.unfinished {
-            compute.enqueue(LiveOperation::new(record, Volatile::default(), None));
-        }
+        compute.take_up(snapshot.unfinished).await;
         let follower = Arc::clone(&compute);
         compute.tasks.spawn(async move { follower.follow_power().await });
         let guests = Arc::clone(&compute);
@@ -146,6 +147,19 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             tracing::warn!("operations still at work are left to the next start");
         }
         self.node.guests.drain().await;
+    }
+
+    /// Take up the operations that a stop of the agent cut off, in their order. What a delete is
+    /// waiting behind is cancelled again: that it was is not written down.
+    async fn take_up(self: &Arc<Self>, unfinished: Vec<OperationRecord>) {
+        for record in unfinished {
+            let subject = record.operation.subject.clone();
+            let pointless = matches!(record.change, Change::Delete);
+            self.enqueue(LiveOperation::new(record, Volatile::default()));
+            if pointless {
+                self.registry.lock().cancel_pointless(&subject);
+            }
+        }
     }
 
     /// Events from now on.
@@ -191,29 +205,32 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let capacity = self.capacity().await?;
         let kind = command.kind();
         let id = OperationId::random();
-        let mut admitted = self.admit(command, id, now, capacity)?;
+        let mut admitted = self.admit(command, Asked { by: id, now, capacity })?;
         let operation = Operation {
             id,
             kind,
             subject: admitted.subject,
             key: context.key,
             state: State::Queued,
-            steps: pending(&admitted.change),
+            steps: pending(&admitted.change, admitted.was),
             error: None,
+            result: None,
+            deadline: context.deadline,
             revision: 1,
             accepted: now,
             started: None,
             finished: None,
         };
-        let record = OperationRecord { operation, change: admitted.change };
+        let record = OperationRecord { operation, change: admitted.change, was: admitted.was };
         admitted.write.operation = Some(record.clone());
         let written = self.journal.accept(Accepted { fingerprint }, admitted.write).await;
         if let Err(error) = written {
             self.registry.lock().put_back(admitted.undo);
             return Err(journal_fault(&error));
         }
+        let _ = faults::reach(Moment::Accepted, kind, "");
         tracing::info!(operation = %id, %kind, subject = %record.operation.subject, "accepted");
-        let live = LiveOperation::new(record, admitted.volatile, context.deadline);
+        let live = LiveOperation::new(record, admitted.volatile);
         let operation = live.operation();
         self.enqueue(live);
         self.tell(News::Operation(Box::new(operation.clone())));
@@ -253,126 +270,6 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let inventory = self.node.host.inventory();
         let disk = self.usage().await?.disk.free;
         Ok(Capacity { cpus: inventory.cpus, memory: inventory.memory, disk_available: disk })
-    }
-
-    fn admit(
-        &self,
-        command: Command,
-        id: OperationId,
-        now: Timestamp,
-        capacity: Capacity,
-    ) -> Result<Admitted, Fault> {
-        let mut registry = self.registry.lock();
-        if registry.live.len() >= self.settings.limits.operations {
-            let text = format!("busy: {} operations are under way", registry.live.len());
-            return Err(Fault::new(Reason::Busy, text).next("ask again later"));
-        }
-        let default_timeout = self.settings.shutdown_timeout.as_millis() as u32;
-        match command {
-            Command::Boot(boot) => {
-                self.need_hypervisor()?;
-                let facts = Facts {
-                    capacity,
-                    policy: &self.settings.admission,
-                    flavors: &self.settings.flavors,
-                    images: &registry.images,
-                    networks: &registry.networks,
-                    instances: &registry.instances,
-                    now,
-                };
-                let record = admission::admit(&boot, id, &facts)?;
-                registry.instances.insert(record.id, record.clone());
-                Ok(Admitted {
-                    subject: Subject::Instance(record.id),
-                    change: Change::Boot,
-                    volatile: Volatile::default(),
-                    undo: Reservation::NewInstance(record.id),
-                    write: Write { instance: Some(record), ..Write::default() },
-                })
-            }
-            Command::Start(instance) => {
-                self.act(&mut registry, instance, Action::Start, id, now, Change::Start)
-            }
-            Command::Stop(Halt { id: instance, manner, timeout }) => {
-                let change = Change::Stop { manner, timeout: timeout.unwrap_or(default_timeout) };
-                self.act(&mut registry, instance, Action::Stop, id, now, change)
-            }
-            Command::Reboot(Halt { id: instance, manner, timeout }) => {
-                let timeout = timeout.unwrap_or(default_timeout);
-                let change = Change::Reboot { manner, timeout };
-                self.act(&mut registry, instance, Action::Reboot(manner), id, now, change)
-            }
-            Command::Delete(instance) => {
-                let admitted =
-                    self.act(&mut registry, instance, Action::Delete, id, now, Change::Delete)?;
-                // What is under way on the instance has no purpose any more.
-                if let Some(queue) = registry.queues.get(&admitted.subject) {
-                    let pointless = |o: &&Arc<LiveOperation>| can_cancel(o.now.borrow().kind);
-                    queue.iter().filter(pointless).for_each(|o| o.cancel.cancel());
-                }
-                Ok(admitted)
-            }
-            Command::Password(asked) => {
-                check_user(&asked.user)?;
-                let change = Change::Password { user: asked.user };
-                let action = Action::Password;
-                let mut admitted = self.act(&mut registry, asked.id, action, id, now, change)?;
-                admitted.volatile.word = Some(asked.password);
-                Ok(admitted)
-            }
-            Command::ImageImport(import) => registry.import(import, now),
-            Command::ImageRemove(name) => registry.remove_image(name),
-            Command::NetworkEnsure(ensure) => registry.ensure_network(ensure, now),
-        }
-    }
-
-    /// An action on an instance that exists.
-    fn act(
-        &self,
-        registry: &mut Registry,
-        instance: InstanceId,
-        action: Action,
-        by: OperationId,
-        now: Timestamp,
-        change: Change,
-    ) -> Result<Admitted, Fault> {
-        let subject = Subject::Instance(instance);
-        let about = |fault: Fault| fault.about(subject.to_string());
-        let record = registry.instances.get(&instance).cloned().ok_or_else(|| {
-            about(Fault::new(Reason::NotFound, format!("there is no instance {instance}")))
-                .next("see ostler instance list")
-        })?;
-        lifecycle::may(action, record.vm_state, record.task_state, record.updated, now)
-            .and_then(|()| lifecycle::is_built(action, record.built))
-            .map_err(about)?;
-        self.need_hypervisor().map_err(about)?;
-        let waiting = registry.queues.get(&subject).map_or(0, |queue| queue.len());
-        if waiting >= self.settings.limits.queue {
-            let text = format!("busy: {waiting} operations wait on the instance");
-            return Err(about(Fault::new(Reason::Busy, text)).next("ask again later"));
-        }
-        let write = registry.update(instance, |instance| {
-            instance.task_state = Some(action.task());
-            instance.operation = Some(by);
-        });
-        Ok(Admitted {
-            subject,
-            change,
-            volatile: Volatile::default(),
-            undo: Reservation::Instance(Box::new(record)),
-            write: Write { instance: write, ..Write::default() },
-        })
-    }
-
-    fn need_hypervisor(&self) -> Result<(), Fault> {
-        match *self.node.hypervisor.link().borrow() {
-            Link::Up => Ok(()),
-            Link::Down => Err(Fault::new(
-                Reason::HypervisorUnavailable,
-                "libvirt cannot be reached: what the instances do is not known",
-            )
-            .next("see whether libvirtd runs: systemctl status libvirtd; the agent reconnects")),
-        }
     }
 
     /// Tell listeners; nobody need be there.
@@ -416,36 +313,6 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 .lock()
                 .instances
                 .retain(|_, i| i.vm_state != VmState::Deleted || i.updated >= before);
-        }
-    }
-}
-
-/// A user name that the guest's tools can be given.
-fn check_user(user: &str) -> Result<(), Fault> {
-    let plain = |c: char| c.is_ascii_graphic() && c != ':' && c != '/';
-    if (1..=USER_MAX).contains(&user.len()) && user.chars().all(plain) && !user.starts_with('-') {
-        return Ok(());
-    }
-    let text = format!("a user name is 1 to {USER_MAX} printable characters without ':' or '/'");
-    Err(Fault::new(Reason::InvalidParams, text).about("parameter user"))
-}
-
-impl Registry {
-    fn put_back(&mut self, reservation: Reservation) {
-        match reservation {
-            Reservation::None => {}
-            Reservation::NewInstance(id) => {
-                self.instances.remove(&id);
-            }
-            Reservation::Instance(record) => {
-                self.update(record.id, |now| {
-                    now.task_state = record.task_state;
-                    now.operation = record.operation;
-                });
-            }
-            Reservation::NewImage(name) => {
-                self.images.remove(&name);
-            }
         }
     }
 }

@@ -16,6 +16,8 @@
 //!
 //! * [`command`]: what can be asked, and the context it is asked in.
 //! * `admission`: whether there is room, and whether what is named exists. Pure.
+//! * `requests`: what each command becomes, or why it is refused.
+//! * `change`: what a change makes of an instance's record. Pure.
 //! * `catalog`: the same for images and networks.
 //! * `lifecycle`: which command is legal in which state, and what state follows. Pure.
 //! * `registry`: what is known now, in memory; the journal is its durable copy.
@@ -29,12 +31,15 @@
 
 mod admission;
 mod catalog;
+mod change;
 pub mod command;
+mod faults;
 mod lifecycle;
 mod manager;
 mod operations;
 mod power;
 mod registry;
+mod requests;
 mod views;
 mod worker;
 

@@ -179,7 +179,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let changed = {
             let mut registry = self.registry.lock();
             let seen = registry.observed.entry(id).or_insert(Observed::UNKNOWN);
-            let before = *seen;
+            let before = seen.clone();
             change(seen);
             *seen != before
         };

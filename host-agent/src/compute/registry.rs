@@ -3,26 +3,31 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ostler_protocol::rpc::instance::{PowerState, Word};
-use ostler_protocol::rpc::operation::{Operation, Subject};
-use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Timestamp};
+use ostler_protocol::rpc::instance::{PowerState, VmState, Word};
+use ostler_protocol::rpc::operation::{Operation, State, Subject};
+use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Sha256, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::admission::Claims;
+use super::change::applied;
 use crate::journal::records::{
-    Change, ImageRecord, InstanceRecord, NetworkRecord, OperationRecord,
+    Change, DirectBoot, ImageRecord, InstanceRecord, NetworkRecord, OperationRecord, Running,
+    Source,
 };
 
 /// What libvirt last told of an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Observed {
     pub(super) power: PowerState,
     /// How often the guest has restarted itself since the agent started.
     pub(super) reboots: u64,
+    /// That somebody else changed its definition, in words.
+    pub(super) redefined: Option<String>,
 }
 
 impl Observed {
-    pub(super) const UNKNOWN: Self = Self { power: PowerState::Unknown, reboots: 0 };
+    pub(super) const UNKNOWN: Self = Self { power: PowerState::Unknown, reboots: 0, redefined: None };
 }
 
 /// An operation that is not over.
@@ -31,10 +36,12 @@ pub(super) struct LiveOperation {
     pub(super) id: OperationId,
     pub(super) subject: Subject,
     pub(super) change: Change,
+    /// Whether it was begun before the agent started.
+    pub(super) resumed: bool,
     /// What must not be written down.
     pub(super) volatile: Volatile,
-    /// Not to be begun after this.
-    pub(super) deadline: Option<Timestamp>,
+    /// Whether the instance ran when it was accepted.
+    pub(super) was: Running,
     /// Set when somebody asks for it to stop.
     pub(super) cancel: CancellationToken,
     /// As the caller sees it; changes are told to whoever waits.
@@ -54,14 +61,14 @@ impl LiveOperation {
     pub(super) fn new(
         record: OperationRecord,
         volatile: Volatile,
-        deadline: Option<Timestamp>,
     ) -> Arc<Self> {
         Arc::new(Self {
             id: record.operation.id,
             subject: record.operation.subject.clone(),
             change: record.change,
+            was: record.was,
+            resumed: record.operation.state != State::Queued,
             volatile,
-            deadline,
             cancel: CancellationToken::new(),
             now: watch::Sender::new(record.operation),
         })
@@ -74,7 +81,11 @@ impl LiveOperation {
 
     /// As the journal keeps it.
     pub(super) fn record(&self) -> OperationRecord {
-        OperationRecord { operation: self.operation(), change: self.change.clone() }
+        OperationRecord {
+            operation: self.operation(),
+            change: self.change.clone(),
+            was: self.was,
+        }
     }
 }
 
@@ -94,7 +105,7 @@ pub(super) struct Registry {
 impl Registry {
     /// What was last observed of an instance.
     pub(super) fn observed(&self, id: InstanceId) -> Observed {
-        self.observed.get(&id).copied().unwrap_or(Observed::UNKNOWN)
+        self.observed.get(&id).cloned().unwrap_or(Observed::UNKNOWN)
     }
 
     /// Change an instance's record, and have it as it is then; none if there is no such instance.
@@ -108,6 +119,72 @@ impl Registry {
         record.revision += 1;
         record.updated = Timestamp::now();
         Some(record.clone())
+    }
+}
+
+impl Registry {
+    /// What is promised to instances, with what operations under way are about to promise.
+    pub(super) fn claims(&self) -> Claims {
+        let mut claims = Claims::of(self.instances.values());
+        for operation in self.live.values() {
+            if let Some(record) = self.target(operation) {
+                let now = self.instances.get(&record.id);
+                claims.grow(&Claims::of(now), &Claims::of([&record]));
+            }
+        }
+        claims
+    }
+
+    /// The record of the instance an operation works on, as it shall be.
+    pub(super) fn target(&self, operation: &LiveOperation) -> Option<InstanceRecord> {
+        let Subject::Instance(id) = operation.subject else { return None };
+        let record = self.instances.get(&id)?;
+        Some(applied(&operation.change, record, operation.was))
+    }
+
+    /// Whether an image's bytes are needed by anything, this instance as it is now left out.
+    pub(super) fn needs(&self, sha256: &Sha256, but: Option<InstanceId>) -> bool {
+        let named = self.images.values().any(|image| image.sha256.as_ref() == Some(sha256));
+        let instance = |record: &InstanceRecord| record.needs(sha256);
+        named
+            || self.instances.values().filter(|i| Some(i.id) != but).any(instance)
+            || self
+                .live
+                .values()
+                .filter(|operation| !matches!(operation.change, Change::Delete))
+                .filter_map(|operation| self.target(operation))
+                .any(|record| record.needs(sha256))
+    }
+}
+
+impl InstanceRecord {
+    /// Whether the instance needs an image's bytes: as a disk's base, as kernel or ramdisk.
+    pub(super) fn needs(&self, sha256: &Sha256) -> bool {
+        let direct = |direct: &DirectBoot| {
+            direct.kernel == *sha256 || direct.ramdisk.as_ref() == Some(sha256)
+        };
+        let rescue = |rescue: &Source| {
+            rescue.base.sha256 == *sha256 || rescue.direct.as_ref().is_some_and(direct)
+        };
+        match self.vm_state {
+            VmState::Deleted => false,
+            // Its disk is gone; what it boots with is needed again.
+            VmState::ShelvedOffloaded => self.direct.as_ref().is_some_and(direct),
+            VmState::Building
+            | VmState::Active
+            | VmState::Paused
+            | VmState::Suspended
+            | VmState::Stopped
+            | VmState::Rescued
+            | VmState::Resized
+            | VmState::Shelved
+            | VmState::SoftDeleted
+            | VmState::Error => {
+                self.base.sha256 == *sha256
+                    || self.direct.as_ref().is_some_and(direct)
+                    || self.rescue.as_ref().is_some_and(rescue)
+            }
+        }
     }
 }
 

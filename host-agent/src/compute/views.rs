@@ -13,8 +13,9 @@ use ostler_protocol::rpc::operation::{self, Operation, Wait};
 use ostler_protocol::rpc::values::{InstanceId, OperationId, Timestamp};
 use ostler_protocol::rpc::versions;
 
-use super::admission::{Claims, shares};
+use super::admission::shares;
 use super::catalog::bridge_spec;
+use super::lifecycle;
 use super::manager::{Compute, by_status, journal_fault};
 use super::operations::guest_fault;
 use super::registry::{Observed, Registry};
@@ -51,7 +52,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let usage = self.usage().await?;
         let inventory = self.node.host.inventory();
         let registry = self.registry.lock();
-        let claims = Claims::of(registry.instances.values());
+        let claims = registry.claims();
         let (vcpus_share, memory_share) = shares(capacity, claims, &self.settings.admission);
         Ok(Host {
             host: self.settings.host.to_string(),
@@ -90,28 +91,32 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     /// `instance.list`
-    pub fn instances(&self, filter: &List) -> Vec<Instance> {
+    ///
+    /// # Errors
+    /// There is no instance that is the marker.
+    pub fn instances(&self, filter: &List) -> Result<Vec<Instance>, Fault> {
         let registry = self.registry.lock();
         let wanted = |record: &&InstanceRecord| {
             let status = Status::of(record.vm_state, record.task_state);
-            filter.name.as_ref().is_none_or(|name| *name == record.name)
+            filter.name.as_ref().is_none_or(|name| fits(name, record.name.as_str()))
+                && filter.owner.as_ref().is_none_or(|owner| record.owner.as_ref() == Some(owner))
                 && match filter.status {
                     Some(wanted) => status == wanted,
-                    None => record.vm_state != VmState::Deleted,
+                    None => !matches!(record.vm_state, VmState::Deleted | VmState::SoftDeleted),
                 }
         };
-        let mut found: Vec<Instance> = registry
-            .instances
-            .values()
-            .filter(wanted)
-            .map(|record| self.view(&registry, record))
-            .collect();
+        let mut found: Vec<&InstanceRecord> = registry.instances.values().filter(wanted).collect();
         found.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
-        found
+        if let Some(marker) = filter.marker {
+            let last = registry.instances.get(&marker).ok_or_else(|| no_instance(marker))?;
+            found.retain(|record| (&record.name, record.id) > (&last.name, last.id));
+        }
+        let most = filter.limit.map_or(usize::MAX, |limit| limit as usize);
+        Ok(found.into_iter().take(most).map(|record| self.view(&registry, record)).collect())
     }
 
     fn view(&self, registry: &Registry, record: &InstanceRecord) -> Instance {
-        let Observed { power, .. } = registry.observed(record.id);
+        let power = registry.observed(record.id).power;
         let ports = record.ports.iter().map(|port| Port {
             id: port.id,
             network: port.network.clone(),
@@ -137,6 +142,15 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             vcpus: record.vcpus,
             memory: record.memory,
             disk: record.disk,
+            max_vcpus: record.max_vcpus.max(record.vcpus),
+            max_memory: record.max_memory.max(record.memory),
+            owner: record.owner.clone(),
+            metadata: record.metadata.clone(),
+            locked: record.locked.clone(),
+            rescue_image: record.rescue.as_ref().map(|rescue| rescue.image.clone()),
+            shelved_image: record.shelved.as_ref().map(|shelved| shelved.image.clone()),
+            resized_from: record.resized.as_ref().map(|resized| resized.from.clone()),
+            drift: drift(record, &registry.observed(record.id)),
             ports: ports.collect(),
             guest: self.node.guests.summary(record.id),
             fault: record.fault.clone(),
@@ -271,8 +285,46 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 }
 
+/// In what an instance differs from what the agent made. While somebody is working on it, nothing
+/// can be said.
+fn drift(record: &InstanceRecord, seen: &Observed) -> Vec<String> {
+    if record.task_state.is_some() {
+        return Vec::new();
+    }
+    let power = lifecycle::power_drift(record.vm_state, seen.power).map(str::to_owned);
+    power.into_iter().chain(seen.redefined.clone()).collect()
+}
+
+/// Whether a name fits a pattern in which `*` stands for any characters.
+fn fits(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
 fn no_instance(id: InstanceId) -> Fault {
     Fault::new(Reason::NotFound, format!("there is no instance {id}"))
         .about(format!("instance {id}"))
         .next("see ostler instance list")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        for pattern in ["web-1", "web*", "*1", "w*b*1", "*", "**", "*web-1*", "web-1*"] {
+            assert!(fits(pattern, "web-1"), "{pattern}");
+        }
+        for pattern in ["", "web", "eb-1", "web-1*1", "*2", "1*", "w*x*1"] {
+            assert!(!fits(pattern, "web-1"), "{pattern}");
+        }
+    }
 }

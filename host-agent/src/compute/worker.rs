@@ -10,6 +10,10 @@
 //!                └ an undo failed ──> failed
 //! ```
 //!
+//! What a step has committed is not undone: from there the operation goes on, and a crash in it is
+//! taken up. A cancellation gives a step a moment to end by itself, then leaves it where it waits
+//! for the hypervisor.
+//!
 //! While libvirt cannot be reached a step waits, and is tried again when it is back: its outcome
 //! is unknown, and doing it again is safe.
 
@@ -17,17 +21,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::operation::{Kind, Operation, State, StepState, Subject};
+use ostler_protocol::rpc::operation::{self, Kind, Operation, State, StepState, Subject};
 use ostler_protocol::rpc::values::Timestamp;
 use tokio::sync::SemaphorePermit;
 
+use super::change::applied;
+use super::faults::{self, Moment};
 use super::lifecycle;
 use super::manager::Compute;
-use super::operations::{Flow, Step, StepError, can_undo, plan};
+use super::operations::{Change, Flow, Step, StepError, can_undo, committed, plan};
 use super::registry::LiveOperation;
 use crate::hypervisor::{Hypervisor, Link};
 use crate::journal::{Entry, Write};
 use crate::network::Network;
+
+/// How long a step that is waiting may go on after a cancellation.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How an operation's steps ended.
 enum End {
@@ -85,7 +94,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 tracing::info!(%kind, "taken up again after a restart");
                 self.steps(operation, kind).await
             }
-            Ok(_permit) => match operation.deadline {
+            Ok(_permit) => match operation.operation().deadline {
                 Some(deadline) if Timestamp::now() > deadline => End::Failed(Fault::new(
                     Reason::Expired,
                     "the deadline passed before the operation's turn came",
@@ -98,12 +107,15 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             End::Done => (State::Succeeded, None),
             End::Failed(fault) => match self.undo(operation, kind).await {
                 Err(()) => return,
-                Ok(left) if left.is_empty() && can_undo(kind) => (State::Undone, Some(fault)),
-                Ok(left) => (State::Failed, Some(with_left(fault, left))),
+                Ok(Undoing { left, .. }) if !left.is_empty() => {
+                    (State::Failed, Some(with_left(fault, left)))
+                }
+                Ok(Undoing { whole: true, .. }) => (State::Undone, Some(fault)),
+                Ok(_) => (State::Failed, Some(fault)),
             },
             End::Cancelled => match self.undo(operation, kind).await {
                 Err(()) => return,
-                Ok(left) => {
+                Ok(Undoing { left, .. }) => {
                     let fault = Fault::new(Reason::Cancelled, "cancelled on request");
                     let state = if left.is_empty() { State::Cancelled } else { State::Failed };
                     (state, Some(with_left(fault, left)))
@@ -127,11 +139,26 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         kind: Kind,
     ) -> Result<Option<SemaphorePermit<'_>>, End> {
         let places = match kind {
-            Kind::Boot | Kind::Start => &self.boots,
+            Kind::Boot | Kind::Start | Kind::Resume | Kind::Unshelve | Kind::Restore => &self.boots,
             Kind::ImageImport => &self.downloads,
-            // A reboot mostly waits for its guest; it must not keep others from booting.
+            Kind::Snapshot | Kind::Shelve | Kind::Resize => &self.copies,
+            // These mostly wait for their guest; they must not keep others from booting.
             Kind::Reboot
             | Kind::Stop
+            | Kind::Pause
+            | Kind::Unpause
+            | Kind::Suspend
+            | Kind::Rebuild
+            | Kind::Reset
+            | Kind::Rescue
+            | Kind::Unrescue
+            | Kind::ConfirmResize
+            | Kind::RevertResize
+            | Kind::Adjust
+            | Kind::Offload
+            | Kind::Update
+            | Kind::Lock
+            | Kind::Unlock
             | Kind::Delete
             | Kind::Password
             | Kind::ImageRemove
@@ -150,36 +177,38 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     async fn steps(&self, operation: &Arc<LiveOperation>, kind: Kind) -> End {
-        let plan = plan(&operation.change);
-        let undoing = operation
-            .now
-            .borrow()
-            .steps
-            .iter()
-            .any(|s| matches!(s.state, StepState::Failed | StepState::Undone));
-        if undoing {
-            return End::Failed(interrupted("it had failed, and was being undone"));
+        let plan = plan(&operation.change, operation.was);
+        let before = operation.operation();
+        let undoing =
+            |s: &operation::Step| matches!(s.state, StepState::Failed | StepState::Undone);
+        if before.steps.iter().any(undoing) {
+            let why = || interrupted("it had failed, and was being undone");
+            return End::Failed(before.error.unwrap_or_else(why));
         }
         for (n, &step) in plan.iter().enumerate() {
             let before = operation.now.borrow().steps.get(n).map(|s| s.state);
             if before == Some(StepState::Done) {
                 continue;
             }
-            if operation.cancel.is_cancelled() {
+            let committed = committed(&plan, &operation.now.borrow().steps);
+            if operation.cancel.is_cancelled() && !committed {
                 return End::Cancelled;
             }
-            if before == Some(StepState::Running) && !step.may_repeat() {
+            let failed = |fault: Fault| {
+                let fault = fault.at(step.name()).about(operation.subject.to_string());
+                // With what it is undone for, should a crash come before the end of that.
+                operation.now.send_modify(|o| o.error = Some(fault.clone()));
                 self.mark(operation, n, StepState::Failed);
-                return End::Failed(
-                    interrupted("whether it took effect is not known").at(step.name()),
-                );
+                End::Failed(fault)
+            };
+            if before == Some(StepState::Running) && !step.may_repeat() {
+                return failed(interrupted("whether it took effect is not known"));
             }
             self.mark(operation, n, StepState::Running);
             if let Err(error) = self.write_progress(operation).await {
-                self.mark(operation, n, StepState::Failed);
-                return End::Failed(error.at(step.name()));
+                return failed(error);
             }
-            match self.persevere(operation, step).await {
+            match self.persevere(operation, kind, step, committed).await {
                 Ok(Flow::Next) => self.mark(operation, n, StepState::Done),
                 Ok(Flow::Finish) => {
                     self.mark(operation, n, StepState::Done);
@@ -192,10 +221,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     return End::Cancelled;
                 }
                 Err(StepError::Failed(fault) | StepError::Unreachable(fault)) => {
-                    self.mark(operation, n, StepState::Failed);
-                    let fault = fault.at(step.name()).about(operation.subject.to_string());
                     tracing::warn!(%kind, step = step.name(), %fault, "step failed");
-                    return End::Failed(fault);
+                    return failed(*fault);
                 }
             }
         }
@@ -206,19 +233,40 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     async fn persevere(
         &self,
         operation: &Arc<LiveOperation>,
+        kind: Kind,
         step: Step,
+        committed: bool,
     ) -> Result<Flow, StepError> {
         loop {
-            match self.perform(operation, step).await {
+            if let Some(fault) = faults::reach(Moment::Before, kind, step.name()) {
+                return Err(StepError::failed(fault));
+            }
+            let outcome = if step.may_be_left() && !committed {
+                let doing = self.perform(operation, step);
+                tokio::pin!(doing);
+                tokio::select! {
+                    biased;
+                    outcome = &mut doing => outcome,
+                    () = left_behind(operation) => Err(StepError::Cancelled),
+                }
+            } else {
+                self.perform(operation, step).await
+            };
+            match outcome {
                 Err(StepError::Unreachable(fault)) => {
                     tracing::warn!(step = step.name(), %fault, "waiting for the hypervisor");
                     tokio::select! {
                         () = self.link_up() => {}
-                        () = operation.cancel.cancelled() => return Err(StepError::Cancelled),
+                        () = operation.cancel.cancelled(), if !committed => {
+                            return Err(StepError::Cancelled);
+                        }
                         () = self.shutdown.cancelled() => return Err(StepError::Suspended),
                     }
                 }
-                outcome => return outcome,
+                outcome => {
+                    let fault = faults::reach(Moment::After, kind, step.name());
+                    return fault.map_or(outcome, |fault| Err(StepError::failed(fault)));
+                }
             }
         }
     }
@@ -232,21 +280,22 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let _ = link.wait_for(|link| *link == Link::Up).await;
     }
 
-    /// Undo the steps that were begun, newest first. What could not be undone is returned;
-    /// `Err` means that the agent is stopping, and will go on when it is back.
-    async fn undo(&self, operation: &Arc<LiveOperation>, kind: Kind) -> Result<Vec<Fault>, ()> {
+    /// Undo the steps that were begun, newest first. `Err` means that the agent is stopping, and
+    /// will go on when it is back.
+    async fn undo(&self, operation: &Arc<LiveOperation>, kind: Kind) -> Result<Undoing, ()> {
         let mut left = Vec::new();
-        if !can_undo(kind) {
-            return Ok(left);
+        let plan = plan(&operation.change, operation.was);
+        if !can_undo(&operation.change) || committed(&plan, &operation.now.borrow().steps) {
+            return Ok(Undoing { whole: false, left });
         }
-        let plan = plan(&operation.change);
         for (n, &step) in plan.iter().enumerate().rev() {
             let state = operation.now.borrow().steps.get(n).map(|s| s.state);
             if !matches!(state, Some(StepState::Done | StepState::Failed | StepState::Running)) {
                 continue;
             }
+            let _ = faults::reach(Moment::UndoBefore, kind, step.name());
             loop {
-                match self.take_back(operation, kind, step).await {
+                match self.take_back(operation, step).await {
                     Ok(()) => {
                         self.mark(operation, n, StepState::Undone);
                         break;
@@ -263,12 +312,13 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     }
                 }
             }
+            let _ = faults::reach(Moment::UndoAfter, kind, step.name());
             if let Err(fault) = self.write_progress(operation).await {
                 // Undoing goes on: what is undone need not be known to be undone again.
                 tracing::warn!(%fault, "an undone step could not be written down");
             }
         }
-        Ok(left)
+        Ok(Undoing { whole: true, left })
     }
 
     /// Set a step's state, for all to see; on disk with the next write.
@@ -312,9 +362,23 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             let mut registry = self.registry.lock();
             match &operation.subject {
                 Subject::Instance(id) => {
+                    let made = state == State::Succeeded || {
+                        let plan = plan(&operation.change, operation.was);
+                        committed(&plan, &over.steps)
+                    };
+                    if let (Change::Snapshot { image, .. } | Change::Shelve { image, .. }, false) =
+                        (&operation.change, made)
+                    {
+                        registry.images.remove(image);
+                        write.image = Some(Entry::Gone(image.clone()));
+                    }
                     write.instance = registry.update(*id, |instance| {
-                        instance.vm_state = lifecycle::settled(over.kind, state, instance.vm_state);
-                        instance.built |= over.kind == Kind::Boot && state == State::Succeeded;
+                        let vm_state =
+                            lifecycle::settled(&operation.change, state, instance, operation.was);
+                        if made {
+                            *instance = applied(&operation.change, instance, operation.was);
+                        }
+                        instance.vm_state = vm_state;
                         // A delete that came meanwhile owns the instance already.
                         if instance.operation == Some(operation.id) {
                             instance.task_state = None;
@@ -340,10 +404,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     };
                 }
                 Subject::Network(_) => {
-                    if let (
-                        super::operations::Change::NetworkEnsure { network },
-                        State::Succeeded,
-                    ) = (&operation.change, state)
+                    if let (Change::NetworkEnsure { network }, State::Succeeded) =
+                        (&operation.change, state)
                     {
                         registry.networks.insert(network.name.clone(), network.clone());
                         write.network = Some(network.clone());
@@ -351,6 +413,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 }
             }
         }
+        let _ = faults::reach(Moment::Settling, over.kind, "");
         // The outcome must not be lost, so this is tried until it is on disk.
         while let Err(error) = self.journal.write(write.clone()).await {
             tracing::error!(%error, "an operation's outcome cannot be written down; trying again");
@@ -359,6 +422,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 () = self.shutdown.cancelled() => return,
             }
         }
+        let _ = faults::reach(Moment::Settled, over.kind, "");
         self.registry.lock().live.remove(&operation.id);
         operation.now.send_replace(over);
         self.tell_operation(operation);
@@ -366,6 +430,20 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             self.after_task(id).await;
         }
     }
+}
+
+/// What undoing came to.
+struct Undoing {
+    /// Whether all that was done could be undone, as far as its kind goes.
+    whole: bool,
+    /// What could not.
+    left: Vec<Fault>,
+}
+
+/// Some time after a cancellation: the step had its chance to end by itself.
+async fn left_behind(operation: &LiveOperation) {
+    operation.cancel.cancelled().await;
+    tokio::time::sleep(CANCEL_PATIENCE).await;
 }
 
 fn interrupted(what: &str) -> Fault {

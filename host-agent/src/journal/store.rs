@@ -31,6 +31,7 @@ CREATE TABLE operation (
     accepted INTEGER NOT NULL,
     finished INTEGER,
     change TEXT NOT NULL,
+    was TEXT NOT NULL,
     body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX operation_accepted ON operation (accepted);
@@ -114,7 +115,7 @@ impl Journal {
                 networks: bodies(db, "network", "SELECT name, body FROM network")?,
                 unfinished: operations(
                     db,
-                    "SELECT id, change, body FROM operation WHERE finished IS NULL \
+                    "SELECT id, change, was, body FROM operation WHERE finished IS NULL \
                      ORDER BY accepted",
                 )?,
             })
@@ -134,7 +135,7 @@ impl Journal {
                 run(
                     db,
                     "INSERT INTO operation (id, key, fingerprint, subject, state, accepted, \
-                     change, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                     change, was, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                     params![
                         o.id.to_string(),
                         key,
@@ -143,6 +144,7 @@ impl Journal {
                         state_word(o.state),
                         o.accepted.0 as i64,
                         text("operation", &record.change)?,
+                        text("operation", &record.was)?,
                         text("operation", o)?
                     ],
                 )?;
@@ -316,14 +318,20 @@ fn bodies<T: DeserializeOwned>(
 
 fn operations(db: &Connection, sql: &'static str) -> Result<Vec<OperationRecord>, Error> {
     let found = rows(db, sql, [], |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+        Ok((
+            row.get::<_, String>(0)?,
+            row.get::<_, String>(1)?,
+            row.get::<_, String>(2)?,
+            row.get::<_, String>(3)?,
+        ))
     })?;
     found
         .iter()
-        .map(|(id, change, body)| {
+        .map(|(id, change, was, body)| {
             Ok(OperationRecord {
                 operation: parse("operation", id, body)?,
                 change: parse("operation", id, change)?,
+                was: parse("operation", id, was)?,
             })
         })
         .collect()

@@ -75,6 +75,26 @@ impl Asked {
             | Call::InstanceStart(_)
             | Call::InstanceStop(_)
             | Call::InstanceReboot(_)
+            | Call::InstancePause(_)
+            | Call::InstanceUnpause(_)
+            | Call::InstanceSuspend(_)
+            | Call::InstanceResume(_)
+            | Call::InstanceRebuild(_)
+            | Call::InstanceReset(_)
+            | Call::InstanceRescue(_)
+            | Call::InstanceUnrescue(_)
+            | Call::InstanceResize(_)
+            | Call::InstanceConfirmResize(_)
+            | Call::InstanceRevertResize(_)
+            | Call::InstanceAdjust(_)
+            | Call::InstanceSnapshot(_)
+            | Call::InstanceShelve(_)
+            | Call::InstanceOffload(_)
+            | Call::InstanceUnshelve(_)
+            | Call::InstanceUpdate(_)
+            | Call::InstanceLock(_)
+            | Call::InstanceUnlock(_)
+            | Call::InstanceRestore(_)
             | Call::InstanceDelete(_)
             | Call::InstancePassword(_)
             | Call::OperationGet(_)
@@ -150,7 +170,7 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
                 return value(&compute.host(broker).await?);
             }
             Call::Discover(_) => return Ok(Value::clone(&self.document)),
-            Call::InstanceList(filter) => return value(&compute.instances(&filter)),
+            Call::InstanceList(filter) => return value(&compute.instances(&filter)?),
             Call::InstanceShow(select) => return value(&compute.instance(select.id)?),
             Call::GuestReport(query) => return value(&compute.guest_report(&query).await?),
             Call::OperationGet(select) => return value(&compute.operation(select.id).await?),
@@ -163,7 +183,27 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
             Call::InstanceStart(select) => Command::Start(select.id),
             Call::InstanceStop(halt) => Command::Stop(halt),
             Call::InstanceReboot(halt) => Command::Reboot(halt),
-            Call::InstanceDelete(select) => Command::Delete(select.id),
+            Call::InstancePause(select) => Command::Pause(select.id),
+            Call::InstanceUnpause(select) => Command::Unpause(select.id),
+            Call::InstanceSuspend(select) => Command::Suspend(select.id),
+            Call::InstanceResume(select) => Command::Resume(select.id),
+            Call::InstanceRebuild(asked) => Command::Rebuild(asked),
+            Call::InstanceReset(asked) => Command::Reset(asked),
+            Call::InstanceRescue(asked) => Command::Rescue(asked),
+            Call::InstanceUnrescue(select) => Command::Unrescue(select.id),
+            Call::InstanceResize(asked) => Command::Resize(asked),
+            Call::InstanceConfirmResize(select) => Command::ConfirmResize(select.id),
+            Call::InstanceRevertResize(select) => Command::RevertResize(select.id),
+            Call::InstanceAdjust(asked) => Command::Adjust(asked),
+            Call::InstanceSnapshot(asked) => Command::Snapshot(asked),
+            Call::InstanceShelve(asked) => Command::Shelve(asked),
+            Call::InstanceOffload(select) => Command::Offload(select.id),
+            Call::InstanceUnshelve(select) => Command::Unshelve(select.id),
+            Call::InstanceUpdate(asked) => Command::Update(asked),
+            Call::InstanceLock(asked) => Command::Lock(asked),
+            Call::InstanceUnlock(select) => Command::Unlock(select.id),
+            Call::InstanceRestore(select) => Command::Restore(select.id),
+            Call::InstanceDelete(delete) => Command::Delete(delete),
             Call::InstancePassword(password) => Command::Password(password),
             Call::ImageImport(import) => Command::ImageImport(import),
             Call::ImageRemove(select) => Command::ImageRemove(select.name),

@@ -9,6 +9,7 @@ use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::InstanceId;
 
+use super::adjust::metadata;
 use super::{StepError, root_serial};
 use crate::compute::catalog::bridge_spec;
 use crate::compute::manager::Compute;
@@ -16,32 +17,23 @@ use crate::config::VirtType as VirtSettingText;
 use crate::hypervisor::VirtType;
 use crate::hypervisor::spec::{
     Boot, CpuMode, Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget,
-    DomainSpec, Firmware, Machine, Metadata, Nic, OnCrash, Tpm, Vnc, WatchdogAction,
+    DomainSpec, Firmware, Machine, Nic, OnCrash, Tpm, Vnc, WatchdogAction,
 };
 use crate::hypervisor::{self, Hypervisor, Link, VirtSetting};
 use crate::journal::records::InstanceRecord;
 use crate::network::{Network, tap_name};
-use crate::volume::{Base, RootDisk, Volumes};
+use crate::volume::Volumes;
 
 /// Slots kept free for devices plugged in later.
 const SPARE_SLOTS: u8 = 8;
 /// Seconds between the balloon's memory reports; nova's default.
 const MEMORY_STATS_PERIOD: u32 = 10;
+/// The guest's serial number of a rescue disk.
+const RESCUE_SERIAL: &str = "rescue";
 /// The pause before a probe that failed is tried again.
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
 impl<H: Hypervisor, N: Network> Compute<H, N> {
-    pub(super) async fn create_root_disk(&self, record: &InstanceRecord) -> Result<(), StepError> {
-        let base = Base {
-            path: self.node.images.path(&record.base.sha256, record.base.format),
-            format: record.base.format,
-            virtual_size: record.base.virtual_size,
-        };
-        let root = RootDisk { instance: record.id, base, size: record.disk };
-        self.node.volumes.create_root(&root).await?;
-        Ok(())
-    }
-
     pub(super) async fn ensure_bridges(&self, record: &InstanceRecord) -> Result<(), StepError> {
         for port in &record.ports {
             let network = self.registry.lock().networks.get(&port.network).cloned();
@@ -58,7 +50,23 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     pub(super) async fn define_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
         let spec = self.domain(record, self.virt_type().await?)?;
-        Ok(self.node.hypervisor.define(&spec).await?)
+        self.node.hypervisor.define(&spec).await?;
+        self.note_definition(record.id).await;
+        Ok(())
+    }
+
+    /// Remember what the hypervisor made of the definition, to tell when somebody else changes it.
+    pub(super) async fn note_definition(&self, id: InstanceId) {
+        let fingerprint = match self.node.hypervisor.fingerprint(id).await {
+            Ok(fingerprint) => Some(fingerprint),
+            Err(error) => {
+                tracing::info!(instance = %id, %error, "changes by others will not be noticed");
+                None
+            }
+        };
+        if let Some(instance) = self.registry.lock().instances.get_mut(&id) {
+            instance.fingerprint = fingerprint;
+        }
     }
 
     pub(super) async fn start_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
@@ -112,7 +120,12 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         virt_type: VirtType,
     ) -> Result<DomainSpec, StepError> {
         let images = &self.node.images;
-        let boot = match &record.direct {
+        // A rescue image takes the place of the root disk, which moves to the second.
+        let direct = match &record.rescue {
+            Some(rescue) => &rescue.direct,
+            None => &record.direct,
+        };
+        let boot = match direct {
             None => Boot::Disk,
             Some(direct) => Boot::Kernel {
                 kernel: images.path(&direct.kernel, Format::Kernel),
@@ -135,16 +148,25 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             });
         }
         let files = self.node.volumes.files(record.id);
+        let rescue = record.rescue.as_ref().map(|_| (files.rescue, RESCUE_SERIAL.to_owned()));
+        let root = (files.root, root_serial(record.id));
+        let disks = rescue.into_iter().chain([root]).zip(0..).map(|((file, serial), n)| Disk {
+            source: DiskSource::File(file),
+            format: DiskFormat::Qcow2,
+            target: DiskTarget(n),
+            serial,
+            access: DiskAccess::ReadWrite,
+            cache: DiskCache::Writeback,
+            discard: Discard::Unmap,
+        });
+        let disks = disks.collect();
         Ok(DomainSpec {
-            metadata: Metadata {
-                id: record.id,
-                name: record.name.to_string(),
-                owner: String::new(),
-                generation: record.revision,
-            },
+            metadata: metadata(record),
             virt_type,
             vcpus: record.vcpus,
             memory: record.memory,
+            max_vcpus: record.max_vcpus.max(record.vcpus),
+            max_memory: record.max_memory.max(record.memory),
             machine: Machine::Q35 { spare_slots: SPARE_SLOTS },
             cpu: match virt_type {
                 VirtType::Kvm => CpuMode::HostModel,
@@ -152,15 +174,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             },
             firmware: Firmware::Bios,
             boot,
-            disks: vec![Disk {
-                source: DiskSource::File(files.root),
-                format: DiskFormat::Qcow2,
-                target: DiskTarget(0),
-                serial: root_serial(record.id),
-                access: DiskAccess::ReadWrite,
-                cache: DiskCache::Writeback,
-                discard: Discard::Unmap,
-            }],
+            disks,
             nics,
             ostler_port: Some(self.guest_socket(record.id)),
             serial_log: Some(files.console_log),

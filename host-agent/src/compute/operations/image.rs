@@ -5,11 +5,12 @@ use ostler_protocol::rpc::image::State as ImageState;
 use ostler_protocol::rpc::operation::{Progress, Subject, Unit};
 use tokio::sync::watch;
 
-use super::{Change, StepError, missing};
+use super::error::{image_fault, missing};
+use super::{Change, StepError};
 use crate::compute::manager::Compute;
 use crate::compute::registry::LiveOperation;
 use crate::hypervisor::Hypervisor;
-use crate::image::{ImageError, ImportSpec, Source};
+use crate::image::{ImportSpec, Source};
 use crate::journal::records::ImageRecord;
 use crate::network::Network;
 
@@ -105,33 +106,4 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let record = self.registry.lock().images.get(name).cloned();
         record.ok_or_else(|| missing(&operation.subject))
     }
-}
-
-fn image_fault(error: &ImageError) -> Fault {
-    let (reason, next) = match error {
-        ImageError::NoSpace { .. } => (Reason::NoSpace, "free space, or remove unused images"),
-        ImageError::Digest { .. } => {
-            (Reason::ImageInvalid, "fetch the image again, or correct the digest")
-        }
-        ImageError::Unfit { .. } | ImageError::TooLarge { .. } | ImageError::Empty { .. } => {
-            (Reason::ImageInvalid, "convert it: qemu-img convert; declare the format it has")
-        }
-        ImageError::Stalled { .. } | ImageError::TooSlow { .. } => {
-            (Reason::TimedOut, "import it again: what was received is kept for a while")
-        }
-        ImageError::Unreadable { .. }
-        | ImageError::NotAFile { .. }
-        | ImageError::NotAllowed { .. }
-        | ImageError::ChangedWhileRead { .. }
-        | ImageError::Status { .. }
-        | ImageError::Transfer { .. }
-        | ImageError::Answer { .. }
-        | ImageError::Redirect { .. }
-        | ImageError::Client(_)
-        | ImageError::QemuImg(_)
-        | ImageError::Io { .. } => {
-            (Reason::ImageUnavailable, "see whether the node can read the source")
-        }
-    };
-    Fault::of(reason, error).next(next)
 }

@@ -51,11 +51,30 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         done: impl Fn(&Observed) -> bool + Send + Sync,
     ) -> Result<bool, StepError> {
         let timeout = match operation.change {
-            Change::Stop { timeout, .. } | Change::Reboot { timeout, .. } => {
-                Duration::from_millis(u64::from(timeout))
-            }
+            Change::Stop { timeout, .. }
+            | Change::Reboot { timeout, .. }
+            | Change::Resize { timeout, .. }
+            | Change::Shelve { timeout, .. }
+            | Change::SoftDelete { timeout } => Duration::from_millis(u64::from(timeout)),
             Change::Boot
             | Change::Start
+            | Change::Pause
+            | Change::Unpause
+            | Change::Suspend
+            | Change::Resume
+            | Change::Rebuild { .. }
+            | Change::Rescue { .. }
+            | Change::Unrescue
+            | Change::ConfirmResize
+            | Change::RevertResize { .. }
+            | Change::Adjust { .. }
+            | Change::Snapshot { .. }
+            | Change::Offload
+            | Change::Unshelve { .. }
+            | Change::Update { .. }
+            | Change::Lock { .. }
+            | Change::Unlock
+            | Change::Restore { .. }
             | Change::Delete
             | Change::Password { .. }
             | Change::ImageImport { .. }

@@ -1,0 +1,128 @@
+//! Faults on demand, in debug builds only: the agent dies, stands still or fails exactly where a
+//! test says, so that a test can try every instant there is. A release has nothing of it.
+//!
+//! `OSTLER_FAULTS` holds rules, separated by `;`, each `moment|kind|step|what`:
+//!
+//! * moment: `accepted`, `before`, `after`, `undo-before`, `undo-after`, `settling`, `settled`;
+//! * kind and step by their names (`instance.boot`, `define domain`), `*` is any;
+//! * what: `kill` (SIGKILL), `stop` (SIGSTOP: the test sees it, does something to the world, and
+//!   lets it go on by SIGCONT), or `fail` (the step fails).
+//!
+//! A rule holds once in the life of a process.
+
+use ostler_protocol::rpc::fault::Fault;
+use ostler_protocol::rpc::operation::Kind;
+
+/// Where an operation can be cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(debug_assertions), expect(dead_code, reason = "read in debug builds only"))]
+pub(super) enum Moment {
+    /// It is in the journal, and the caller does not know yet.
+    Accepted,
+    /// The intent is in the journal, nothing is done.
+    Before,
+    /// The step is done, and the journal does not know yet.
+    After,
+    /// The step is about to be undone.
+    UndoBefore,
+    /// The step is undone, and the journal does not know yet.
+    UndoAfter,
+    /// All is done, and the journal does not know the outcome yet.
+    Settling,
+    /// The outcome is in the journal, and nobody was told yet.
+    Settled,
+}
+
+/// Come to a moment. A fault, if the step is to fail.
+#[cfg(not(debug_assertions))]
+pub(super) const fn reach(_: Moment, _: Kind, _: &str) -> Option<Fault> {
+    None
+}
+
+#[cfg(debug_assertions)]
+pub(super) use on_demand::reach;
+
+#[cfg(debug_assertions)]
+mod on_demand {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use nix::sys::signal::{Signal, raise};
+    use ostler_protocol::rpc::fault::Reason;
+
+    use super::{Fault, Kind, Moment};
+
+    struct Rule {
+        moment: String,
+        kind: String,
+        step: String,
+        what: What,
+        spent: AtomicBool,
+    }
+
+    enum What {
+        Kill,
+        Stop,
+        Fail,
+    }
+
+    static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
+
+    /// Come to a moment. A fault, if the step is to fail.
+    pub(in crate::compute) fn reach(moment: Moment, kind: Kind, step: &str) -> Option<Fault> {
+        let rules = RULES.get_or_init(|| {
+            let text = std::env::var("OSTLER_FAULTS").unwrap_or_default();
+            text.split(';').filter_map(parse).collect()
+        });
+        let rule = rules.iter().find(|rule| {
+            let fits = |wanted: &str, is: &str| wanted == "*" || wanted == is;
+            fits(&rule.moment, word(moment))
+                && fits(&rule.kind, kind.method())
+                && fits(&rule.step, step)
+                && !rule.spent.swap(true, Ordering::Relaxed)
+        })?;
+        tracing::warn!(moment = word(moment), %kind, step, "a fault that was asked for");
+        let signal = match rule.what {
+            What::Fail => {
+                let text = "it was told to fail here";
+                return Some(Fault::new(Reason::Internal, text));
+            }
+            What::Kill => Signal::SIGKILL,
+            What::Stop => Signal::SIGSTOP,
+        };
+        if let Err(error) = raise(signal) {
+            tracing::error!(%error, "the fault could not be raised");
+        }
+        None
+    }
+
+    fn parse(rule: &str) -> Option<Rule> {
+        let mut parts = rule.split('|').map(str::trim);
+        let (moment, kind, step) = (parts.next()?, parts.next()?, parts.next()?);
+        let what = match parts.next()? {
+            "kill" => What::Kill,
+            "stop" => What::Stop,
+            "fail" => What::Fail,
+            _ => return None,
+        };
+        Some(Rule {
+            moment: moment.to_owned(),
+            kind: kind.to_owned(),
+            step: step.to_owned(),
+            what,
+            spent: AtomicBool::new(false),
+        })
+    }
+
+    const fn word(moment: Moment) -> &'static str {
+        match moment {
+            Moment::Accepted => "accepted",
+            Moment::Before => "before",
+            Moment::After => "after",
+            Moment::UndoBefore => "undo-before",
+            Moment::UndoAfter => "undo-after",
+            Moment::Settling => "settling",
+            Moment::Settled => "settled",
+        }
+    }
+}

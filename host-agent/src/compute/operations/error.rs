@@ -1,0 +1,129 @@
+//! Why a step was not done, and every driver's errors in the caller's words.
+
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::operation::Subject;
+
+use crate::guest;
+use crate::hypervisor;
+use crate::image::ImageError;
+use crate::network::NetworkError;
+use crate::volume::VolumeError;
+
+/// Why a step was not done.
+#[derive(Debug)]
+pub(super) enum StepError {
+    /// It failed.
+    Failed(Box<Fault>),
+    /// libvirt was lost; whether it was done is not known.
+    Unreachable(Box<Fault>),
+    /// Somebody asked for it to stop.
+    Cancelled,
+    /// The agent is stopping.
+    Suspended,
+}
+
+impl StepError {
+    pub(super) fn failed(fault: Fault) -> Self {
+        Self::Failed(Box::new(fault))
+    }
+}
+
+impl From<hypervisor::Error> for StepError {
+    fn from(error: hypervisor::Error) -> Self {
+        let fault = Box::new(hypervisor_fault(&error));
+        match error {
+            hypervisor::Error::Unreachable { .. } => Self::Unreachable(fault),
+            hypervisor::Error::NotFound { .. }
+            | hypervisor::Error::Busy { .. }
+            | hypervisor::Error::Timeout { .. }
+            | hypervisor::Error::GuestAgentUnavailable { .. }
+            | hypervisor::Error::GuestAgentRefused { .. }
+            | hypervisor::Error::Refused { .. }
+            | hypervisor::Error::Failed { .. } => Self::Failed(fault),
+        }
+    }
+}
+
+impl From<NetworkError> for StepError {
+    fn from(error: NetworkError) -> Self {
+        let next = "see what manages the link: ip -d link show";
+        Self::failed(Fault::of(Reason::NetworkFailed, &error).next(next))
+    }
+}
+
+impl From<VolumeError> for StepError {
+    fn from(error: VolumeError) -> Self {
+        let reason = match error {
+            VolumeError::NoSpace { .. } => Reason::NoSpace,
+            VolumeError::Base { .. }
+            | VolumeError::BasePath { .. }
+            | VolumeError::NotADisk { .. }
+            | VolumeError::TooSmall { .. }
+            | VolumeError::Impossible { .. }
+            | VolumeError::Different { .. }
+            | VolumeError::Io { .. } => Reason::VolumeFailed,
+        };
+        Self::failed(Fault::of(reason, &error))
+    }
+}
+
+/// The hypervisor's error in the caller's words.
+pub(super) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
+    use hypervisor::Error;
+    match error {
+        Error::Unreachable { .. } => Fault::of(Reason::HypervisorUnavailable, error)
+            .next("see whether libvirtd runs: systemctl status libvirtd"),
+        Error::Timeout { .. } => Fault::of(Reason::TimedOut, error),
+        Error::Busy { .. } => Fault::of(Reason::Busy, error).next("ask again later"),
+        Error::GuestAgentUnavailable { .. } => Fault::of(Reason::GuestUnavailable, error),
+        Error::GuestAgentRefused { .. } => Fault::of(Reason::GuestFailed, error),
+        Error::NotFound { .. } | Error::Refused { .. } | Error::Failed { .. } => {
+            Fault::of(Reason::HypervisorFailed, error)
+                .next("see libvirt's log and the instance's: ostler instance show")
+        }
+    }
+}
+
+/// The guest's error in the caller's words.
+pub(in crate::compute) fn guest_fault(error: &guest::Error) -> Fault {
+    if error.is_unavailable() {
+        Fault::of(Reason::GuestUnavailable, error)
+            .next("wait for its agent: ostler guest report --wait; is one installed in the image?")
+    } else {
+        Fault::of(Reason::GuestFailed, error)
+    }
+}
+
+/// The cache's error in the caller's words.
+pub(super) fn image_fault(error: &ImageError) -> Fault {
+    let (reason, next) = match error {
+        ImageError::NoSpace { .. } => (Reason::NoSpace, "free space, or remove unused images"),
+        ImageError::Digest { .. } => {
+            (Reason::ImageInvalid, "fetch the image again, or correct the digest")
+        }
+        ImageError::Unfit { .. } | ImageError::TooLarge { .. } | ImageError::Empty { .. } => {
+            (Reason::ImageInvalid, "convert it: qemu-img convert; declare the format it has")
+        }
+        ImageError::Stalled { .. } | ImageError::TooSlow { .. } => {
+            (Reason::TimedOut, "import it again: what was received is kept for a while")
+        }
+        ImageError::Unreadable { .. }
+        | ImageError::NotAFile { .. }
+        | ImageError::NotAllowed { .. }
+        | ImageError::ChangedWhileRead { .. }
+        | ImageError::Status { .. }
+        | ImageError::Transfer { .. }
+        | ImageError::Answer { .. }
+        | ImageError::Redirect { .. }
+        | ImageError::Client(_)
+        | ImageError::QemuImg(_)
+        | ImageError::Io { .. } => {
+            (Reason::ImageUnavailable, "see whether the node can read the source")
+        }
+    };
+    Fault::of(reason, error).next(next)
+}
+
+pub(super) fn missing(subject: &Subject) -> StepError {
+    StepError::failed(Fault::new(Reason::NotFound, format!("{subject} is not known any more")))
+}
