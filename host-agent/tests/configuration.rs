@@ -21,6 +21,7 @@ const TABLES: [&str; 10] = [
     "admission",
     "guest",
     "images",
+    "instances",
     "journal",
     "log",
 ];
@@ -121,6 +122,10 @@ fn the_defaults_that_are_told_are_the_defaults() {
         answer_timeout,
         image_max,
         image_directories,
+        reclaim_after,
+        orphans,
+        autostart,
+        reconcile_interval,
         mut flavors,
         keep,
         log_format,
@@ -134,6 +139,8 @@ fn the_defaults_that_are_told_are_the_defaults() {
         (default.hypervisor_uri, default.virt_type, default.vnc)
     );
     assert_eq!((limits, admission), (default.limits, default.admission));
+    assert_eq!((reclaim_after, orphans), (default.reclaim_after, default.orphans));
+    assert_eq!((autostart, reconcile_interval), (default.autostart, default.reconcile_interval));
     assert_eq!(
         (shutdown_timeout, answer_timeout),
         (default.shutdown_timeout, default.answer_timeout)

@@ -11,7 +11,7 @@ use crate::volume::VolumeError;
 
 /// Why a step was not done.
 #[derive(Debug)]
-pub(super) enum StepError {
+pub(in crate::compute) enum StepError {
     /// It failed.
     Failed(Box<Fault>),
     /// libvirt was lost; whether it was done is not known.
@@ -23,7 +23,7 @@ pub(super) enum StepError {
 }
 
 impl StepError {
-    pub(super) fn failed(fault: Fault) -> Self {
+    pub(in crate::compute) fn failed(fault: Fault) -> Self {
         Self::Failed(Box::new(fault))
     }
 }

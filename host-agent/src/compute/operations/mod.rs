@@ -29,7 +29,7 @@ pub(super) use crate::journal::records::Change;
 use crate::journal::records::{InstanceRecord, Running};
 use crate::network::Network;
 use error::missing;
-pub(super) use error::{StepError, guest_fault, hypervisor_fault};
+pub(super) use error::{StepError, guest_fault};
 pub(super) use plan::{Step, can_cancel, can_undo, committed, pending, plan};
 
 /// What follows a step that was done.
@@ -94,10 +94,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         step: Step,
     ) -> Result<(), StepError> {
         // Nothing of it was there before: what is made is removed, rather than put back.
-        let fresh = matches!(
-            operation.change,
-            Change::Boot | Change::Unshelve { base: Some(_), .. }
-        );
+        let fresh =
+            matches!(operation.change, Change::Boot | Change::Unshelve { base: Some(_), .. });
         match step {
             Step::FetchImage => self.drop_partial_image(operation).await,
             Step::EnsureBridge => self.remove_new_bridge(operation).await,
