@@ -24,6 +24,7 @@
 //! * `worker`: carries operations out, and takes them up again after a crash.
 //! * `operations`: the plans and their steps, one file for each kind.
 //! * `power`: follows what libvirt tells; UNKNOWN while it cannot tell, and then nothing is done.
+//! * `reconcile`: compares what is known with what is, at start and from time to time.
 //! * `views`: answers to reads.
 //!
 //! Nothing here knows JSON-RPC, AMQP, libvirt or netlink: requests come as [`command::Command`],
@@ -38,6 +39,7 @@ mod lifecycle;
 mod manager;
 mod operations;
 mod power;
+mod reconcile;
 mod registry;
 mod requests;
 mod views;

@@ -77,6 +77,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             instances: by_status(&registry.instances),
             operations: registry.live.len() as u32,
             flavors: self.settings.flavors.clone(),
+            orphans: registry.orphans.clone(),
         })
     }
 

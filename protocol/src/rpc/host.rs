@@ -102,4 +102,7 @@ pub struct Host {
     pub operations: u32,
     /// The flavors of the node's configuration.
     pub flavors: BTreeMap<Name, Flavor>,
+    /// Domains that are this node's by their metadata, and that its journal does not know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orphans: Vec<String>,
 }
