@@ -18,6 +18,7 @@ mod libvirtd;
 mod lifecycle;
 mod network;
 mod node;
+mod operations;
 mod qga;
 mod refusals;
 mod service;

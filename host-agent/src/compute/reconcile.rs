@@ -245,15 +245,15 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// nobody knows, nothing can be said.
     async fn sweep_images(&self) {
         let _nothing_new = self.gate.lock().await;
-        let (folders, files) =
-            match (self.node.volumes.list().await, self.node.images.list().await) {
-                (Ok(folders), Ok(files)) => (folders, files),
-                (folders, files) => {
-                    let (folders, files) = (folders.err(), files.err());
-                    tracing::warn!(?folders, ?files, "the image cache could not be looked into");
-                    return;
-                }
-            };
+        let (folders, files) = match (self.node.volumes.list().await, self.node.images.list().await)
+        {
+            (Ok(folders), Ok(files)) => (folders, files),
+            (folders, files) => {
+                let (folders, files) = (folders.err(), files.err());
+                tracing::warn!(?folders, ?files, "the image cache could not be looked into");
+                return;
+            }
+        };
         let unneeded = {
             let registry = self.registry.lock();
             let brings = |change: &Change| {
