@@ -144,7 +144,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             },
             virt_type,
             vcpus: record.vcpus,
+            max_vcpus: record.vcpus,
             memory: record.memory,
+            max_memory: record.memory,
             machine: Machine::Q35 { spare_slots: SPARE_SLOTS },
             cpu: match virt_type {
                 VirtType::Kvm => CpuMode::HostModel,
