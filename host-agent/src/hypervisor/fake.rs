@@ -2,19 +2,25 @@
 //!
 //! It has state like the real one: what is defined, what runs, who is told. And it can be told to
 //! misbehave: to fail a call before or after doing what it was asked, to hold one, to be
-//! unreachable; and its guests can be told to die, to ignore a shutdown, or to answer.
+//! unreachable; its guests can be told to die, to ignore a shutdown, or to answer; and a copy ends
+//! at once, or when and how it is told to.
+
+mod adjust;
+mod jobs;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ostler_protocol::rpc::values::InstanceId;
+use ostler_protocol::rpc::values::{InstanceId, Secret, Timestamp};
 use tokio::sync::{broadcast, oneshot, watch};
 
+use self::jobs::Work;
+pub use self::jobs::{COPIED, Copies};
 use super::event::EVENT_CAPACITY;
 use super::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor,
-    HypervisorEvent, Link, PowerReason, PowerState, RebootMode, ShutdownMode, VirtChoice,
+    HypervisorEvent, Link, PowerReason, PowerState, RESTORE, RebootMode, ShutdownMode, VirtChoice,
     VirtSetting, VirtType,
 };
 
@@ -24,6 +30,9 @@ use super::{
 pub enum Call {
     Define,
     Start,
+    Pause,
+    Unpause,
+    DiscardSave,
     Shutdown,
     Reboot,
     Destroy,
@@ -33,6 +42,14 @@ pub enum Call {
     GuestCommand,
     Capabilities,
     VirtType,
+    Save,
+    BeginCopy,
+    Job,
+    AbortJob,
+    SetMetadata,
+    SetVcpus,
+    SetMemory,
+    SetVncPassword,
 }
 
 /// When a call fails.
@@ -61,6 +78,7 @@ struct World {
     failures: BTreeMap<Call, VecDeque<(Failing, Error)>>,
     holds: BTreeMap<Call, VecDeque<oneshot::Receiver<()>>>,
     calls: Vec<(Call, Option<InstanceId>)>,
+    copies: Copies,
 }
 
 struct Domain {
@@ -68,6 +86,18 @@ struct Domain {
     state: DomainState,
     ignores_shutdown: bool,
     agent: Option<Agent>,
+    saved: Option<Saved>,
+    work: Work,
+    /// The screen's password and until when; none is locked.
+    screen: Option<(Secret, Timestamp)>,
+}
+
+/// Memory that is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Saved {
+    /// What the domain did, and will do again.
+    power: PowerState,
+    damaged: bool,
 }
 
 /// Keeps a call from going on, until it is dropped.
@@ -147,6 +177,18 @@ impl Fake {
         }
     }
 
+    /// Whether memory of a domain is saved.
+    pub fn has_save(&self, id: InstanceId) -> bool {
+        self.world().domains.get(&id).is_some_and(|domain| domain.saved.is_some())
+    }
+
+    /// Makes what is saved of a domain's memory unusable: its restore fails.
+    pub fn damage_save(&self, id: InstanceId) {
+        if let Some(saved) = self.world().domains.get_mut(&id).and_then(|d| d.saved.as_mut()) {
+            saved.damaged = true;
+        }
+    }
+
     /// Removes a domain as if from outside, running or not, and tells.
     pub fn forget(&self, id: InstanceId) {
         if self.world().domains.remove(&id).is_some() {
@@ -207,8 +249,15 @@ impl Fake {
         }
     }
 
+    fn becomes(&self, id: InstanceId, domain: &mut Domain, power: PowerState, reason: PowerReason) {
+        domain.state = DomainState { power, reason };
+        self.tell(HypervisorEvent::Lifecycle { id, power, reason });
+    }
+
     fn turn_off(&self, id: InstanceId, domain: &mut Domain, reason: PowerReason) {
         domain.state = DomainState { power: PowerState::Shutdown, reason };
+        domain.screen = None;
+        domain.work.interrupt();
         if domain.agent.take().is_some() {
             self.tell(HypervisorEvent::AgentConnected { id, connected: false });
         }
@@ -244,6 +293,9 @@ fn step(call: Call) -> &'static str {
     match call {
         Call::Define => "define",
         Call::Start => "start",
+        Call::Pause => "pause",
+        Call::Unpause => "unpause",
+        Call::DiscardSave => "discard saved memory",
         Call::Shutdown => "shutdown",
         Call::Reboot => "reboot",
         Call::Destroy => "destroy",
@@ -253,6 +305,14 @@ fn step(call: Call) -> &'static str {
         Call::GuestCommand => "guest command",
         Call::Capabilities => "capabilities",
         Call::VirtType => "probe",
+        Call::Save => "save",
+        Call::BeginCopy => "copy",
+        Call::Job => "job",
+        Call::AbortJob => "abort job",
+        Call::SetMetadata => "set metadata",
+        Call::SetVcpus => "set vCPUs",
+        Call::SetMemory => "set memory",
+        Call::SetVncPassword => "set VNC password",
     }
 }
 
@@ -270,7 +330,15 @@ impl Hypervisor for Fake {
                     let state =
                         DomainState { power: PowerState::Shutdown, reason: PowerReason::Unstated };
                     let spec = spec.clone();
-                    let domain = Domain { spec, state, ignores_shutdown: false, agent: None };
+                    let domain = Domain {
+                        spec,
+                        state,
+                        ignores_shutdown: false,
+                        agent: None,
+                        saved: None,
+                        work: Work::default(),
+                        screen: None,
+                    };
                     world.domains.insert(id, domain);
                 }
             }
@@ -285,10 +353,56 @@ impl Hypervisor for Fake {
             if domain.is_on() {
                 return Ok(Change::AlreadySo);
             }
-            let (power, reason) = (PowerState::Running, PowerReason::Booted);
+            let (power, reason) = match domain.saved {
+                None => (PowerState::Running, PowerReason::Booted),
+                Some(Saved { damaged: true, .. }) => {
+                    let message = "the saved memory is damaged".to_owned();
+                    return Err(Error::Failed { step: RESTORE, domain: Some(id), message });
+                }
+                Some(Saved { power, damaged: false }) => (power, PowerReason::Restored),
+            };
+            domain.saved = None;
             domain.state = DomainState { power, reason };
             self.tell(HypervisorEvent::Lifecycle { id, power, reason });
             Ok(Change::Made)
+        })
+        .await
+    }
+
+    async fn pause(&self, id: InstanceId) -> Result<Change, Error> {
+        self.call(Call::Pause, Some(id), |world| {
+            let domain = world.domain(id)?;
+            match (domain.is_on(), domain.state.power == PowerState::Paused) {
+                (false, _) => Err(refused(Call::Pause, id, "the domain is not running")),
+                (true, true) => Ok(Change::AlreadySo),
+                (true, false) => {
+                    self.becomes(id, domain, PowerState::Paused, PowerReason::PauseRequested);
+                    Ok(Change::Made)
+                }
+            }
+        })
+        .await
+    }
+
+    async fn unpause(&self, id: InstanceId) -> Result<Change, Error> {
+        self.call(Call::Unpause, Some(id), |world| {
+            let domain = world.domain(id)?;
+            match (domain.is_on(), domain.state.power == PowerState::Running) {
+                (false, _) => Err(refused(Call::Unpause, id, "the domain is not running")),
+                (true, true) => Ok(Change::AlreadySo),
+                (true, false) => {
+                    self.becomes(id, domain, PowerState::Running, PowerReason::Resumed);
+                    Ok(Change::Made)
+                }
+            }
+        })
+        .await
+    }
+
+    async fn discard_save(&self, id: InstanceId) -> Result<Change, Error> {
+        self.call(Call::DiscardSave, Some(id), |world| {
+            let saved = world.domains.get_mut(&id).and_then(|domain| domain.saved.take());
+            Ok(if saved.is_some() { Change::Made } else { Change::AlreadySo })
         })
         .await
     }

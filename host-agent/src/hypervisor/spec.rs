@@ -28,10 +28,15 @@ pub struct DomainSpec {
     pub metadata: Metadata,
     /// What executes it.
     pub virt_type: VirtType,
-    /// vCPUs, at least one.
+    /// vCPUs it starts with, at least one.
     pub vcpus: u32,
-    /// Memory; rounded up to KiB.
+    /// vCPUs it can be given while it runs; at least `vcpus`.
+    pub max_vcpus: u32,
+    /// Memory the balloon leaves it; rounded up to KiB.
     pub memory: Bytes,
+    /// Memory it starts with and can be given back while it runs; at least `memory`, rounded up to
+    /// KiB.
+    pub max_memory: Bytes,
     /// The board.
     pub machine: Machine,
     /// The processor the guest sees.
@@ -244,7 +249,8 @@ pub struct Nic {
     pub mtu: Option<u16>,
 }
 
-/// A screen over VNC, on a port the hypervisor picks.
+/// A screen over VNC, on a port the hypervisor picks. Nobody gets in until it is given a password:
+/// [`Adjust::set_vnc_password`](super::Adjust::set_vnc_password).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vnc {
     /// Where it listens.
@@ -288,7 +294,9 @@ pub(crate) fn sample() -> DomainSpec {
         },
         virt_type: VirtType::Qemu,
         vcpus: 1,
+        max_vcpus: 1,
         memory: Bytes::mib(64),
+        max_memory: Bytes::mib(64),
         machine: Machine::Pc,
         cpu: CpuMode::HypervisorDefault,
         firmware: Firmware::Bios,

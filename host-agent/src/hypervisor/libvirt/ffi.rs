@@ -1,5 +1,5 @@
-//! What the `virt` crate lacks: domain events, the close notice, and a state query whose failure
-//! can be seen (`virt::domain::Domain::state` drops the error and answers a state of -1).
+//! What the `virt` crate lacks: domain events, the close notice, [`jobs`], and a state query whose
+//! failure can be seen (`virt::domain::Domain::state` drops the error and answers a state of -1).
 //!
 //! Callbacks run on the event loop's thread. They copy what they need out of libvirt's hands,
 //! call one closure and never unwind into C.
@@ -8,6 +8,8 @@
     unsafe_code,
     reason = "the one place of this agent that calls C: virt wraps none of these"
 )]
+
+pub(super) mod jobs;
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -11,7 +11,10 @@ use crate::hypervisor::Metadata;
 /// The element's namespace. Part of what is stored: it never changes.
 pub const NAMESPACE: &str = "urn:ostler:instance:1";
 
-/// Writes the element.
+/// The prefix of its names in a domain.
+pub(in super::super) const PREFIX: &str = "ostler";
+
+/// Writes the element into a domain.
 pub(super) fn write(document: &mut Document, metadata: &Metadata) {
     document.within("ostler:instance", &[("xmlns:ostler", NAMESPACE)], |instance| {
         instance.text("ostler:id", &[], &metadata.id.to_string());
@@ -19,6 +22,18 @@ pub(super) fn write(document: &mut Document, metadata: &Metadata) {
         instance.text("ostler:owner", &[], &metadata.owner);
         instance.text("ostler:generation", &[], &metadata.generation.to_string());
     });
+}
+
+/// The element by itself. libvirt puts it into its namespace, and refuses one that is there.
+pub(in super::super) fn element(metadata: &Metadata) -> Result<String, XmlError> {
+    let mut document = Document::new();
+    document.within("instance", &[], |instance| {
+        instance.text("id", &[], &metadata.id.to_string());
+        instance.text("name", &[], &metadata.name);
+        instance.text("owner", &[], &metadata.owner);
+        instance.text("generation", &[], &metadata.generation.to_string());
+    });
+    document.finish()
 }
 
 /// Reads the element, as the hypervisor returns it for [`NAMESPACE`].
@@ -63,7 +78,8 @@ mod tests {
     #[test]
     fn markup_in_a_name_stays_a_name() {
         let hostile = metadata("</ostler:name><ostler:id>&#0;]]><![CDATA[\r\n\t\"'", "&amp;");
-        assert_eq!(read(&written(&hostile).unwrap()), Ok(hostile));
+        assert_eq!(read(&written(&hostile).unwrap()), Ok(hostile.clone()));
+        assert_eq!(read(&element(&hostile).unwrap()), Ok(hostile));
     }
 
     #[test]
