@@ -129,6 +129,8 @@ fn image_fault(error: &ImageError) -> Fault {
         | ImageError::Redirect { .. }
         | ImageError::Client(_)
         | ImageError::QemuImg(_)
+        | ImageError::Gone { .. }
+        | ImageError::Cancelled { .. }
         | ImageError::Io { .. } => {
             (Reason::ImageUnavailable, "see whether the node can read the source")
         }

@@ -216,6 +216,13 @@ impl From<VolumeError> for StepError {
             | VolumeError::TooSmall { .. }
             | VolumeError::Impossible { .. }
             | VolumeError::Different { .. }
+            | VolumeError::NoRoot { .. }
+            | VolumeError::Occupied { .. }
+            | VolumeError::NotAFile { .. }
+            | VolumeError::Unusable { .. }
+            | VolumeError::Changed { .. }
+            | VolumeError::QemuImg { .. }
+            | VolumeError::Cancelled { .. }
             | VolumeError::Io { .. } => Reason::VolumeFailed,
         };
         Self::failed(Fault::of(reason, &error))
