@@ -28,6 +28,7 @@ pub mod journal;
 pub mod network;
 mod notify;
 mod qcow2;
+mod qemu_img;
 pub mod rpc;
 mod run;
 mod threads;

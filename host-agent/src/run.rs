@@ -102,7 +102,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
         hypervisor,
         network: Netlink::open()?,
-        volumes: Directory::open(&settings.state_dir).await?,
+        volumes: Directory::open(&settings.state_dir)
+            .await?
+            .keeping_free(settings.admission.disk_reserve),
         images: Cache::open(&settings.state_dir.join("images"), limits).await?,
         host: Host::open(&settings.state_dir).await?,
         virt_type: tokio::sync::OnceCell::new(),

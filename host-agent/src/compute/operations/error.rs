@@ -54,6 +54,7 @@ impl From<NetworkError> for StepError {
 impl From<VolumeError> for StepError {
     fn from(error: VolumeError) -> Self {
         let reason = match error {
+            VolumeError::Cancelled { .. } => return Self::Cancelled,
             VolumeError::NoSpace { .. } => Reason::NoSpace,
             VolumeError::Base { .. }
             | VolumeError::BasePath { .. }
@@ -61,6 +62,12 @@ impl From<VolumeError> for StepError {
             | VolumeError::TooSmall { .. }
             | VolumeError::Impossible { .. }
             | VolumeError::Different { .. }
+            | VolumeError::NoRoot { .. }
+            | VolumeError::Occupied { .. }
+            | VolumeError::NotAFile { .. }
+            | VolumeError::Unusable { .. }
+            | VolumeError::Changed { .. }
+            | VolumeError::QemuImg { .. }
             | VolumeError::Io { .. } => Reason::VolumeFailed,
         };
         Self::failed(Fault::of(reason, &error))
@@ -117,6 +124,8 @@ pub(super) fn image_fault(error: &ImageError) -> Fault {
         | ImageError::Redirect { .. }
         | ImageError::Client(_)
         | ImageError::QemuImg(_)
+        | ImageError::Gone { .. }
+        | ImageError::Cancelled { .. }
         | ImageError::Io { .. } => {
             (Reason::ImageUnavailable, "see whether the node can read the source")
         }
