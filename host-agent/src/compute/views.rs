@@ -39,6 +39,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             protocol: versions::CURRENT,
             protocol_oldest: versions::OLDEST,
             time: Timestamp::now(),
+            started: self.started,
         }
     }
 

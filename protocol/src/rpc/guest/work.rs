@@ -109,9 +109,7 @@ impl fmt::Debug for Exec {
 }
 
 /// What is kept of what a program writes.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Capture {
     /// Standard output and standard error, 16 MiB of each.
