@@ -3,6 +3,7 @@
 //! ```text
 //!   call   read        one answer                                 30 s unless told
 //!   change change      one answer: the accepted operation         30 s unless told
+//!   act    in a guest  one answer                                30 s unless told
 //!   wait   operation   long polls until it is over                no limit unless told
 //!
 //!   each:  connect ──> send ──> answer
@@ -132,6 +133,27 @@ impl Client {
         let message = message::<M>(params, None, None)?;
         let reply = self.send(&message, &patience, &mut Progress::Silent).await?;
         Ok(read_reply::<M>(reply)?)
+    }
+
+    /// Have something done that answers directly. Sent again after a loss: with a key it is the same.
+    pub(crate) async fn act<M: Method>(
+        &mut self,
+        params: &M::Params,
+        key: Option<&IdempotencyKey>,
+        longer: Duration,
+    ) -> Result<M::Reply, Failure> {
+        debug_assert_eq!(M::EFFECT, Effect::Act);
+        let until = self.give_up().unwrap_or_else(|| Instant::now() + ANSWER + longer);
+        let patience =
+            Patience { until: Some(until), attempt: ANSWER + longer, refusals: Refusals::Tell };
+        let message = message::<M>(params, key, None)?;
+        let reply = self.send(&message, &patience, &mut Progress::Silent).await?;
+        Ok(read_reply::<M>(reply)?)
+    }
+
+    /// The limit on all of this client's dealings, if the operator gave one.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        self.limit
     }
 
     /// Ask for a change; the answer is the operation it became.

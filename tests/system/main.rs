@@ -11,6 +11,7 @@
 
 mod broker;
 mod crash;
+mod guest_work;
 mod guests;
 mod hostile;
 mod image;

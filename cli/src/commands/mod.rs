@@ -25,7 +25,7 @@ use crate::target;
 pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> u8 {
     let output = Output::new(&cli.global);
     match carry_out(cli, matches, output) {
-        Ok(()) => 0,
+        Ok(exit) => exit,
         Err(failure) => {
             output.failure(&failure);
             failure.cause.exit()
@@ -33,11 +33,11 @@ pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> u8 {
     }
 }
 
-fn carry_out(cli: Cli, matches: &ArgMatches, output: Output) -> Result<(), Failure> {
+fn carry_out(cli: Cli, matches: &ArgMatches, output: Output) -> Result<u8, Failure> {
     let Cli { global, noun } = cli;
     let command = match noun {
-        Noun::Completions { shell } => return shell::completions(shell),
-        Noun::Man { folder } => return shell::man(&folder),
+        Noun::Completions { shell } => return shell::completions(shell).map(|()| 0),
+        Noun::Man { folder } => return shell::man(&folder).map(|()| 0),
         Noun::Instance(command) => Command::Instance(command),
         Noun::Guest(command) => Command::Guest(command),
         Noun::Image(command) => Command::Image(command),
@@ -53,7 +53,7 @@ fn carry_out(cli: Cli, matches: &ArgMatches, output: Output) -> Result<(), Failu
     runtime.block_on(async {
         let outcome = command.run(&mut session).await;
         session.client.close().await;
-        outcome
+        outcome.map(|()| session.exit)
     })
 }
 
@@ -84,6 +84,9 @@ impl Command {
 pub(crate) struct Session {
     client: Client,
     output: Output,
+    /// The exit code of a command that did what it was asked to: not always 0 where it runs
+    /// somebody else's program.
+    exit: u8,
 }
 
 /// A change that was sent.
@@ -97,7 +100,7 @@ enum Followed {
 impl Session {
     fn new(global: &Global, matches: &ArgMatches, output: Output) -> Result<Self, Failure> {
         let target = target::choose(global, matches)?;
-        Ok(Self { client: Client::new(target, global.timeout), output })
+        Ok(Self { client: Client::new(target, global.timeout), output, exit: 0 })
     }
 
     /// Send a change and, unless told otherwise, wait until it is done.

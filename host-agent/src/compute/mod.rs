@@ -26,6 +26,7 @@
 //! * `power`: follows what libvirt tells; UNKNOWN while it cannot tell, and then nothing is done.
 //! * `reconcile`: compares what is known with what is, at start and from time to time.
 //! * `views`: answers to reads.
+//! * `guest_work`: what is done in guests directly, without an operation.
 //!
 //! Nothing here knows JSON-RPC, AMQP, libvirt or netlink: requests come as [`command::Command`],
 //! and the drivers are traits.
@@ -35,6 +36,7 @@ mod catalog;
 mod change;
 pub mod command;
 mod faults;
+mod guest_work;
 mod lifecycle;
 mod manager;
 mod operations;

@@ -40,6 +40,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             protocol: versions::CURRENT,
             protocol_oldest: versions::OLDEST,
             time: Timestamp::now(),
+            started: self.started,
         }
     }
 

@@ -31,6 +31,11 @@ impl Budget {
         self.left -= amount as f64;
     }
 
+    /// Gives so much back.
+    pub(super) fn refund(&mut self, amount: usize) {
+        self.left = (self.left + amount as f64).min(self.burst);
+    }
+
     /// How long until there is something to spend; nothing if there is.
     pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
         self.refill(now);

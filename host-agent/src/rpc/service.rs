@@ -6,7 +6,7 @@ use ostler_protocol::rpc::envelope::{Context as WireContext, Id, Response, read_
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::host::Link;
 use ostler_protocol::rpc::method::{Call, Effect, openrpc};
-use ostler_protocol::rpc::values::IdempotencyKey;
+use ostler_protocol::rpc::values::{IdempotencyKey, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -52,6 +52,11 @@ impl Asked {
         self.call.effect() == Effect::Change
     }
 
+    /// Whether, delivered twice, it would be done twice but for its key.
+    pub fn needs_key(&self) -> bool {
+        self.is_change() || matches!(self.call, Call::GuestExec(_))
+    }
+
     /// Whether it carries an idempotency key.
     pub fn has_key(&self) -> bool {
         self.context.key.is_some()
@@ -65,7 +70,17 @@ impl Asked {
     /// Whether its answer may take long.
     pub fn may_wait(&self) -> bool {
         match &self.call {
-            Call::OperationWait(_) | Call::GuestReport(_) | Call::NetworkList(_) => true,
+            Call::OperationWait(_)
+            | Call::GuestReport(_)
+            | Call::GuestExec(_)
+            | Call::GuestExecWait(_)
+            | Call::GuestFileRead(_)
+            | Call::GuestFileWrite(_)
+            | Call::GuestTime(_)
+            | Call::GuestSyncTime(_)
+            | Call::GuestSshKeys(_)
+            | Call::GuestTrim(_)
+            | Call::NetworkList(_) => true,
             Call::HostPing(_)
             | Call::HostShow(_)
             | Call::Discover(_)
@@ -142,7 +157,11 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
             Ok(call) => call,
             Err(fault) => return Err(refuse(request.id, fault)),
         };
-        let span = if call.effect() == Effect::Change {
+        let audited = match call.effect() {
+            Effect::Change | Effect::Act => true,
+            Effect::Read => false,
+        };
+        let span = if audited {
             let name: String = name.unwrap_or_default().chars().take(REQUEST_NAME_MAX).collect();
             let span = tracing::info_span!("request", method = call.name(), caller, request = name);
             span.in_scope(|| tracing::info!("asked"));
@@ -173,6 +192,23 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
             Call::InstanceList(filter) => return value(&compute.instances(&filter)?),
             Call::InstanceShow(select) => return value(&compute.instance(select.id)?),
             Call::GuestReport(query) => return value(&compute.guest_report(&query).await?),
+            Call::GuestExecWait(wait) => return value(&compute.guest_exec_wait(&wait).await?),
+            Call::GuestFileRead(read) => return value(&compute.guest_file_read(&read).await?),
+            Call::GuestTime(select) => return value(&compute.guest_time(select.id).await?),
+            Call::GuestExec(exec) => {
+                let key = context.key.clone();
+                return acted(&context, compute.guest_exec(exec, key)).await;
+            }
+            Call::GuestFileWrite(write) => {
+                return acted(&context, compute.guest_file_write(write)).await;
+            }
+            Call::GuestSyncTime(select) => {
+                return acted(&context, compute.guest_sync_time(select.id)).await;
+            }
+            Call::GuestSshKeys(keys) => {
+                return acted(&context, compute.guest_ssh_keys(&keys)).await;
+            }
+            Call::GuestTrim(trim) => return acted(&context, compute.guest_trim(trim)).await,
             Call::OperationGet(select) => return value(&compute.operation(select.id).await?),
             Call::OperationList(filter) => return value(&compute.operations(filter).await?),
             Call::OperationWait(wait) => return value(&compute.wait(&wait).await?),
@@ -215,6 +251,23 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
         }
         value(&accepted?)
     }
+}
+
+/// The outcome of something done in a guest, unless its deadline has passed.
+async fn acted<T: Serialize>(
+    context: &Context,
+    act: impl Future<Output = Result<T, Fault>>,
+) -> Result<Value, Fault> {
+    let outcome = if context.is_expired(Timestamp::now()) {
+        let text = "expired: the request's deadline had passed before it was begun";
+        Err(Fault::new(Reason::Expired, text).next("send it again with a later deadline"))
+    } else {
+        act.await
+    };
+    if let Err(fault) = &outcome {
+        tracing::info!(%fault, "refused");
+    }
+    value(&outcome?)
 }
 
 fn value(reply: &impl Serialize) -> Result<Value, Fault> {

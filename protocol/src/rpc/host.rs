@@ -25,6 +25,9 @@ pub struct Pong {
     pub protocol_oldest: u32,
     /// Its clock.
     pub time: Timestamp,
+    /// When the agent started: which run of it answers.
+    #[serde(default)]
+    pub started: Timestamp,
 }
 
 /// Whether libvirt can be reached.
