@@ -23,6 +23,7 @@
 //! * `operations`: the plans and their steps, one file for each kind.
 //! * `power`: follows what libvirt tells; UNKNOWN while it cannot tell, and then nothing is done.
 //! * `views`: answers to reads.
+//! * [`inspect`]: answers to reads that ask libvirt, and consoles.
 //!
 //! Nothing here knows JSON-RPC, AMQP, libvirt or netlink: requests come as [`command::Command`],
 //! and the drivers are traits.
@@ -30,6 +31,7 @@
 mod admission;
 mod catalog;
 pub mod command;
+pub mod inspect;
 mod lifecycle;
 mod manager;
 mod operations;

@@ -5,13 +5,15 @@
 //! unreachable; and its guests can be told to die, to ignore a shutdown, or to answer.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ostler_protocol::rpc::values::InstanceId;
+use ostler_protocol::rpc::values::{InstanceId, Secret, Timestamp};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::event::EVENT_CAPACITY;
+use super::inspect::{Definition, DomainStats, Inspect, Screen};
 use super::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor,
     HypervisorEvent, Link, PowerReason, PowerState, RebootMode, ShutdownMode, VirtChoice,
@@ -33,6 +35,12 @@ pub enum Call {
     GuestCommand,
     Capabilities,
     VirtType,
+    Xml,
+    Fingerprint,
+    Stats,
+    Screen,
+    SetScreenPassword,
+    Console,
 }
 
 /// When a call fails.
@@ -68,6 +76,7 @@ struct Domain {
     state: DomainState,
     ignores_shutdown: bool,
     agent: Option<Agent>,
+    console: Option<PathBuf>,
 }
 
 /// Keeps a call from going on, until it is dropped.
@@ -147,6 +156,13 @@ impl Fake {
         }
     }
 
+    /// Gives a domain this console, or takes it away.
+    pub fn set_console(&self, id: InstanceId, console: Option<PathBuf>) {
+        if let Some(domain) = self.world().domains.get_mut(&id) {
+            domain.console = console;
+        }
+    }
+
     /// Removes a domain as if from outside, running or not, and tells.
     pub fn forget(&self, id: InstanceId) {
         if self.world().domains.remove(&id).is_some() {
@@ -220,6 +236,13 @@ impl World {
     fn domain(&mut self, domain: InstanceId) -> Result<&mut Domain, Error> {
         self.domains.get_mut(&domain).ok_or(Error::NotFound { domain })
     }
+
+    fn running(&mut self, call: Call, id: InstanceId) -> Result<&mut Domain, Error> {
+        match self.domain(id)? {
+            domain if domain.is_on() => Ok(domain),
+            _ => Err(refused(call, id, "the domain does not run")),
+        }
+    }
 }
 
 impl Domain {
@@ -253,6 +276,12 @@ fn step(call: Call) -> &'static str {
         Call::GuestCommand => "guest command",
         Call::Capabilities => "capabilities",
         Call::VirtType => "probe",
+        Call::Xml => "read the definition",
+        Call::Fingerprint => "read the definition",
+        Call::Stats => "read the counters",
+        Call::Screen => "find the screen",
+        Call::SetScreenPassword => "set the screen's password",
+        Call::Console => "find the console",
     }
 }
 
@@ -270,7 +299,8 @@ impl Hypervisor for Fake {
                     let state =
                         DomainState { power: PowerState::Shutdown, reason: PowerReason::Unstated };
                     let spec = spec.clone();
-                    let domain = Domain { spec, state, ignores_shutdown: false, agent: None };
+                    let domain =
+                        Domain { spec, state, ignores_shutdown: false, agent: None, console: None };
                     world.domains.insert(id, domain);
                 }
             }
@@ -423,6 +453,57 @@ impl Hypervisor for Fake {
 
     fn events(&self) -> Events {
         Events::new(self.events.subscribe())
+    }
+}
+
+impl Inspect for Fake {
+    async fn xml(&self, id: InstanceId, _: Definition) -> Result<String, Error> {
+        let xml = |domain: &mut Domain| {
+            format!("<domain><name>{}</name></domain>", domain.spec.domain_name())
+        };
+        self.call(Call::Xml, Some(id), |world| world.domain(id).map(xml)).await
+    }
+
+    async fn fingerprint(&self, id: InstanceId) -> Result<String, Error> {
+        let told = |domain: &mut Domain| format!("{:?}", domain.spec);
+        self.call(Call::Fingerprint, Some(id), |world| world.domain(id).map(told)).await
+    }
+
+    async fn stats(&self, id: InstanceId) -> Result<DomainStats, Error> {
+        self.call(Call::Stats, Some(id), |world| {
+            world.running(Call::Stats, id).map(|_| DomainStats::default())
+        })
+        .await
+    }
+
+    async fn screen(&self, id: InstanceId) -> Result<Option<Screen>, Error> {
+        self.call(Call::Screen, Some(id), |world| {
+            let vnc = world.running(Call::Screen, id)?.spec.vnc.clone();
+            Ok(vnc.map(|vnc| Screen { address: vnc.listen, port: 5900 }))
+        })
+        .await
+    }
+
+    async fn set_screen_password(
+        &self,
+        id: InstanceId,
+        _: &Secret,
+        _: Timestamp,
+    ) -> Result<(), Error> {
+        let call = Call::SetScreenPassword;
+        self.call(call, Some(id), |world| match world.running(call, id)?.spec.vnc {
+            Some(_) => Ok(()),
+            None => Err(refused(call, id, "the domain has no screen")),
+        })
+        .await
+    }
+
+    async fn console(&self, id: InstanceId) -> Result<PathBuf, Error> {
+        self.call(Call::Console, Some(id), |world| {
+            let console = world.running(Call::Console, id)?.console.clone();
+            console.ok_or_else(|| refused(Call::Console, id, "the domain has no serial console"))
+        })
+        .await
     }
 }
 

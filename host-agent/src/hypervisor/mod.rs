@@ -17,6 +17,7 @@ pub mod capability;
 pub mod error;
 pub mod event;
 pub mod fake;
+pub mod inspect;
 pub mod libvirt;
 pub mod spec;
 
@@ -29,6 +30,7 @@ use ostler_protocol::rpc::values::InstanceId;
 pub use self::capability::{Capabilities, VirtChoice, VirtSetting, VirtType};
 pub use self::error::Error;
 pub use self::event::{Events, HypervisorEvent, Link, PowerReason};
+pub use self::inspect::Inspect;
 pub use self::spec::{DomainSpec, Metadata};
 pub use ostler_protocol::rpc::instance::PowerState;
 
@@ -82,7 +84,7 @@ pub struct DomainRecord {
 }
 
 /// The driver. Changes to one instance are carried out one at a time, in the order asked.
-pub trait Hypervisor: Send + Sync + 'static {
+pub trait Hypervisor: Inspect + Send + Sync + 'static {
     /// Makes the persistent definition, or replaces the one this id has. A running domain keeps
     /// what it was started with until it is started again.
     fn define(&self, spec: &DomainSpec) -> impl Future<Output = Result<(), Error>> + Send;

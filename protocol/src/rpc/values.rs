@@ -127,6 +127,11 @@ id! {
     PortId
 }
 
+id! {
+    /// A session on a serial console; made when it is opened.
+    ConsoleId
+}
+
 /// A size in bytes.
 #[derive(
     Debug,

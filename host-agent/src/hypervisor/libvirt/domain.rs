@@ -19,11 +19,11 @@ use crate::hypervisor::{
 };
 
 /// A query needs no job of the domain's; it is late when libvirtd is.
-const QUERY: Duration = Duration::from_secs(10);
+pub(super) const QUERY: Duration = Duration::from_secs(10);
 /// libvirt looks at every domain for a list, and waits for one whose QEMU is being killed.
 const LIST: Duration = Duration::from_secs(60);
 /// A change may wait thirty seconds for the domain's job lock before libvirt gives up.
-const CHANGE: Duration = Duration::from_secs(45);
+pub(super) const CHANGE: Duration = Duration::from_secs(45);
 /// QEMU's start: memory is allocated, devices are opened.
 const START: Duration = Duration::from_secs(120);
 /// A QEMU that hangs is given its time to flush, then killed, and the kill has to be seen.
@@ -219,11 +219,15 @@ const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
 
-fn told(step: &'static str, id: InstanceId) -> impl Fn(VirtError) -> Error {
+pub(super) fn told(step: &'static str, id: InstanceId) -> impl Fn(VirtError) -> Error {
     move |error| from_libvirt(step, Some(id), &error)
 }
 
-fn lookup(connect: &Connect, step: &'static str, id: InstanceId) -> Result<Domain, Error> {
+pub(super) fn lookup(
+    connect: &Connect,
+    step: &'static str,
+    id: InstanceId,
+) -> Result<Domain, Error> {
     connect.lookup_domain_by_uuid(id.0).map_err(told(step, id))
 }
 

@@ -6,6 +6,7 @@
 
 pub mod capabilities;
 pub mod domain;
+pub mod live;
 pub mod metadata;
 pub mod probe;
 mod read;
