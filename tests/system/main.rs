@@ -10,10 +10,12 @@
 )]
 
 mod broker;
+mod console;
 mod crash;
 mod guests;
 mod hostile;
 mod image;
+mod inspect;
 mod libvirtd;
 mod lifecycle;
 mod network;
