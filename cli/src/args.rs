@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ostler_protocol::rpc::values::IdempotencyKey;
 
+use crate::commands::console::ConsoleArgs;
 use crate::commands::guest::GuestCommand;
 use crate::commands::host::HostCommand;
 use crate::commands::image::ImageCommand;
@@ -132,6 +133,12 @@ pub(crate) enum Noun {
     /// Changes accepted by the node
     #[command(subcommand)]
     Operation(OperationCommand),
+    /// Sit at the serial console of an instance
+    ///
+    /// What the guest prints comes to standard output as it is, and what is typed goes to the
+    /// guest, Ctrl-C included. Ctrl-] leaves. The session outlives reboots of the guest and
+    /// restarts of the agent. In a pipe, it ends when the input has ended and the guest is silent.
+    Console(ConsoleArgs),
     /// Write a completion script for a shell to standard output
     Completions {
         /// The shell

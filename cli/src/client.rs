@@ -16,6 +16,7 @@
 //! first. A change also carries the instant at which this side gives up, so that it is never
 //! started after the operator was told that it had not been answered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ostler_protocol::rpc::envelope::{Context, Version};
@@ -53,7 +54,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// A client of one node.
 pub(crate) struct Client {
-    target: Target,
+    target: Arc<Target>,
     link: Option<Link>,
     interrupt: Interrupt,
     began: Option<Instant>,
@@ -95,7 +96,20 @@ impl Client {
     /// A client that gives up `limit` after it was first asked something, if there is a limit.
     pub(crate) fn new(target: Target, limit: Option<Duration>) -> Self {
         let (link, interrupt) = (None, Interrupt::default());
+        let target = Arc::new(target);
         Self { target, link, interrupt, began: None, limit, got_through: false }
+    }
+
+    /// Another client of the same node, to ask two things at once. It gives up when this one does.
+    pub(crate) fn sibling(&self) -> Self {
+        Self {
+            target: Arc::clone(&self.target),
+            link: None,
+            interrupt: Interrupt::default(),
+            began: self.began,
+            limit: self.limit,
+            got_through: self.got_through,
+        }
     }
 
     /// Where this client connects to.

@@ -139,6 +139,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     tracing::info!("stopping; guests go on running");
     compute.drain(PATIENCE).await;
     while doors.join_next().await.is_some() {}
+    service.drain().await;
     drop((service, compute));
     // It ends with its last handle. Operations left behind keep theirs; what they have not written
     // by then is what the next start finds undone.

@@ -10,11 +10,13 @@
 )]
 
 mod broker;
+mod console;
 mod crash;
 mod guest_work;
 mod guests;
 mod hostile;
 mod image;
+mod inspect;
 mod libvirtd;
 mod lifecycle;
 mod network;

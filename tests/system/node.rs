@@ -70,9 +70,18 @@ impl Node {
 
     /// A node with this setup; its `more` is added to the common configuration.
     pub(crate) async fn with(setup: Setup) -> Self {
+        Self::made(setup, MORE).await
+    }
+
+    /// A node whose instances have a screen.
+    pub(crate) async fn with_screens() -> Self {
+        Self::made(Setup::default(), &MORE.replace("vnc = false", "vnc = true")).await
+    }
+
+    async fn made(setup: Setup, common: &str) -> Self {
         let libvirt = Libvirt::ensure().await.unwrap();
         let image = GuestImage::bake().await.unwrap();
-        let more = format!("{MORE}{}", setup.more);
+        let more = format!("{common}{}", setup.more);
         let agent = HostAgent::start(Setup { more, ..setup }).await.unwrap();
         let client = agent.client().await.unwrap();
         let network = "lan".to_owned();

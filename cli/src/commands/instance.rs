@@ -20,7 +20,9 @@ use crate::failure::{Cause, Failure};
 use crate::password::{self, Form, Source};
 use crate::size;
 
+mod inspect;
 mod reference;
+pub(crate) use inspect::InspectCommand;
 pub(crate) use reference::InstanceRef;
 
 /// What can be done with instances.
@@ -79,6 +81,8 @@ pub(crate) enum InstanceCommand {
         #[command(flatten)]
         changing: Changing,
     },
+    #[command(flatten)]
+    Inspect(InspectCommand),
 }
 
 /// What an instance is made from.
@@ -157,6 +161,7 @@ impl InstanceCommand {
                 change::<InstanceReboot>(session, &params, &changing).await
             }
             Self::Delete { instances, changing } => delete(session, instances, changing).await,
+            Self::Inspect(command) => command.run(session).await,
             Self::Password { instance, user, password_stdin, plain, changing } => {
                 let source = if password_stdin { Source::Stdin } else { Source::Terminal };
                 if source == Source::Terminal {

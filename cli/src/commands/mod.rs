@@ -1,6 +1,7 @@
 //! The commands, a file per noun. Each turns words into parameters, calls the node, and shows what
 //! came back; what they have in common, following a change to its end, is here.
 
+pub(crate) mod console;
 pub(crate) mod guest;
 pub(crate) mod host;
 pub(crate) mod image;
@@ -44,6 +45,7 @@ fn carry_out(cli: Cli, matches: &ArgMatches, output: Output) -> Result<u8, Failu
         Noun::Network(command) => Command::Network(command),
         Noun::Host(command) => Command::Host(command),
         Noun::Operation(command) => Command::Operation(command),
+        Noun::Console(arguments) => Command::Console(arguments),
     };
     let mut session = Session::new(&global, matches, output)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -65,6 +67,7 @@ enum Command {
     Network(network::NetworkCommand),
     Host(host::HostCommand),
     Operation(operation::OperationCommand),
+    Console(console::ConsoleArgs),
 }
 
 impl Command {
@@ -76,6 +79,7 @@ impl Command {
             Self::Network(command) => command.run(session).await,
             Self::Host(command) => command.run(session).await,
             Self::Operation(command) => command.run(session).await,
+            Self::Console(arguments) => arguments.run(session).await,
         }
     }
 }

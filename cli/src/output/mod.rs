@@ -7,6 +7,7 @@
 mod guest;
 mod host;
 mod image;
+mod inspect;
 mod instance;
 mod json;
 mod network;
@@ -180,6 +181,15 @@ fn explain(explanation: &Explanation, paint: Paint) -> String {
         line("next", next);
     }
     text
+}
+
+/// A text of several lines without anything else a terminal would obey.
+pub(crate) fn clean_lines(text: &str) -> String {
+    let lines = text.split('\n').map(|line| {
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        line.split('\t').map(clean).collect::<Vec<_>>().join("\t")
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A text without anything a terminal would obey: control characters, and the marks that reorder

@@ -142,15 +142,6 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             .about(format!("instance {id}"))
             .next(next))
     }
-
-    fn exists(&self, id: InstanceId) -> Result<(), Fault> {
-        if self.registry.lock().instances.contains_key(&id) {
-            return Ok(());
-        }
-        Err(Fault::new(Reason::NotFound, format!("there is no instance {id}"))
-            .about(format!("instance {id}"))
-            .next("see ostler instance list"))
-    }
 }
 
 /// What a caller is told.

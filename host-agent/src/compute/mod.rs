@@ -27,6 +27,7 @@
 //! * `reconcile`: compares what is known with what is, at start and from time to time.
 //! * `views`: answers to reads.
 //! * `guest_work`: what is done in guests directly, without an operation.
+//! * [`inspect`]: answers to reads that ask libvirt, and consoles.
 //!
 //! Nothing here knows JSON-RPC, AMQP, libvirt or netlink: requests come as [`command::Command`],
 //! and the drivers are traits.
@@ -37,6 +38,7 @@ mod change;
 pub mod command;
 mod faults;
 mod guest_work;
+pub mod inspect;
 mod lifecycle;
 mod manager;
 mod operations;

@@ -23,7 +23,7 @@
 //!
 //! What a guest said last is kept with its age, so that there is an answer when it hangs or is off.
 
-mod budget;
+pub(crate) mod budget;
 mod clock;
 mod entry;
 pub mod error;

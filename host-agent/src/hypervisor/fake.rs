@@ -9,6 +9,7 @@ mod adjust;
 mod jobs;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use self::jobs::Work;
 pub use self::jobs::{COPIED, Copies};
 use super::event::EVENT_CAPACITY;
+use super::inspect::{Definition, DomainStats, Inspect, Screen};
 use super::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor,
     HypervisorEvent, Link, PowerReason, PowerState, RESTORE, RebootMode, ShutdownMode, VirtChoice,
@@ -50,6 +52,12 @@ pub enum Call {
     SetVcpus,
     SetMemory,
     SetVncPassword,
+    Xml,
+    Fingerprint,
+    Stats,
+    Screen,
+    SetScreenPassword,
+    Console,
 }
 
 /// When a call fails.
@@ -90,6 +98,7 @@ struct Domain {
     work: Work,
     /// The screen's password and until when; none is locked.
     screen: Option<(Secret, Timestamp)>,
+    console: Option<PathBuf>,
 }
 
 /// Memory that is saved.
@@ -189,6 +198,13 @@ impl Fake {
         }
     }
 
+    /// Gives a domain this console, or takes it away.
+    pub fn set_console(&self, id: InstanceId, console: Option<PathBuf>) {
+        if let Some(domain) = self.world().domains.get_mut(&id) {
+            domain.console = console;
+        }
+    }
+
     /// Removes a domain as if from outside, running or not, and tells.
     pub fn forget(&self, id: InstanceId) {
         if self.world().domains.remove(&id).is_some() {
@@ -269,6 +285,13 @@ impl World {
     fn domain(&mut self, domain: InstanceId) -> Result<&mut Domain, Error> {
         self.domains.get_mut(&domain).ok_or(Error::NotFound { domain })
     }
+
+    fn running(&mut self, call: Call, id: InstanceId) -> Result<&mut Domain, Error> {
+        match self.domain(id)? {
+            domain if domain.is_on() => Ok(domain),
+            _ => Err(refused(call, id, "the domain does not run")),
+        }
+    }
 }
 
 impl Domain {
@@ -313,6 +336,12 @@ fn step(call: Call) -> &'static str {
         Call::SetVcpus => "set vCPUs",
         Call::SetMemory => "set memory",
         Call::SetVncPassword => "set VNC password",
+        Call::Xml => "read the definition",
+        Call::Fingerprint => "read the definition",
+        Call::Stats => "read the counters",
+        Call::Screen => "find the screen",
+        Call::SetScreenPassword => "set the screen's password",
+        Call::Console => "find the console",
     }
 }
 
@@ -338,6 +367,7 @@ impl Hypervisor for Fake {
                         saved: None,
                         work: Work::default(),
                         screen: None,
+                        console: None,
                     };
                     world.domains.insert(id, domain);
                 }
@@ -537,6 +567,57 @@ impl Hypervisor for Fake {
 
     fn events(&self) -> Events {
         Events::new(self.events.subscribe())
+    }
+}
+
+impl Inspect for Fake {
+    async fn xml(&self, id: InstanceId, _: Definition) -> Result<String, Error> {
+        let xml = |domain: &mut Domain| {
+            format!("<domain><name>{}</name></domain>", domain.spec.domain_name())
+        };
+        self.call(Call::Xml, Some(id), |world| world.domain(id).map(xml)).await
+    }
+
+    async fn fingerprint(&self, id: InstanceId) -> Result<String, Error> {
+        let told = |domain: &mut Domain| format!("{:?}", domain.spec);
+        self.call(Call::Fingerprint, Some(id), |world| world.domain(id).map(told)).await
+    }
+
+    async fn stats(&self, id: InstanceId) -> Result<DomainStats, Error> {
+        self.call(Call::Stats, Some(id), |world| {
+            world.running(Call::Stats, id).map(|_| DomainStats::default())
+        })
+        .await
+    }
+
+    async fn screen(&self, id: InstanceId) -> Result<Option<Screen>, Error> {
+        self.call(Call::Screen, Some(id), |world| {
+            let vnc = world.running(Call::Screen, id)?.spec.vnc.clone();
+            Ok(vnc.map(|vnc| Screen { address: vnc.listen, port: 5900 }))
+        })
+        .await
+    }
+
+    async fn set_screen_password(
+        &self,
+        id: InstanceId,
+        _: &Secret,
+        _: Timestamp,
+    ) -> Result<(), Error> {
+        let call = Call::SetScreenPassword;
+        self.call(call, Some(id), |world| match world.running(call, id)?.spec.vnc {
+            Some(_) => Ok(()),
+            None => Err(refused(call, id, "the domain has no screen")),
+        })
+        .await
+    }
+
+    async fn console(&self, id: InstanceId) -> Result<PathBuf, Error> {
+        self.call(Call::Console, Some(id), |world| {
+            let console = world.running(Call::Console, id)?.console.clone();
+            console.ok_or_else(|| refused(Call::Console, id, "the domain has no serial console"))
+        })
+        .await
     }
 }
 

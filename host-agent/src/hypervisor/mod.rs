@@ -21,6 +21,7 @@ pub mod capability;
 pub mod error;
 pub mod event;
 pub mod fake;
+pub mod inspect;
 pub mod jobs;
 pub mod libvirt;
 pub mod spec;
@@ -35,6 +36,7 @@ pub use self::adjust::Adjust;
 pub use self::capability::{Capabilities, VirtChoice, VirtSetting, VirtType};
 pub use self::error::Error;
 pub use self::event::{Events, HypervisorEvent, Link, PowerReason};
+pub use self::inspect::Inspect;
 pub use self::jobs::{Job, Jobs};
 pub use self::spec::{DomainSpec, Metadata};
 pub use ostler_protocol::rpc::instance::PowerState;
@@ -92,7 +94,7 @@ pub struct DomainRecord {
 }
 
 /// The driver. Changes to one instance are carried out one at a time, in the order asked.
-pub trait Hypervisor: Adjust + Jobs {
+pub trait Hypervisor: Adjust + Inspect + Jobs {
     /// Makes the persistent definition, or replaces the one this id has. A running domain keeps
     /// what it was started with until it is started again.
     fn define(&self, spec: &DomainSpec) -> impl Future<Output = Result<(), Error>> + Send;

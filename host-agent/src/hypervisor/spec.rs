@@ -19,6 +19,10 @@ pub struct Metadata {
     pub owner: String,
     /// Counts definitions, so that a stale one is told from the last.
     pub generation: u64,
+    /// The node it is on.
+    pub node: String,
+    /// The agent's own record of it, as text.
+    pub record: String,
 }
 
 /// A domain to be.
@@ -291,6 +295,8 @@ pub(crate) fn sample() -> DomainSpec {
             name: "sample".to_owned(),
             owner: "tests".to_owned(),
             generation: 1,
+            node: "tests".to_owned(),
+            record: String::new(),
         },
         virt_type: VirtType::Qemu,
         vcpus: 1,

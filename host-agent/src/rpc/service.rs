@@ -14,6 +14,7 @@ use tracing::Instrument;
 
 use crate::compute::Compute;
 use crate::compute::command::{Command, Context};
+use crate::compute::inspect::Inspection;
 use crate::hypervisor::Hypervisor;
 use crate::network::Network;
 
@@ -26,6 +27,7 @@ pub struct Service<H: Hypervisor, N> {
     broker: watch::Receiver<Link>,
     /// The OpenRPC document, made once.
     document: Arc<Value>,
+    inspection: Inspection<H>,
 }
 
 impl<H: Hypervisor, N> Clone for Service<H, N> {
@@ -34,6 +36,7 @@ impl<H: Hypervisor, N> Clone for Service<H, N> {
             compute: Arc::clone(&self.compute),
             broker: self.broker.clone(),
             document: Arc::clone(&self.document),
+            inspection: self.inspection.clone(),
         }
     }
 }
@@ -81,6 +84,14 @@ impl Asked {
             | Call::GuestSshKeys(_)
             | Call::GuestTrim(_)
             | Call::NetworkList(_) => true,
+            Call::InstanceXml(_)
+            | Call::InstanceDiagnostics(_)
+            | Call::InstanceVnc(_)
+            | Call::InstanceVncOpen(_)
+            | Call::InstanceConsoleLog(_)
+            | Call::ConsoleRead(_)
+            | Call::ConsoleWrite(_) => true,
+            Call::ConsoleOpen(_) | Call::ConsoleClose(_) => false,
             Call::HostPing(_)
             | Call::HostShow(_)
             | Call::Discover(_)
@@ -127,7 +138,13 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
     /// A service in front of `compute`; `broker` tells whether there is one and it can be reached.
     pub fn new(compute: Arc<Compute<H, N>>, broker: watch::Receiver<Link>) -> Self {
         let document = Arc::new(openrpc(env!("CARGO_PKG_VERSION")));
-        Self { compute, broker, document }
+        let inspection = compute.inspection();
+        Self { compute, broker, document, inspection }
+    }
+
+    /// Ends the console sessions, after the shutdown token was cancelled.
+    pub async fn drain(&self) {
+        self.inspection.drain().await;
     }
 
     /// The compute behind it.
@@ -215,6 +232,27 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
             Call::OperationCancel(select) => return value(&compute.cancel(select.id).await?),
             Call::ImageList(_) => return value(&compute.images()),
             Call::NetworkList(_) => return value(&compute.networks().await?),
+            Call::InstanceXml(read) => return value(&compute.xml(&read).await?),
+            Call::InstanceDiagnostics(select) => {
+                return value(&compute.diagnostics(select.id).await?);
+            }
+            Call::InstanceVnc(select) => return value(&compute.vnc(select.id).await?),
+            Call::InstanceVncOpen(open) => return value(&compute.open_vnc(&open).await?),
+            Call::InstanceConsoleLog(read) => {
+                return value(&compute.console_log(&self.inspection, &read).await?);
+            }
+            Call::ConsoleOpen(open) => {
+                return value(&compute.console_open(&self.inspection, &open)?);
+            }
+            Call::ConsoleRead(read) => {
+                return value(&compute.console_read(&self.inspection, &read).await?);
+            }
+            Call::ConsoleWrite(write) => {
+                return value(&compute.console_write(&self.inspection, &write).await?);
+            }
+            Call::ConsoleClose(close) => {
+                return value(&compute.console_close(&self.inspection, &close));
+            }
             Call::InstanceBoot(boot) => Command::Boot(boot),
             Call::InstanceStart(select) => Command::Start(select.id),
             Call::InstanceStop(halt) => Command::Stop(halt),

@@ -35,6 +35,8 @@ fn spec(name: &str) -> DomainSpec {
             name: name.to_owned(),
             owner: "o'wner \"&\" <co>".to_owned(),
             generation: 3,
+            node: "tests".to_owned(),
+            record: String::new(),
         },
         virt_type: VirtType::Qemu,
         vcpus: 1,

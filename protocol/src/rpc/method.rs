@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::fault::{Fault, Reason, located};
-use super::{guest, host, image, instance, network, operation, versions};
+use super::{console, guest, host, image, inspect, instance, network, operation, versions};
 
 /// Whether a method only looks, or changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,6 +191,24 @@ methods! {
         "make a network's bridge as described";
     NetworkList "network.list" Read (host::Nothing) -> Vec<network::Network>,
         "the networks of the node";
+    InstanceXml "instance.xml" Read (inspect::ReadXml) -> inspect::Xml,
+        "its definition as libvirt keeps it, without secrets";
+    InstanceDiagnostics "instance.diagnostics" Read (instance::Select) -> inspect::Diagnostics,
+        "what is counted of it while it runs: processors, NICs, disks, memory";
+    InstanceVnc "instance.vnc" Read (instance::Select) -> inspect::Screen,
+        "where its VNC server listens";
+    InstanceVncOpen "instance.vnc_open" Read (inspect::OpenScreen) -> inspect::OpenedScreen,
+        "let somebody connect to its VNC server: a new password, for a short time";
+    InstanceConsoleLog "instance.console_log" Read (console::ReadLog) -> console::Log,
+        "the end of what its serial console printed";
+    ConsoleOpen "console.open" Read (console::Open) -> console::Opened,
+        "begin a session on its serial console";
+    ConsoleRead "console.read" Read (console::Read) -> console::Printed,
+        "what the guest printed, waited for if there is nothing yet";
+    ConsoleWrite "console.write" Read (console::Write) -> console::Taken,
+        "type into the console";
+    ConsoleClose "console.close" Read (console::Close) -> host::Nothing,
+        "end a session";
 }
 
 fn unknown_method(method: &str) -> Fault {

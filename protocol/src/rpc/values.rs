@@ -131,6 +131,11 @@ id! {
     ExecId
 }
 
+id! {
+    /// A session on a serial console; made when it is opened.
+    ConsoleId
+}
+
 /// A size in bytes.
 #[derive(
     Debug,

@@ -84,8 +84,7 @@ async fn a_resize_waits_for_a_word_and_can_go_back() {
     mark(&mut node, &id, "before").await;
     let before = node.show(&id).await;
     let disk = before["disk"].as_u64().unwrap();
-    let larger =
-        json!({"id": id, "vcpus": 2, "memory": 224u64 << 20, "disk": disk + (64 << 20)});
+    let larger = json!({"id": id, "vcpus": 2, "memory": 224u64 << 20, "disk": disk + (64 << 20)});
 
     let shown = node.becomes("instance.resize", larger.clone(), "VERIFY_RESIZE").await;
     assert_eq!(shown["vcpus"], 2);

@@ -15,13 +15,32 @@ async fn every_operation_goes_through_the_broker_and_the_command() {
     let image = node.image(Mode::Ostler).await;
     let cli = Cli::over_broker(broker.uri(), node.agent.host()).unwrap();
     let boot = [
-        "instance", "boot", "--name", "all", "--image", &image, "--vcpus", "1", "--memory", "192M",
-        "--max-vcpus", "2", "--max-memory", "256M", "--owner", "tenant-1", "--metadata", "role=web",
+        "instance",
+        "boot",
+        "--name",
+        "all",
+        "--image",
+        &image,
+        "--vcpus",
+        "1",
+        "--memory",
+        "192M",
+        "--max-vcpus",
+        "2",
+        "--max-memory",
+        "256M",
+        "--owner",
+        "tenant-1",
+        "--metadata",
+        "role=web",
     ];
     let booted = cli.json(&boot).await.unwrap();
     let id = booted["id"].as_str().unwrap().to_owned();
     node.adopt(&id);
-    assert_eq!((booted["status"].as_str(), booted["owner"].as_str()), (Some("ACTIVE"), Some("tenant-1")));
+    assert_eq!(
+        (booted["status"].as_str(), booted["owner"].as_str()),
+        (Some("ACTIVE"), Some("tenant-1"))
+    );
     cli.json(&["guest", "report", "all", "--wait", "60"]).await.unwrap();
 
     let steps: [(&[&str], &str); 22] = [

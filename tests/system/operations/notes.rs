@@ -13,14 +13,16 @@ async fn notes_are_kept_and_written_into_the_domain() {
     let update = json!({"id": id, "name": "second", "owner": "tenant-7",
                         "metadata": {"role": "web", "tier": "<&>"}});
     let shown = node.becomes("instance.update", update, "ACTIVE").await;
-    assert_eq!((shown["name"].as_str(), shown["owner"].as_str()), (Some("second"), Some("tenant-7")));
+    assert_eq!(
+        (shown["name"].as_str(), shown["owner"].as_str()),
+        (Some("second"), Some("tenant-7"))
+    );
     let xml = virsh(&["dumpxml", &format!("ostler-{id}")]).await;
     assert!(xml.contains("tenant-7") && xml.contains("second"), "{xml}");
     let update = json!({"id": id, "metadata": {"tier": null, "zone": "a"}});
     let shown = node.becomes("instance.update", update, "ACTIVE").await;
     assert_eq!(shown["metadata"], json!({"role": "web", "zone": "a"}));
-    let (reason, text) =
-        node.refused("instance.update", json!({"id": id, "owner": "a\nb"})).await;
+    let (reason, text) = node.refused("instance.update", json!({"id": id, "owner": "a\nb"})).await;
     assert_eq!(reason, "invalid_params", "{text}");
 
     node.becomes("instance.lock", json!({"id": id, "reason": "audit"}), "ACTIVE").await;

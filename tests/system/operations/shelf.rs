@@ -81,7 +81,10 @@ async fn a_soft_delete_can_be_taken_back_until_it_is_reclaimed() {
 async fn an_error_explains_itself_and_is_kept_until_it_was_seen() {
     need_root!();
     let mut node = Node::with(Setup {
-        env: vec![("OSTLER_FAULTS".to_owned(), "before|instance.boot|start domain|fail".to_owned())],
+        env: vec![(
+            "OSTLER_FAULTS".to_owned(),
+            "before|instance.boot|start domain|fail".to_owned(),
+        )],
         ..Setup::default()
     })
     .await;

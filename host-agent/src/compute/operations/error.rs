@@ -75,7 +75,7 @@ impl From<VolumeError> for StepError {
 }
 
 /// The hypervisor's error in the caller's words.
-pub(super) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
+pub(in crate::compute) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
     use hypervisor::Error;
     match error {
         Error::Unreachable { .. } => Fault::of(Reason::HypervisorUnavailable, error)

@@ -26,9 +26,12 @@ mod error;
 mod event_loop;
 mod events;
 mod ffi;
+mod inspect;
 mod jobs;
 mod lane;
 mod probe;
+mod screen;
+mod stats;
 pub mod xml;
 
 pub use self::connection::{Libvirt, Settings};

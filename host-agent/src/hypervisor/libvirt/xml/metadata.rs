@@ -21,6 +21,8 @@ pub(super) fn write(document: &mut Document, metadata: &Metadata) {
         instance.text("ostler:name", &[], &metadata.name);
         instance.text("ostler:owner", &[], &metadata.owner);
         instance.text("ostler:generation", &[], &metadata.generation.to_string());
+        instance.text("ostler:node", &[], &metadata.node);
+        instance.text("ostler:record", &[], &metadata.record);
     });
 }
 
@@ -47,6 +49,8 @@ pub fn read(xml: &str) -> Result<Metadata, XmlError> {
         name: instance.required("name")?.to_owned(),
         owner: instance.required("owner")?.to_owned(),
         generation: value(&instance, "generation")?,
+        node: instance.required("node")?.to_owned(),
+        record: instance.required("record")?.to_owned(),
     })
 }
 
@@ -72,6 +76,8 @@ mod tests {
             name: name.to_owned(),
             owner: owner.to_owned(),
             generation: u64::MAX,
+            node: "node-1".to_owned(),
+            record: "{}".to_owned(),
         }
     }
 

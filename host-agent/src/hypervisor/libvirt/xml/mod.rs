@@ -8,6 +8,7 @@ pub(super) mod backup;
 pub mod capabilities;
 pub mod domain;
 pub(super) mod graphics;
+pub mod live;
 pub mod metadata;
 pub mod probe;
 mod read;
