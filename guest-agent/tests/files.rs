@@ -324,7 +324,7 @@ fn what_a_program_wrote_is_told_from_a_place_on_as_often_as_asked() {
     let mut agent = Agent::start();
     let go = agent.path("go");
     let script = format!(
-        "echo first; until [ -e {0} ]; do sleep 0.05; done; head -c 600000 /dev/zero; echo e >&2",
+        "echo first; until [ -e {0} ]; do sleep 0.05; done; head -c 6000000 /dev/zero; echo e >&2",
         go.display()
     );
     let pid = agent.shell(&script);
@@ -351,17 +351,17 @@ fn what_a_program_wrote_is_told_from_a_place_on_as_often_as_asked() {
         }
         assert!(start.elapsed() < PATIENCE, "it does not end");
     }
-    assert_eq!((out.len(), &*err), (600_006, &b"e\n"[..]));
+    assert_eq!((out.len(), &*err), (6_000_006, &b"e\n"[..]));
     // again, and from somewhere else
     for _ in 0..2 {
-        let end = agent.ask("guest-exec-status", from(600_000, 2));
+        let end = agent.ask("guest-exec-status", from(6_000_000, 2));
         assert_eq!((&end["exited"], bytes(&end["out-data"]).len()), (&json!(true), 6));
         let end = agent.ask("guest-exec-status", from(usize::MAX >> 1, 0));
         assert_eq!((&end["out-data"], text(&end["err-data"])), (&Value::Null, "e\n".into()));
         let piece = agent.ask("guest-exec-status", from(0, 0));
         assert_eq!((&piece["exited"], bytes(&piece["out-data"]).len()), (&json!(false), 256 << 10));
     }
-    let forget = json!({"pid": pid, "out-from": 600_006, "forget": true});
+    let forget = json!({"pid": pid, "out-from": 6_000_006, "forget": true});
     assert_eq!(agent.ask("guest-exec-status", forget)["exited"], true);
     let error = agent.error("guest-exec-status", json!({"pid": pid}));
     assert!(error.starts_with("Invalid parameter 'pid'"), "{error}");
