@@ -268,23 +268,21 @@ async fn a_disk_in_use_is_not_exported_nor_grown() {
     let disk = bench.volumes.files(root.instance).root;
     #[expect(clippy::disallowed_methods, reason = "holds the disk as a running QEMU does")]
     let held = tokio::process::Command::new("qemu-io")
-        .args(["-f", "qcow2"])
+        .args(["-f", "qcow2", "-c", "sleep 600000"])
         .arg(&disk)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn();
     let Ok(mut held) = held else {
         println!("skipped: qemu-io cannot be run");
         return;
     };
-    // Its answer says that it has the disk open.
-    let (mut to, mut from) = (held.stdin.take().unwrap(), held.stdout.take().unwrap());
-    tokio::io::AsyncWriteExt::write_all(&mut to, b"length\n").await.unwrap();
-    let mut heard = Vec::new();
-    while !heard.ends_with(b"MiB\n") {
-        let count = tokio::io::AsyncReadExt::read_buf(&mut from, &mut heard).await.unwrap();
-        assert!(count > 0, "{}", String::from_utf8_lossy(&heard));
+    let mut locked = false;
+    while !locked {
+        #[expect(clippy::disallowed_methods, reason = "to see whether the disk is held yet")]
+        let mut look = tokio::process::Command::new("qemu-img");
+        let look = look.args(["info", "-f", "qcow2"]).arg(&disk).output().await.unwrap();
+        locked = !look.status.success();
+        assert!(held.try_wait().unwrap().is_none(), "it holds the disk until it is killed");
     }
     let exported = bench.export(root.instance).await.unwrap_err();
     assert!(exported.to_string().contains("lock"), "{exported}");
