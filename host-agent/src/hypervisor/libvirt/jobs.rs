@@ -30,7 +30,6 @@ impl Jobs for Libvirt {
     async fn save(&self, id: InstanceId) -> Result<Change, Error> {
         const STEP: &str = "save";
         let deadline = Instant::now() + SAVE;
-        self.outcomes().forget(id);
         loop {
             match self.call(Traffic::Stats, Some(id), STEP, QUERY, move |c| before(c, id)).await? {
                 Before::Saved => return Ok(Change::AlreadySo),
