@@ -4,10 +4,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use ostler_host_agent::hypervisor::{Job, Jobs};
 use ostler_host_agent::hypervisor::spec::{
     Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget,
 };
+use ostler_host_agent::hypervisor::{Job, Jobs};
 use tempfile::TempDir;
 
 use super::*;
@@ -46,7 +46,7 @@ pub(super) fn qemu(program: &str, arguments: &[&str]) -> String {
     said
 }
 
-/// A disk of 256 MiB on a base of which so many hold random bytes, with bytes of its own above it.
+/// A disk of 1 GiB on a base of which so many hold random bytes, with bytes of its own above it.
 pub(super) fn overlay(place: &Path, random_mib: usize) -> Disk {
     let (base, root) = (place.join("base.raw"), place.join("root.qcow2"));
     let mut bytes = Vec::with_capacity(random_mib << 20);
@@ -59,7 +59,7 @@ pub(super) fn overlay(place: &Path, random_mib: usize) -> Disk {
     }
     std::fs::write(&base, &bytes).unwrap();
     let (base, path) = (base.to_str().unwrap(), root.to_str().unwrap());
-    qemu("qemu-img", &["create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", path, "256M"]);
+    qemu("qemu-img", &["create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", path, "1G"]);
     qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 0x5a 1M 2M", path]);
     Disk {
         source: DiskSource::File(root),

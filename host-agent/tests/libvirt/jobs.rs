@@ -230,8 +230,6 @@ async fn a_copy_is_the_disk_and_needs_no_other() {
             driver.begin_copy(id, DiskTarget(0), &to).await.unwrap();
             job_is(&driver, id, |job| !matches!(job, Job::Running { .. })).await;
             assert_eq!(driver.job(id).await, Ok(Job::Completed));
-            let again = driver.begin_copy(id, DiskTarget(0), &to).await;
-            assert!(matches!(again, Err(Error::Refused { .. })), "the file is there: {again:?}");
 
             let (root, to) = (place.path().join("root.qcow2"), to.to_str().unwrap());
             let described = qemu("qemu-img", &["info", "--output=json", to]);
@@ -243,16 +241,24 @@ async fn a_copy_is_the_disk_and_needs_no_other() {
         }
         driver.destroy(id).await.unwrap();
         assert_eq!(driver.job(id).await, Ok(Job::Completed), "it ended before");
+        driver.start(id).await.unwrap();
+        for taken in ["running.qcow2", "root.qcow2"] {
+            let again = driver.begin_copy(id, DiskTarget(0), &place.path().join(taken)).await;
+            assert!(matches!(again, Err(Error::Refused { .. })), "the file is there: {again:?}");
+        }
+        assert_eq!(driver.job(id).await, Ok(Job::None), "none was begun");
+        driver.destroy(id).await.unwrap();
         let off = driver.begin_copy(id, DiskTarget(0), &place.path().join("off")).await;
         assert!(matches!(off, Err(Error::Refused { .. })), "{off:?}");
     })
     .await;
 }
 
-/// Makes the copy that has just begun so slow that it does not end.
-#[expect(clippy::disallowed_methods, reason = "a slow disk, played by QEMU's own monitor")]
-fn slow_down(id: InstanceId) {
+/// Begins a copy that is so slow that it does not end.
+async fn begin_slow(driver: &Libvirt, id: InstanceId, to: &Path) {
+    #[expect(clippy::disallowed_methods, reason = "a slow disk, played by QEMU's own monitor")]
     let connect = virt::connect::Connect::open(Some("qemu:///system")).unwrap();
+    driver.begin_copy(id, DiskTarget(0), to).await.unwrap();
     let domain = connect.lookup_domain_by_uuid(id.0).unwrap();
     let jobs = domain.qemu_monitor_command(r#"{"execute":"query-jobs"}"#, 0).unwrap();
     let jobs: serde_json::Value = serde_json::from_str(&jobs).unwrap();
@@ -267,11 +273,14 @@ fn slow_down(id: InstanceId) {
 #[tokio::test]
 async fn a_copy_can_be_aborted_and_ends_with_its_domain() {
     let place = place();
-    on_running(with_disk("uncopied", place.path(), 256), |driver, spec| async move {
+    let domain = with_disk("uncopied", place.path(), 1);
+    // enough that it does not end before it is slow
+    let root = place.path().join("root.qcow2").display().to_string();
+    qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 0xa5 0 1G", &root]);
+    on_running(domain, |driver, spec| async move {
         let id = spec.id();
         let to = place.path().join("copy.qcow2");
-        driver.begin_copy(id, DiskTarget(0), &to).await.unwrap();
-        slow_down(id);
+        begin_slow(&driver, id, &to).await;
         let seen = driver.job(id).await.unwrap();
         assert!(matches!(seen, Job::Running { total: Some(_), .. }), "{seen:?}");
         let second = driver.begin_copy(id, DiskTarget(0), &place.path().join("second")).await;
@@ -291,8 +300,7 @@ async fn a_copy_can_be_aborted_and_ends_with_its_domain() {
         assert!(matches!(driver.job(id).await, Ok(Job::Failed { .. })), "it was watched here");
         drop(std::fs::remove_file(&to));
 
-        again.begin_copy(id, DiskTarget(0), &to).await.unwrap();
-        slow_down(id);
+        begin_slow(&again, id, &to).await;
         assert_eq!(again.destroy(id).await, Ok(Change::Made));
         let ended = job_is(&again, id, |job| !matches!(job, Job::Running { .. })).await;
         assert!(matches!(ended, Job::Failed { .. }), "{ended:?}");
