@@ -7,7 +7,7 @@ use ostler_protocol::rpc::values::{Secret, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::domain::on_running;
+use super::domain::{guest, on_running, overlay, place, qemu, says};
 use super::*;
 
 /// What libvirt says of a domain, as it runs and as it is defined.
@@ -103,6 +103,55 @@ async fn vcpus_and_memory_change_now_and_from_now_on() {
         assert_eq!(memory(&defined), "81920");
         let absent = InstanceId::random();
         assert_eq!(driver.set_vcpus(absent, 1).await, Err(Error::NotFound { domain: absent }));
+    })
+    .await;
+}
+
+/// A Linux finds what is plugged in; setting it online is up to whoever is in there.
+#[tokio::test]
+async fn a_booted_guest_finds_its_vcpus_and_follows_the_balloon() {
+    let Some(baked) = guest() else { return };
+    let place = place();
+    let path = |name: &str| place.path().join(name);
+    for file in ["vmlinuz", "initramfs"] {
+        std::fs::copy(baked.join(file), path(file)).unwrap();
+    }
+    let mut disk = overlay(place.path(), 1);
+    let root = path("system.qcow2");
+    let system = baked.join("root.qcow2");
+    qemu("qemu-img", &["convert", "-O", "qcow2", system.to_str().unwrap(), root.to_str().unwrap()]);
+    disk.source = ostler_host_agent::hypervisor::spec::DiskSource::File(root);
+    let mut spec = spec("booted");
+    spec.machine = Machine::Q35 { spare_slots: 2 };
+    spec.cpu = CpuMode::Maximum;
+    (spec.vcpus, spec.max_vcpus) = (2, 4);
+    (spec.memory, spec.max_memory) = (Bytes::mib(256), Bytes::mib(256));
+    spec.disks = vec![disk];
+    spec.serial_log = Some(path("console.log"));
+    spec.boot = Boot::Kernel {
+        kernel: path("vmlinuz"),
+        initrd: Some(path("initramfs")),
+        cmdline: "console=ttyS0 ignore_loglevel ostler.agent=none".to_owned(),
+    };
+    let log = path("console.log");
+    on_running(spec, |driver, spec| async move {
+        let id = spec.id();
+        says(&log, "smp: Brought up 1 node, 2 CPUs").await;
+        says(&log, "login:").await;
+        driver.set_vcpus(id, 4).await.unwrap();
+        for cpu in ["CPU2", "CPU3"] {
+            says(&log, &format!("{cpu} has been hot-added")).await;
+        }
+        let (live, defined) = described(id);
+        for xml in [live, defined] {
+            assert_eq!(between(&xml, "<vcpu placement='static'", "</vcpu>"), ">4");
+        }
+        driver.set_memory(id, Bytes::mib(192)).await.unwrap();
+        let ballooned = async {
+            while between(&described(id).0, "<currentMemory unit='KiB'>", "<") != "196608" {}
+        };
+        tokio::time::timeout(PATIENCE, ballooned).await.expect("the balloon follows");
+        drop(place);
     })
     .await;
 }

@@ -90,3 +90,26 @@ pub(super) async fn job_is(driver: &Libvirt, id: InstanceId, wanted: impl Fn(&Jo
 pub(super) fn save_file(spec: &DomainSpec) -> PathBuf {
     PathBuf::from(format!("/var/lib/libvirt/qemu/save/{}.save", spec.domain_name()))
 }
+
+/// The folder of a baked guest: a kernel, its initial RAM disk and a root disk.
+pub(super) fn guest() -> Option<PathBuf> {
+    let guest = std::env::var_os("OSTLER_TEST_GUEST").map(PathBuf::from);
+    let guest = guest.filter(|guest| guest.join("vmlinuz").exists());
+    if guest.is_none() {
+        println!("skipped: set OSTLER_TEST_GUEST to a baked guest, such as target/bake");
+    }
+    guest
+}
+
+/// Waits until a guest's console has said something.
+pub(super) async fn says(log: &Path, word: &str) {
+    let said = async {
+        while !String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).contains(word) {
+            tokio::task::yield_now().await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, said).await.is_err() {
+        let console = std::fs::read(log).unwrap_or_default();
+        panic!("no {word:?} in:\n{}", String::from_utf8_lossy(&console));
+    }
+}

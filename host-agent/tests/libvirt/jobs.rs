@@ -5,7 +5,7 @@ use std::path::Path;
 use ostler_host_agent::hypervisor::spec::DiskTarget;
 use ostler_host_agent::hypervisor::{Job, Jobs, RESTORE};
 
-use super::domain::{job_is, on_running, overlay, place, qemu, save_file};
+use super::domain::{guest, job_is, on_running, overlay, place, qemu, save_file, says};
 use super::*;
 
 fn with_disk(name: &str, place: &Path, random_mib: usize) -> DomainSpec {
@@ -124,13 +124,9 @@ async fn writer(spec: &DomainSpec) -> nix::unistd::Pid {
 /// A guest whose memory is too much for a pipe: a kernel that finds no system, beside an initial
 /// RAM disk that is none.
 fn laden(name: &str, place: &Path) -> Option<DomainSpec> {
-    let kernel = std::env::var_os("OSTLER_TEST_KERNEL").map(PathBuf::from);
-    let Some(kernel) = kernel.filter(|kernel| kernel.exists()) else {
-        println!("skipped: set OSTLER_TEST_KERNEL to a kernel, such as target/bake/vmlinuz");
-        return None;
-    };
-    let disk = overlay(place, 64);
-    std::fs::copy(kernel, place.join("kernel")).unwrap();
+    let guest = guest()?;
+    overlay(place, 64);
+    std::fs::copy(guest.join("vmlinuz"), place.join("kernel")).unwrap();
     let mut spec = spec(name);
     spec.memory = Bytes::mib(256);
     spec.max_memory = spec.memory;
@@ -140,17 +136,7 @@ fn laden(name: &str, place: &Path) -> Option<DomainSpec> {
         initrd: Some(place.join("base.raw")),
         cmdline: "console=ttyS0".to_owned(),
     };
-    drop(disk);
     Some(spec)
-}
-
-async fn says(log: &Path, word: &str) {
-    let said = async {
-        while !std::fs::read_to_string(log).unwrap_or_default().contains(word) {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, said).await.expect("the kernel came so far");
 }
 
 fn signal(pid: nix::unistd::Pid, signal: nix::sys::signal::Signal) {
