@@ -109,7 +109,7 @@ async fn vcpus_and_memory_change_now_and_from_now_on() {
 
 /// A Linux finds what is plugged in; setting it online is up to whoever is in there.
 #[tokio::test]
-async fn a_booted_guest_finds_its_vcpus_and_follows_the_balloon() {
+async fn a_booted_guest_finds_the_vcpus_it_is_given() {
     let Some(baked) = guest() else { return };
     let place = place();
     let path = |name: &str| place.path().join(name);
@@ -146,11 +146,6 @@ async fn a_booted_guest_finds_its_vcpus_and_follows_the_balloon() {
         for xml in [live, defined] {
             assert_eq!(between(&xml, "<vcpu placement='static'", "</vcpu>"), ">4");
         }
-        driver.set_memory(id, Bytes::mib(192)).await.unwrap();
-        let ballooned = async {
-            while between(&described(id).0, "<currentMemory unit='KiB'>", "<") != "196608" {}
-        };
-        tokio::time::timeout(PATIENCE, ballooned).await.expect("the balloon follows");
         drop(place);
     })
     .await;
