@@ -9,6 +9,9 @@
     reason = "these are tests: they panic, and say why they skip"
 )]
 
+mod adjust;
+mod domain;
+mod jobs;
 mod link;
 
 use std::path::PathBuf;
