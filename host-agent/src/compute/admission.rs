@@ -167,10 +167,7 @@ pub(super) fn admit(
 ///
 /// # Errors
 /// There is no such image, it is not here yet, or it is no disk.
-pub(super) fn source(
-    name: &Name,
-    images: &BTreeMap<Name, ImageRecord>,
-) -> Result<Source, Fault> {
+pub(super) fn source(name: &Name, images: &BTreeMap<Name, ImageRecord>) -> Result<Source, Fault> {
     let (image, sha256) = ready(images, name, "image")?;
     if !image.format.is_disk() {
         let text = format!("image {} is a {}, not a disk", image.name, image.format.as_str());
@@ -200,10 +197,7 @@ fn maximum(boot: &Boot, size: &Flavor) -> Result<(u32, Bytes), Fault> {
 ///
 /// # Errors
 /// `invalid_params`.
-pub(super) fn notes(
-    owner: Option<&str>,
-    metadata: &BTreeMap<String, String>,
-) -> Result<(), Fault> {
+pub(super) fn notes(owner: Option<&str>, metadata: &BTreeMap<String, String>) -> Result<(), Fault> {
     text("owner", owner.unwrap_or_default(), TEXT_MAX)?;
     if metadata.len() > METADATA_MAX {
         let text = format!("an instance has at most {METADATA_MAX} items of metadata");
@@ -352,10 +346,7 @@ fn size(boot: &Boot, flavors: &BTreeMap<Name, Flavor>) -> Result<Flavor, Fault> 
     Ok(Flavor { vcpus, memory, disk })
 }
 
-fn known_flavor<'a>(
-    name: &Name,
-    flavors: &'a BTreeMap<Name, Flavor>,
-) -> Result<&'a Flavor, Fault> {
+fn known_flavor<'a>(name: &Name, flavors: &'a BTreeMap<Name, Flavor>) -> Result<&'a Flavor, Fault> {
     flavors.get(name).ok_or_else(|| {
         let known: Vec<&str> = flavors.keys().map(Name::as_str).collect();
         Fault::new(Reason::NotFound, format!("there is no flavor {name}"))

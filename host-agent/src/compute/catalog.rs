@@ -132,9 +132,9 @@ impl Registry {
             let under_way = |o: &Arc<LiveOperation>| o.subject == Subject::Instance(i.id);
             let targets = self.live.values().filter(|o| under_way(o));
             let mut targets = targets.filter_map(|o| self.target(o));
-            sha256.as_ref().is_some_and(|sha256| {
-                i.needs(sha256) || targets.any(|target| target.needs(sha256))
-            })
+            sha256
+                .as_ref()
+                .is_some_and(|sha256| i.needs(sha256) || targets.any(|target| target.needs(sha256)))
         };
         self.instances.values().filter(|i| shelved(i) || coming(i)).count()
     }

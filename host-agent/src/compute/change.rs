@@ -33,10 +33,9 @@ impl InstanceRecord {
 pub(super) const fn running(power: PowerState) -> Running {
     match power {
         PowerState::Running | PowerState::Paused | PowerState::Suspended => Running::Yes,
-        PowerState::Unknown
-        | PowerState::None
-        | PowerState::Shutdown
-        | PowerState::Crashed => Running::No,
+        PowerState::Unknown | PowerState::None | PowerState::Shutdown | PowerState::Crashed => {
+            Running::No
+        }
     }
 }
 

@@ -27,7 +27,8 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    pub(super) const UNKNOWN: Self = Self { power: PowerState::Unknown, reboots: 0, redefined: None };
+    pub(super) const UNKNOWN: Self =
+        Self { power: PowerState::Unknown, reboots: 0, redefined: None };
 }
 
 /// An operation that is not over.
@@ -58,10 +59,7 @@ pub(super) struct Volatile {
 }
 
 impl LiveOperation {
-    pub(super) fn new(
-        record: OperationRecord,
-        volatile: Volatile,
-    ) -> Arc<Self> {
+    pub(super) fn new(record: OperationRecord, volatile: Volatile) -> Arc<Self> {
         Arc::new(Self {
             id: record.operation.id,
             subject: record.operation.subject.clone(),
@@ -81,11 +79,7 @@ impl LiveOperation {
 
     /// As the journal keeps it.
     pub(super) fn record(&self) -> OperationRecord {
-        OperationRecord {
-            operation: self.operation(),
-            change: self.change.clone(),
-            was: self.was,
-        }
+        OperationRecord { operation: self.operation(), change: self.change.clone(), was: self.was }
     }
 }
 

@@ -23,9 +23,7 @@ use super::operations::{can_cancel, root_serial};
 use super::registry::{LiveOperation, Registry, Volatile};
 use crate::hypervisor::spec::DiskTarget;
 use crate::hypervisor::{Hypervisor, Link};
-use crate::journal::records::{
-    Change, ImageRecord, InstanceRecord, Running, Source,
-};
+use crate::journal::records::{Change, ImageRecord, InstanceRecord, Running, Source};
 use crate::journal::{Entry, Write};
 use crate::network::Network;
 
@@ -69,17 +67,23 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     write: Write { instance: Some(record), ..Write::default() },
                 })
             }
-            Command::Start(id) => self.act(registry, id, Action::Start, asked, |_, _| Ok(Change::Start)),
+            Command::Start(id) => {
+                self.act(registry, id, Action::Start, asked, |_, _| Ok(Change::Start))
+            }
             Command::Stop(Halt { id, manner, timeout }) => {
                 let timeout = self.patience(timeout);
-                self.act(registry, id, Action::Stop, asked, |_, _| Ok(Change::Stop { manner, timeout }))
+                self.act(registry, id, Action::Stop, asked, |_, _| {
+                    Ok(Change::Stop { manner, timeout })
+                })
             }
             Command::Reboot(Halt { id, manner, timeout }) => {
                 let timeout = self.patience(timeout);
                 let change = Change::Reboot { manner, timeout };
                 self.act(registry, id, Action::Reboot(manner), asked, |_, _| Ok(change))
             }
-            Command::Pause(id) => self.act(registry, id, Action::Pause, asked, |_, _| Ok(Change::Pause)),
+            Command::Pause(id) => {
+                self.act(registry, id, Action::Pause, asked, |_, _| Ok(Change::Pause))
+            }
             Command::Unpause(id) => {
                 self.act(registry, id, Action::Unpause, asked, |_, _| Ok(Change::Unpause))
             }
@@ -128,7 +132,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 })
             }
             Command::ConfirmResize(id) => {
-                self.act(registry, id, Action::ConfirmResize, asked, |_, _| Ok(Change::ConfirmResize))
+                self.act(registry, id, Action::ConfirmResize, asked, |_, _| {
+                    Ok(Change::ConfirmResize)
+                })
             }
             Command::RevertResize(id) => {
                 self.act(registry, id, Action::RevertResize, asked, |record, _| {
@@ -176,11 +182,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 self.act(registry, id, Action::Unlock, asked, |_, _| Ok(Change::Unlock))
             }
             Command::Delete(delete) => self.delete(registry, &delete, asked),
-            Command::Restore(id) => {
-                self.act(registry, id, Action::Restore, asked, |record, _| {
-                    Ok(Change::Restore { to: restored(record) })
-                })
-            }
+            Command::Restore(id) => self.act(registry, id, Action::Restore, asked, |record, _| {
+                Ok(Change::Restore { to: restored(record) })
+            }),
             Command::Password(password) => {
                 check_user(&password.user)?;
                 let change = Change::Password { user: password.user };
@@ -381,7 +385,12 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 .next("resize the instance first, or choose another image"));
         }
         // The old disk is kept until the new one runs.
-        let size = Size { vcpus: 0, memory: Default::default(), max_memory: Default::default(), ..record.size() };
+        let size = Size {
+            vcpus: 0,
+            memory: Default::default(),
+            max_memory: Default::default(),
+            ..record.size()
+        };
         admission::room(&size, &self.facts(registry, asked))
     }
 
@@ -454,7 +463,9 @@ const fn gives_back_power(change: &Change) -> bool {
 const fn restored(record: &InstanceRecord) -> VmState {
     match record.deleted_from {
         Some(VmState::Active | VmState::Paused) => VmState::Active,
-        Some(VmState::Building | VmState::SoftDeleted | VmState::Deleted) | None => VmState::Stopped,
+        Some(VmState::Building | VmState::SoftDeleted | VmState::Deleted) | None => {
+            VmState::Stopped
+        }
         Some(state) => state,
     }
 }

@@ -226,9 +226,7 @@ pub(in crate::compute) fn plan(change: &Change, was: Running) -> Vec<Step> {
             steps.extend([Step::DropAside, Step::DropBase]);
             steps
         }
-        Change::Rescue { .. } => {
-            [&[Step::PowerOff, Step::CreateRescueDisk][..], &START].concat()
-        }
+        Change::Rescue { .. } => [&[Step::PowerOff, Step::CreateRescueDisk][..], &START].concat(),
         Change::Unrescue => {
             [&[Step::PowerOff][..], &START, &[Step::DropRescueDisk, Step::DropBase]].concat()
         }
@@ -245,12 +243,8 @@ pub(in crate::compute) fn plan(change: &Change, was: Running) -> Vec<Step> {
         }
         Change::ConfirmResize => vec![Step::DropAside],
         Change::RevertResize { start } => {
-            let mut steps = vec![
-                Step::PowerOff,
-                Step::PutRootBack,
-                Step::EnsureBridges,
-                Step::DefineDomain,
-            ];
+            let mut steps =
+                vec![Step::PowerOff, Step::PutRootBack, Step::EnsureBridges, Step::DefineDomain];
             if *start == Running::Yes {
                 steps.push(Step::StartDomain);
             }

@@ -66,8 +66,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             Ok(PowerState::Shutdown | PowerState::Crashed | PowerState::None)
             | Err(Error::NotFound { .. }) => {
                 let (progress, seen) = watch::channel((Bytes(0), Bytes(0)));
-                let export =
-                    self.node.volumes.export(record.id, &to, &progress, &operation.cancel);
+                let export = self.node.volumes.export(record.id, &to, &progress, &operation.cancel);
                 self.copied(operation, seen, export).await?;
                 Ok(())
             }
