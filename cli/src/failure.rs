@@ -142,10 +142,9 @@ impl Cause {
     fn reason(&self) -> String {
         match self {
             Self::Refused(fault) => reason_word(fault.data.reason),
-            Self::NotDone(operation) => match &operation.error {
-                Some(fault) => reason_word(fault.data.reason),
-                None => operation.state.to_string(),
-            },
+            Self::NotDone(operation) => {
+                operation.reason().unwrap_or_else(|| operation.state.to_string())
+            }
             Self::NotCancelled(_) => "conflict".to_owned(),
             Self::Password(PasswordError::Declined) => "interrupted".to_owned(),
             Self::Usage { .. } | Self::Target(_) | Self::Password(_) => "usage".to_owned(),
@@ -175,7 +174,7 @@ impl Cause {
     fn fault(&self) -> Option<&Fault> {
         match self {
             Self::Refused(fault) => Some(fault),
-            Self::NotDone(operation) => operation.error.as_ref(),
+            Self::NotDone(operation) => operation.fault(),
             Self::NotCancelled(_)
             | Self::Usage { .. }
             | Self::Target(_)

@@ -101,7 +101,7 @@ pub(crate) struct Operation {
     pub(crate) state: Word<State>,
     pub(crate) steps: Vec<Step>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<Fault>,
+    pub(crate) error: Option<Shown<Fault>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) result: Option<Word<Outcome>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -138,6 +138,16 @@ impl Operation {
     pub(crate) fn is_over(&self) -> bool {
         // An operation in a state of which only the word is known is over if it has an end.
         self.state.known().map_or(self.finished.is_some(), |state| state.is_over())
+    }
+
+    /// Why it did not succeed.
+    pub(crate) fn fault(&self) -> Option<&Fault> {
+        self.error.as_ref()?.known.as_ref()
+    }
+
+    /// The same in the node's word, which may be newer than this build.
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.error.as_ref()?.raw.pointer("/data/reason").map(plain)
     }
 
     /// What it is about, in words.
@@ -184,12 +194,15 @@ mod tests {
             "id": "0f8fad5b-d9cb-469f-a165-70867728950e", "kind": "instance.migrate",
             "subject": {"volume": "v"}, "state": "parked", "revision": 3, "accepted": 0,
             "finished": 5, "result": {"migrated": {"to": "n2"}}, "priority": 7,
+            "error": {"code": -32099, "message": "no", "data": {"reason": "unlucky"}},
             "steps": [{"name": "copy", "state": "skipped", "why": "x",
                        "progress": {"done": 1, "unit": "pages"}}],
         });
         let operation: Operation = serde_json::from_value(came.clone()).unwrap();
         assert!(operation.is_over());
         assert_eq!(operation.kind.to_string(), "instance.migrate");
+        assert_eq!(operation.reason().unwrap(), "unlucky");
+        assert_eq!(operation.fault().unwrap().message, "no");
         assert_eq!(serde_json::to_value(&operation).unwrap(), came);
     }
 }

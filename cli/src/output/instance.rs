@@ -8,6 +8,7 @@ use super::shown::Row;
 use super::table::{Field, Mood, fields};
 use super::time::{age, instant};
 use super::{Look, Show, fault_rows};
+use crate::failure::reason_word;
 use crate::reply::Word;
 
 impl Row for Instance {
@@ -95,7 +96,7 @@ impl Show for Instance {
             rows.push(("drift", Field::new(difference, Mood::Moving)));
         }
         if let Some(fault) = &self.fault {
-            rows.extend(fault_rows("fault", fault));
+            rows.extend(fault_rows("fault", fault, &reason_word(fault.data.reason)));
         }
         rows.push(("created", Field::plain(instant(self.created))));
         rows.push(("updated", Field::plain(instant(self.updated))));

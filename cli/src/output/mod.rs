@@ -23,7 +23,7 @@ use serde::Serialize;
 pub(crate) use self::operation::outcome_text;
 use self::table::{Field, Mood};
 use crate::args::{Color, Format, Global};
-use crate::failure::{Cause, Explanation, Failure, reason_word};
+use crate::failure::{Cause, Explanation, Failure};
 
 /// Something with a form for people. Its JSON form is serde's.
 pub(crate) trait Show: Serialize {
@@ -190,9 +190,10 @@ fn explain(explanation: &Explanation, paint: Paint) -> String {
 fn fault_rows<'a>(
     name: &'static str,
     fault: &'a Fault,
+    reason: &str,
 ) -> impl Iterator<Item = (&'static str, Field)> + 'a {
     let data = &fault.data;
-    let word = format!("{} ({})", reason_word(data.reason), fault.code);
+    let word = format!("{reason} ({})", fault.code);
     let causes = data.causes.iter().map(|cause| ("because", Field::plain(cause)));
     let step = data.step.iter().map(|step| ("at step", Field::plain(step)));
     let next = data.next.iter().map(|next| ("next", Field::plain(next)));

@@ -69,8 +69,8 @@ impl Show for Operation {
         if let Some(result) = &self.result {
             rows.push(("result", outcome(result)));
         }
-        if let Some(error) = &self.error {
-            rows.extend(fault_rows("error", error));
+        if let Some(fault) = self.fault() {
+            rows.extend(fault_rows("error", fault, &self.reason().unwrap_or_default()));
         }
         fields(look, rows)
     }
