@@ -145,7 +145,7 @@ async fn play(scene: &mut Scene, stage: &mut Stage, way: Way) -> Result<()> {
     let kinds = [held.domains.len(), held.machines.len(), held.links.len(), held.files.len()];
     expect(!kinds.contains(&0), "a running guest's domain, process, tap and files", &held)?;
     stage.done()?;
-    ostler(stage, "Delete it", &["instance", "delete", NAME], "").await?;
+    ostler(stage, "Delete it", &["instance", "delete", NAME, "--hard"], "").await?;
     stage.step("What this machine still holds for it")?;
     let left = leftovers(&ids, &folders).await?;
     stage.say(&left.to_string())?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ostler_protocol::rpc::values::IdempotencyKey;
 
+use crate::commands::console::ConsoleArgs;
 use crate::commands::guest::GuestCommand;
 use crate::commands::host::HostCommand;
 use crate::commands::image::ImageCommand;
@@ -26,7 +27,11 @@ Exit codes:
   3    refused by the node; the reason is a word such as not_found or conflict
   4    the node or the broker cannot be reached
   5    timed out waiting; an accepted operation goes on
-  130  interrupted; an accepted operation goes on";
+  130  interrupted; an accepted operation goes on
+
+`guest exec` exits as the program did: its code, 128 and the signal that ended it, or 124 if it
+was ended for its --timeout; and 5 if its end is not known. What went wrong before or beside the
+program begins with error: on standard error.";
 
 /// Operate an Ostler node: its instances, images and networks.
 ///
@@ -113,7 +118,7 @@ pub(crate) enum Noun {
     /// Virtual machines
     #[command(subcommand)]
     Instance(InstanceCommand),
-    /// What guests say of themselves
+    /// What guests say of themselves, and work in them
     #[command(subcommand)]
     Guest(GuestCommand),
     /// What instances are made from
@@ -128,6 +133,12 @@ pub(crate) enum Noun {
     /// Changes accepted by the node
     #[command(subcommand)]
     Operation(OperationCommand),
+    /// Sit at the serial console of an instance
+    ///
+    /// What the guest prints comes to standard output as it is, and what is typed goes to the
+    /// guest, Ctrl-C included. Ctrl-] leaves. The session outlives reboots of the guest and
+    /// restarts of the agent. In a pipe, it ends when the input has ended and the guest is silent.
+    Console(ConsoleArgs),
     /// Write a completion script for a shell to standard output
     Completions {
         /// The shell

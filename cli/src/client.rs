@@ -3,6 +3,7 @@
 //! ```text
 //!   call   read        one answer                                 30 s unless told
 //!   change change      one answer: the accepted operation         30 s unless told
+//!   act    in a guest  one answer                                30 s unless told
 //!   wait   operation   long polls until it is over                no limit unless told
 //!
 //!   each:  connect ──> send ──> answer
@@ -15,6 +16,7 @@
 //! first. A change also carries the instant at which this side gives up, so that it is never
 //! started after the operator was told that it had not been answered.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ostler_protocol::rpc::envelope::{Context, Version};
@@ -54,7 +56,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// A client of one node.
 pub(crate) struct Client {
-    target: Target,
+    target: Arc<Target>,
     link: Option<Link>,
     interrupt: Interrupt,
     began: Option<Instant>,
@@ -96,7 +98,20 @@ impl Client {
     /// A client that gives up `limit` after it was first asked something, if there is a limit.
     pub(crate) fn new(target: Target, limit: Option<Duration>) -> Self {
         let (link, interrupt) = (None, Interrupt::default());
+        let target = Arc::new(target);
         Self { target, link, interrupt, began: None, limit, got_through: false }
+    }
+
+    /// Another client of the same node, to ask two things at once. It gives up when this one does.
+    pub(crate) fn sibling(&self) -> Self {
+        Self {
+            target: Arc::clone(&self.target),
+            link: None,
+            interrupt: Interrupt::default(),
+            began: self.began,
+            limit: self.limit,
+            got_through: self.got_through,
+        }
     }
 
     /// Where this client connects to.
@@ -152,6 +167,27 @@ impl Client {
             Patience { until: Some(until), attempt: ANSWER + longer, refusals: Refusals::Tell };
         let message = message::<M>(params, None, None)?;
         Ok(self.send(&message, &patience, &mut Progress::Silent).await?)
+    }
+
+    /// Have something done that answers directly. Sent again after a loss: with a key it is the same.
+    pub(crate) async fn act<M: Method>(
+        &mut self,
+        params: &M::Params,
+        key: Option<&IdempotencyKey>,
+        longer: Duration,
+    ) -> Result<M::Reply, Failure> {
+        debug_assert_eq!(M::EFFECT, Effect::Act);
+        let until = self.give_up().unwrap_or_else(|| Instant::now() + ANSWER + longer);
+        let patience =
+            Patience { until: Some(until), attempt: ANSWER + longer, refusals: Refusals::Tell };
+        let message = message::<M>(params, key, None)?;
+        let reply = self.send(&message, &patience, &mut Progress::Silent).await?;
+        Ok(read_reply::<M>(reply)?)
+    }
+
+    /// The limit on all of this client's dealings, if the operator gave one.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        self.limit
     }
 
     /// Ask for a change; the answer is the operation it became.

@@ -73,6 +73,12 @@ pub(crate) enum Cause {
         /// What was in the way, where something was.
         source: Option<TransportError>,
     },
+    /// What became of a program in a guest will never be known.
+    #[error("the program's end is not known: {0}")]
+    Lost(String),
+    /// A guest does what no guest in order does.
+    #[error("{0}")]
+    Guest(String),
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -133,7 +139,8 @@ impl Cause {
             Self::Password(_) => 2,
             Self::Refused(_) => 3,
             Self::Unreachable(_) | Self::Reply { .. } => 4,
-            Self::TimedOut { .. } => 5,
+            Self::Guest(_) => 3,
+            Self::TimedOut { .. } | Self::Lost(_) => 5,
             Self::Interrupted => 130,
         }
     }
@@ -151,6 +158,8 @@ impl Cause {
             Self::Local { .. } => "local".to_owned(),
             Self::Unreachable(_) | Self::Reply { .. } => "unreachable".to_owned(),
             Self::TimedOut { .. } => "timed_out".to_owned(),
+            Self::Lost(_) => "lost".to_owned(),
+            Self::Guest(_) => "guest_failed".to_owned(),
             Self::Interrupted => "interrupted".to_owned(),
         }
     }
@@ -167,6 +176,8 @@ impl Cause {
             | Self::Unreachable(_)
             | Self::Reply { .. }
             | Self::TimedOut { .. }
+            | Self::Lost(_)
+            | Self::Guest(_)
             | Self::Interrupted => None,
         }
     }
@@ -183,6 +194,8 @@ impl Cause {
             | Self::Unreachable(_)
             | Self::Reply { .. }
             | Self::TimedOut { .. }
+            | Self::Lost(_)
+            | Self::Guest(_)
             | Self::Interrupted => None,
         }
     }
@@ -202,9 +215,12 @@ impl Cause {
             Self::Refused(_) | Self::NotDone(_) => {
                 self.fault().and_then(|fault| fault.data.next.clone())
             }
-            Self::NotCancelled(_) | Self::Password(_) | Self::Local { .. } | Self::Interrupted => {
-                None
-            }
+            Self::Lost(_) => Some("look in the guest what it did".to_owned()),
+            Self::NotCancelled(_)
+            | Self::Password(_)
+            | Self::Local { .. }
+            | Self::Guest(_)
+            | Self::Interrupted => None,
         }
     }
 }

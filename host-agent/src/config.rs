@@ -200,6 +200,8 @@ pub enum Orphans {
     /// It is told of, and left as it is.
     #[default]
     Report,
+    /// It becomes an instance again, as its own metadata describes it.
+    Adopt,
     /// It is switched off and removed, with its files.
     Remove,
 }

@@ -54,6 +54,8 @@ pub struct Inventory {
     pub memory: Bytes,
     /// The distribution, as it calls itself.
     pub os: String,
+    /// The kernel's id of this boot of the node.
+    pub boot: String,
     /// This agent's version.
     pub agent_version: &'static str,
 }
@@ -149,6 +151,7 @@ fn inventory() -> io::Result<Inventory> {
         cpus: u32::try_from(system.cpus().len()).unwrap_or(u32::MAX),
         memory: Bytes(system.total_memory()),
         os: System::long_os_version().unwrap_or_default(),
+        boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
         agent_version: env!("CARGO_PKG_VERSION"),
     })
 }

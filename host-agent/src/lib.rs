@@ -8,18 +8,20 @@
 //!                 │   ├──> network      rtnetlink
 //!                 │   ├──> volume       files
 //!                 │   ├──> image        cache, qemu-img
-//!                 │   └──> guest        the agent inside, two transports
+//!                 │   ├──> guest        the agent inside, two transports
+//!                 │   └──> console      its serial line, by sessions
 //!                 v
 //!              journal                  SQLite
 //! ```
 //!
 //! Dependencies point one way: `rpc -> compute -> drivers -> protocol`. Drivers do not know
-//! `compute`, nor each other (only `guest` uses the hypervisor's agent channel).
+//! `compute`, nor each other (only `guest` uses the hypervisor's agent channel, and `console` asks it where a pty is).
 //!
 //! [`run()`] is the whole life of an agent: settings in, a reason to end out. Guests outlive it.
 
 pub mod compute;
 pub mod config;
+pub mod console;
 pub mod guest;
 pub mod host;
 pub mod hypervisor;
@@ -28,6 +30,7 @@ pub mod journal;
 pub mod network;
 mod notify;
 mod qcow2;
+mod qemu_img;
 pub mod rpc;
 mod run;
 mod threads;

@@ -31,7 +31,7 @@ const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 /// The format's own limit.
 const LONGEST_BACKING: usize = 1023;
 /// What is still sure to fit one refcount block: far above any disk, far below its 2 GiB.
-const LARGEST: Bytes = Bytes(64 << 40);
+pub(crate) const LARGEST: Bytes = Bytes(64 << 40);
 
 /// Incompatible feature bits: those a reader must know to read the file at all.
 pub(crate) mod feature {

@@ -102,7 +102,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
         hypervisor,
         network: Netlink::open()?,
-        volumes: Directory::open(&settings.state_dir).await?,
+        volumes: Directory::open(&settings.state_dir)
+            .await?
+            .keeping_free(settings.admission.disk_reserve),
         images: Cache::open(&settings.state_dir.join("images"), limits).await?,
         host: Host::open(&settings.state_dir).await?,
         virt_type: tokio::sync::OnceCell::new(),
@@ -137,6 +139,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     tracing::info!("stopping; guests go on running");
     compute.drain(PATIENCE).await;
     while doors.join_next().await.is_some() {}
+    service.drain().await;
     drop((service, compute));
     // It ends with its last handle. Operations left behind keep theirs; what they have not written
     // by then is what the next start finds undone.

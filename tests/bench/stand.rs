@@ -214,7 +214,8 @@ impl Stand {
     /// # Errors
     /// If it cannot be.
     pub(crate) async fn delete(&mut self, id: Uuid) -> Result<()> {
-        self.change("instance.delete", json!({"id": id})).await?;
+        self.change("instance.delete", json!({"id": id, "mode": "hard", "ignore_error": true}))
+            .await?;
         self.guests.ids.retain(|known| *known != id);
         Ok(())
     }

@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::agent::HostAgent;
+use crate::console::Console;
 use crate::process::{Output, Run};
-use crate::{Error, Result, programs};
+use crate::seat::Seat;
+use crate::{Error, Result, process, programs};
 
 /// The built `ostler`, and which node it is to ask.
 #[derive(Debug, Clone)]
@@ -64,6 +66,22 @@ impl Cli {
         self.env.iter().fold(run, |run, (name, value)| {
             if value.is_empty() { run.without_env(*name) } else { run.env(*name, value) }
         })
+    }
+
+    /// Run it on a terminal, with somebody at the keyboard.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn seat(&self, args: &[&str]) -> Result<(Seat, Console)> {
+        let mut command = process::command(&self.program);
+        command.args(args);
+        for (name, value) in &self.env {
+            match value.as_str() {
+                "" => command.env_remove(name),
+                value => command.env(name, value),
+            };
+        }
+        Seat::take(command)
     }
 
     /// Run it with these arguments and this on stdin, whatever it returns.

@@ -100,8 +100,16 @@ impl Console {
         let mut settings = tcgetattr(&file).map_err(Error::errno(&step))?;
         cfmakeraw(&mut settings);
         tcsetattr(&file, SetArg::TCSANOW, &settings).map_err(Error::errno(&step))?;
+        Self::over(file)
+    }
+
+    /// Whatever is at the other end of this descriptor, which does not block.
+    ///
+    /// # Errors
+    /// If it cannot be watched.
+    pub fn over(file: File) -> Result<Self> {
         #[expect(deprecated, reason = "what succeeds it is unsafe; a File keeps its descriptor")]
-        let pty = AsyncFd::new(file).map_err(Error::path("watching", path))?;
+        let pty = AsyncFd::new(file).map_err(Error::io("watching a console"))?;
         Ok(Self { pty, seen: String::new() })
     }
 
@@ -334,6 +342,11 @@ impl Session {
             status: format!("exit {}", ran.code),
             stderr: ran.text,
         })
+    }
+
+    /// Leave it as it is; the console.
+    pub fn abandon(self) -> Console {
+        self.console
     }
 
     /// Log out; the console, for the next login.

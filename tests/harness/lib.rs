@@ -30,7 +30,9 @@ pub mod place;
 pub mod poll;
 pub mod process;
 pub mod programs;
+pub mod rfb;
 pub mod rpc;
+pub mod seat;
 pub mod services;
 pub mod world;
 

@@ -162,7 +162,8 @@ impl Run {
     }
 }
 
-fn code(status: ExitStatus) -> i32 {
+/// An exit code; 128 and the signal's number if one ended it.
+pub(crate) fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 

@@ -7,7 +7,7 @@ use ostler_tests::guest_image::{Mode, ROOT};
 use ostler_tests::poll;
 use serde_json::{Value, json};
 
-use crate::node::{Node, need_root, virsh};
+use crate::node::{Node, gone, need_root, virsh};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_outlives_the_agent_and_is_known_again() {
@@ -99,7 +99,7 @@ async fn a_delete_that_a_crash_cut_off_is_finished() {
     need_root!();
     let mut node = Node::start().await;
     let id = node.boot("going", Mode::Ostler).await;
-    let operation = node.ask("instance.delete", json!({"id": id})).await;
+    let operation = node.ask("instance.delete", gone(&id)).await;
     node.agent.signal(Signal::SIGKILL).unwrap();
     node.agent.kill().await.unwrap();
     node.agent.launch().unwrap();

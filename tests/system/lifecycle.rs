@@ -9,7 +9,7 @@ use ostler_tests::services::Broker;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use crate::node::{BOOT, Node, need_root, virsh};
+use crate::node::{BOOT, Node, gone, need_root, virsh};
 
 /// Everything an operator does first, through RabbitMQ and the command, as `make demo` does.
 #[tokio::test(flavor = "multi_thread")]
@@ -99,7 +99,7 @@ async fn an_instance_lives_and_dies_by_message() {
     let session = node.login(&id, Account { user: "root", password: "n3w word" }).await;
     session.logout().await.unwrap();
 
-    cli.json(&["instance", "delete", "first"]).await.unwrap();
+    cli.json(&["instance", "delete", "first", "--hard"]).await.unwrap();
     node.nothing_left(&id).await;
     assert_eq!(cli.json(&["instance", "list"]).await.unwrap(), json!([]));
 
@@ -232,7 +232,7 @@ async fn a_cancelled_boot_leaves_nothing_and_a_delete_overtakes() {
     let params = node.boot_params("overtaken", Mode::Ostler, &[&lan]).await;
     let id = params["id"].as_str().unwrap().to_owned();
     let boot = node.ask("instance.boot", params).await;
-    let deleted = node.done("instance.delete", json!({"id": id})).await;
+    let deleted = node.done("instance.delete", gone(&id)).await;
     assert_eq!(deleted["state"], "succeeded");
     let boot = node.ask("operation.get", json!({"id": boot["id"]})).await;
     assert!(matches!(boot["state"].as_str(), Some("cancelled" | "succeeded")), "{boot:#}");
@@ -268,7 +268,7 @@ async fn many_come_and_go_at_once() {
     }
     let mut deletes = Vec::new();
     for (id, _) in &ids {
-        deletes.push(node.ask("instance.delete", json!({"id": id})).await);
+        deletes.push(node.ask("instance.delete", gone(id)).await);
     }
     for delete in &deletes {
         let over = node.end_of(delete).await;

@@ -10,14 +10,18 @@
 )]
 
 mod broker;
+mod console;
 mod crash;
+mod guest_work;
 mod guests;
 mod hostile;
 mod image;
+mod inspect;
 mod libvirtd;
 mod lifecycle;
 mod network;
 mod node;
+mod operations;
 mod qga;
 mod refusals;
 mod service;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
 use nix::unistd::Uid;
 use ostler_tests::agent::{HostAgent, Setup};
 use ostler_tests::console::{Console, Session};
@@ -69,9 +70,18 @@ impl Node {
 
     /// A node with this setup; its `more` is added to the common configuration.
     pub(crate) async fn with(setup: Setup) -> Self {
+        Self::made(setup, MORE).await
+    }
+
+    /// A node whose instances have a screen.
+    pub(crate) async fn with_screens() -> Self {
+        Self::made(Setup::default(), &MORE.replace("vnc = false", "vnc = true")).await
+    }
+
+    async fn made(setup: Setup, common: &str) -> Self {
         let libvirt = Libvirt::ensure().await.unwrap();
         let image = GuestImage::bake().await.unwrap();
-        let more = format!("{MORE}{}", setup.more);
+        let more = format!("{common}{}", setup.more);
         let agent = HostAgent::start(Setup { more, ..setup }).await.unwrap();
         let client = agent.client().await.unwrap();
         let network = "lan".to_owned();
@@ -224,9 +234,52 @@ impl Node {
         console.login(account.user, account.password).await.unwrap().session().unwrap()
     }
 
+    /// Run a line of shell in the guest, by its agent; what it printed.
+    pub(crate) async fn shell(&mut self, id: &str, line: &str) -> String {
+        self.report(id).await;
+        let run = json!({"id": id, "path": "/bin/sh", "args": ["-c", line], "timeout_ms": 60_000});
+        let started = self.ask("guest.exec", run).await;
+        loop {
+            let wait = json!({"id": id, "exec": started["exec"], "timeout": 20_000});
+            let ran = self.ask("guest.exec_wait", wait).await;
+            if ran["state"] == "running" {
+                continue;
+            }
+            assert_eq!(ran["exit_code"], 0, "{line}: {ran:#}");
+            let output = ran["stdout"].as_str().unwrap_or_default();
+            let output = base64::engine::general_purpose::STANDARD.decode(output).unwrap();
+            return String::from_utf8(output).unwrap().trim().to_owned();
+        }
+    }
+
+    /// Have a change made to its end, and see what the instance is then.
+    pub(crate) async fn becomes(&mut self, method: &str, params: Value, status: &str) -> Value {
+        let id = params["id"].as_str().unwrap().to_owned();
+        self.done(method, params).await;
+        let shown = self.show(&id).await;
+        assert_eq!(shown["status"], status, "after {method}: {shown:#}");
+        assert_eq!(shown["task_state"], Value::Null, "after {method}: {shown:#}");
+        assert_eq!(shown["drift"], Value::Null, "after {method}: {shown:#}");
+        shown
+    }
+
+    /// The files of an instance, sorted, logs left out.
+    pub(crate) fn files(&self, id: &str) -> Vec<String> {
+        let folder = self.agent.state_dir().join("instances").join(id);
+        let mut names: Vec<String> = match std::fs::read_dir(folder) {
+            Ok(entries) => {
+                entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
+            }
+            Err(_) => Vec::new(),
+        };
+        names.retain(|name| !name.starts_with("console.log"));
+        names.sort();
+        names
+    }
+
     /// Delete an instance, and prove that nothing of it is left.
     pub(crate) async fn delete(&mut self, id: &str) {
-        self.done("instance.delete", json!({"id": id})).await;
+        self.done("instance.delete", gone(id)).await;
         self.nothing_left(id).await;
     }
 
@@ -273,6 +326,11 @@ impl Drop for Node {
             quietly("ip", &["link", "delete", bridge]);
         }
     }
+}
+
+/// Parameters of a delete that leaves nothing, whatever state the instance is in.
+pub(crate) fn gone(id: impl serde::Serialize) -> Value {
+    json!({"id": id, "mode": "hard", "ignore_error": true})
 }
 
 /// Wait for the end of an operation.

@@ -1,21 +1,36 @@
 //! `ostler guest ...`
 
+mod copy;
+mod exec;
+mod place;
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use ostler_protocol::rpc::fault::Reason;
+use ostler_protocol::rpc::guest::work::{KeysAction, Select, SshKeys, Trim};
 use ostler_protocol::rpc::guest::{GuestState, Query, Report};
-use ostler_protocol::rpc::method::GuestReport;
-use ostler_protocol::rpc::values::InstanceId;
+use ostler_protocol::rpc::method::{
+    GuestReport, GuestSshKeys, GuestSyncTime, GuestTime, GuestTrim,
+};
+use ostler_protocol::rpc::values::{Bytes, InstanceId};
 use tokio::time::Instant;
 
 use super::Session;
 use super::instance::InstanceRef;
 use crate::args::seconds;
 use crate::failure::{Cause, Failure};
+use crate::size;
 
 /// How long the node waits at most for a guest, in one call.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// How much longer than an answer what takes guests time may take.
+const LONGER: Duration = Duration::from_secs(30);
+/// Bytes read of a file of keys; the node takes fewer.
+const KEYS_MOST: u64 = 1 << 20;
 
 /// What can be asked of guests.
 #[derive(Subcommand)]
@@ -31,6 +46,69 @@ pub(crate) enum GuestCommand {
         #[arg(long, conflicts_with = "wait")]
         cached: bool,
     },
+    /// Run a program in the guest: its output, its exit code
+    Exec(exec::ExecArgs),
+    /// Copy a file into the guest; what is there is overwritten
+    Push(copy::PushArgs),
+    /// Copy a file out of the guest; what is here is overwritten, once all has come
+    Pull(copy::PullArgs),
+    /// Show the guest's clock beside the node's
+    Time {
+        /// The instance: its id, or its name if no other has it
+        instance: InstanceRef,
+    },
+    /// Set the guest's clock by the node's
+    SyncTime {
+        /// The instance: its id, or its name if no other has it
+        instance: InstanceRef,
+    },
+    /// List or change the SSH keys of an account in the guest
+    #[command(subcommand)]
+    SshKeys(KeysCommand),
+    /// Tell the guest's disks what its file systems do not use
+    Trim {
+        /// The instance: its id, or its name if no other has it
+        instance: InstanceRef,
+        /// Leave free stretches alone that are shorter than this, as in 1M
+        #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+        minimum: Option<Bytes>,
+    },
+}
+
+/// What can be done with an account's keys.
+#[derive(Subcommand)]
+pub(crate) enum KeysCommand {
+    /// List them
+    List {
+        #[command(flatten)]
+        account: Account,
+    },
+    /// Add keys to those there are
+    Add(KeysArgs),
+    /// Put keys in the place of those there are
+    Replace(KeysArgs),
+    /// Remove keys
+    Remove(KeysArgs),
+}
+
+/// An account of a guest.
+#[derive(Args)]
+pub(crate) struct Account {
+    /// The instance: its id, or its name if no other has it
+    instance: InstanceRef,
+    /// The account in the guest
+    #[arg(long, default_value = "root")]
+    user: String,
+}
+
+/// Keys for an account.
+#[derive(Args)]
+pub(crate) struct KeysArgs {
+    #[command(flatten)]
+    account: Account,
+    /// A file of public keys, one a line, such as ~/.ssh/id_ed25519.pub; - reads standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
 }
 
 impl GuestCommand {
@@ -48,8 +126,73 @@ impl GuestCommand {
                 };
                 session.output.result(&report)
             }
+            Self::Exec(args) => args.run(session).await,
+            Self::Push(args) => args.run(session).await,
+            Self::Pull(args) => args.run(session).await,
+            Self::Time { instance } => {
+                let id = instance.resolve(&mut session.client).await?;
+                let clock = session.client.call::<GuestTime>(&Select { id }).await?;
+                session.output.result(&clock)
+            }
+            Self::SyncTime { instance } => {
+                let id = instance.resolve(&mut session.client).await?;
+                let select = Select { id };
+                let clock = session.client.act::<GuestSyncTime>(&select, None, LONGER).await?;
+                session.output.result(&clock)
+            }
+            Self::SshKeys(command) => command.run(session).await,
+            Self::Trim { instance, minimum } => {
+                let id = instance.resolve(&mut session.client).await?;
+                let trim = Trim { id, minimum: minimum.map(|bytes| bytes.0) };
+                let trimmed = session.client.act::<GuestTrim>(&trim, None, LONGER).await?;
+                session.output.result(&trimmed)
+            }
         }
     }
+}
+
+impl KeysCommand {
+    async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        let (action, account, files) = match self {
+            Self::List { account } => (KeysAction::List, account, Vec::new()),
+            Self::Add(KeysArgs { account, files }) => (KeysAction::Add, account, files),
+            Self::Replace(KeysArgs { account, files }) => (KeysAction::Replace, account, files),
+            Self::Remove(KeysArgs { account, files }) => (KeysAction::Remove, account, files),
+        };
+        let mut keys = Vec::new();
+        for file in &files {
+            keys.extend(read_keys(file)?);
+        }
+        let id = account.instance.resolve(&mut session.client).await?;
+        let request = SshKeys { id, user: account.user, action, keys };
+        let told = session.client.act::<GuestSshKeys>(&request, None, Duration::ZERO).await?;
+        match told.keys {
+            Some(_) => session.output.result(&told),
+            None => {
+                let (user, number) = (&request.user, request.keys.len());
+                let sentence = match action {
+                    KeysAction::Add => format!("{number} keys may be used for {user} as well"),
+                    KeysAction::Replace => format!("{number} keys, no others, are those of {user}"),
+                    KeysAction::Remove => format!("{number} keys are removed from those of {user}"),
+                    KeysAction::List => String::new(),
+                };
+                session.output.sentence(&told, &sentence)
+            }
+        }
+    }
+}
+
+/// The lines of a file that are neither empty nor comments.
+fn read_keys(file: &Path) -> Result<Vec<String>, Failure> {
+    let mut text = String::new();
+    let read = if file.as_os_str() == "-" {
+        std::io::stdin().take(KEYS_MOST).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|open| open.take(KEYS_MOST).read_to_string(&mut text))
+    };
+    read.map_err(|source| Cause::Local { what: format!("read {}", file.display()), source })?;
+    let lines = text.lines().map(str::trim);
+    Ok(lines.filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect())
 }
 
 /// Ask for a report until the guest answers or the time is over.

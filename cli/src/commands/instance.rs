@@ -3,6 +3,7 @@
 mod boot;
 mod delete;
 mod disk;
+mod inspect;
 mod notes;
 mod power;
 mod reference;
@@ -19,6 +20,7 @@ use ostler_protocol::rpc::values::InstanceId;
 use self::boot::BootArgs;
 use self::delete::DeleteArgs;
 use self::disk::DiskCommand;
+use self::inspect::InspectCommand;
 use self::notes::NotesCommand;
 use self::power::PowerCommand;
 pub(crate) use self::reference::InstanceRef;
@@ -78,6 +80,8 @@ pub(crate) enum InstanceCommand {
         #[command(flatten)]
         changing: Changing,
     },
+    #[command(flatten)]
+    Inspect(InspectCommand),
 }
 
 /// A change that needs no more than to be told which instance.
@@ -131,6 +135,7 @@ impl InstanceCommand {
             Self::Notes(command) => command.run(session).await,
             Self::Delete(args) => args.run(session).await,
             Self::Restore(args) => delete::restore(session, args).await,
+            Self::Inspect(command) => command.run(session).await,
             Self::Password { instance, user, password_stdin, plain, changing } => {
                 let source = if password_stdin { Source::Stdin } else { Source::Terminal };
                 if source == Source::Terminal {

@@ -1,6 +1,7 @@
 //! The commands, a file per noun. Each turns words into parameters, calls the node, and shows what
 //! came back; what they have in common, following a change to its end, is here.
 
+pub(crate) mod console;
 pub(crate) mod guest;
 pub(crate) mod host;
 pub(crate) mod image;
@@ -26,7 +27,7 @@ use crate::target;
 pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> u8 {
     let output = Output::new(&cli.global);
     match carry_out(cli, matches, output) {
-        Ok(()) => 0,
+        Ok(exit) => exit,
         Err(failure) => {
             output.failure(&failure);
             failure.cause.exit()
@@ -34,17 +35,18 @@ pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> u8 {
     }
 }
 
-fn carry_out(cli: Cli, matches: &ArgMatches, output: Output) -> Result<(), Failure> {
+fn carry_out(cli: Cli, matches: &ArgMatches, output: Output) -> Result<u8, Failure> {
     let Cli { global, noun } = cli;
     let command = match noun {
-        Noun::Completions { shell } => return shell::completions(shell),
-        Noun::Man { folder } => return shell::man(&folder),
+        Noun::Completions { shell } => return shell::completions(shell).map(|()| 0),
+        Noun::Man { folder } => return shell::man(&folder).map(|()| 0),
         Noun::Instance(command) => Command::Instance(command),
         Noun::Guest(command) => Command::Guest(command),
         Noun::Image(command) => Command::Image(command),
         Noun::Network(command) => Command::Network(command),
         Noun::Host(command) => Command::Host(command),
         Noun::Operation(command) => Command::Operation(command),
+        Noun::Console(arguments) => Command::Console(arguments),
     };
     let mut session = Session::new(&global, matches, output)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -54,7 +56,7 @@ fn carry_out(cli: Cli, matches: &ArgMatches, output: Output) -> Result<(), Failu
     runtime.block_on(async {
         let outcome = command.run(&mut session).await;
         session.client.close().await;
-        outcome
+        outcome.map(|()| session.exit)
     })
 }
 
@@ -66,6 +68,7 @@ enum Command {
     Network(network::NetworkCommand),
     Host(host::HostCommand),
     Operation(operation::OperationCommand),
+    Console(console::ConsoleArgs),
 }
 
 impl Command {
@@ -77,6 +80,7 @@ impl Command {
             Self::Network(command) => command.run(session).await,
             Self::Host(command) => command.run(session).await,
             Self::Operation(command) => command.run(session).await,
+            Self::Console(arguments) => arguments.run(session).await,
         }
     }
 }
@@ -85,6 +89,9 @@ impl Command {
 pub(crate) struct Session {
     client: Client,
     output: Output,
+    /// The exit code of a command that did what it was asked to: not always 0 where it runs
+    /// somebody else's program.
+    exit: u8,
 }
 
 /// A change that was sent.
@@ -98,7 +105,7 @@ enum Followed {
 impl Session {
     fn new(global: &Global, matches: &ArgMatches, output: Output) -> Result<Self, Failure> {
         let target = target::choose(global, matches)?;
-        Ok(Self { client: Client::new(target, global.timeout), output })
+        Ok(Self { client: Client::new(target, global.timeout), output, exit: 0 })
     }
 
     /// Send a change and, unless told otherwise, wait until it is done.

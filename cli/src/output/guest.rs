@@ -1,13 +1,14 @@
 //! Guests' reports for people. All of it comes from guests: every field is cleaned on its way into
 //! the table.
 
+use ostler_protocol::rpc::guest::work::{Clock, Keys, Trimmed};
 use ostler_protocol::rpc::guest::{Filesystem, Interface, Report};
-use ostler_protocol::rpc::values::Bytes;
+use ostler_protocol::rpc::values::{Bytes, Timestamp};
 
 use super::instance::{guest_state, transport_word};
-use super::table::{Field, Mood, fields};
+use super::table::{Field, Mood, fields, list};
 use super::time::{instant, span};
-use super::{Look, Show};
+use super::{Look, Show, clean};
 
 impl Show for Report {
     fn show(&self, look: Look) -> String {
@@ -70,4 +71,53 @@ fn filesystem(filesystem: &Filesystem) -> Field {
         text.push_str(&format!(", {} of {} used", Bytes(used), Bytes(total)));
     }
     Field::plain(text)
+}
+
+/// A clock that is further off than this is worth a look, milliseconds.
+const OFF: u64 = 1000;
+
+impl Show for Clock {
+    fn show(&self, look: Look) -> String {
+        let off = self.offset.unsigned_abs();
+        let offset = match self.offset {
+            0 => "none".to_owned(),
+            1.. => format!("{off} ms ahead of the node"),
+            _ => format!("{off} ms behind the node"),
+        };
+        let mood =
+            if off > OFF.saturating_add(self.uncertainty) { Mood::Moving } else { Mood::Good };
+        let time = Timestamp(u64::try_from(self.time).unwrap_or(0));
+        fields(
+            look,
+            [
+                ("time", Field::plain(instant(time))),
+                ("offset", Field::new(offset, mood)),
+                ("known to", Field::plain(format!("{} ms", self.uncertainty))),
+            ],
+        )
+    }
+}
+
+impl Show for Keys {
+    fn show(&self, _: Look) -> String {
+        let mut lines: Vec<String> = self.keys.iter().flatten().map(|key| clean(key)).collect();
+        if self.truncated {
+            lines.push("# there are more".to_owned());
+        }
+        lines.join("\n")
+    }
+}
+
+impl Show for Trimmed {
+    fn show(&self, look: Look) -> String {
+        let rows = self.filesystems.iter().map(|one| {
+            let outcome = match (&one.error, one.trimmed) {
+                (Some(error), _) => Field::new(error, Mood::Moving),
+                (None, Some(bytes)) => Field::new(Bytes(bytes), Mood::Good),
+                (None, None) => Field::plain("-"),
+            };
+            vec![Field::plain(&one.mountpoint), outcome]
+        });
+        list(look, &["FILE SYSTEM", "TRIMMED"], rows)
+    }
 }

@@ -128,7 +128,7 @@ fn status(status: Status) -> Field {
     Field::new(status, mood)
 }
 
-fn power(state: PowerState) -> Field {
+pub(super) fn power(state: PowerState) -> Field {
     let (word, mood) = match state {
         PowerState::Unknown => ("unknown", Mood::Moving),
         PowerState::None => ("none", Mood::Neutral),

@@ -7,6 +7,7 @@
 mod guest;
 mod host;
 mod image;
+mod inspect;
 mod instance;
 mod json;
 mod network;
@@ -202,6 +203,15 @@ fn fault_rows<'a>(
         .chain(step)
         .chain(std::iter::once(("reason", Field::plain(word))))
         .chain(next)
+}
+
+/// A text of several lines without anything else a terminal would obey.
+pub(crate) fn clean_lines(text: &str) -> String {
+    let lines = text.split('\n').map(|line| {
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        line.split('\t').map(clean).collect::<Vec<_>>().join("\t")
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A text without anything a terminal would obey: control characters, and the marks that reorder

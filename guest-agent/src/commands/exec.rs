@@ -30,7 +30,8 @@ use nix::unistd::Pid;
 use ostler_protocol::qga::base64::Base64Data;
 use ostler_protocol::qga::base64::{Base64Error, decoded_len};
 use ostler_protocol::qga::commands::exec::{
-    ExecArguments, ExecStarted, ExecStatus, GuestExec, GuestExecStatus,
+    EXEC_PIECE, ExecArguments, ExecStarted, ExecStatus, ExecStatusArguments, GuestExec,
+    GuestExecStatus,
 };
 use tokio::process::Child;
 use tokio::task::AbortHandle;
@@ -41,7 +42,7 @@ use super::account::{self, Account, AccountError};
 use crate::dispatcher::Handle;
 use crate::state::Agent;
 use crate::worker::WorkerError;
-use capture::{Charge, Kept, Store};
+use capture::{Charge, Kept, Shared, Store};
 use spawn::{Identity, Plan, Started};
 
 /// Programs that may run at a time; each has a few descriptors.
@@ -115,6 +116,8 @@ struct Program {
     /// Tells it from others that have had its process id.
     serial: u64,
     minder: AbortHandle,
+    out: Shared,
+    err: Shared,
     result: Option<Finished>,
 }
 
@@ -122,9 +125,8 @@ struct Program {
 struct Finished {
     /// Since the agent began.
     order: u64,
+    /// Without its output.
     status: ExecStatus,
-    /// What its output takes.
-    _charges: [Charge; 2],
 }
 
 impl Programs {
@@ -172,13 +174,13 @@ impl Programs {
         true
     }
 
-    fn finish(&self, pid: i64, serial: u64, status: ExecStatus, charges: [Charge; 2]) {
+    fn finish(&self, pid: i64, serial: u64, status: ExecStatus) {
         let order = self.next();
         let mut known = self.known.borrow_mut();
         let Some(program) = known.get_mut(&pid).filter(|program| program.serial == serial) else {
             return;
         };
-        program.result = Some(Finished { order, status, _charges: charges });
+        program.result = Some(Finished { order, status });
         let waiting = known.values().filter(|program| program.result.is_some()).count();
         drop(known);
         if waiting > MOST_WAITING {
@@ -278,8 +280,11 @@ async fn start(agent: &Rc<Agent>, arguments: ExecArguments) -> Result<i64, ExecE
     ));
     let (pid, serial) = (started.pid, programs.next());
     let input = input_data.map(|text| (text, input_charge));
-    let minder = tokio::task::spawn_local(mind(agent.clone(), serial, started, input, limit));
-    let program = Program { serial, minder: minder.abort_handle(), result: None };
+    let [out, err] = [(); 2].map(|()| Rc::new(RefCell::new(Kept::new(programs.store.charge()))));
+    let streams = [out.clone(), err.clone()];
+    let minding = mind(agent.clone(), serial, started, input, streams, limit);
+    let minder = tokio::task::spawn_local(minding).abort_handle();
+    let program = Program { serial, minder, out, err, result: None };
     if let Some(before) = programs.known.borrow_mut().insert(pid, program) {
         // it is gone, or its process id would not be another's
         before.minder.abort();
@@ -293,6 +298,7 @@ async fn mind(
     serial: u64,
     started: Started,
     input: Option<(String, Charge)>,
+    [out, err]: [Shared; 2],
     limit: Option<Duration>,
 ) {
     let pid = started.pid;
@@ -301,32 +307,52 @@ async fn mind(
     let room = |charge: &mut Charge, bytes| programs.charge(charge, bytes);
     let output = async {
         let feed = capture::feed(pipes.input, input);
-        let out = capture::listen(pipes.out, programs.store.charge(), &room);
-        let err = capture::listen(pipes.err, programs.store.charge(), &room);
-        let ((), out, err) = tokio::join!(feed, out, err);
-        (out, err)
+        let out = capture::listen(pipes.out, &out, &room);
+        let err = capture::listen(pipes.err, &err, &room);
+        tokio::join!(feed, out, err)
     };
-    let (ended, (out, err)) = tokio::join!(end(&mut child, pid, limit), output);
-    let mut status = ended;
-    let (out_data, out_truncated, out_charge) = told(out);
-    let (err_data, err_truncated, err_charge) = told(err);
-    status.exited = true;
-    (status.out_data, status.out_truncated) = (out_data, out_truncated);
-    (status.err_data, status.err_truncated) = (err_data, err_truncated);
-    programs.finish(pid, serial, status, [out_charge, err_charge]);
-    drop(child);
+    let (ended, _) = tokio::join!(end(&mut child, pid, limit), output);
+    programs.finish(pid, serial, ExecStatus { exited: true, ..ended });
+    drop((child, out, err));
     tokio::time::sleep(WAIT).await;
     programs.forget(pid, serial);
 }
 
-type Told = (Option<Base64Data>, Option<bool>, Charge);
-
-fn told(kept: Kept) -> Told {
-    let Kept { data, truncated, charge } = kept;
-    if data.is_empty() {
-        return (None, None, charge);
+impl Program {
+    /// The end, with all that was written; nothing but that it runs, before.
+    fn whole(&self) -> ExecStatus {
+        let Some(finished) = &self.result else { return ExecStatus::default() };
+        let (out_data, out_truncated) = told(&mut self.out.borrow_mut());
+        let (err_data, err_truncated) = told(&mut self.err.borrow_mut());
+        ExecStatus { out_data, out_truncated, err_data, err_truncated, ..finished.status.clone() }
     }
-    (Some(Base64Data(data)), Some(truncated), charge)
+
+    /// What was written from these places on, and the end if nothing follows.
+    fn piece(&self, out_from: i64, err_from: i64) -> ExecStatus {
+        let (out, err) = (self.out.borrow(), self.err.borrow());
+        let (out_data, out_ends) = out.piece(out_from, EXEC_PIECE);
+        let (err_data, err_ends) = err.piece(err_from, EXEC_PIECE);
+        let status = match &self.result {
+            Some(finished) if out_ends && err_ends => finished.status.clone(),
+            Some(_) | None => ExecStatus::default(),
+        };
+        let data = |data: &[u8]| (!data.is_empty()).then(|| Base64Data(data.to_vec()));
+        ExecStatus {
+            out_data: data(out_data),
+            out_truncated: Some(out.truncated),
+            err_data: data(err_data),
+            err_truncated: Some(err.truncated),
+            ..status
+        }
+    }
+}
+
+/// All of a stream, taken out of it.
+fn told(kept: &mut Kept) -> (Option<Base64Data>, Option<bool>) {
+    if kept.data.is_empty() {
+        return (None, None);
+    }
+    (Some(Base64Data(std::mem::take(&mut kept.data))), Some(kept.truncated))
 }
 
 /// Waits until a program has ended; after a while, if there is a limit, it is made to.
@@ -365,13 +391,23 @@ fn signal(pid: i64, signal: Signal) {
 }
 
 impl Handle for GuestExecStatus {
-    async fn handle(agent: Rc<Agent>, arguments: ExecStarted) -> Result<ExecStatus, CommandError> {
-        let ExecStarted { pid } = arguments;
+    async fn handle(
+        agent: Rc<Agent>,
+        arguments: ExecStatusArguments,
+    ) -> Result<ExecStatus, CommandError> {
+        let ExecStatusArguments { pid, out_from, err_from, forget } = arguments;
         let mut known = agent.programs.known.borrow_mut();
         let program = known.get_mut(&pid).ok_or(ExecError::Pid(pid))?;
-        let Some(finished) = program.result.take() else { return Ok(ExecStatus::default()) };
-        program.minder.abort();
-        known.remove(&pid);
-        Ok(finished.status)
+        let from_a_place = out_from.is_some() || err_from.is_some();
+        let status = if from_a_place {
+            program.piece(out_from.unwrap_or(0), err_from.unwrap_or(0))
+        } else {
+            program.whole()
+        };
+        if status.exited && forget.unwrap_or(!from_a_place) {
+            program.minder.abort();
+            known.remove(&pid);
+        }
+        Ok(status)
     }
 }

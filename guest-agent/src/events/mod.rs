@@ -142,8 +142,12 @@ fn identity(info: &FilesystemInfo) -> (&str, &str, &str) {
 }
 
 async fn ready(agent: &Agent, network: bool, mounts: bool) -> Ready {
-    let mut capabilities =
-        vec![capability::PIPELINING, capability::HEARTBEAT, capability::FREEZE_LEASE];
+    let mut capabilities = vec![
+        capability::PIPELINING,
+        capability::HEARTBEAT,
+        capability::FREEZE_LEASE,
+        capability::EXEC_OUTPUT,
+    ];
     if network {
         capabilities.push(capability::NETWORK_EVENTS);
     }

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ostler_protocol::rpc::event::{Event, News};
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::{Status, VmState};
-use ostler_protocol::rpc::operation::{Operation, State, Subject};
+use ostler_protocol::rpc::operation::{Kind, Operation, State, Subject};
 use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Timestamp};
 use tokio::sync::{OnceCell, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -65,8 +66,21 @@ pub struct Compute<H: Hypervisor, N> {
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
     pub(super) started: Timestamp,
+    /// Whether the node was restarted since the agent last ran, and what ran before is off.
+    pub(super) node_restarted: AtomicBool,
     events: broadcast::Sender<Event>,
-    gate: tokio::sync::Mutex<()>,
+    pub(super) gate: tokio::sync::Mutex<()>,
+    /// Held while what nobody waits for is tidied up.
+    pub(super) tidying: tokio::sync::Mutex<()>,
+}
+
+/// An operation to be, and who asked for it.
+pub(super) struct Whose {
+    pub(super) id: OperationId,
+    pub(super) kind: Kind,
+    pub(super) context: Context,
+    pub(super) fingerprint: String,
+    pub(super) now: Timestamp,
 }
 
 /// What a command became.
@@ -106,6 +120,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, journal::Error> {
         let snapshot = journal.load().await?;
+        let boot = node.host.inventory().boot.clone();
         let registry = Registry {
             instances: snapshot.instances.into_iter().map(|i| (i.id, i)).collect(),
             images: snapshot.images.into_iter().map(|i| (i.name.clone(), i)).collect(),
@@ -124,8 +139,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             tasks: TaskTracker::new(),
             shutdown,
             started: Timestamp::now(),
+            node_restarted: AtomicBool::new(snapshot.boot.is_some_and(|known| known != boot)),
             events: broadcast::Sender::new(EVENTS),
             gate: tokio::sync::Mutex::default(),
+            tidying: tokio::sync::Mutex::default(),
         });
         compute.take_up(snapshot.unfinished).await;
         let follower = Arc::clone(&compute);
@@ -205,7 +222,18 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let capacity = self.capacity().await?;
         let kind = command.kind();
         let id = OperationId::random();
-        let mut admitted = self.admit(command, Asked { by: id, now, capacity })?;
+        let admitted = self.admit(command, Asked { by: id, now, capacity })?;
+        let whose = Whose { id, kind, context, fingerprint, now };
+        self.accept(whose, admitted).await
+    }
+
+    /// Write an operation down, and have it carried out.
+    pub(super) async fn accept(
+        self: &Arc<Self>,
+        whose: Whose,
+        mut admitted: Admitted,
+    ) -> Result<Operation, Fault> {
+        let Whose { id, kind, context, fingerprint, now } = whose;
         let operation = Operation {
             id,
             kind,

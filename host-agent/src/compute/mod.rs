@@ -24,7 +24,10 @@
 //! * `worker`: carries operations out, and takes them up again after a crash.
 //! * `operations`: the plans and their steps, one file for each kind.
 //! * `power`: follows what libvirt tells; UNKNOWN while it cannot tell, and then nothing is done.
+//! * `reconcile`: compares what is known with what is, at start and from time to time.
 //! * `views`: answers to reads.
+//! * `guest_work`: what is done in guests directly, without an operation.
+//! * [`inspect`]: answers to reads that ask libvirt, and consoles.
 //!
 //! Nothing here knows JSON-RPC, AMQP, libvirt or netlink: requests come as [`command::Command`],
 //! and the drivers are traits.
@@ -34,10 +37,13 @@ mod catalog;
 mod change;
 pub mod command;
 mod faults;
+mod guest_work;
+pub mod inspect;
 mod lifecycle;
 mod manager;
 mod operations;
 mod power;
+mod reconcile;
 mod registry;
 mod requests;
 mod views;

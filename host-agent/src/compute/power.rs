@@ -3,14 +3,13 @@
 //! ```text
 //!   event ──> observed ──> no task in flight? ──> lifecycle::observed ──> journal, event
 //!   link down ──> all UNKNOWN, and nothing is done
-//!   link up, lagged, every ten minutes ──> audit: list all domains, compare
+//!   link up, lagged, every so often ──> reconcile
 //! ```
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::sync::Arc;
 
 use ostler_protocol::rpc::event::News;
-use ostler_protocol::rpc::instance::{PowerState, VmState};
+use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::InstanceId;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -21,14 +20,11 @@ use crate::hypervisor::{Hypervisor, HypervisorEvent, Link, PowerReason};
 use crate::journal::Write;
 use crate::network::Network;
 
-/// How often the states are audited without a reason; nova's interval.
-const AUDIT: Duration = Duration::from_secs(600);
-
 impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// Follow libvirt's events until the agent stops.
-    pub(super) async fn follow_power(&self) {
+    pub(super) async fn follow_power(self: &Arc<Self>) {
         let mut events = self.node.hypervisor.events();
-        let mut audit = tokio::time::interval(AUDIT);
+        let mut audit = tokio::time::interval(self.settings.reconcile_interval);
         loop {
             let event = tokio::select! {
                 () = self.shutdown.cancelled() => return,
@@ -41,7 +37,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             match event {
                 None | Some(HypervisorEvent::LinkUp | HypervisorEvent::Lagged { .. }) => {
                     if *self.node.hypervisor.link().borrow() == Link::Up {
-                        self.audit().await;
+                        self.reconcile().await;
                     }
                 }
                 Some(HypervisorEvent::LinkDown) => self.all_unknown(),
@@ -78,40 +74,6 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             }
-        }
-    }
-
-    /// Compare what we know with all domains there are.
-    async fn audit(&self) {
-        let domains = match self.node.hypervisor.list().await {
-            Ok(domains) => domains,
-            Err(error) => {
-                // A failed query is no evidence of anything.
-                tracing::warn!(%error, "the domains could not be listed");
-                return;
-            }
-        };
-        let seen: HashMap<InstanceId, PowerState> =
-            domains.iter().map(|domain| (domain.id, domain.power)).collect();
-        let known: Vec<(InstanceId, VmState)> = {
-            let registry = self.registry.lock();
-            registry.instances.values().map(|i| (i.id, i.vm_state)).collect()
-        };
-        for domain in domains.iter().filter(|domain| domain.ours.is_some()) {
-            let ours = known.iter().any(|(id, vm)| *id == domain.id && *vm != VmState::Deleted);
-            if !ours {
-                tracing::warn!(
-                    domain = domain.name,
-                    "a domain of ours that the journal does not know"
-                );
-            }
-        }
-        for (id, vm) in known.into_iter().filter(|(_, vm)| *vm != VmState::Deleted) {
-            let power = seen.get(&id).copied().unwrap_or(PowerState::None);
-            if power == PowerState::None && vm == VmState::Active {
-                tracing::warn!(instance = %id, "libvirt has no domain for an active instance");
-            }
-            self.power_seen(id, power).await;
         }
     }
 
@@ -175,7 +137,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     /// Change what is observed of an instance; whether that made a difference.
-    fn observe(&self, id: InstanceId, change: impl FnOnce(&mut Observed)) -> bool {
+    pub(super) fn observe(&self, id: InstanceId, change: impl FnOnce(&mut Observed)) -> bool {
         let changed = {
             let mut registry = self.registry.lock();
             let seen = registry.observed.entry(id).or_insert(Observed::UNKNOWN);

@@ -90,6 +90,8 @@ pub(super) struct Registry {
     pub(super) observed: HashMap<InstanceId, Observed>,
     pub(super) images: BTreeMap<Name, ImageRecord>,
     pub(super) networks: BTreeMap<Name, NetworkRecord>,
+    /// Domains of this node that the journal does not know.
+    pub(super) orphans: Vec<String>,
     /// The operations that are not over.
     pub(super) live: HashMap<OperationId, Arc<LiveOperation>>,
     /// What waits on each subject; an entry means that a worker is at it.

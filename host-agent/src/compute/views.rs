@@ -40,6 +40,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             protocol: versions::CURRENT,
             protocol_oldest: versions::OLDEST,
             time: Timestamp::now(),
+            started: self.started,
         }
     }
 
@@ -77,6 +78,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             instances: by_status(&registry.instances),
             operations: registry.live.len() as u32,
             flavors: self.settings.flavors.clone(),
+            orphans: registry.orphans.clone(),
         })
     }
 

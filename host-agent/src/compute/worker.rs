@@ -190,6 +190,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             if before == Some(StepState::Done) {
                 continue;
             }
+            if self.shutdown.is_cancelled() {
+                // Between two steps is the safest place to stop: the next start goes on from here.
+                let _ = self.write_progress(operation).await;
+                return End::Suspended;
+            }
             let committed = committed(&plan, &operation.now.borrow().steps);
             if operation.cancel.is_cancelled() && !committed {
                 return End::Cancelled;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// An allowance that refills with time. It may be overdrawn once: who spends learns how long to wait
 /// before the next time.
 #[derive(Debug, Clone)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     rate: f64,
     burst: f64,
     left: f64,
@@ -16,7 +16,7 @@ pub(super) struct Budget {
 
 impl Budget {
     /// `rate` a second, and at most `burst` saved up.
-    pub(super) fn new(rate: u32, burst: u32, now: Instant) -> Self {
+    pub(crate) fn new(rate: u32, burst: u32, now: Instant) -> Self {
         Self {
             rate: f64::from(rate.max(1)),
             burst: f64::from(burst),
@@ -26,13 +26,18 @@ impl Budget {
     }
 
     /// Spends so much, whether it is there or not.
-    pub(super) fn spend(&mut self, amount: usize, now: Instant) {
+    pub(crate) fn spend(&mut self, amount: usize, now: Instant) {
         self.refill(now);
         self.left -= amount as f64;
     }
 
+    /// Gives so much back.
+    pub(super) fn refund(&mut self, amount: usize) {
+        self.left = (self.left + amount as f64).min(self.burst);
+    }
+
     /// How long until there is something to spend; nothing if there is.
-    pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
+    pub(crate) fn wait(&mut self, now: Instant) -> Option<Duration> {
         self.refill(now);
         (self.left < 0.0)
             .then(|| Duration::from_secs_f64(-self.left / self.rate).max(Duration::from_millis(1)))

@@ -19,6 +19,9 @@ use super::session::Ask;
 use super::settings::GuestSettings;
 use super::state::{Observation, Standing};
 
+/// Pieces of work at a time; what is more waits, and is refused when its time is over.
+const WORK: usize = 8;
+
 /// A guest.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -26,8 +29,12 @@ pub(super) struct Entry {
     pub(super) id: InstanceId,
     /// One question at a time through libvirt, which holds its own lock for each.
     pub(super) turn: Semaphore,
+    /// Pieces of work that go on although nobody may wait for them any more.
+    pub(super) work: Arc<Semaphore>,
     standing: watch::Sender<Standing>,
     knowledge: Mutex<Knowledge>,
+    /// When the agent last said that a freeze ended by itself.
+    thawed: Mutex<Option<Timestamp>>,
     run: Mutex<Option<Run>>,
     session: AtomicU64,
     questions: AtomicU64,
@@ -77,8 +84,10 @@ impl Entry {
         Self {
             id,
             turn: Semaphore::new(1),
+            work: Arc::new(Semaphore::new(WORK)),
             standing: watch::Sender::new(Standing::default()),
             knowledge: Mutex::default(),
+            thawed: Mutex::default(),
             run: Mutex::default(),
             session: AtomicU64::new(0),
             questions: AtomicU64::new(1),
@@ -178,6 +187,16 @@ impl Entry {
     /// What the guest said of itself.
     pub(super) fn knowledge(&self) -> MutexGuard<'_, Knowledge> {
         self.knowledge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agent said that a freeze ended by itself.
+    pub(super) fn thawed(&self, at: Timestamp) {
+        *self.thawed.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    /// When it last did.
+    pub(super) fn last_thawed(&self) -> Option<Timestamp> {
+        *self.thawed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The session.

@@ -1,7 +1,7 @@
 //! Why a guest did not do, or did not say, what it was asked.
 
 use ostler_protocol::qga::ErrorClass;
-use ostler_protocol::rpc::values::InstanceId;
+use ostler_protocol::rpc::values::{ExecId, InstanceId};
 
 /// A question to a guest that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,9 @@ pub enum Error {
     Refused {
         /// What was asked.
         command: &'static str,
-        /// The kind of its error; libvirt does not pass it on, then it is `GenericError`.
+        /// The kind of its error. libvirt does not pass it on: over it, an error worded as agents
+        /// word that they do not have or permit a command is `CommandNotFound`, any other
+        /// `GenericError`.
         class: ErrorClass,
         /// The agent's words, cleaned and cut: from the guest, so not to be trusted.
         desc: String,
@@ -42,6 +44,29 @@ pub enum Error {
         /// What was asked.
         command: &'static str,
     },
+    /// The node has no room for more of it.
+    #[error("busy: {why}")]
+    Busy {
+        /// What there is too much of.
+        why: String,
+    },
+    /// What was asked for cannot be.
+    #[error("{what}")]
+    Invalid {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The idempotency key came with another request before.
+    #[error("the idempotency key was used for another program")]
+    KeyReused,
+    /// No such program, or it is long over.
+    #[error("no program {exec} of the guest of {instance} is known")]
+    UnknownExec {
+        /// The instance.
+        instance: InstanceId,
+        /// The program.
+        exec: ExecId,
+    },
     /// The question has no form on the wire.
     #[error("{command} cannot be written: {why}")]
     Unwritable {
@@ -56,10 +81,13 @@ impl Error {
     /// Whether the same request may succeed later, nothing else changed.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Timeout { .. } => true,
+            Self::Unavailable { .. } | Self::Timeout { .. } | Self::Busy { .. } => true,
             Self::NotRunning { .. }
             | Self::Refused { .. }
             | Self::Garbled { .. }
+            | Self::Invalid { .. }
+            | Self::KeyReused
+            | Self::UnknownExec { .. }
             | Self::Unwritable { .. } => false,
         }
     }
@@ -68,7 +96,13 @@ impl Error {
     pub const fn is_unavailable(&self) -> bool {
         match self {
             Self::NotRunning { .. } | Self::Unavailable { .. } | Self::Timeout { .. } => true,
-            Self::Refused { .. } | Self::Garbled { .. } | Self::Unwritable { .. } => false,
+            Self::Refused { .. }
+            | Self::Garbled { .. }
+            | Self::Busy { .. }
+            | Self::Invalid { .. }
+            | Self::KeyReused
+            | Self::UnknownExec { .. }
+            | Self::Unwritable { .. } => false,
         }
     }
 
@@ -76,7 +110,13 @@ impl Error {
     pub const fn may_have_happened(&self) -> bool {
         match self {
             Self::Unavailable { .. } | Self::Garbled { .. } | Self::Timeout { .. } => true,
-            Self::NotRunning { .. } | Self::Refused { .. } | Self::Unwritable { .. } => false,
+            Self::NotRunning { .. }
+            | Self::Refused { .. }
+            | Self::Busy { .. }
+            | Self::Invalid { .. }
+            | Self::KeyReused
+            | Self::UnknownExec { .. }
+            | Self::Unwritable { .. } => false,
         }
     }
 }

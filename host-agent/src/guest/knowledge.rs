@@ -16,6 +16,9 @@ use ostler_protocol::rpc::values::{InstanceId, Timestamp};
 use super::error::Error;
 use super::report::{self, Part, clean};
 
+/// Words kept of what an agent says it can do.
+const CAPABILITIES: usize = 32;
+
 /// What a guest answered when it was asked for everything.
 #[derive(Debug)]
 pub(super) struct Gathered {
@@ -57,6 +60,8 @@ pub(super) struct Knowledge {
     filesystems: Part<Vec<Filesystem>>,
     heartbeat: Option<Heartbeat>,
     missing: Vec<Missing>,
+    /// What the agent on Ostler's port does beyond the standard.
+    capabilities: Vec<String>,
 }
 
 impl Knowledge {
@@ -79,6 +84,8 @@ impl Knowledge {
                 }
                 self.host_name = Some(clean(&ready.hostname)).filter(|name| !name.is_empty());
                 self.os = Some(report::os(&ready.os));
+                let words = ready.capabilities.iter().take(CAPABILITIES);
+                self.capabilities = words.map(|word| clean(word)).collect();
             }
             GuestEvent::NetworkChanged(data) => {
                 self.interfaces = report::interfaces(&data.interfaces);
@@ -91,6 +98,11 @@ impl Knowledge {
             GuestEvent::Heartbeat(data) => self.heartbeat = Some(report::heartbeat(data, now)),
             GuestEvent::Thawed(_) => {}
         }
+    }
+
+    /// Whether the agent on Ostler's port says that it does this.
+    pub(super) fn capable(&self, word: &str) -> bool {
+        self.capabilities.iter().any(|known| known == word)
     }
 
     fn found(&mut self, command: &str) {
@@ -168,6 +180,10 @@ fn part<T>(
                 | Error::Unavailable { .. }
                 | Error::Garbled { .. }
                 | Error::Timeout { .. }
+                | Error::Busy { .. }
+                | Error::Invalid { .. }
+                | Error::KeyReused
+                | Error::UnknownExec { .. }
                 | Error::Unwritable { .. }) => error.to_string(),
             };
             missing.push(Missing { command: command.to_owned(), why: clean(&why) });

@@ -54,6 +54,8 @@ pub(super) struct Inbound<R> {
     to: usize,
     /// Bytes since the last message.
     run: usize,
+    /// Bytes of the last message.
+    last: usize,
 }
 
 impl<R: AsyncRead + Unpin> Inbound<R> {
@@ -68,6 +70,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
             from: 0,
             to: 0,
             run: 0,
+            last: 0,
         }
     }
 
@@ -97,7 +100,7 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
                     self.budget.spend(MESSAGE_COST, Instant::now());
                     return match frame {
                         Ok(Frame::Value(value)) => {
-                            self.run = 0;
+                            self.last = std::mem::take(&mut self.run);
                             Message::from_value(value).map_or(Incoming::Bad, Incoming::Message)
                         }
                         Ok(Frame::Delimiter) => Incoming::Delimiter,
@@ -116,6 +119,14 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
     /// Takes so much off what this guest may send, beyond what it sent.
     pub(super) fn charge(&mut self, bytes: usize) {
         self.budget.spend(bytes, Instant::now());
+    }
+
+    /// The last message was asked for: it is no burden of the guest's making, so that files can be
+    /// read faster than a guest may talk.
+    pub(super) fn refund(&mut self) {
+        let reads = self.last / CHUNK + 1;
+        self.budget.refund(self.last + MESSAGE_COST + reads * READ_COST);
+        self.last = 0;
     }
 
     /// The limit for the next message, if none is begun.

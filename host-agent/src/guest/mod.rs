@@ -23,10 +23,15 @@
 //!
 //! What a guest said last is kept with its age, so that there is an answer when it hangs or is off.
 
-mod budget;
+pub(crate) mod budget;
+mod clock;
 mod entry;
 pub mod error;
+mod exec;
+mod file;
+mod freeze;
 mod inquiry;
+mod keys;
 mod knowledge;
 mod link;
 mod pulse;
@@ -38,6 +43,7 @@ mod standard;
 mod state;
 #[cfg(test)]
 mod tests;
+mod trim;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -54,8 +60,8 @@ use ostler_protocol::qga::commands::user::{GuestSetUserPassword, SetUserPassword
 use ostler_protocol::rpc::guest::{GuestState, GuestSummary, Report, Transport};
 use ostler_protocol::rpc::instance::Word;
 use ostler_protocol::rpc::values::{InstanceId, Timestamp};
-use tokio::sync::{Notify, broadcast, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -63,6 +69,7 @@ use zeroize::Zeroize as _;
 
 use self::entry::{Entry, Run, Seat};
 pub use self::error::Error;
+use self::exec::Execs;
 use self::inquiry::Inquiry;
 pub use self::settings::GuestSettings;
 use crate::hypervisor::Hypervisor;
@@ -72,6 +79,9 @@ const CHANGES: usize = 256;
 /// Questions that may wait for their turn at one guest.
 const QUEUE: usize = 32;
 
+/// How many times longer than an answer what guests need time for may take: a freeze, a late open.
+const LONGER: u32 = 3;
+
 /// The guests of a node. A clone is another handle to the same.
 pub struct Guests<H>(Arc<Inner<H>>);
 
@@ -80,6 +90,7 @@ struct Inner<H> {
     settings: Arc<GuestSettings>,
     shutdown: CancellationToken,
     entries: Mutex<HashMap<InstanceId, Arc<Entry>>>,
+    execs: Execs,
     changes: broadcast::Sender<(InstanceId, GuestSummary)>,
     tasks: TaskTracker,
 }
@@ -105,6 +116,7 @@ impl<H: Hypervisor> Guests<H> {
             // its own child, so that draining ends the sessions and nobody else
             shutdown: shutdown.child_token(),
             entries: Mutex::default(),
+            execs: Execs::default(),
             changes: broadcast::Sender::new(CHANGES),
             tasks: TaskTracker::new(),
         }))
@@ -279,6 +291,54 @@ impl<H: Hypervisor> Guests<H> {
         let settings = &*self.0.settings;
         let deadline = Instant::now() + settings.answer_timeout;
         Inquiry { hypervisor: &self.0.hypervisor, settings, entry, over, deadline }
+    }
+
+    /// A deadline for something that takes guests longer than a question.
+    fn patience(&self) -> Instant {
+        Instant::now() + self.0.settings.answer_timeout * LONGER
+    }
+
+    /// Carries out what must not stop half way, even when nobody waits for it any more: until the
+    /// agent stops. Whoever asks waits until `deadline`.
+    async fn see_through<T, W>(
+        &self,
+        entry: &Arc<Entry>,
+        command: &'static str,
+        deadline: Instant,
+        work: W,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let place = timeout_at(deadline, Arc::clone(&entry.work).acquire_owned()).await;
+        // the semaphore is never closed
+        let Ok(Ok(place)) = place else {
+            let why = format!("too much is under way in the guest of {}", entry.id);
+            return Err(Error::Busy { why });
+        };
+        let (tell, told) = oneshot::channel();
+        let shutdown = self.0.shutdown.clone();
+        let task = async move {
+            let outcome = tokio::select! {
+                () = shutdown.cancelled() => return,
+                outcome = work => outcome,
+            };
+            drop(place);
+            // whoever asked may be gone
+            let _ = tell.send(outcome);
+        };
+        self.0.tasks.spawn(task.in_current_span());
+        match timeout_at(deadline, told).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(Error::NotRunning { instance: entry.id }),
+            Err(_) => {
+                if let Some(run) = &*entry.run() {
+                    run.nudge.notify_one();
+                }
+                Err(Error::Timeout { command })
+            }
+        }
     }
 
     /// Starts a session in the place of whatever session there was.

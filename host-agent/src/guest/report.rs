@@ -25,7 +25,12 @@ const ENTRY_BYTES: usize = 64;
 
 /// A text free of characters that do something, at most 255 characters of it.
 pub(super) fn clean(text: &str) -> String {
-    text.chars().filter(|c| !acts(*c)).take(TEXT).collect()
+    clean_to(text, TEXT)
+}
+
+/// The same, so many characters of it.
+pub(super) fn clean_to(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !acts(*c)).take(most).collect()
 }
 
 /// Control characters, and those that turn the direction of text or break its lines.

@@ -80,7 +80,13 @@ pub(super) fn without(error: Error, secrets: &[&str]) -> Error {
         }
         Error::Unavailable { instance, why } => Error::Unavailable { instance, why: hide(why) },
         Error::Unwritable { command, why } => Error::Unwritable { command, why: hide(why) },
-        error @ (Error::NotRunning { .. } | Error::Garbled { .. } | Error::Timeout { .. }) => error,
+        error @ (Error::NotRunning { .. }
+        | Error::Garbled { .. }
+        | Error::Timeout { .. }
+        | Error::Busy { .. }
+        | Error::Invalid { .. }
+        | Error::KeyReused
+        | Error::UnknownExec { .. }) => error,
     }
 }
 

@@ -257,10 +257,12 @@ impl<'a> Talk<'a> {
                     self.send_sync();
                 }
             }
-            GuestEvent::NetworkChanged(_)
-            | GuestEvent::FilesystemsChanged(_)
-            | GuestEvent::Thawed(_) => {
+            GuestEvent::NetworkChanged(_) | GuestEvent::FilesystemsChanged(_) => {
                 self.sound(None, now);
+            }
+            GuestEvent::Thawed(_) => {
+                self.sound(None, now);
+                self.seat.entry.thawed(Timestamp::now());
             }
             GuestEvent::Heartbeat(beat) => {
                 self.sound(None, now);
@@ -279,6 +281,7 @@ impl<'a> Talk<'a> {
             id.as_ref().and_then(Value::as_u64).and_then(|id| self.pending.remove(&id))
         {
             self.sound(None, now);
+            self.inbound.refund();
             let Pending { command, answer, .. } = pending;
             let outcome = outcome.map_err(|fault| Error::Refused {
                 command,

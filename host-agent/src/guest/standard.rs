@@ -12,7 +12,7 @@ use ostler_protocol::qga::commands::Nothing;
 use ostler_protocol::qga::commands::info::GuestInfo;
 use ostler_protocol::qga::commands::sync::GuestPing;
 use ostler_protocol::qga::envelope::Message;
-use ostler_protocol::qga::framing::{Frame, Parser};
+use ostler_protocol::qga::framing::{Frame, Limits, Parser};
 use ostler_protocol::rpc::guest::Transport;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -28,6 +28,8 @@ use super::settings::Caps;
 use super::state::Observation;
 use crate::hypervisor::{self, Hypervisor};
 
+/// The longest text libvirt's own protocol carries.
+const RPC_STRING: usize = 4 << 20;
 /// What the hypervisor may take beyond the guest's time before it counts as unreachable.
 const MARGIN: Duration = Duration::from_secs(2);
 /// The most an agent may take to show that it is there.
@@ -111,7 +113,9 @@ fn text(command: &'static str, mut line: Line) -> Result<Zeroizing<String>, Erro
 
 /// A reply, read within the same bounds as those on Ostler's own port.
 fn read(reply: &str, caps: &Caps) -> Option<Result<Value, (ErrorClass, String)>> {
-    let mut parser = Parser::new(limits(caps.answer, caps.depth));
+    // libvirt has it in memory already, and passes on no more than this
+    let limits = Limits { bytes: RPC_STRING, ..limits(caps.answer, caps.depth) };
+    let mut parser = Parser::new(limits);
     match parser.next_frame(&mut reply.as_bytes())? {
         Ok(Frame::Value(value)) => match Message::from_value(value).ok()? {
             Message::Response(response) => {
@@ -120,6 +124,26 @@ fn read(reply: &str, caps: &Caps) -> Option<Result<Value, (ErrorClass, String)>>
             Message::Event(_) => None,
         },
         Ok(Frame::Delimiter) | Err(_) => None,
+    }
+}
+
+/// What the agent said, without what libvirt puts before it.
+fn own_words<'a>(command: &str, reason: &'a str) -> &'a str {
+    let told = format!("unable to execute QEMU agent command '{command}': ");
+    reason.split_once(told.as_str()).map_or(reason, |(_, words)| words)
+}
+
+/// The kind of an agent's error, by its words: libvirt keeps nothing else of it. These are the stock
+/// agent's since it has kinds, and ours.
+fn class(command: &str, desc: &str) -> ErrorClass {
+    let unknown = format!("The command {command} has not been found");
+    let disabled = format!("Command {command} has been disabled");
+    // how libvirt words the kind, if the agent has no words of its own
+    let bare = "The command has not been found";
+    if desc.starts_with(&unknown) || desc.starts_with(&disabled) || desc == bare {
+        ErrorClass::CommandNotFound
+    } else {
+        ErrorClass::GenericError
     }
 }
 
@@ -133,7 +157,8 @@ fn failure(entry: &Entry, command: &'static str, error: hypervisor::Error) -> Fa
             Failure { error: Error::Unavailable { instance, why: reason }, mute: true }
         }
         Cause::GuestAgentRefused { reason, .. } => {
-            Error::Refused { command, class: ErrorClass::GenericError, desc: reason }.into()
+            let desc = own_words(command, &reason).to_owned();
+            Error::Refused { command, class: class(command, &desc), desc }.into()
         }
         // libvirt has looked, and this guest cannot be asked: it is paused, say.
         error @ (Cause::Refused { .. } | Cause::Failed { .. }) => {
@@ -202,7 +227,36 @@ async fn probe<H: Hypervisor>(seat: &Seat, hypervisor: &H) -> bool {
             | Error::Unavailable { .. }
             | Error::Garbled { .. }
             | Error::Timeout { .. }
+            | Error::Busy { .. }
+            | Error::Invalid { .. }
+            | Error::KeyReused
+            | Error::UnknownExec { .. }
             | Error::Unwritable { .. },
         ) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_an_error_is_told_by_its_words() {
+        use ErrorClass::{CommandNotFound, GenericError};
+        let libvirts = "internal error: unable to execute QEMU agent command 'guest-exec': ";
+        for (words, kind) in [
+            ("The command guest-exec has not been found", CommandNotFound),
+            ("Command guest-exec has been disabled", CommandNotFound),
+            ("Command guest-exec has been disabled: the agent is in frozen state", CommandNotFound),
+            ("The command has not been found", CommandNotFound),
+            ("Command guest-ping has been disabled", GenericError),
+            ("sh: The command guest-exec has not been found", GenericError),
+            ("Invalid parameter 'pid'", GenericError),
+        ] {
+            let reason = format!("{libvirts}{words}");
+            let own = own_words("guest-exec", &reason);
+            assert_eq!((own, class("guest-exec", own)), (words, kind));
+        }
+        assert_eq!(own_words("guest-exec", "something else"), "something else");
     }
 }

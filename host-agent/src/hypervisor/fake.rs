@@ -2,19 +2,27 @@
 //!
 //! It has state like the real one: what is defined, what runs, who is told. And it can be told to
 //! misbehave: to fail a call before or after doing what it was asked, to hold one, to be
-//! unreachable; and its guests can be told to die, to ignore a shutdown, or to answer.
+//! unreachable; its guests can be told to die, to ignore a shutdown, or to answer; and a copy ends
+//! at once, or when and how it is told to.
+
+mod adjust;
+mod jobs;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ostler_protocol::rpc::values::InstanceId;
+use ostler_protocol::rpc::values::{InstanceId, Secret, Timestamp};
 use tokio::sync::{broadcast, oneshot, watch};
 
+use self::jobs::Work;
+pub use self::jobs::{COPIED, Copies};
 use super::event::EVENT_CAPACITY;
+use super::inspect::{Definition, DomainStats, Inspect, Screen};
 use super::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor,
-    HypervisorEvent, Link, PowerReason, PowerState, RebootMode, ShutdownMode, VirtChoice,
+    HypervisorEvent, Link, PowerReason, PowerState, RESTORE, RebootMode, ShutdownMode, VirtChoice,
     VirtSetting, VirtType,
 };
 
@@ -24,6 +32,9 @@ use super::{
 pub enum Call {
     Define,
     Start,
+    Pause,
+    Unpause,
+    DiscardSave,
     Shutdown,
     Reboot,
     Destroy,
@@ -33,6 +44,20 @@ pub enum Call {
     GuestCommand,
     Capabilities,
     VirtType,
+    Save,
+    BeginCopy,
+    Job,
+    AbortJob,
+    SetMetadata,
+    SetVcpus,
+    SetMemory,
+    SetVncPassword,
+    Xml,
+    Fingerprint,
+    Stats,
+    Screen,
+    SetScreenPassword,
+    Console,
 }
 
 /// When a call fails.
@@ -61,6 +86,7 @@ struct World {
     failures: BTreeMap<Call, VecDeque<(Failing, Error)>>,
     holds: BTreeMap<Call, VecDeque<oneshot::Receiver<()>>>,
     calls: Vec<(Call, Option<InstanceId>)>,
+    copies: Copies,
 }
 
 struct Domain {
@@ -68,6 +94,19 @@ struct Domain {
     state: DomainState,
     ignores_shutdown: bool,
     agent: Option<Agent>,
+    saved: Option<Saved>,
+    work: Work,
+    /// The screen's password and until when; none is locked.
+    screen: Option<(Secret, Timestamp)>,
+    console: Option<PathBuf>,
+}
+
+/// Memory that is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Saved {
+    /// What the domain did, and will do again.
+    power: PowerState,
+    damaged: bool,
 }
 
 /// Keeps a call from going on, until it is dropped.
@@ -147,6 +186,25 @@ impl Fake {
         }
     }
 
+    /// Whether memory of a domain is saved.
+    pub fn has_save(&self, id: InstanceId) -> bool {
+        self.world().domains.get(&id).is_some_and(|domain| domain.saved.is_some())
+    }
+
+    /// Makes what is saved of a domain's memory unusable: its restore fails.
+    pub fn damage_save(&self, id: InstanceId) {
+        if let Some(saved) = self.world().domains.get_mut(&id).and_then(|d| d.saved.as_mut()) {
+            saved.damaged = true;
+        }
+    }
+
+    /// Gives a domain this console, or takes it away.
+    pub fn set_console(&self, id: InstanceId, console: Option<PathBuf>) {
+        if let Some(domain) = self.world().domains.get_mut(&id) {
+            domain.console = console;
+        }
+    }
+
     /// Removes a domain as if from outside, running or not, and tells.
     pub fn forget(&self, id: InstanceId) {
         if self.world().domains.remove(&id).is_some() {
@@ -207,8 +265,15 @@ impl Fake {
         }
     }
 
+    fn becomes(&self, id: InstanceId, domain: &mut Domain, power: PowerState, reason: PowerReason) {
+        domain.state = DomainState { power, reason };
+        self.tell(HypervisorEvent::Lifecycle { id, power, reason });
+    }
+
     fn turn_off(&self, id: InstanceId, domain: &mut Domain, reason: PowerReason) {
         domain.state = DomainState { power: PowerState::Shutdown, reason };
+        domain.screen = None;
+        domain.work.interrupt();
         if domain.agent.take().is_some() {
             self.tell(HypervisorEvent::AgentConnected { id, connected: false });
         }
@@ -219,6 +284,13 @@ impl Fake {
 impl World {
     fn domain(&mut self, domain: InstanceId) -> Result<&mut Domain, Error> {
         self.domains.get_mut(&domain).ok_or(Error::NotFound { domain })
+    }
+
+    fn running(&mut self, call: Call, id: InstanceId) -> Result<&mut Domain, Error> {
+        match self.domain(id)? {
+            domain if domain.is_on() => Ok(domain),
+            _ => Err(refused(call, id, "the domain does not run")),
+        }
     }
 }
 
@@ -244,6 +316,9 @@ fn step(call: Call) -> &'static str {
     match call {
         Call::Define => "define",
         Call::Start => "start",
+        Call::Pause => "pause",
+        Call::Unpause => "unpause",
+        Call::DiscardSave => "discard saved memory",
         Call::Shutdown => "shutdown",
         Call::Reboot => "reboot",
         Call::Destroy => "destroy",
@@ -253,6 +328,20 @@ fn step(call: Call) -> &'static str {
         Call::GuestCommand => "guest command",
         Call::Capabilities => "capabilities",
         Call::VirtType => "probe",
+        Call::Save => "save",
+        Call::BeginCopy => "copy",
+        Call::Job => "job",
+        Call::AbortJob => "abort job",
+        Call::SetMetadata => "set metadata",
+        Call::SetVcpus => "set vCPUs",
+        Call::SetMemory => "set memory",
+        Call::SetVncPassword => "set VNC password",
+        Call::Xml => "read the definition",
+        Call::Fingerprint => "read the definition",
+        Call::Stats => "read the counters",
+        Call::Screen => "find the screen",
+        Call::SetScreenPassword => "set the screen's password",
+        Call::Console => "find the console",
     }
 }
 
@@ -270,7 +359,16 @@ impl Hypervisor for Fake {
                     let state =
                         DomainState { power: PowerState::Shutdown, reason: PowerReason::Unstated };
                     let spec = spec.clone();
-                    let domain = Domain { spec, state, ignores_shutdown: false, agent: None };
+                    let domain = Domain {
+                        spec,
+                        state,
+                        ignores_shutdown: false,
+                        agent: None,
+                        saved: None,
+                        work: Work::default(),
+                        screen: None,
+                        console: None,
+                    };
                     world.domains.insert(id, domain);
                 }
             }
@@ -285,10 +383,56 @@ impl Hypervisor for Fake {
             if domain.is_on() {
                 return Ok(Change::AlreadySo);
             }
-            let (power, reason) = (PowerState::Running, PowerReason::Booted);
+            let (power, reason) = match domain.saved {
+                None => (PowerState::Running, PowerReason::Booted),
+                Some(Saved { damaged: true, .. }) => {
+                    let message = "the saved memory is damaged".to_owned();
+                    return Err(Error::Failed { step: RESTORE, domain: Some(id), message });
+                }
+                Some(Saved { power, damaged: false }) => (power, PowerReason::Restored),
+            };
+            domain.saved = None;
             domain.state = DomainState { power, reason };
             self.tell(HypervisorEvent::Lifecycle { id, power, reason });
             Ok(Change::Made)
+        })
+        .await
+    }
+
+    async fn pause(&self, id: InstanceId) -> Result<Change, Error> {
+        self.call(Call::Pause, Some(id), |world| {
+            let domain = world.domain(id)?;
+            match (domain.is_on(), domain.state.power == PowerState::Paused) {
+                (false, _) => Err(refused(Call::Pause, id, "the domain is not running")),
+                (true, true) => Ok(Change::AlreadySo),
+                (true, false) => {
+                    self.becomes(id, domain, PowerState::Paused, PowerReason::PauseRequested);
+                    Ok(Change::Made)
+                }
+            }
+        })
+        .await
+    }
+
+    async fn unpause(&self, id: InstanceId) -> Result<Change, Error> {
+        self.call(Call::Unpause, Some(id), |world| {
+            let domain = world.domain(id)?;
+            match (domain.is_on(), domain.state.power == PowerState::Running) {
+                (false, _) => Err(refused(Call::Unpause, id, "the domain is not running")),
+                (true, true) => Ok(Change::AlreadySo),
+                (true, false) => {
+                    self.becomes(id, domain, PowerState::Running, PowerReason::Resumed);
+                    Ok(Change::Made)
+                }
+            }
+        })
+        .await
+    }
+
+    async fn discard_save(&self, id: InstanceId) -> Result<Change, Error> {
+        self.call(Call::DiscardSave, Some(id), |world| {
+            let saved = world.domains.get_mut(&id).and_then(|domain| domain.saved.take());
+            Ok(if saved.is_some() { Change::Made } else { Change::AlreadySo })
         })
         .await
     }
@@ -423,6 +567,57 @@ impl Hypervisor for Fake {
 
     fn events(&self) -> Events {
         Events::new(self.events.subscribe())
+    }
+}
+
+impl Inspect for Fake {
+    async fn xml(&self, id: InstanceId, _: Definition) -> Result<String, Error> {
+        let xml = |domain: &mut Domain| {
+            format!("<domain><name>{}</name></domain>", domain.spec.domain_name())
+        };
+        self.call(Call::Xml, Some(id), |world| world.domain(id).map(xml)).await
+    }
+
+    async fn fingerprint(&self, id: InstanceId) -> Result<String, Error> {
+        let told = |domain: &mut Domain| format!("{:?}", domain.spec);
+        self.call(Call::Fingerprint, Some(id), |world| world.domain(id).map(told)).await
+    }
+
+    async fn stats(&self, id: InstanceId) -> Result<DomainStats, Error> {
+        self.call(Call::Stats, Some(id), |world| {
+            world.running(Call::Stats, id).map(|_| DomainStats::default())
+        })
+        .await
+    }
+
+    async fn screen(&self, id: InstanceId) -> Result<Option<Screen>, Error> {
+        self.call(Call::Screen, Some(id), |world| {
+            let vnc = world.running(Call::Screen, id)?.spec.vnc.clone();
+            Ok(vnc.map(|vnc| Screen { address: vnc.listen, port: 5900 }))
+        })
+        .await
+    }
+
+    async fn set_screen_password(
+        &self,
+        id: InstanceId,
+        _: &Secret,
+        _: Timestamp,
+    ) -> Result<(), Error> {
+        let call = Call::SetScreenPassword;
+        self.call(call, Some(id), |world| match world.running(call, id)?.spec.vnc {
+            Some(_) => Ok(()),
+            None => Err(refused(call, id, "the domain has no screen")),
+        })
+        .await
+    }
+
+    async fn console(&self, id: InstanceId) -> Result<PathBuf, Error> {
+        self.call(Call::Console, Some(id), |world| {
+            let console = world.running(Call::Console, id)?.console.clone();
+            console.ok_or_else(|| refused(Call::Console, id, "the domain has no serial console"))
+        })
+        .await
     }
 }
 

@@ -1,9 +1,12 @@
-//! What runs instances: one narrow trait in our own words, libvirt behind it.
+//! What runs instances: narrow traits in our own words, libvirt behind them.
 //!
 //! ```text
-//!   compute, guest ──> Hypervisor (trait) ──> libvirt::Libvirt   connections, lanes, XML, events
-//!                                        └──> fake::Fake         the same in memory, for tests
+//!   compute, guest ──> Hypervisor: Adjust + Jobs ──> libvirt::Libvirt   connections, lanes, XML
+//!                                               └──> fake::Fake         in memory, for tests
 //! ```
+//!
+//! [`Hypervisor`] is a domain's life, [`Jobs`] is what takes long, [`Adjust`] is what changes in a
+//! domain that goes on.
 //!
 //! A driver answers what it saw and changes what it is told to; it decides nothing. Every change
 //! is idempotent and says whether it made a difference ([`Change`]), because an operation that is
@@ -13,10 +16,13 @@
 //! After [`Error::Timeout`] or [`Error::Unreachable`] a change may still have happened, or happen
 //! later: ask [`Hypervisor::state`] before deciding what to do next.
 
+pub mod adjust;
 pub mod capability;
 pub mod error;
 pub mod event;
 pub mod fake;
+pub mod inspect;
+pub mod jobs;
 pub mod libvirt;
 pub mod spec;
 
@@ -26,11 +32,17 @@ use tokio::sync::watch;
 
 use ostler_protocol::rpc::values::InstanceId;
 
+pub use self::adjust::Adjust;
 pub use self::capability::{Capabilities, VirtChoice, VirtSetting, VirtType};
 pub use self::error::Error;
 pub use self::event::{Events, HypervisorEvent, Link, PowerReason};
+pub use self::inspect::Inspect;
+pub use self::jobs::{Job, Jobs};
 pub use self::spec::{DomainSpec, Metadata};
 pub use ostler_protocol::rpc::instance::PowerState;
+
+/// The step a failed restore is told as, to be known from a start that failed.
+pub const RESTORE: &str = "restore";
 
 /// Whether a call made a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,12 +94,16 @@ pub struct DomainRecord {
 }
 
 /// The driver. Changes to one instance are carried out one at a time, in the order asked.
-pub trait Hypervisor: Send + Sync + 'static {
+pub trait Hypervisor: Adjust + Inspect + Jobs {
     /// Makes the persistent definition, or replaces the one this id has. A running domain keeps
     /// what it was started with until it is started again.
     fn define(&self, spec: &DomainSpec) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Powers a defined domain on; returns when its vCPUs run.
+    /// Powers a defined domain on; returns when its vCPUs run. One with saved memory goes on from
+    /// there, paused if it was paused. If that fails it is an [`Error::Failed`] of the step
+    /// [`RESTORE`] and the memory stays saved: start again, or [`discard_save`] first.
+    ///
+    /// [`discard_save`]: Self::discard_save
     fn start(&self, id: InstanceId) -> impl Future<Output = Result<Change, Error>> + Send;
 
     /// Asks the guest to stop and returns once it is asked. That it stopped is told by an event.
@@ -103,6 +119,16 @@ pub trait Hypervisor: Send + Sync + 'static {
         id: InstanceId,
         mode: RebootMode,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Stops the vCPUs; memory stays. One that is paused, whatever the reason, is as wanted.
+    fn pause(&self, id: InstanceId) -> impl Future<Output = Result<Change, Error>> + Send;
+
+    /// Lets the vCPUs of a paused domain run.
+    fn unpause(&self, id: InstanceId) -> impl Future<Output = Result<Change, Error>> + Send;
+
+    /// Throws saved memory away, so that the next start is from the firmware. None saved is as
+    /// wanted, and so is an absent domain.
+    fn discard_save(&self, id: InstanceId) -> impl Future<Output = Result<Change, Error>> + Send;
 
     /// Pulls the plug: QEMU may first flush its disks, then it is killed. A domain that is off or
     /// absent is as wanted.

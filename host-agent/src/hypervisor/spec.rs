@@ -19,6 +19,10 @@ pub struct Metadata {
     pub owner: String,
     /// Counts definitions, so that a stale one is told from the last.
     pub generation: u64,
+    /// The node it is on.
+    pub node: String,
+    /// The agent's own record of it, as text.
+    pub record: String,
 }
 
 /// A domain to be.
@@ -28,10 +32,15 @@ pub struct DomainSpec {
     pub metadata: Metadata,
     /// What executes it.
     pub virt_type: VirtType,
-    /// vCPUs, at least one.
+    /// vCPUs it starts with, at least one.
     pub vcpus: u32,
-    /// Memory; rounded up to KiB.
+    /// vCPUs it can be given while it runs; at least `vcpus`.
+    pub max_vcpus: u32,
+    /// Memory the balloon leaves it; rounded up to KiB.
     pub memory: Bytes,
+    /// Memory it starts with and can be given back while it runs; at least `memory`, rounded up to
+    /// KiB.
+    pub max_memory: Bytes,
     /// The board.
     pub machine: Machine,
     /// The processor the guest sees.
@@ -244,7 +253,8 @@ pub struct Nic {
     pub mtu: Option<u16>,
 }
 
-/// A screen over VNC, on a port the hypervisor picks.
+/// A screen over VNC, on a port the hypervisor picks. Nobody gets in until it is given a password:
+/// [`Adjust::set_vnc_password`](super::Adjust::set_vnc_password).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vnc {
     /// Where it listens.
@@ -285,10 +295,14 @@ pub(crate) fn sample() -> DomainSpec {
             name: "sample".to_owned(),
             owner: "tests".to_owned(),
             generation: 1,
+            node: "tests".to_owned(),
+            record: String::new(),
         },
         virt_type: VirtType::Qemu,
         vcpus: 1,
+        max_vcpus: 1,
         memory: Bytes::mib(64),
+        max_memory: Bytes::mib(64),
         machine: Machine::Pc,
         cpu: CpuMode::HypervisorDefault,
         firmware: Firmware::Bios,

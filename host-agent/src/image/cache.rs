@@ -48,12 +48,12 @@ type Lock = tokio::sync::Mutex<()>;
 /// The images on this node.
 #[derive(Debug)]
 pub struct Cache {
-    folder: PathBuf,
-    parts: PathBuf,
-    limits: Limits,
-    turns: Semaphore,
+    pub(super) folder: PathBuf,
+    pub(super) parts: PathBuf,
+    pub(super) limits: Limits,
+    pub(super) turns: Semaphore,
     /// Threads that write images, for as long as that takes.
-    writers: Threads,
+    pub(super) writers: Threads,
     /// Threads for what takes no time.
     threads: Threads,
     /// One import at a time of each source, by its key.
@@ -193,7 +193,7 @@ impl Cache {
     }
 
     /// Give the file its name.
-    async fn store(&self, part: &Part, path: &Path) -> Result<Stored, ImageError> {
+    pub(super) async fn store(&self, part: &Part, path: &Path) -> Result<Stored, ImageError> {
         let (part, name, folder) = (part.clone(), path.to_owned(), self.folder.clone());
         let link = move || {
             let stored = match fs::hard_link(&part.data, name) {
@@ -300,7 +300,7 @@ impl Cache {
         Ok(swept)
     }
 
-    fn lock(&self, key: &str) -> Arc<Lock> {
+    pub(super) fn lock(&self, key: &str) -> Arc<Lock> {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         locks.retain(|_, lock| lock.strong_count() > 0);
         if let Some(lock) = locks.get(key).and_then(Weak::upgrade) {
@@ -311,7 +311,7 @@ impl Cache {
         lock
     }
 
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         step: &'static str,
         path: &Path,

@@ -126,6 +126,18 @@ pub enum ImageError {
     /// qemu-img could not be run, or did not come to an end.
     #[error("qemu-img could not judge the image")]
     QemuImg(#[source] io::Error),
+    /// A file to be taken into the cache is not there, and nothing says that it was.
+    #[error("{} is gone: make the snapshot again", path.display())]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It was called off; the file is where it was.
+    #[error("taking {} into the cache was called off", path.display())]
+    Cancelled {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file system is full, or would be; nothing was left behind.
     #[error("no space left in {} (free some, or remove unused images)", path.display())]
     NoSpace {
@@ -180,6 +192,8 @@ impl ImageError {
             | Self::Empty { .. }
             | Self::Digest { .. }
             | Self::Unfit { .. }
+            | Self::Gone { .. }
+            | Self::Cancelled { .. }
             | Self::Io { .. } => false,
         }
     }

@@ -12,6 +12,8 @@
 //!                     │   └── qemu_img.rs a second opinion, under limits
 //!                     v
 //!                  cache.rs               <cache>/<sha256>.<format>, read-only, once
+//!                     ^
+//!                  adopt.rs               a snapshot made on this node: judged, hashed, moved
 //! ```
 //!
 //! **The format is declared, never guessed.** Who writes to a raw disk can make it begin like a
@@ -22,6 +24,7 @@
 //! Files are named by what they contain: two imports of the same bytes share one file, and a file
 //! is never changed. Who uses which file is the caller's to know; so is when to remove one.
 
+mod adopt;
 mod cache;
 mod error;
 mod fetch;

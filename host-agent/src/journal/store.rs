@@ -34,6 +34,7 @@ CREATE TABLE operation (
     was TEXT NOT NULL,
     body TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE node (boot TEXT NOT NULL) STRICT;
 CREATE INDEX operation_accepted ON operation (accepted);
 CREATE INDEX operation_unfinished ON operation (accepted) WHERE finished IS NULL;
 PRAGMA user_version = 1;
@@ -50,6 +51,8 @@ pub struct Snapshot {
     pub networks: Vec<NetworkRecord>,
     /// The operations that are not over, in the order they were accepted.
     pub unfinished: Vec<OperationRecord>,
+    /// The boot of the node in which its instances were last seen to.
+    pub boot: Option<String>,
 }
 
 /// Rows to be written together.
@@ -113,6 +116,7 @@ impl Journal {
                 instances: bodies(db, "instance", "SELECT id, body FROM instance")?,
                 images: bodies(db, "image", "SELECT name, body FROM image")?,
                 networks: bodies(db, "network", "SELECT name, body FROM network")?,
+                boot: rows(db, "SELECT boot FROM node", [], |row| row.get(0))?.pop(),
                 unfinished: operations(
                     db,
                     "SELECT id, change, was, body FROM operation WHERE finished IS NULL \
@@ -160,6 +164,18 @@ impl Journal {
     /// The journal cannot be written; then nothing of it was.
     pub async fn write(&self, write: Write) -> Result<(), Error> {
         self.call("write progress", move |db| put(db, write)).await
+    }
+
+    /// Write down in which boot of the node its instances were seen to.
+    ///
+    /// # Errors
+    /// The journal cannot be written; then nothing of it was.
+    pub async fn booted(&self, boot: String) -> Result<(), Error> {
+        self.call("write the node's boot", move |db| {
+            run(db, "DELETE FROM node", [])?;
+            run(db, "INSERT INTO node (boot) VALUES (?1)", params![boot])
+        })
+        .await
     }
 
     /// The operation a key was used for, and the digest of its request.

@@ -6,7 +6,7 @@ use ostler_protocol::rpc::envelope::{Context as WireContext, Id, Response, read_
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::host::Link;
 use ostler_protocol::rpc::method::{Call, Effect, openrpc};
-use ostler_protocol::rpc::values::IdempotencyKey;
+use ostler_protocol::rpc::values::{IdempotencyKey, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use tracing::Instrument;
 
 use crate::compute::Compute;
 use crate::compute::command::{Command, Context};
+use crate::compute::inspect::Inspection;
 use crate::hypervisor::Hypervisor;
 use crate::network::Network;
 
@@ -26,6 +27,7 @@ pub struct Service<H: Hypervisor, N> {
     broker: watch::Receiver<Link>,
     /// The OpenRPC document, made once.
     document: Arc<Value>,
+    inspection: Inspection<H>,
 }
 
 impl<H: Hypervisor, N> Clone for Service<H, N> {
@@ -34,6 +36,7 @@ impl<H: Hypervisor, N> Clone for Service<H, N> {
             compute: Arc::clone(&self.compute),
             broker: self.broker.clone(),
             document: Arc::clone(&self.document),
+            inspection: self.inspection.clone(),
         }
     }
 }
@@ -52,6 +55,11 @@ impl Asked {
         self.call.effect() == Effect::Change
     }
 
+    /// Whether, delivered twice, it would be done twice but for its key.
+    pub fn needs_key(&self) -> bool {
+        self.is_change() || matches!(self.call, Call::GuestExec(_))
+    }
+
     /// Whether it carries an idempotency key.
     pub fn has_key(&self) -> bool {
         self.context.key.is_some()
@@ -65,7 +73,25 @@ impl Asked {
     /// Whether its answer may take long.
     pub fn may_wait(&self) -> bool {
         match &self.call {
-            Call::OperationWait(_) | Call::GuestReport(_) | Call::NetworkList(_) => true,
+            Call::OperationWait(_)
+            | Call::GuestReport(_)
+            | Call::GuestExec(_)
+            | Call::GuestExecWait(_)
+            | Call::GuestFileRead(_)
+            | Call::GuestFileWrite(_)
+            | Call::GuestTime(_)
+            | Call::GuestSyncTime(_)
+            | Call::GuestSshKeys(_)
+            | Call::GuestTrim(_)
+            | Call::NetworkList(_) => true,
+            Call::InstanceXml(_)
+            | Call::InstanceDiagnostics(_)
+            | Call::InstanceVnc(_)
+            | Call::InstanceVncOpen(_)
+            | Call::InstanceConsoleLog(_)
+            | Call::ConsoleRead(_)
+            | Call::ConsoleWrite(_) => true,
+            Call::ConsoleOpen(_) | Call::ConsoleClose(_) => false,
             Call::HostPing(_)
             | Call::HostShow(_)
             | Call::Discover(_)
@@ -112,7 +138,13 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
     /// A service in front of `compute`; `broker` tells whether there is one and it can be reached.
     pub fn new(compute: Arc<Compute<H, N>>, broker: watch::Receiver<Link>) -> Self {
         let document = Arc::new(openrpc(env!("CARGO_PKG_VERSION")));
-        Self { compute, broker, document }
+        let inspection = compute.inspection();
+        Self { compute, broker, document, inspection }
+    }
+
+    /// Ends the console sessions, after the shutdown token was cancelled.
+    pub async fn drain(&self) {
+        self.inspection.drain().await;
     }
 
     /// The compute behind it.
@@ -142,7 +174,11 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
             Ok(call) => call,
             Err(fault) => return Err(refuse(request.id, fault)),
         };
-        let span = if call.effect() == Effect::Change {
+        let audited = match call.effect() {
+            Effect::Change | Effect::Act => true,
+            Effect::Read => false,
+        };
+        let span = if audited {
             let name: String = name.unwrap_or_default().chars().take(REQUEST_NAME_MAX).collect();
             let span = tracing::info_span!("request", method = call.name(), caller, request = name);
             span.in_scope(|| tracing::info!("asked"));
@@ -173,12 +209,50 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
             Call::InstanceList(filter) => return value(&compute.instances(&filter)?),
             Call::InstanceShow(select) => return value(&compute.instance(select.id)?),
             Call::GuestReport(query) => return value(&compute.guest_report(&query).await?),
+            Call::GuestExecWait(wait) => return value(&compute.guest_exec_wait(&wait).await?),
+            Call::GuestFileRead(read) => return value(&compute.guest_file_read(&read).await?),
+            Call::GuestTime(select) => return value(&compute.guest_time(select.id).await?),
+            Call::GuestExec(exec) => {
+                let key = context.key.clone();
+                return acted(&context, compute.guest_exec(exec, key)).await;
+            }
+            Call::GuestFileWrite(write) => {
+                return acted(&context, compute.guest_file_write(write)).await;
+            }
+            Call::GuestSyncTime(select) => {
+                return acted(&context, compute.guest_sync_time(select.id)).await;
+            }
+            Call::GuestSshKeys(keys) => {
+                return acted(&context, compute.guest_ssh_keys(&keys)).await;
+            }
+            Call::GuestTrim(trim) => return acted(&context, compute.guest_trim(trim)).await,
             Call::OperationGet(select) => return value(&compute.operation(select.id).await?),
             Call::OperationList(filter) => return value(&compute.operations(filter).await?),
             Call::OperationWait(wait) => return value(&compute.wait(&wait).await?),
             Call::OperationCancel(select) => return value(&compute.cancel(select.id).await?),
             Call::ImageList(_) => return value(&compute.images()),
             Call::NetworkList(_) => return value(&compute.networks().await?),
+            Call::InstanceXml(read) => return value(&compute.xml(&read).await?),
+            Call::InstanceDiagnostics(select) => {
+                return value(&compute.diagnostics(select.id).await?);
+            }
+            Call::InstanceVnc(select) => return value(&compute.vnc(select.id).await?),
+            Call::InstanceVncOpen(open) => return value(&compute.open_vnc(&open).await?),
+            Call::InstanceConsoleLog(read) => {
+                return value(&compute.console_log(&self.inspection, &read).await?);
+            }
+            Call::ConsoleOpen(open) => {
+                return value(&compute.console_open(&self.inspection, &open)?);
+            }
+            Call::ConsoleRead(read) => {
+                return value(&compute.console_read(&self.inspection, &read).await?);
+            }
+            Call::ConsoleWrite(write) => {
+                return value(&compute.console_write(&self.inspection, &write).await?);
+            }
+            Call::ConsoleClose(close) => {
+                return value(&compute.console_close(&self.inspection, &close));
+            }
             Call::InstanceBoot(boot) => Command::Boot(boot),
             Call::InstanceStart(select) => Command::Start(select.id),
             Call::InstanceStop(halt) => Command::Stop(halt),
@@ -215,6 +289,23 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
         }
         value(&accepted?)
     }
+}
+
+/// The outcome of something done in a guest, unless its deadline has passed.
+async fn acted<T: Serialize>(
+    context: &Context,
+    act: impl Future<Output = Result<T, Fault>>,
+) -> Result<Value, Fault> {
+    let outcome = if context.is_expired(Timestamp::now()) {
+        let text = "expired: the request's deadline had passed before it was begun";
+        Err(Fault::new(Reason::Expired, text).next("send it again with a later deadline"))
+    } else {
+        act.await
+    };
+    if let Err(fault) = &outcome {
+        tracing::info!(%fault, "refused");
+    }
+    value(&outcome?)
 }
 
 fn value(reply: &impl Serialize) -> Result<Value, Fault> {

@@ -50,14 +50,66 @@ pub enum VolumeError {
         source: OverlayError,
     },
     /// There is another disk in its place.
-    #[error("instance {instance} already has another root disk: {why}")]
+    #[error("instance {instance} already has another {disk}: {why}")]
     Different {
         /// Whose disk.
         instance: InstanceId,
+        /// Its file's name.
+        disk: String,
         /// In what it differs.
         why: String,
     },
-    /// The file system is full; nothing was left behind.
+    /// There is no root disk to work on.
+    #[error("instance {instance} has no root disk: rebuild or delete it")]
+    NoRoot {
+        /// Whose disk.
+        instance: InstanceId,
+    },
+    /// One root disk is there and another is aside: neither must be lost.
+    #[error(
+        "instance {instance} has a disk aside from an earlier operation: put it back, or drop it"
+    )]
+    Occupied {
+        /// Whose disks.
+        instance: InstanceId,
+    },
+    /// A link, folder or device in a disk's place.
+    #[error("{} is not a regular file: move away what was put there", path.display())]
+    NotAFile {
+        /// The place.
+        path: PathBuf,
+    },
+    /// The disk's own bytes are not as they must be.
+    #[error("{} cannot be used as a disk: {why}", path.display())]
+    Unusable {
+        /// The disk.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Somebody wrote to the disk while it was copied.
+    #[error("{} changed while it was copied: try again when the instance is off", path.display())]
+    Changed {
+        /// The disk.
+        path: PathBuf,
+    },
+    /// qemu-img was run and failed.
+    #[error("qemu-img cannot {step} {}: {said}", path.display())]
+    QemuImg {
+        /// What it was to do.
+        step: &'static str,
+        /// To which disk.
+        path: PathBuf,
+        /// Why it could not.
+        said: String,
+    },
+    /// It was called off; nothing was left behind.
+    #[error("copying {} was called off", path.display())]
+    Cancelled {
+        /// What was copied.
+        path: PathBuf,
+    },
+    /// The file system is full, or would be; nothing was left behind.
     #[error("no space left for {} (free some, or remove unused images)", path.display())]
     NoSpace {
         /// What did not fit.
@@ -93,13 +145,19 @@ impl VolumeError {
     /// Whether the same call may succeed later with nothing about it changed.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::NoSpace { .. } => true,
+            Self::NoSpace { .. } | Self::Changed { .. } => true,
             Self::Base { .. }
             | Self::BasePath { .. }
             | Self::NotADisk { .. }
             | Self::TooSmall { .. }
             | Self::Impossible { .. }
             | Self::Different { .. }
+            | Self::NoRoot { .. }
+            | Self::Occupied { .. }
+            | Self::NotAFile { .. }
+            | Self::Unusable { .. }
+            | Self::QemuImg { .. }
+            | Self::Cancelled { .. }
             | Self::Io { .. } => false,
         }
     }

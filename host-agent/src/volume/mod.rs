@@ -2,8 +2,12 @@
 //!
 //! ```text
 //!   <state>/instances/<instance id>/
-//!       disk.qcow2      the root disk: an overlay on an image in the cache
-//!       console.log     what the serial console said; QEMU's side writes it
+//!       disk.qcow2          the root disk: an overlay on an image in the cache
+//!       disk.aside.qcow2    the root disk as it was, until an operation is confirmed or undone
+//!       disk.rescue.qcow2   what a rescue boots: an overlay on another image
+//!       snapshot.qcow2      a snapshot on its way into the cache
+//!       console.log         what the serial console said; QEMU's side writes it
+//!       .NAME.new           one of these being written; of no use after a crash
 //! ```
 //!
 //! The folder is the instance's whole estate on this node: removing the instance removes it and
@@ -13,14 +17,22 @@
 //! An overlay is on the way of every boot, so making one starts no program and does not read the
 //! base: [`crate::qcow2`] gives the bytes, and the caller knows the base's size from its import.
 
+mod aside;
+mod convert;
 mod directory;
 mod error;
+mod overlay;
+#[cfg(test)]
+mod tests;
+mod unfinished;
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use directory::Directory;
 pub use error::VolumeError;
@@ -42,6 +54,82 @@ pub trait Volumes: Send + Sync + 'static {
         &self,
         root: &RootDisk,
     ) -> impl Future<Output = Result<Presence, VolumeError>> + Send;
+
+    /// Make the disk a rescue boots from, like [`create_root`](Self::create_root).
+    fn create_rescue(
+        &self,
+        root: &RootDisk,
+    ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
+
+    /// Remove the disk a rescue booted from.
+    fn remove_rescue(
+        &self,
+        instance: InstanceId,
+    ) -> impl Future<Output = Result<Removed, VolumeError>> + Send;
+
+    /// Set the root disk aside, for another to be made in its place. Refused while one is aside:
+    /// neither may be lost.
+    fn set_aside(
+        &self,
+        instance: InstanceId,
+    ) -> impl Future<Output = Result<Moved, VolumeError>> + Send;
+
+    /// Copy the root disk aside: whole or not at all, sharing its blocks where the file system
+    /// can, else its data only. One that is aside already is kept, whatever the root disk has
+    /// become since. The instance is off meanwhile.
+    ///
+    /// `progress` is told positions in the file: how far, of how much. After `cancel` the answer
+    /// is [`VolumeError::Cancelled`], and nothing is left.
+    fn copy_aside(
+        &self,
+        instance: InstanceId,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
+
+    /// Put the disk that is aside back in the root disk's place; the one that is there is lost.
+    /// None aside is as wanted.
+    fn put_back(
+        &self,
+        instance: InstanceId,
+    ) -> impl Future<Output = Result<Moved, VolumeError>> + Send;
+
+    /// Remove the disk that is aside, also if it is the only one.
+    fn drop_aside(
+        &self,
+        instance: InstanceId,
+    ) -> impl Future<Output = Result<Removed, VolumeError>> + Send;
+
+    /// Grow the root disk to at least `size`, in whole sectors; it never shrinks. The instance is
+    /// off meanwhile. [`Ensured::Created`] says that it grew.
+    fn grow_root(
+        &self,
+        instance: InstanceId,
+        size: Bytes,
+    ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
+
+    /// Write what the root disk holds, its base included, to a qcow2 file of its own at `to`:
+    /// whole or not at all. One that is there is kept if the root disk was not written to since
+    /// it was made, and made anew otherwise. The instance is off meanwhile; `to` is absolute.
+    ///
+    /// `progress` is told bytes of the disk: how many, of how many. After `cancel` the answer is
+    /// [`VolumeError::Cancelled`], and nothing is left.
+    fn export(
+        &self,
+        instance: InstanceId,
+        to: &Path,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
+
+    /// Where a snapshot is made, on its way into the cache.
+    fn snapshot_file(&self, instance: InstanceId) -> PathBuf;
+
+    /// Remove what is at [`snapshot_file`](Self::snapshot_file), finished or not.
+    fn remove_snapshot_file(
+        &self,
+        instance: InstanceId,
+    ) -> impl Future<Output = Result<Removed, VolumeError>> + Send;
 
     /// Remove the instance's folder and everything in it.
     fn remove_instance(
@@ -85,6 +173,10 @@ pub struct Files {
     pub folder: PathBuf,
     /// The root disk.
     pub root: PathBuf,
+    /// The disk a rescue boots from.
+    pub rescue: PathBuf,
+    /// The root disk as it was before the operation under way.
+    pub aside: PathBuf,
     /// The log of the serial console.
     pub console_log: PathBuf,
 }
@@ -96,6 +188,15 @@ pub enum Ensured {
     Created,
     /// It was there.
     AlreadyThere,
+}
+
+/// What moving a disk came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// It was elsewhere and is there now.
+    Moved,
+    /// It was there.
+    AlreadySo,
 }
 
 /// What removing came to.

@@ -49,6 +49,8 @@ pub mod capability {
     pub const HEARTBEAT: &str = "heartbeat";
     /// A freeze ends by itself, and `OSTLER_THAWED` says so.
     pub const FREEZE_LEASE: &str = "freeze-lease";
+    /// `guest-exec-status` tells from a place on what a program wrote.
+    pub const EXEC_OUTPUT: &str = "exec-output";
 }
 
 /// The interfaces as they are now; without their counters, whose change is no event.

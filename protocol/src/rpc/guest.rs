@@ -1,7 +1,9 @@
 //! What a node knows of a guest: what the agent inside said, cleaned and bounded.
 //!
 //! Texts that come from a guest are cut to 255 characters and freed of control characters; lists
-//! are cut to 1,024 entries, and `truncated` says so.
+//! are cut to 1,024 entries, and `truncated` says so. What a node can have a guest do is in [`work`].
+
+pub mod work;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

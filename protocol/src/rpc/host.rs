@@ -25,6 +25,9 @@ pub struct Pong {
     pub protocol_oldest: u32,
     /// Its clock.
     pub time: Timestamp,
+    /// When the agent started: which run of it answers.
+    #[serde(default)]
+    pub started: Timestamp,
 }
 
 /// Whether libvirt can be reached.
@@ -102,4 +105,7 @@ pub struct Host {
     pub operations: u32,
     /// The flavors of the node's configuration.
     pub flavors: BTreeMap<Name, Flavor>,
+    /// Domains that are this node's by their metadata, and that its journal does not know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orphans: Vec<String>,
 }

@@ -6,13 +6,15 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::fault::{Fault, Reason, located};
-use super::{guest, host, image, instance, network, operation, versions};
+use super::{console, guest, host, image, inspect, instance, network, operation, versions};
 
 /// Whether a method only looks, or changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Answers directly.
     Read,
+    /// Changes something in a guest, and answers directly; safe to repeat.
+    Act,
     /// Answers with the accepted [`operation::Operation`].
     Change,
 }
@@ -155,6 +157,22 @@ methods! {
         "set the password of an account in the guest";
     GuestReport "guest.report" Read (guest::Query) -> guest::Report,
         "what the guest says of itself";
+    GuestExec "guest.exec" Act (guest::work::Exec) -> guest::work::Started,
+        "run a program in the guest; the same key runs it once";
+    GuestExecWait "guest.exec_wait" Read (guest::work::ExecWait) -> guest::work::Execution,
+        "how a program is doing, and what it wrote";
+    GuestFileRead "guest.file_read" Read (guest::work::FileRead) -> guest::work::FilePiece,
+        "read a piece of a file in the guest";
+    GuestFileWrite "guest.file_write" Act (guest::work::FileWrite) -> guest::work::FileWritten,
+        "write a piece of a file in the guest";
+    GuestTime "guest.time" Read (guest::work::Select) -> guest::work::Clock,
+        "the guest's clock beside the node's";
+    GuestSyncTime "guest.sync_time" Act (guest::work::Select) -> guest::work::Clock,
+        "set the guest's clock by the node's";
+    GuestSshKeys "guest.ssh_keys" Act (guest::work::SshKeys) -> guest::work::Keys,
+        "list or change the SSH keys of an account in the guest";
+    GuestTrim "guest.trim" Act (guest::work::Trim) -> guest::work::Trimmed,
+        "tell the guest's disks what its file systems do not use";
     OperationGet "operation.get" Read (operation::Select) -> operation::Operation,
         "one operation";
     OperationList "operation.list" Read (operation::List) -> Vec<operation::Operation>,
@@ -173,6 +191,24 @@ methods! {
         "make a network's bridge as described";
     NetworkList "network.list" Read (host::Nothing) -> Vec<network::Network>,
         "the networks of the node";
+    InstanceXml "instance.xml" Read (inspect::ReadXml) -> inspect::Xml,
+        "its definition as libvirt keeps it, without secrets";
+    InstanceDiagnostics "instance.diagnostics" Read (instance::Select) -> inspect::Diagnostics,
+        "what is counted of it while it runs: processors, NICs, disks, memory";
+    InstanceVnc "instance.vnc" Read (instance::Select) -> inspect::Screen,
+        "where its VNC server listens";
+    InstanceVncOpen "instance.vnc_open" Read (inspect::OpenScreen) -> inspect::OpenedScreen,
+        "let somebody connect to its VNC server: a new password, for a short time";
+    InstanceConsoleLog "instance.console_log" Read (console::ReadLog) -> console::Log,
+        "the end of what its serial console printed";
+    ConsoleOpen "console.open" Read (console::Open) -> console::Opened,
+        "begin a session on its serial console";
+    ConsoleRead "console.read" Read (console::Read) -> console::Printed,
+        "what the guest printed, waited for if there is nothing yet";
+    ConsoleWrite "console.write" Read (console::Write) -> console::Taken,
+        "type into the console";
+    ConsoleClose "console.close" Read (console::Close) -> host::Nothing,
+        "end a session";
 }
 
 fn unknown_method(method: &str) -> Fault {
@@ -197,10 +233,13 @@ fn decode_params<P: DeserializeOwned>(method: &str, params: Option<Value>) -> Re
     serde_path_to_error::deserialize(params).map_err(|error| {
         let path = error.path().to_string();
         // serde quotes what it cannot take, and a misplaced secret must not come back in clear.
-        let wrong = if path.split(['.', '[']).next() == Some("password") {
-            "password: give {\"crypted\": HASH} or {\"plain\": WORD}".to_owned()
-        } else {
-            located(&error)
+        let wrong = match path.split(['.', '[']).next() {
+            Some("password") => {
+                "password: give {\"crypted\": HASH} or {\"plain\": WORD}".to_owned()
+            }
+            Some("args" | "env") => format!("{path}: give a list of strings"),
+            Some("input" | "data") => format!("{path}: give base64"),
+            Some(_) | None => located(&error),
         };
         let fault = Fault::new(
             Reason::InvalidParams,
@@ -294,6 +333,22 @@ mod tests {
         for password in [json!("hunter2"), json!({"hunter2": 1}), json!({"plain": ["hunter2"]})] {
             let params = json!({"id": id, "user": "root", "password": password});
             let fault = Call::decode("instance.password", Some(params)).unwrap_err();
+            assert!(!serde_json::to_string(&fault).unwrap().contains("hunter2"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_misplaced_argument_does_not_come_back_in_the_error() {
+        let id = "0f8fad5b-d9cb-469f-a165-70867728950e";
+        for (member, value) in [
+            ("args", json!("hunter2")),
+            ("args", json!([["hunter2"]])),
+            ("env", json!({"hunter2": 1})),
+            ("input", json!(["hunter2"])),
+        ] {
+            let mut params = json!({"id": id, "path": "/bin/true"});
+            params[member] = value;
+            let fault = Call::decode("guest.exec", Some(params)).unwrap_err();
             assert!(!serde_json::to_string(&fault).unwrap().contains("hunter2"), "{fault}");
         }
     }

@@ -16,12 +16,14 @@
 //! replies may gain fields, and readers ignore those they do not know.
 
 pub mod amqp;
+pub mod console;
 pub mod envelope;
 pub mod event;
 pub mod fault;
 pub mod guest;
 pub mod host;
 pub mod image;
+pub mod inspect;
 pub mod instance;
 pub mod method;
 pub mod network;

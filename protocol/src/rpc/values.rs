@@ -126,6 +126,15 @@ id! {
     /// A port: one NIC of one instance on one network.
     PortId
 }
+id! {
+    /// A program that was run in a guest; made when it is asked for.
+    ExecId
+}
+
+id! {
+    /// A session on a serial console; made when it is opened.
+    ConsoleId
+}
 
 /// A size in bytes.
 #[derive(
@@ -338,7 +347,18 @@ text_value!(IdempotencyKey, "^[!-~]{1,255}$");
 
 /// Milliseconds since the UNIX epoch.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);

@@ -3,7 +3,7 @@
 //! Of each stream the beginning is kept and the rest is read and dropped: a program that writes
 //! without end must be able to go on. What all of them keep together has a limit too.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 
@@ -56,33 +56,48 @@ impl Drop for Charge {
     }
 }
 
+/// What is kept of a stream, while it is still read and afterwards.
+pub(super) type Shared = Rc<RefCell<Kept>>;
+
 /// What is kept of a stream.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) data: Vec<u8>,
     /// Whether there was more.
     pub(super) truncated: bool,
-    pub(super) charge: Charge,
+    charge: Charge,
+}
+
+impl Kept {
+    /// Nothing yet.
+    pub(super) fn new(charge: Charge) -> Self {
+        Self { data: Vec::new(), truncated: false, charge }
+    }
+
+    /// A piece from a place on, and whether it reaches the end of what is kept.
+    pub(super) fn piece(&self, from: i64, most: usize) -> (&[u8], bool) {
+        let from = usize::try_from(from).unwrap_or(usize::MAX).min(self.data.len());
+        let rest = &self.data[from..];
+        (&rest[..rest.len().min(most)], rest.len() <= most)
+    }
 }
 
 /// Reads a stream to its end. `room` says whether so much more may be kept.
 pub(super) async fn listen(
     stream: Option<pipe::Receiver>,
-    charge: Charge,
+    kept: &RefCell<Kept>,
     room: &impl Fn(&mut Charge, usize) -> bool,
-) -> Kept {
-    let mut kept = Kept { data: Vec::new(), truncated: false, charge };
-    let Some(stream) = stream else { return kept };
+) {
+    let Some(stream) = stream else { return };
     let mut length = 0;
     while stream.readable().await.is_ok() {
-        match drain(&stream, &mut kept, &mut length, room) {
+        match drain(&stream, &mut kept.borrow_mut(), &mut length, room) {
             Ok(Drained::More) => tokio::task::yield_now().await,
             Ok(Drained::Ended) => break,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => break,
         }
     }
-    kept
 }
 
 enum Drained {
@@ -148,11 +163,13 @@ mod tests {
             let writer = std::thread::spawn(move || writer.write_all(&vec![0; length]));
             let reader = pipe::Receiver::from_owned_fd(reader.into()).unwrap();
             let store = Store::default();
-            let kept = listen(Some(reader), store.charge(), &Charge::grow).await;
+            let kept = RefCell::new(Kept::new(store.charge()));
+            listen(Some(reader), &kept, &Charge::grow).await;
             writer.join().unwrap().unwrap();
+            let kept = kept.into_inner();
             assert_eq!(kept.truncated, truncated, "{length}");
             assert_eq!(kept.data.len(), length.min(MOST));
-            drop(kept.charge);
+            drop(kept);
             assert_eq!(store.0.get(), 0);
         }
     }
@@ -162,8 +179,25 @@ mod tests {
         let (reader, mut writer) = io::pipe().unwrap();
         let writer = std::thread::spawn(move || writer.write_all(&[0; 1 << 20]));
         let reader = pipe::Receiver::from_owned_fd(reader.into()).unwrap();
-        let kept = listen(Some(reader), Store::default().charge(), &|_, _| false).await;
+        let kept = RefCell::new(Kept::new(Store::default().charge()));
+        listen(Some(reader), &kept, &|_, _| false).await;
         writer.join().unwrap().unwrap();
+        let kept = kept.into_inner();
         assert!(kept.truncated && kept.data.is_empty());
+    }
+
+    #[test]
+    fn a_piece_is_what_there_is_from_a_place_on() {
+        let kept = Kept { data: b"abcdef".to_vec(), ..Kept::new(Store::default().charge()) };
+        for (from, most, piece, last) in [
+            (0, 4, "abcd", false),
+            (4, 4, "ef", true),
+            (2, 4, "cdef", true),
+            (6, 4, "", true),
+            (i64::MAX, 4, "", true),
+            (-1, 4, "", true),
+        ] {
+            assert_eq!(kept.piece(from, most), (piece.as_bytes(), last), "{from}");
+        }
     }
 }

@@ -56,7 +56,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     /// Remember what the hypervisor made of the definition, to tell when somebody else changes it.
-    pub(super) async fn note_definition(&self, id: InstanceId) {
+    pub(in crate::compute) async fn note_definition(&self, id: InstanceId) {
         let fingerprint = match self.node.hypervisor.fingerprint(id).await {
             Ok(fingerprint) => Some(fingerprint),
             Err(error) => {
@@ -161,7 +161,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         });
         let disks = disks.collect();
         Ok(DomainSpec {
-            metadata: metadata(record),
+            metadata: metadata(&self.settings.host, record),
             virt_type,
             vcpus: record.vcpus,
             memory: record.memory,

@@ -14,7 +14,10 @@ use crate::network::{Network, tap_name};
 use crate::volume::Volumes;
 
 impl<H: Hypervisor, N: Network> Compute<H, N> {
-    pub(super) async fn undefine_domain(&self, id: InstanceId) -> Result<(), StepError> {
+    pub(in crate::compute) async fn undefine_domain(
+        &self,
+        id: InstanceId,
+    ) -> Result<(), StepError> {
         match self.node.hypervisor.undefine(id).await {
             Ok(_) | Err(Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -25,7 +28,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     /// libvirt removes the taps with the domain; one it lost is removed here. So is the socket of
     /// the guest's port.
-    pub(super) async fn remove_links(&self, record: &InstanceRecord) -> Result<(), StepError> {
+    pub(in crate::compute) async fn remove_links(
+        &self,
+        record: &InstanceRecord,
+    ) -> Result<(), StepError> {
         for port in &record.ports {
             self.node.network.remove_tap(&tap_name(port.id)).await?;
         }
@@ -40,7 +46,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         }
     }
 
-    pub(super) async fn remove_files(&self, id: InstanceId) -> Result<(), StepError> {
+    pub(in crate::compute) async fn remove_files(&self, id: InstanceId) -> Result<(), StepError> {
         self.node.volumes.remove_instance(id).await?;
         self.node.guests.forget(id);
         Ok(())

@@ -54,6 +54,7 @@ impl From<NetworkError> for StepError {
 impl From<VolumeError> for StepError {
     fn from(error: VolumeError) -> Self {
         let reason = match error {
+            VolumeError::Cancelled { .. } => return Self::Cancelled,
             VolumeError::NoSpace { .. } => Reason::NoSpace,
             VolumeError::Base { .. }
             | VolumeError::BasePath { .. }
@@ -61,6 +62,12 @@ impl From<VolumeError> for StepError {
             | VolumeError::TooSmall { .. }
             | VolumeError::Impossible { .. }
             | VolumeError::Different { .. }
+            | VolumeError::NoRoot { .. }
+            | VolumeError::Occupied { .. }
+            | VolumeError::NotAFile { .. }
+            | VolumeError::Unusable { .. }
+            | VolumeError::Changed { .. }
+            | VolumeError::QemuImg { .. }
             | VolumeError::Io { .. } => Reason::VolumeFailed,
         };
         Self::failed(Fault::of(reason, &error))
@@ -68,7 +75,7 @@ impl From<VolumeError> for StepError {
 }
 
 /// The hypervisor's error in the caller's words.
-pub(super) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
+pub(in crate::compute) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
     use hypervisor::Error;
     match error {
         Error::Unreachable { .. } => Fault::of(Reason::HypervisorUnavailable, error)
@@ -117,6 +124,8 @@ pub(super) fn image_fault(error: &ImageError) -> Fault {
         | ImageError::Redirect { .. }
         | ImageError::Client(_)
         | ImageError::QemuImg(_)
+        | ImageError::Gone { .. }
+        | ImageError::Cancelled { .. }
         | ImageError::Io { .. } => {
             (Reason::ImageUnavailable, "see whether the node can read the source")
         }

@@ -29,7 +29,7 @@ pub(super) use crate::journal::records::Change;
 use crate::journal::records::{InstanceRecord, Running};
 use crate::network::Network;
 use error::missing;
-pub(super) use error::{StepError, guest_fault};
+pub(super) use error::{StepError, guest_fault, hypervisor_fault};
 pub(super) use plan::{Step, can_cancel, can_undo, committed, pending, plan};
 
 /// What follows a step that was done.

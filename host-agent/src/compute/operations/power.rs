@@ -167,7 +167,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     /// Pull the plug.
-    pub(super) async fn power_off(&self, id: InstanceId) -> Result<(), StepError> {
+    pub(in crate::compute) async fn power_off(&self, id: InstanceId) -> Result<(), StepError> {
         self.node.guests.stopped(id);
         match self.node.hypervisor.destroy(id).await {
             Ok(Made::Made | Made::AlreadySo) | Err(Error::NotFound { .. }) => {}

@@ -25,6 +25,7 @@ use crate::compute::manager::{Compute, journal_fault};
 use crate::compute::registry::LiveOperation;
 use crate::hypervisor::spec::DiskTarget;
 use crate::hypervisor::{Error, Hypervisor, Job};
+use crate::image::ImageError;
 use crate::journal::records::ImageRecord;
 use crate::journal::{Entry, Write};
 use crate::network::Network;
@@ -178,22 +179,28 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     pub(super) async fn store_image(&self, operation: &LiveOperation) -> Result<(), StepError> {
         let id = self.record_of(operation)?.id;
         let name = made_by(&operation.change)?;
+        let stored = self.registry.lock().images.get(&name).is_some_and(|i| i.sha256.is_some());
+        if stored {
+            // All but the last of it was done before a crash.
+            self.node.volumes.remove_snapshot_file(id).await?;
+            return Ok(());
+        }
         let from = self.node.volumes.snapshot_file(id);
-        let (progress, mut seen) = watch::channel(crate::image::Progress::default());
+        let (progress, mut seen) = watch::channel((Bytes(0), Bytes(0)));
         let adopt = self.node.images.adopt(&from, &name, &progress, &operation.cancel);
         tokio::pin!(adopt);
-        let adopted = loop {
+        let stored = loop {
             tokio::select! {
                 adopted = &mut adopt => break adopted,
                 Ok(()) = seen.changed() => {
-                    let now = *seen.borrow_and_update();
-                    self.show_job(operation, now.received.0, now.total.map(|total| total.0));
+                    let (done, total) = *seen.borrow_and_update();
+                    self.show_job(operation, done.0, Some(total.0));
                 }
             }
         };
-        let stored = match adopted {
+        let stored = match stored {
             Ok(stored) => stored,
-            Err(_) if operation.cancel.is_cancelled() => return Err(StepError::Cancelled),
+            Err(ImageError::Cancelled { .. }) => return Err(StepError::Cancelled),
             Err(error) => return Err(StepError::failed(image_fault(&error))),
         };
         let record = {
@@ -208,7 +215,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             })
         };
         // Steps follow that destroy what the image was made of: it is on disk before them.
-        self.write_image(record.map(Entry::Put)).await
+        self.write_image(record.map(Entry::Put)).await?;
+        // The receipt for it has served.
+        self.node.volumes.remove_snapshot_file(id).await?;
+        Ok(())
     }
 
     /// Remove the image an operation was making.

@@ -20,6 +20,7 @@ use super::error::is_unsupported;
 use super::event_loop::EventLoop;
 use super::events;
 use super::ffi::{CloseNotice, EventSink, Subscriptions};
+use super::jobs::Outcomes;
 use super::lane::{Full, Lane, LaneHandle, Opener, Plan, Report};
 use crate::hypervisor::event::EVENT_CAPACITY;
 use crate::hypervisor::{Error, HypervisorEvent, Link};
@@ -48,6 +49,8 @@ pub struct Settings {
     pub guest_connections: usize,
     /// Guest agent commands at once on each of them.
     pub guest_threads: usize,
+    /// Saves and restores at once; there is one connection for them.
+    pub save_threads: usize,
     /// Calls that may wait in each lane.
     pub queue: usize,
 }
@@ -62,6 +65,7 @@ impl Default for Settings {
             stats_threads: 4,
             guest_connections: 2,
             guest_threads: 4,
+            save_threads: 4,
             queue: 128,
         }
     }
@@ -75,6 +79,10 @@ pub(super) enum Traffic {
     /// The plug: with the changes, but never behind one that hangs on the same domain. Killing
     /// QEMU is what ends such a call.
     Destroy,
+    /// The end of a job: with the changes, but never behind the one whose job it is.
+    Abort,
+    /// Memory on its way to disk or back, which takes long: by itself.
+    Save,
     /// Queries.
     Stats,
     /// Lists: with the queries, but one at a time, because one domain can hold up a list and must
@@ -92,9 +100,11 @@ struct Inside {
     control: Vec<Lane>,
     stats: Vec<Lane>,
     guest_agent: Vec<Lane>,
+    save: Vec<Lane>,
     /// No calls: it is there for its connection.
     _events: Lane,
     turns: Turns,
+    outcomes: Arc<Outcomes>,
     link: watch::Receiver<Link>,
     events: broadcast::Sender<HypervisorEvent>,
     /// Closes when the last thread of every lane has ended.
@@ -112,7 +122,8 @@ impl Libvirt {
         let stats = settings.stats_connections.max(1);
         let guests = settings.guest_connections.max(1);
         let board = Arc::new(LinkBoard {
-            expected: 1 + control + stats + guests,
+            // events and saves have one each
+            expected: 2 + control + stats + guests,
             standing: Mutex::new(0),
             link,
             events: events.clone(),
@@ -131,8 +142,13 @@ impl Libvirt {
             (0..count).map(|_| lane(name, threads.max(1), None)).collect::<Result<Vec<_>, _>>()
         };
         let told = events.clone();
+        let outcomes = Arc::new(Outcomes::default());
+        let remembered = Arc::clone(&outcomes);
         let sink: EventSink = Arc::new(move |event| {
             if let Some(event) = events::translate(event) {
+                if let HypervisorEvent::Removed { id } = event {
+                    remembered.forget(id);
+                }
                 // no receiver is no error: nobody wants to know
                 drop(told.send(event));
             }
@@ -142,7 +158,9 @@ impl Libvirt {
             control: lanes("libvirt-control", control, settings.control_threads)?,
             stats: lanes("libvirt-stats", stats, settings.stats_threads)?,
             guest_agent: lanes("libvirt-guest", guests, settings.guest_threads)?,
+            save: lanes("libvirt-save", 1, settings.save_threads)?,
             turns: Turns::default(),
+            outcomes,
             link: link_watch,
             events,
             ended: tokio::sync::Mutex::new(ended),
@@ -157,8 +175,8 @@ impl Libvirt {
         }) else {
             return;
         };
-        let Inside { control, stats, guest_agent, _events, ended, .. } = inside;
-        drop((control, stats, guest_agent, _events));
+        let Inside { control, stats, guest_agent, save, _events, ended, .. } = inside;
+        drop((control, stats, guest_agent, save, _events));
         let mut ended = ended.into_inner();
         if tokio::time::timeout(within, ended.recv()).await.is_err() {
             tracing::warn!("libvirt calls are still unanswered; they are left behind");
@@ -171,6 +189,11 @@ impl Libvirt {
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<HypervisorEvent> {
         self.0.events.subscribe()
+    }
+
+    /// What is remembered of jobs.
+    pub(super) fn outcomes(&self) -> &Arc<Outcomes> {
+        &self.0.outcomes
     }
 
     /// Whether a call about the domain is on a thread now, waited for or not.
@@ -216,7 +239,8 @@ impl Libvirt {
             drop(reply.send(outcome));
         });
         let lanes = match traffic {
-            Traffic::Control | Traffic::Destroy => &self.0.control,
+            Traffic::Control | Traffic::Destroy | Traffic::Abort => &self.0.control,
+            Traffic::Save => &self.0.save,
             Traffic::Stats | Traffic::List => &self.0.stats,
             Traffic::GuestAgent => &self.0.guest_agent,
         };

@@ -11,19 +11,20 @@ use virt::error::Error as VirtError;
 use virt::sys;
 
 use super::connection::{Libvirt, Traffic};
-use super::error::{from_libvirt, from_xml, is_wrong_state};
+use super::error::{from_libvirt, from_xml, is_unsupported, is_wrong_state};
+use super::jobs::SAVE;
 use super::{events, ffi, probe, xml};
 use crate::hypervisor::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor, Link,
-    Metadata, PowerState, RebootMode, ShutdownMode, VirtChoice, VirtSetting,
+    Metadata, PowerState, RESTORE, RebootMode, ShutdownMode, VirtChoice, VirtSetting,
 };
 
 /// A query needs no job of the domain's; it is late when libvirtd is.
-const QUERY: Duration = Duration::from_secs(10);
+pub(super) const QUERY: Duration = Duration::from_secs(10);
 /// libvirt looks at every domain for a list, and waits for one whose QEMU is being killed.
 const LIST: Duration = Duration::from_secs(60);
 /// A change may wait thirty seconds for the domain's job lock before libvirt gives up.
-const CHANGE: Duration = Duration::from_secs(45);
+pub(super) const CHANGE: Duration = Duration::from_secs(45);
 /// QEMU's start: memory is allocated, devices are opened.
 const START: Duration = Duration::from_secs(120);
 /// A QEMU that hangs is given its time to flush, then killed, and the kill has to be seen.
@@ -46,10 +47,75 @@ impl Hypervisor for Libvirt {
 
     async fn start(&self, id: InstanceId) -> Result<Change, Error> {
         const STEP: &str = "start";
-        self.call(Traffic::Control, Some(id), STEP, START, move |connect| {
+        let wanted = |domain: &Domain| domain.is_active();
+        let started = self
+            .call(Traffic::Control, Some(id), STEP, START, move |connect| {
+                let domain = lookup(connect, STEP, id)?;
+                if has_save(&domain).map_err(told(STEP, id))?
+                    && is_off(&domain).map_err(told(STEP, id))?
+                {
+                    return Ok(None);
+                }
+                changed(STEP, id, &domain, domain.create(), wanted).map(Some)
+            })
+            .await?;
+        if let Some(change) = started {
+            return Ok(change);
+        }
+        // memory comes back as slowly as it went, and by the same lane
+        self.call(Traffic::Save, Some(id), RESTORE, SAVE, move |connect| {
+            let domain = lookup(connect, RESTORE, id)?;
+            let outcome = match ffi::jobs::check_managed_save(&domain) {
+                Err(error) if has_save(&domain).map_err(told(RESTORE, id))? => {
+                    return Err(unusable(id, &error));
+                }
+                // somebody else has restored or discarded it
+                Err(_) | Ok(()) => domain.create(),
+            };
+            match changed(RESTORE, id, &domain, outcome, wanted) {
+                Err(Error::Failed { message, .. })
+                | Err(Error::Refused { reason: message, .. }) => Err(kept(id, &message)),
+                outcome => outcome,
+            }
+        })
+        .await
+    }
+
+    async fn pause(&self, id: InstanceId) -> Result<Change, Error> {
+        const STEP: &str = "pause";
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
             let domain = lookup(connect, STEP, id)?;
-            let wanted = |domain: &Domain| domain.is_active();
-            changed(STEP, id, &domain, domain.create(), wanted)
+            // libvirt does not say whether it was so
+            if is_paused(&domain).map_err(told(STEP, id))? {
+                return Ok(Change::AlreadySo);
+            }
+            changed(STEP, id, &domain, domain.suspend(), is_paused)
+        })
+        .await
+    }
+
+    async fn unpause(&self, id: InstanceId) -> Result<Change, Error> {
+        const STEP: &str = "unpause";
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            changed(STEP, id, &domain, domain.resume(), |domain| {
+                power(domain).map(|power| power == PowerState::Running)
+            })
+        })
+        .await
+    }
+
+    async fn discard_save(&self, id: InstanceId) -> Result<Change, Error> {
+        const STEP: &str = "discard saved memory";
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
+            let domain = match lookup(connect, STEP, id) {
+                Err(Error::NotFound { .. }) => return Ok(Change::AlreadySo),
+                found => found?,
+            };
+            if !has_save(&domain).map_err(told(STEP, id))? {
+                return Ok(Change::AlreadySo);
+            }
+            domain.managed_save_remove(0).map(|()| Change::Made).map_err(told(STEP, id))
         })
         .await
     }
@@ -95,7 +161,9 @@ impl Hypervisor for Libvirt {
 
     async fn destroy(&self, id: InstanceId) -> Result<Change, Error> {
         const STEP: &str = "destroy";
-        let hangs = self.is_in_flight(Traffic::Control, id);
+        let hangs = self.is_in_flight(Traffic::Control, id)
+            || self.is_in_flight(Traffic::Save, id)
+            || self.is_in_flight(Traffic::Abort, id);
         self.call(Traffic::Destroy, Some(id), STEP, DESTROY, move |connect| {
             let domain = match lookup(connect, STEP, id) {
                 Err(Error::NotFound { .. }) => return Ok(Change::AlreadySo),
@@ -219,16 +287,47 @@ const UNDEFINE: u32 = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
 
-fn told(step: &'static str, id: InstanceId) -> impl Fn(VirtError) -> Error {
+pub(super) fn told(step: &'static str, id: InstanceId) -> impl Fn(VirtError) -> Error {
     move |error| from_libvirt(step, Some(id), &error)
 }
 
-fn lookup(connect: &Connect, step: &'static str, id: InstanceId) -> Result<Domain, Error> {
+pub(super) fn lookup(
+    connect: &Connect,
+    step: &'static str,
+    id: InstanceId,
+) -> Result<Domain, Error> {
     connect.lookup_domain_by_uuid(id.0).map_err(told(step, id))
 }
 
 fn is_off(domain: &Domain) -> Result<bool, VirtError> {
     domain.is_active().map(|active| !active)
+}
+
+fn power(domain: &Domain) -> Result<PowerState, VirtError> {
+    ffi::domain_state(domain).map(|(state, reason)| events::state(state, reason).power)
+}
+
+fn is_paused(domain: &Domain) -> Result<bool, VirtError> {
+    power(domain).map(|power| power == PowerState::Paused)
+}
+
+/// Whether memory is saved, be the domain on or off.
+fn has_save(domain: &Domain) -> Result<bool, VirtError> {
+    match domain.has_managed_save(0) {
+        Err(error) if is_unsupported(&error) => Ok(false),
+        known => known,
+    }
+}
+
+/// Memory that is saved, in a file that cannot be read.
+fn unusable(id: InstanceId, error: &VirtError) -> Error {
+    kept(id, &format!("the saved memory is damaged: {}", error.message()))
+}
+
+/// A restore that failed, and lost nothing.
+fn kept(id: InstanceId, why: &str) -> Error {
+    let message = format!("{why}; it is kept: discard it to start from the firmware");
+    Error::Failed { step: RESTORE, domain: Some(id), message }
 }
 
 /// libvirt refuses to do what is already so; that is as good as done.

@@ -1,5 +1,6 @@
-//! What the `virt` crate lacks: domain events, the close notice, and a state query whose failure
-//! can be seen (`virt::domain::Domain::state` drops the error and answers a state of -1).
+//! What the `virt` crate lacks: domain events, the close notice, [`jobs`], the counters of one domain,
+//! and a state query whose failure can be seen (`virt::domain::Domain::state` drops the error and
+//! answers a state of -1).
 //!
 //! Callbacks run on the event loop's thread. They copy what they need out of libvirt's hands,
 //! call one closure and never unwind into C.
@@ -9,7 +10,10 @@
     reason = "the one place of this agent that calls C: virt wraps none of these"
 )]
 
-use std::ffi::{c_int, c_void};
+pub(super) mod jobs;
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -44,6 +48,84 @@ pub(super) fn domain_state(domain: &Domain) -> Result<(u32, u32), Error> {
         return Err(Error::last_error());
     }
     Ok((state as u32, reason as u32))
+}
+
+/// The numbers libvirt counts of one domain, by its names for them; texts and fractions are left
+/// out, save those whose name ends in `.name`, which are given apart.
+///
+/// Does not wait for a domain another call is busy with: what needs its QEMU is then missing.
+pub(super) fn domain_counters(domain: &Domain, which: u32) -> Result<Counters, Error> {
+    // SAFETY: the pointer is used below only, while `domain` is borrowed.
+    let mut list = [unsafe { domain.as_ptr() }, std::ptr::null_mut()];
+    let mut records: *mut sys::virDomainStatsRecordPtr = std::ptr::null_mut();
+    // SAFETY: the list is of one valid domain, borrowed throughout, and ends in a null; libvirt
+    // puts a list of its own making into `records`, which ends in a null as well.
+    let outcome = unsafe {
+        sys::virDomainListGetStats(
+            list.as_mut_ptr(),
+            which as c_uint,
+            &raw mut records,
+            sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT as c_uint,
+        )
+    };
+    let count = usize::try_from(outcome).map_err(|_| Error::last_error())?;
+    let mut counters = Counters::default();
+    for record in 0..count {
+        // SAFETY: libvirt says that there are so many records, each with so many parameters; both
+        // stay until the list is freed below. Which member of a value is set its type tells.
+        unsafe {
+            let record = &**records.add(record);
+            for number in 0..usize::try_from(record.nparams).unwrap_or(0) {
+                counters.take(&*record.params.add(number));
+            }
+        }
+    }
+    if !records.is_null() {
+        // SAFETY: libvirt's own list, freed once; nothing of it is kept.
+        unsafe { sys::virDomainStatsRecordListFree(records) };
+    }
+    Ok(counters)
+}
+
+/// What libvirt counts of one domain, by its names.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) numbers: HashMap<String, u64>,
+    pub(super) names: HashMap<String, String>,
+}
+
+impl Counters {
+    /// Copies one parameter.
+    ///
+    /// # Safety
+    ///
+    /// Its type says which member of its value is set, and its texts end in a zero.
+    unsafe fn take(&mut self, parameter: &sys::virTypedParameter) {
+        // SAFETY: the caller's promise.
+        let field = unsafe { CStr::from_ptr(parameter.field.as_ptr()) }.to_string_lossy();
+        // SAFETY: as above, for each member.
+        let number = unsafe {
+            match parameter.type_ as u32 {
+                sys::VIR_TYPED_PARAM_INT => u64::try_from(parameter.value.i).ok(),
+                sys::VIR_TYPED_PARAM_UINT => Some(u64::from(parameter.value.ui)),
+                sys::VIR_TYPED_PARAM_LLONG => u64::try_from(parameter.value.l).ok(),
+                sys::VIR_TYPED_PARAM_ULLONG => Some(parameter.value.ul),
+                _ => None,
+            }
+        };
+        if let Some(number) = number {
+            self.numbers.insert(field.into_owned(), number);
+        } else if parameter.type_ as u32 == sys::VIR_TYPED_PARAM_STRING && field.ends_with(".name")
+        {
+            // SAFETY: as above.
+            let text = unsafe { parameter.value.s };
+            if !text.is_null() {
+                // SAFETY: as above.
+                let text = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+                self.names.insert(field.into_owned(), text);
+            }
+        }
+    }
 }
 
 /// Subscriptions to the events of all domains, for as long as it lives.

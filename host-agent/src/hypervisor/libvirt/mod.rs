@@ -6,26 +6,32 @@
 //!   define, start ...  ──> Control     3 lanes of 4 threads ─┐
 //!   state, list ...    ──> Stats       2 lanes of 4 threads ─┤
 //!   guest commands     ──> GuestAgent  2 lanes of 4 threads ─┼──> libvirtd
+//!   save, restore      ──> Save        1 lane of 4 threads  ─┤
 //!   events()  <── broadcast ── Events  1 lane, callbacks    ─┘
 //!                               ^ event loop (event_loop.rs): one thread for the process
 //! ```
 //!
 //! libvirt's calls block and cannot be cancelled, so a caller that stops waiting leaves a thread
 //! behind until libvirt answers. Hence the lanes: a hung guest agent takes guest threads, never
-//! those that stop an instance. And hence one turn per instance and kind of call: a domain that
+//! those that stop an instance, and a save takes its hour where nobody else waits. And hence one turn per instance and kind of call: a domain that
 //! hangs holds one thread, however often it is asked; only pulling its plug goes past the turn.
 //!
 //! The driver starts without libvirtd, survives its restarts, and tells both by
 //! [`Link`](super::Link).
 
+mod adjust;
 mod connection;
 mod domain;
 mod error;
 mod event_loop;
 mod events;
 mod ffi;
+mod inspect;
+mod jobs;
 mod lane;
 mod probe;
+mod screen;
+mod stats;
 pub mod xml;
 
 pub use self::connection::{Libvirt, Settings};

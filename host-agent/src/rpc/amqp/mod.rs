@@ -290,7 +290,7 @@ impl<'a, H: Hypervisor, N: Network> Session<'a, H, N> {
                 return ack(&delivery).await;
             }
         };
-        if asked.is_change() && !asked.has_key() {
+        if asked.needs_key() && !asked.has_key() {
             let text = "a change over AMQP needs an idempotency key: it may be delivered twice";
             let fault = Fault::new(Reason::InvalidRequest, text).next("set message_id");
             self.reply(&reply, &Response::new(asked.id(), Err(fault))).await?;

@@ -166,9 +166,33 @@ pub struct ExecStarted {
 #[derive(Debug)]
 pub enum GuestExecStatus {}
 
+/// Bytes of each stream that one answer has, if it was asked from a place on.
+pub const EXEC_PIECE: usize = 256 << 10;
+
+/// Arguments of [`GuestExecStatus`]. With a place, which is not of the standard, the answer has what
+/// the program wrote from there on, [`EXEC_PIECE`] bytes of each stream at most, also while it runs;
+/// `exited` is then true only when nothing follows, and the program is not forgotten unless told, so
+/// an answer that is lost can be asked for again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ExecStatusArguments {
+    /// Its process id.
+    pub pid: i64,
+    /// Not of the standard: from where on standard output is told; from its beginning, if only the
+    /// other place is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_from: Option<i64>,
+    /// Not of the standard: from where on standard error is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub err_from: Option<i64>,
+    /// Not of the standard: with a place, whether the program is forgotten once its end is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forget: Option<bool>,
+}
+
 impl Command for GuestExecStatus {
     const NAME: &'static str = "guest-exec-status";
-    type Arguments = ExecStarted;
+    type Arguments = ExecStatusArguments;
     type Reply = ExecStatus;
 
     fn bulk(reply: &mut ExecStatus) -> Vec<&mut Base64Data> {

@@ -1,8 +1,13 @@
 //! A domain's XML from its spec. Everything is virtio where a guest can be expected to have it.
 
+use ostler_protocol::rpc::values::{Bytes, Secret, Timestamp};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
 use super::write::Document;
-use super::{XmlError, metadata};
+use super::{XmlError, graphics, metadata};
 use crate::hypervisor::VirtType;
+use crate::hypervisor::adjust::VNC_PASSWORD_MAX;
 use crate::hypervisor::spec::{
     Boot, CpuMode, Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DomainSpec,
     Firmware, Machine, Nic, OnCrash, SecureBoot, Tpm, WatchdogAction,
@@ -13,17 +18,25 @@ const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
 /// Our own, a socket this host listens to.
 const OSTLER_CHANNEL: &str = "org.ostler.guest.0";
 
-/// The domain's XML.
-pub fn write(spec: &DomainSpec) -> Result<String, XmlError> {
+/// The domain's XML. It has a secret where there is a screen, if a worthless one: not for a log.
+pub fn write(spec: &DomainSpec) -> Result<Zeroizing<String>, XmlError> {
+    // Random, and no longer valid: a screen without a password would be open to all of the node.
+    let random = Uuid::new_v4().simple().to_string();
+    write_locked(spec, &Secret::new(random.chars().take(VNC_PASSWORD_MAX).collect()))
+}
+
+/// The same with a given word on the screen that nobody is to know.
+fn write_locked(spec: &DomainSpec, word: &Secret) -> Result<Zeroizing<String>, XmlError> {
     let mut document = Document::new();
     document.within("domain", &[("type", virt_type(spec.virt_type))], |domain| {
         domain.text("name", &[], &spec.domain_name());
         domain.text("uuid", &[], &spec.id().to_string());
         domain.text("title", &[], &title(&spec.metadata.name));
         domain.within("metadata", &[], |content| metadata::write(content, &spec.metadata));
-        let kib = spec.memory.0.div_ceil(1024).to_string();
-        domain.text("memory", &[("unit", "KiB")], &kib);
-        domain.text("vcpu", &[("placement", "static")], &spec.vcpus.to_string());
+        let kib = |memory: Bytes| memory.0.div_ceil(1024).to_string();
+        domain.text("memory", &[("unit", "KiB")], &kib(spec.max_memory));
+        domain.text("currentMemory", &[("unit", "KiB")], &kib(spec.memory));
+        vcpus(domain, spec);
         os(domain, spec);
         features(domain, spec);
         cpu(domain, &spec.cpu);
@@ -32,9 +45,9 @@ pub fn write(spec: &DomainSpec) -> Result<String, XmlError> {
         domain.text("on_poweroff", &[], "destroy");
         domain.text("on_reboot", &[], "restart");
         domain.text("on_crash", &[], on_crash(spec.on_crash));
-        domain.within("devices", &[], |list| devices(list, spec));
+        domain.within("devices", &[], |list| devices(list, spec, word));
     });
-    document.finish()
+    document.finish().map(Zeroizing::new)
 }
 
 /// libvirt's word for it.
@@ -46,8 +59,30 @@ pub(super) const fn virt_type(virt_type: VirtType) -> &'static str {
 }
 
 /// libvirt refuses a line break in a title; the metadata has the name as it is.
-fn title(name: &str) -> String {
+pub(in super::super) fn title(name: &str) -> String {
     name.replace(['\n', '\r'], " ")
+}
+
+/// The first is soldered in; the others are plugged, so that a running guest can give them back.
+fn vcpus(domain: &mut Document, spec: &DomainSpec) {
+    let (now, most) = (spec.vcpus.to_string(), spec.max_vcpus.to_string());
+    domain.text("vcpu", &[("placement", "static"), ("current", &now)], &most);
+    if spec.max_vcpus > 1 {
+        domain.within("vcpus", &[], |list| {
+            for id in 0..spec.max_vcpus {
+                let enabled = if id < spec.vcpus { "yes" } else { "no" };
+                let hotpluggable = if id == 0 { "no" } else { "yes" };
+                list.leaf(
+                    "vcpu",
+                    &[
+                        ("id", &id.to_string()),
+                        ("enabled", enabled),
+                        ("hotpluggable", hotpluggable),
+                    ],
+                );
+            }
+        });
+    }
 }
 
 fn os(domain: &mut Document, spec: &DomainSpec) {
@@ -131,7 +166,7 @@ const fn on_crash(on_crash: OnCrash) -> &'static str {
     }
 }
 
-fn devices(list: &mut Document, spec: &DomainSpec) {
+fn devices(list: &mut Document, spec: &DomainSpec, word: &Secret) {
     slots(list, spec);
     for target in &spec.disks {
         disk(list, target);
@@ -153,13 +188,8 @@ fn devices(list: &mut Document, spec: &DomainSpec) {
     }
     tpm(list, spec.tpm);
     if let Some(vnc) = spec.vnc {
-        let listen = vnc.listen.to_string();
         list.leaf("input", &[("type", "tablet"), ("bus", "virtio")]);
-        list.within(
-            "graphics",
-            &[("type", "vnc"), ("port", "-1"), ("autoport", "yes"), ("listen", &listen)],
-            |graphics| graphics.leaf("listen", &[("type", "address"), ("address", &listen)]),
-        );
+        graphics::write(list, &vnc.listen.to_string(), word, Timestamp(0));
         list.within("video", &[], |video| video.leaf("model", &[("type", "virtio")]));
     }
     if let Some(action) = spec.watchdog {
@@ -271,7 +301,7 @@ fn tpm(list: &mut Document, tpm: Tpm) {
 mod tests {
     use std::path::PathBuf;
 
-    use ostler_protocol::rpc::values::{Bytes, MacAddress};
+    use ostler_protocol::rpc::values::MacAddress;
     use proptest::prelude::*;
 
     use super::super::read::parse;
@@ -285,8 +315,10 @@ mod tests {
         spec.metadata.owner = "tenant".to_owned();
         spec.metadata.generation = 7;
         spec.virt_type = VirtType::Kvm;
-        spec.vcpus = 4;
+        spec.vcpus = 2;
+        spec.max_vcpus = 3;
         spec.memory = Bytes(Bytes::gib(2).0 + 1);
+        spec.max_memory = Bytes::gib(4);
         spec.machine = Machine::Q35 { spare_slots: 2 };
         spec.cpu = CpuMode::Named("EPYC".to_owned());
         spec.firmware = Firmware::Uefi(SecureBoot::Enforced);
@@ -332,8 +364,21 @@ mod tests {
 
     #[test]
     fn a_full_domain_is_written_as_agreed() {
-        let written = write(&full()).unwrap();
-        assert_eq!(written.trim(), include_str!("golden/full.xml").trim(), "\n{written}");
+        let written = write_locked(&full(), &Secret::new("golden!!".to_owned())).unwrap();
+        assert_eq!(written.trim(), include_str!("golden/full.xml").trim(), "\n{}", *written);
+    }
+
+    #[test]
+    fn each_screen_is_locked_with_a_word_of_its_own() {
+        let word = |written: &str| {
+            let root = parse(written).unwrap();
+            let graphics = root.child("devices").unwrap().child("graphics").unwrap();
+            assert_eq!(graphics.attribute("passwdValidTo"), Some("1970-01-01T00:00:00"));
+            graphics.attribute("passwd").unwrap().to_owned()
+        };
+        let (one, other) = (word(&write(&full()).unwrap()), word(&write(&full()).unwrap()));
+        assert_eq!((one.len(), other.len()), (VNC_PASSWORD_MAX, VNC_PASSWORD_MAX));
+        assert_ne!(one, other);
     }
 
     #[test]
@@ -342,7 +387,7 @@ mod tests {
         let path = PathBuf::from(std::ffi::OsString::from_vec(vec![b'/', 0xff]));
         let mut spec = sample();
         spec.serial_log = Some(path.clone());
-        assert_eq!(write(&spec), Err(XmlError::Path { path }));
+        assert_eq!(write(&spec).unwrap_err(), XmlError::Path { path });
     }
 
     proptest! {

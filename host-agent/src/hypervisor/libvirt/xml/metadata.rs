@@ -11,14 +11,39 @@ use crate::hypervisor::Metadata;
 /// The element's namespace. Part of what is stored: it never changes.
 pub const NAMESPACE: &str = "urn:ostler:instance:1";
 
-/// Writes the element.
+/// The prefix of its names in a domain.
+pub(in super::super) const PREFIX: &str = "ostler";
+
+/// Writes the element into a domain.
 pub(super) fn write(document: &mut Document, metadata: &Metadata) {
     document.within("ostler:instance", &[("xmlns:ostler", NAMESPACE)], |instance| {
-        instance.text("ostler:id", &[], &metadata.id.to_string());
-        instance.text("ostler:name", &[], &metadata.name);
-        instance.text("ostler:owner", &[], &metadata.owner);
-        instance.text("ostler:generation", &[], &metadata.generation.to_string());
+        for (name, text) in fields(metadata) {
+            instance.text(&format!("{PREFIX}:{name}"), &[], &text);
+        }
     });
+}
+
+/// The element by itself. libvirt puts it into its namespace, and refuses one that is there.
+pub(in super::super) fn element(metadata: &Metadata) -> Result<String, XmlError> {
+    let mut document = Document::new();
+    document.within("instance", &[], |instance| {
+        for (name, text) in fields(metadata) {
+            instance.text(name, &[], &text);
+        }
+    });
+    document.finish()
+}
+
+fn fields(metadata: &Metadata) -> [(&'static str, String); 6] {
+    let Metadata { id, name, owner, generation, node, record } = metadata;
+    [
+        ("id", id.to_string()),
+        ("name", name.clone()),
+        ("owner", owner.clone()),
+        ("generation", generation.to_string()),
+        ("node", node.clone()),
+        ("record", record.clone()),
+    ]
 }
 
 /// Reads the element, as the hypervisor returns it for [`NAMESPACE`].
@@ -32,6 +57,8 @@ pub fn read(xml: &str) -> Result<Metadata, XmlError> {
         name: instance.required("name")?.to_owned(),
         owner: instance.required("owner")?.to_owned(),
         generation: value(&instance, "generation")?,
+        node: instance.required("node")?.to_owned(),
+        record: instance.required("record")?.to_owned(),
     })
 }
 
@@ -57,13 +84,16 @@ mod tests {
             name: name.to_owned(),
             owner: owner.to_owned(),
             generation: u64::MAX,
+            node: "node-1".to_owned(),
+            record: "{}".to_owned(),
         }
     }
 
     #[test]
     fn markup_in_a_name_stays_a_name() {
         let hostile = metadata("</ostler:name><ostler:id>&#0;]]><![CDATA[\r\n\t\"'", "&amp;");
-        assert_eq!(read(&written(&hostile).unwrap()), Ok(hostile));
+        assert_eq!(read(&written(&hostile).unwrap()), Ok(hostile.clone()));
+        assert_eq!(read(&element(&hostile).unwrap()), Ok(hostile));
     }
 
     #[test]

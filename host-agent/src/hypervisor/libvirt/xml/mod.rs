@@ -4,8 +4,11 @@
 //! nothing an operator or a tenant types can become markup. Characters XML has no way to carry
 //! are refused, not dropped.
 
+pub(super) mod backup;
 pub mod capabilities;
 pub mod domain;
+pub(super) mod graphics;
+pub mod live;
 pub mod metadata;
 pub mod probe;
 mod read;

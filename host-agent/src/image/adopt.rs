@@ -1,0 +1,314 @@
+//! Snapshots into the cache: files that were made on this node, and are moved rather than copied.
+//!
+//! ```text
+//!   snapshot.qcow2 ── judged ── made read-only ── hashed ── linked as <sha256>.qcow2
+//!        │                                                          │
+//!        └────────── replaced by a receipt: the digest ─────────────┘
+//! ```
+//!
+//! Whoever is stopped between the last two does it again, and the file says the same. Whoever is
+//! stopped after them finds the receipt in the file's place and answers from it: were the file
+//! just gone, nobody could tell a snapshot that is in the cache from one that was lost.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{getegid, geteuid, linkat};
+use ostler_protocol::rpc::image::Format;
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::local::{self, Copy};
+use super::part::{Part, remove_if_there};
+use super::source::Source;
+use super::{Cache, ImageError, Imported, LocalSources, Progress, Stored, Unfit, qemu_img, verify};
+use crate::qcow2;
+
+/// Bytes hashed between looks at whether to go on.
+const CHUNK: usize = 1 << 20;
+
+/// No disk is as short as a receipt.
+const LONGEST_RECEIPT: u64 = 256;
+
+/// What stands in a file's place when it is in the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Receipt {
+    adopted: Sha256,
+    already_there: bool,
+}
+
+/// What was found in the file's place.
+#[derive(Debug)]
+enum Found {
+    Receipt(Receipt),
+    /// An open file, and its beginning.
+    File(File, Vec<u8>),
+}
+
+/// How linking went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Linked {
+    As(Stored),
+    /// The cache is on another file system.
+    Elsewhere,
+}
+
+impl Cache {
+    /// Take a finished qcow2 file of this node into the cache: judged as an import is (but however
+    /// long it is: nobody but us made it), hashed, and moved. Nobody may be writing to it.
+    ///
+    /// A small receipt takes the file's place, so that a repeat after a crash has the same answer;
+    /// it is the caller's to remove when the answer is kept. A file that is gone, receipt and all,
+    /// is [`ImageError::Gone`]. `progress` is told bytes hashed, of how many; after `cancel` the
+    /// answer is [`ImageError::Cancelled`], and the file is where it was.
+    pub async fn adopt(
+        &self,
+        file: &Path,
+        name: &Name,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> Result<Imported, ImageError> {
+        let cancelled = || ImageError::Cancelled { path: file.to_owned() };
+        let source: Source = file
+            .to_str()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| ImageError::Gone { path: file.to_owned() })?;
+        let key = source.key();
+        let lock = self.lock(&key).lock_owned();
+        let lock = cancel.run_until_cancelled(lock).await.ok_or_else(cancelled)?;
+        let turn = cancel.run_until_cancelled(self.turns.acquire()).await;
+        let _turn = turn.ok_or_else(cancelled)?;
+
+        let path = file.to_owned();
+        let (open, beginning) = match self.write(file, move || look(&path)).await? {
+            Found::File(open, beginning) => (open, beginning),
+            Found::Receipt(receipt) => return self.answer(file, &receipt).await,
+        };
+        let length = Bytes(open.metadata().map_err(ImageError::io("examine", file))?.len());
+        let unfit = |source| ImageError::Unfit { source_shown: file.display().to_string(), source };
+        let judge = verify::beginning(Format::Qcow2, &beginning, length, self.limits.virtual_size);
+        let virtual_size = judge.map_err(unfit)?;
+        let said = cancel.run_until_cancelled(qemu_img::info(&self.limits.qemu_img, file)).await;
+        let opinion = |info| verify::second_opinion(&info, virtual_size);
+        said.ok_or_else(cancelled)??.and_then(opinion).map_err(unfit)?;
+
+        // A hashing thread goes on until it hears of it: also when nobody waits for it any more.
+        let ends = cancel.child_token();
+        let _ends_with_us = ends.clone().drop_guard();
+        let (path, told) = (file.to_owned(), progress.clone());
+        let hash = move || hash(open, &path, &told, &ends);
+        let (open, sha256) = self.write(file, hash).await?;
+
+        let path = self.path(&sha256, Format::Qcow2);
+        let (shown, target, folder) = (file.to_owned(), path.clone(), self.folder.clone());
+        let link = move || link(&open, &target, &folder).map_err(ImageError::io("adopt", &shown));
+        let stored = match self.write(file, link).await? {
+            Linked::As(stored) => stored,
+            Linked::Elsewhere => {
+                let part = Part::new(&self.parts, &key, lock);
+                let copy = self.copy_in(file, &part, &sha256, &path);
+                cancel.run_until_cancelled(copy).await.ok_or_else(cancelled)??
+            }
+        };
+        self.leave_receipt(file, &path, &sha256, stored).await?;
+        info!(image = %name, %sha256, size = %length, ?stored, "snapshot taken into the cache");
+        let format = Format::Qcow2;
+        Ok(Imported { sha256, path, format, size: length, virtual_size, stored })
+    }
+
+    /// What an earlier call found, whose answer did not arrive.
+    async fn answer(&self, file: &Path, receipt: &Receipt) -> Result<Imported, ImageError> {
+        let path = self.path(&receipt.adopted, Format::Qcow2);
+        let gone = || ImageError::Gone { path: file.to_owned() };
+        let target = path.clone();
+        let (size, beginning) = match self.write(&path, move || look(&target)).await {
+            Ok(Found::File(open, beginning)) => {
+                let meta = open.metadata().map_err(ImageError::io("examine", &path))?;
+                (Bytes(meta.len()), beginning)
+            }
+            Ok(Found::Receipt(_)) | Err(ImageError::Gone { .. }) => return Err(gone()),
+            Err(error) => return Err(error),
+        };
+        let unfit =
+            |source: Unfit| ImageError::Unfit { source_shown: path.display().to_string(), source };
+        let judge = verify::beginning(Format::Qcow2, &beginning, size, self.limits.virtual_size);
+        let virtual_size = judge.map_err(unfit)?;
+        let stored = if receipt.already_there { Stored::AlreadyThere } else { Stored::New };
+        let (sha256, format) = (receipt.adopted.clone(), Format::Qcow2);
+        Ok(Imported { sha256, path, format, size, virtual_size, stored })
+    }
+
+    /// The way there is between file systems.
+    async fn copy_in(
+        &self,
+        file: &Path,
+        part: &Part,
+        sha256: &Sha256,
+        path: &Path,
+    ) -> Result<Stored, ImageError> {
+        let (allowed, keep_free) = (LocalSources::Anywhere, self.limits.keep_free);
+        let (from, to) = (file.to_owned(), part.clone());
+        let copy = Copy { path: from, part: to, allowed, cap: Bytes(u64::MAX), keep_free };
+        // It was hashed once, and progress that goes back to zero is none.
+        let untold = watch::Sender::new(Progress::default());
+        let copied = match local::copy(&self.writers, copy, &untold).await {
+            Ok(written) if written.sha256 == *sha256 => self.store(part, path).await,
+            Ok(_) => Err(ImageError::ChangedWhileRead { path: file.to_owned() }),
+            Err(error) => Err(error),
+        };
+        if copied.is_err() {
+            let part = part.clone();
+            self.run("clear", &self.parts, move || part.discard()).await?;
+        }
+        copied
+    }
+
+    async fn leave_receipt(
+        &self,
+        file: &Path,
+        path: &Path,
+        sha256: &Sha256,
+        stored: Stored,
+    ) -> Result<(), ImageError> {
+        let already_there = stored == Stored::AlreadyThere;
+        let receipt = Receipt { adopted: sha256.clone(), already_there };
+        let (file, path) = (file.to_owned(), path.to_owned());
+        let shown = file.clone();
+        let leave = move || {
+            let left = replace(&file, &receipt);
+            if left.is_err() && stored == Stored::New {
+                // As it was: the file is still in its place.
+                remove_if_there(&path).ok();
+            }
+            left.map_err(ImageError::io("leave a receipt in the place of", &file))
+        };
+        self.write(&shown, leave).await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        path: &Path,
+        call: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        self.writers.run(call).await.map_err(ImageError::io("start a thread for", path))?
+    }
+}
+
+fn look(path: &Path) -> Result<Found, ImageError> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(ImageError::Gone { path: path.to_owned() });
+        }
+        Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
+            return Err(ImageError::NotAFile { path: path.to_owned(), kind: "a link" });
+        }
+        Err(error) => return Err(ImageError::io("open", path)(error)),
+    };
+    let unreadable = || ImageError::io("read", path);
+    let meta = file.metadata().map_err(unreadable())?;
+    if !meta.is_file() {
+        return Err(ImageError::NotAFile { path: path.to_owned(), kind: "something else" });
+    }
+    let mut beginning = Vec::new();
+    let wanted = (&mut file).take(qcow2::HEADER_READ as u64);
+    { wanted }.read_to_end(&mut beginning).map_err(unreadable())?;
+    if meta.len() <= LONGEST_RECEIPT
+        && let Ok(receipt) = serde_json::from_slice(&beginning)
+    {
+        return Ok(Found::Receipt(receipt));
+    }
+    Ok(Found::File(file, beginning))
+}
+
+/// Make it ours and read-only, and hash it.
+fn hash(
+    file: File,
+    path: &Path,
+    progress: &watch::Sender<(Bytes, Bytes)>,
+    cancel: &CancellationToken,
+) -> Result<(File, Sha256), ImageError> {
+    let failed = || ImageError::io("hash", path);
+    // libvirt may have given it to QEMU's user, who then could write to it.
+    fchown(&file, Some(geteuid().as_raw()), Some(getegid().as_raw())).map_err(failed())?;
+    file.set_permissions(Permissions::from_mode(0o444)).map_err(failed())?;
+    let before = state(&file).map_err(failed())?;
+    let length = Bytes(before.0);
+    let mut hash = sha2::Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    let mut at = 0;
+    loop {
+        progress.send_replace((Bytes(at), length));
+        if cancel.is_cancelled() {
+            return Err(ImageError::Cancelled { path: path.to_owned() });
+        }
+        let count = std::os::unix::fs::FileExt::read_at(&file, &mut buffer, at).map_err(failed())?;
+        if count == 0 {
+            break;
+        }
+        hash.update(&buffer[..count]);
+        at += count as u64;
+    }
+    if state(&file).map_err(failed())? != before || at != length.0 {
+        return Err(ImageError::ChangedWhileRead { path: path.to_owned() });
+    }
+    file.sync_all().map_err(failed())?;
+    let sha256 = format!("{:x}", hash.finalize()).parse();
+    Ok((file, sha256.map_err(|error| failed()(io::Error::other(error)))?))
+}
+
+fn state(file: &File) -> io::Result<(u64, SystemTime)> {
+    let meta = file.metadata()?;
+    Ok((meta.len(), meta.modified()?))
+}
+
+/// Give the open file, and no other, its name in the cache.
+fn link(file: &File, name: &PathBuf, folder: &Path) -> io::Result<Linked> {
+    let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = AtFlags::AT_SYMLINK_FOLLOW;
+    let stored = match linkat(AT_FDCWD, opened.as_str(), AT_FDCWD, name, flags) {
+        Ok(()) => Stored::New,
+        Err(nix::errno::Errno::EEXIST) => {
+            let (there, ours) = (fs::symlink_metadata(name)?, file.metadata()?);
+            // Ours, from a try that went no further, or the same bytes from elsewhere.
+            let same = (there.dev(), there.ino()) == (ours.dev(), ours.ino());
+            if same { Stored::New } else { Stored::AlreadyThere }
+        }
+        Err(nix::errno::Errno::EXDEV) => return Ok(Linked::Elsewhere),
+        Err(errno) => return Err(errno.into()),
+    };
+    File::open(folder)?.sync_all()?;
+    Ok(Linked::As(stored))
+}
+
+/// Put the receipt in the file's place, in one step.
+fn replace(file: &Path, receipt: &Receipt) -> io::Result<()> {
+    let mut unfinished = std::ffi::OsString::from(".");
+    unfinished.push(file.file_name().unwrap_or_default());
+    unfinished.push(".new");
+    let unfinished = file.with_file_name(unfinished);
+    remove_if_there(&unfinished)?;
+    let write = || {
+        let mut options = OpenOptions::new();
+        let mut note = options.write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        note.write_all(&serde_json::to_vec(receipt)?)?;
+        note.sync_all()?;
+        fs::rename(&unfinished, file)?;
+        File::open(file.parent().unwrap_or(Path::new("/")))?.sync_all()
+    };
+    let written = write();
+    if written.is_err() {
+        remove_if_there(&unfinished).ok();
+    }
+    written
+}

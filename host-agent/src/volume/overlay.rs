@@ -1,0 +1,152 @@
+//! Disks made from an image, and what their first bytes say.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::directory::FOLDER_MODE;
+use super::unfinished::{Unfinished, sync_folder_of};
+use super::{Base, Ensured, Presence, RootDisk, VolumeError};
+use crate::qcow2::{self, Header, HeaderError, Overlay};
+
+/// What a disk is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Sync,
+}
+
+/// Open the disk of that name, if there is one. Nothing but a regular file is one: through a link
+/// we would copy, or give to a guest, any file of the node.
+pub(super) fn open(path: &Path, access: Access) -> Result<Option<File>, VolumeError> {
+    // Without O_NONBLOCK, opening a FIFO would wait for its other end.
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(flags);
+    match access {
+        Access::Read => {}
+        // What another process wrote is synced by any descriptor, but some network file systems
+        // want one that could have written.
+        Access::Sync => drop(options.write(true)),
+    }
+    let file = match options.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
+            return Err(VolumeError::NotAFile { path: path.to_owned() });
+        }
+        Err(error) => return Err(VolumeError::io("open", path)(error)),
+    };
+    match file.metadata().map_err(VolumeError::io("examine", path))?.is_file() {
+        true => Ok(Some(file)),
+        false => Err(VolumeError::NotAFile { path: path.to_owned() }),
+    }
+}
+
+/// What the disk's header says.
+pub(super) fn header(file: &File, path: &Path) -> Result<Result<Header, HeaderError>, VolumeError> {
+    let mut file = file;
+    let mut beginning = Vec::with_capacity(4096);
+    file.seek(SeekFrom::Start(0)).map_err(VolumeError::io("read", path))?;
+    // What we wrote is well within the first 4 KiB, and stays there when QEMU grows the disk.
+    file.take(4096).read_to_end(&mut beginning).map_err(VolumeError::io("read", path))?;
+    Ok(Header::parse(&beginning))
+}
+
+/// The bytes of the disk, if it can be.
+pub(super) fn plan(root: &RootDisk) -> Result<Overlay, VolumeError> {
+    let Base { path, format, virtual_size } = &root.base;
+    if !format.is_disk() {
+        return Err(VolumeError::NotADisk { format: *format });
+    }
+    if root.size < *virtual_size {
+        return Err(VolumeError::TooSmall { size: root.size, base: *virtual_size });
+    }
+    // A relative path would be looked for from the overlay's folder.
+    let text = path.to_str().filter(|_| path.is_absolute());
+    let text = text.ok_or_else(|| VolumeError::BasePath { path: path.clone() })?;
+    qcow2::overlay(root.size, text, format.as_str())
+        .map_err(|source| VolumeError::Impossible { instance: root.instance, source })
+}
+
+/// Make the disk at `path`.
+pub(super) fn create(
+    root: &RootDisk,
+    path: &Path,
+    overlay: &Overlay,
+) -> Result<Ensured, VolumeError> {
+    match look(root, path)? {
+        Presence::Present => {
+            // Its name may be as new as a crash.
+            sync_folder_of(path).map_err(VolumeError::io("sync the folder of", path))?;
+            return Ok(Ensured::AlreadyThere);
+        }
+        Presence::Different { why } => {
+            let disk = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(VolumeError::Different { instance: root.instance, disk, why });
+        }
+        Presence::Absent => {}
+    }
+    check_base(&root.base)?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let new_folder = match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(VolumeError::io("make", folder)(error)),
+    };
+    let made = write(overlay, path, folder);
+    if made.is_err() && new_folder {
+        // Only if empty: nothing but what this call made goes.
+        fs::remove_dir(folder).ok();
+    }
+    made.map(|()| Ensured::Created).map_err(VolumeError::io("write", path))
+}
+
+fn write(overlay: &Overlay, path: &Path, folder: &Path) -> io::Result<()> {
+    let unfinished = Unfinished::begin(path)?;
+    unfinished.file.set_len(overlay.length)?;
+    for (at, piece) in &overlay.pieces {
+        unfinished.file.write_all_at(piece, *at)?;
+    }
+    unfinished.finish()?;
+    // The folder's own entry, which may be new too.
+    sync_folder_of(folder)
+}
+
+fn check_base(base: &Base) -> Result<(), VolumeError> {
+    let unusable = |source| VolumeError::Base { path: base.path.clone(), source };
+    if fs::metadata(&base.path).map_err(unusable)?.is_file() {
+        Ok(())
+    } else {
+        Err(unusable(io::Error::other("it is not a regular file")))
+    }
+}
+
+/// Whether the disk is there, as it should be.
+pub(super) fn look(root: &RootDisk, path: &Path) -> Result<Presence, VolumeError> {
+    let Some(file) = open(path, Access::Read)? else { return Ok(Presence::Absent) };
+    Ok(match header(&file, path)? {
+        Ok(header) => compare(root, &header),
+        Err(error) => Presence::Different { why: error.to_string() },
+    })
+}
+
+fn compare(root: &RootDisk, header: &Header) -> Presence {
+    let different = |why| Presence::Different { why };
+    if header.virtual_size != root.size {
+        return different(format!("its size is {}, not {}", header.virtual_size, root.size));
+    }
+    let Some(backing) = &header.backing else {
+        return different("it has no base image".to_owned());
+    };
+    if Path::new(&backing.name) != root.base.path {
+        let wanted = root.base.path.display();
+        return different(format!("its base image is {}, not {wanted}", backing.name));
+    }
+    if backing.format.as_deref() != Some(root.base.format.as_str()) {
+        let wanted = root.base.format.as_str();
+        return different(format!("its base is read as {:?}, not {wanted}", backing.format));
+    }
+    Presence::Present
+}

@@ -1,0 +1,96 @@
+//! A file on its way to its name: it is there whole or not at all.
+//!
+//! It is written under another name, synced, then linked to its own. Linking, unlike renaming,
+//! never replaces a disk that a guest has written to, and it is done by descriptor, so what gets
+//! the name is what was written and synced, whatever the other name stands for by then. What a
+//! crash leaves under the other name is removed by the next try, never written to: it might be a
+//! link, or a second name of a finished file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::linkat;
+
+use super::Removed;
+
+/// libvirt gives the disk to QEMU's user when the domain starts, and takes it back.
+const DISK_MODE: u32 = 0o600;
+
+/// A file without its name yet. Dropped, it goes.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    /// To be written.
+    pub(super) file: File,
+    path: PathBuf,
+    name: PathBuf,
+}
+
+impl Unfinished {
+    /// Begin what is to be called `name`; what an earlier try left goes.
+    pub(super) fn begin(name: &Path) -> io::Result<Self> {
+        let path = unfinished_name(name);
+        remove_if_there(&path)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).mode(DISK_MODE).open(&path)?;
+        Ok(Self { file, path, name: name.to_owned() })
+    }
+
+    /// Give it its name, which must be free, durably.
+    pub(super) fn finish(self) -> io::Result<()> {
+        self.file.sync_all()?;
+        let opened = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        linkat(AT_FDCWD, opened.as_str(), AT_FDCWD, &self.name, AtFlags::AT_SYMLINK_FOLLOW)?;
+        self.forget();
+        sync_folder_of(&self.name)
+    }
+
+    fn forget(&self) {
+        // Another try may have taken over the name: its file is not ours to remove.
+        let ours = self.file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+        let there = fs::symlink_metadata(&self.path).map(|meta| (meta.dev(), meta.ino())).ok();
+        if ours.is_some() && ours == there {
+            // Were it to stay, the next try removes it.
+            fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+/// What a file is called before it is `name`.
+pub(super) fn unfinished_name(name: &Path) -> PathBuf {
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name.file_name().unwrap_or_default());
+    hidden.push(".new");
+    name.with_file_name(hidden)
+}
+
+/// Remove a file and what there is of it unfinished, durably; other names are left alone.
+pub(super) fn remove(name: &Path) -> io::Result<Removed> {
+    remove_if_there(&unfinished_name(name))?;
+    match remove_if_there(name)? {
+        Removed::Removed => sync_folder_of(name).map(|()| Removed::Removed),
+        Removed::AlreadyGone => Ok(Removed::AlreadyGone),
+    }
+}
+
+pub(super) fn remove_if_there(path: &Path) -> io::Result<Removed> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(Removed::Removed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removed::AlreadyGone),
+        Err(error) => Err(error),
+    }
+}
+
+/// Make durable which names there are beside this one.
+pub(super) fn sync_folder_of(name: &Path) -> io::Result<()> {
+    File::open(name.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
