@@ -116,13 +116,15 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let service = Service::new(Arc::clone(&compute), broker.subscribe());
     let mut doors = tokio::task::JoinSet::new();
     doors.spawn(listener.serve(service.clone(), shutdown.clone()));
+    let telling = CancellationToken::new();
     if !settings.broker.is_empty() {
+        let stopping = amqp::Stopping { taking: shutdown.clone(), telling: telling.clone() };
         doors.spawn(amqp::serve(
             settings.broker.clone(),
             settings.host.to_string(),
             service.clone(),
             broker,
-            shutdown.clone(),
+            stopping,
         ));
     }
     doors.spawn(notify::watchdog(shutdown.clone()));
@@ -136,6 +138,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     notify::tell(NotifyState::Stopping);
     tracing::info!("stopping; guests go on running");
     compute.drain(PATIENCE).await;
+    telling.cancel();
     while doors.join_next().await.is_some() {}
     drop((service, compute));
     // It ends with its last handle. Operations left behind keep theirs; what they have not written
