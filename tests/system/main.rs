@@ -10,6 +10,7 @@
 )]
 
 mod broker;
+mod broker_chaos;
 mod crash;
 mod guests;
 mod hostile;
