@@ -42,7 +42,7 @@ enum Trouble {
 
 /// How often each does; the order is random.
 const TROUBLES: [(Trouble, usize); 8] = [
-    (Trouble::BrokerKilled, 4),
+    (Trouble::BrokerKilled, 3),
     (Trouble::BrokerPaused, 3),
     (Trouble::AgentCut, 3),
     (Trouble::AgentSilenced, 3),
@@ -138,7 +138,7 @@ impl Caller {
     async fn again(&mut self, why: String) -> String {
         self.again += 1;
         // Not as fast as it can: there are as many of these as callers.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         why
     }
 

@@ -11,6 +11,7 @@
 
 mod broker;
 mod broker_chaos;
+mod broker_limits;
 mod crash;
 mod guests;
 mod hostile;
