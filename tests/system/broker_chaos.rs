@@ -143,7 +143,13 @@ impl Caller {
     }
 
     /// Import and remove, by turns; the keys.
-    async fn work(&mut self, name: &str, source: &str, count: usize, done: &AtomicUsize) -> Vec<String> {
+    async fn work(
+        &mut self,
+        name: &str,
+        source: &str,
+        count: usize,
+        done: &AtomicUsize,
+    ) -> Vec<String> {
         let mut known: Vec<(String, Call, Value)> = Vec::new();
         for n in 0..count {
             let key = format!("{name}-{n}");
@@ -237,10 +243,13 @@ async fn a_thousand_commands_through_a_broker_in_trouble_are_each_done_once() {
         for n in 0..CALLERS {
             let mut caller = Caller::new(&[front.uri().to_owned()], agent.host());
             let (name, source, done) = (format!("c{h}{n}"), source.clone(), Arc::clone(&done));
-            callers.push((h, tokio::spawn(async move {
-                let keys = caller.work(&name, &source, COMMANDS, &done).await;
-                (keys, caller.again)
-            })));
+            callers.push((
+                h,
+                tokio::spawn(async move {
+                    let keys = caller.work(&name, &source, COMMANDS, &done).await;
+                    (keys, caller.again)
+                }),
+            ));
         }
     }
     let mut troubles: Vec<Trouble> =

@@ -97,9 +97,9 @@ impl Broker {
         let home = Arc::new(Home::new()?);
         let all = (0..size).map(|_| Ports::free()).collect::<Result<Vec<_>>>()?;
         let mut brokers = Vec::new();
-        // one after the other: each joins those that are there
-        for ports in &all {
-            brokers.push(Self::of(Arc::clone(&home), *ports, &all).await?);
+        // one after the other, each told of those that are there: the first waits for nobody
+        for (n, ports) in all.iter().enumerate() {
+            brokers.push(Self::of(Arc::clone(&home), *ports, &all[..=n]).await?);
         }
         Ok(brokers)
     }
@@ -206,11 +206,14 @@ impl Broker {
     /// If it fails, or the broker is not ours.
     pub async fn control(&mut self, args: &[&str]) -> Result<String> {
         let private = self.ours()?;
-        let program = found("rabbitmqctl", &[
-            "/usr/lib/rabbitmq/bin/rabbitmqctl",
-            "/opt/rabbitmq/sbin/rabbitmqctl",
-            "/usr/local/sbin/rabbitmqctl",
-        ])?;
+        let program = found(
+            "rabbitmqctl",
+            &[
+                "/usr/lib/rabbitmq/bin/rabbitmqctl",
+                "/opt/rabbitmq/sbin/rabbitmqctl",
+                "/usr/local/sbin/rabbitmqctl",
+            ],
+        )?;
         let mut run = Run::new(program).args(["-q", "-n", &private.node]).args(args);
         for (name, value) in private.environment() {
             run = run.env(name, value);
@@ -379,8 +382,8 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut held = Vec::new();
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .map_err(Error::io("looking for a port"))?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("looking for a port"))?;
         *port = listener.local_addr().map_err(Error::io("looking for a port"))?.port();
         held.push(listener);
     }
@@ -404,11 +407,8 @@ fn config(own: Ports, all: &[Ports]) -> String {
     if all.len() > 1 {
         config += "cluster_formation.peer_discovery_backend = classic_config\n";
         for (n, ports) in all.iter().enumerate() {
-            let line = format!(
-                "cluster_formation.classic_config.nodes.{} = {}\n",
-                n + 1,
-                ports.node()
-            );
+            let line =
+                format!("cluster_formation.classic_config.nodes.{} = {}\n", n + 1, ports.node());
             config += &line;
         }
     }

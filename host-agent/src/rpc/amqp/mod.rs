@@ -115,11 +115,9 @@ impl Ended {
                 "if nothing waits in it, delete it at the broker (rabbitmqctl delete_queue NAME): \
                  the agent makes it anew at its next try",
             ),
-            Self::Amqp { .. }
-            | Self::Cancelled
-            | Self::Deaf
-            | Self::Broken
-            | Self::Shutdown => None,
+            Self::Amqp { .. } | Self::Cancelled | Self::Deaf | Self::Broken | Self::Shutdown => {
+                None
+            }
         }
     }
 }

@@ -10,7 +10,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel, Confirmation, Connection, Event as Notice, PublisherConfirm};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, Event as Notice, PublisherConfirm,
+};
 use ostler_protocol::rpc::amqp::{CONTENT_TYPE, EXCHANGE_DEAD, EXCHANGE_EVENTS, EXCHANGE_RPC};
 use ostler_protocol::rpc::envelope::Response;
 use ostler_protocol::rpc::event::Event;

@@ -68,10 +68,8 @@ pub(super) async fn declare(channel: &Channel, host: &str) -> Result<(), Ended> 
             .await
             .map_err(declared(format!("queue {name}")))?;
     }
-    let given_up = table(&[
-        ("x-match", text("all-with-x")),
-        ("x-first-death-reason", text("delivery_limit")),
-    ]);
+    let given_up =
+        table(&[("x-match", text("all-with-x")), ("x-first-death-reason", text("delivery_limit"))]);
     let bindings = [
         (queue.as_str(), EXCHANGE_RPC, host, FieldTable::default()),
         (queue.as_str(), EXCHANGE_BROADCAST, "", FieldTable::default()),
