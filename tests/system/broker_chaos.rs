@@ -339,7 +339,7 @@ async fn commands_outlive_each_member_of_a_cluster_in_turn() {
     let source = source(&place);
     let agent = agent_on(uris.clone()).await;
     let done = Arc::new(AtomicUsize::new(0));
-    let count = 60;
+    let count = 120;
     let callers: Vec<_> = (0..CALLERS)
         .map(|n| {
             let mut caller = Caller::new(&uris, agent.host());
@@ -349,7 +349,7 @@ async fn commands_outlive_each_member_of_a_cluster_in_turn() {
         .collect();
     // The first is the agent's, the others may be what it went to.
     for (n, broker) in brokers.iter_mut().enumerate() {
-        let from = (n + 1) * count * CALLERS / 5;
+        let from = (n * 2 + 1) * count * CALLERS / 8;
         poll::until("commands are done", PATIENCE, async || {
             let now = done.load(Ordering::Relaxed);
             let failed = callers.iter().any(tokio::task::JoinHandle::is_finished);

@@ -87,16 +87,13 @@ enum Ended {
 impl Ended {
     /// What a failed `step` means.
     fn of(step: &str, source: lapin::Error) -> Self {
-        let denied = match source.kind() {
-            ErrorKind::ProtocolError(error) => matches!(
-                error.kind(),
-                AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
-                    | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
-            ),
-            ErrorKind::AuthProviderError(_) => true,
-            // The library's enum is open; whatever else it says is not a refusal.
-            _ => false,
-        };
+        let kind = source.kind();
+        let refused = matches!(kind, ErrorKind::ProtocolError(error) if matches!(
+            error.kind(),
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)
+                | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)
+        ));
+        let denied = refused || matches!(kind, ErrorKind::AuthProviderError(_));
         if denied { Self::Denied { source } } else { Self::Amqp { step: step.to_owned(), source } }
     }
 
