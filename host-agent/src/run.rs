@@ -118,13 +118,15 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let service = Service::new(Arc::clone(&compute), broker.subscribe());
     let mut doors = tokio::task::JoinSet::new();
     doors.spawn(listener.serve(service.clone(), shutdown.clone()));
+    let telling = CancellationToken::new();
     if !settings.broker.is_empty() {
+        let stopping = amqp::Stopping { taking: shutdown.clone(), telling: telling.clone() };
         doors.spawn(amqp::serve(
             settings.broker.clone(),
             settings.host.to_string(),
             service.clone(),
             broker,
-            shutdown.clone(),
+            stopping,
         ));
     }
     doors.spawn(notify::watchdog(shutdown.clone()));
@@ -138,6 +140,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     notify::tell(NotifyState::Stopping);
     tracing::info!("stopping; guests go on running");
     compute.drain(PATIENCE).await;
+    telling.cancel();
     while doors.join_next().await.is_some() {}
     service.drain().await;
     drop((service, compute));

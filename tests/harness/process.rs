@@ -272,7 +272,18 @@ impl Daemon {
         self.ended(GRACE).await.map(drop)
     }
 
-    /// The same for a guard's `drop`.
+    /// Send a signal to it and all that it started and that is still in its group.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn signal_group(&self, signal: Signal) -> Result<()> {
+        match killpg(process(self.child.id()), signal) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(errno) => Err(Error::errno(format!("sending {signal} to {}", self.name))(errno)),
+        }
+    }
+
+    /// [`Self::kill_group`] for a guard's `drop`.
     pub fn kill_group_blocking(mut self) {
         let _gone = killpg(process(self.child.id()), Signal::SIGKILL);
         poll::until_blocking(GRACE, || !self.alive());

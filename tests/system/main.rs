@@ -10,6 +10,8 @@
 )]
 
 mod broker;
+mod broker_chaos;
+mod broker_limits;
 mod console;
 mod crash;
 mod guest_work;

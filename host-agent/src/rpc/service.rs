@@ -21,6 +21,9 @@ use crate::network::Network;
 /// How much of a caller's name for a request is kept.
 const REQUEST_NAME_MAX: usize = 128;
 
+/// How much of what is wrong with a request is logged, characters.
+const LOGGED_MAX: usize = 500;
+
 /// Answers requests, whichever way they came.
 pub struct Service<H: Hypervisor, N> {
     compute: Arc<Compute<H, N>>,
@@ -163,8 +166,10 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
         caller: &str,
         key: Option<IdempotencyKey>,
     ) -> Result<Asked, Box<Response>> {
-        let refuse = |id, fault| {
-            tracing::info!(caller, %fault, "refused");
+        let refuse = |id, fault: Fault| {
+            // It may name what is wrong, and be as long as the request.
+            let said: String = fault.to_string().chars().take(LOGGED_MAX).collect();
+            tracing::info!(caller, fault = said, "refused");
             Box::new(Response::new(id, Err(fault)))
         };
         let request = read_request(bytes).map_err(|(id, fault)| refuse(id, fault))?;

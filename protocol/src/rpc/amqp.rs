@@ -16,9 +16,12 @@ pub const EXCHANGE_RPC: &str = "ostler.rpc";
 pub const EXCHANGE_BROADCAST: &str = "ostler.broadcast";
 /// Topic exchange for events; routing keys are `<kind>.<host>.<id>`.
 pub const EXCHANGE_EVENTS: &str = "ostler.events";
-/// Direct exchange for messages that could not be taken; bound to [`QUEUE_DEAD`].
+/// Fanout exchange for what an agent tells of messages it cannot read; bound to [`QUEUE_DEAD`].
 pub const EXCHANGE_DEAD: &str = "ostler.dead";
-/// Queue that keeps the messages no host could take, with the reason in their headers.
+/// Headers exchange for messages the broker itself gives up; bound to [`QUEUE_DEAD`] for those
+/// that were delivered too often, and for nothing else.
+pub const EXCHANGE_UNDELIVERED: &str = "ostler.undelivered";
+/// Queue that keeps what is told of messages no host could take, with the reason in the headers.
 pub const QUEUE_DEAD: &str = "ostler.dead";
 /// How long a dead letter is kept, milliseconds: a week.
 pub const DEAD_TTL: i64 = 7 * 86_400_000;
@@ -26,7 +29,11 @@ pub const DEAD_TTL: i64 = 7 * 86_400_000;
 pub const DEAD_MAX: i64 = 10_000;
 /// How often the broker delivers one message before it counts as poison.
 pub const DELIVERY_LIMIT: i64 = 10;
-/// The largest request body taken, bytes. A larger one goes to the dead-letter queue.
+/// How many requests may wait in a host's queue; more are refused to their publisher.
+pub const HOST_MAX: i64 = 10_000;
+/// How many bytes of them; more are refused to their publisher.
+pub const HOST_MAX_BYTES: i64 = 32 << 20;
+/// The largest request body taken, bytes. A larger one is a dead letter.
 pub const BODY_LIMIT: usize = 1 << 20;
 /// Header of a dead-lettered message that says why.
 pub const HEADER_REASON: &str = "x-ostler-reason";
@@ -35,7 +42,7 @@ pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// The content type of every message.
 pub const CONTENT_TYPE: &str = "application/json";
 
-/// The queue of one host: durable, quorum, with a delivery limit.
+/// The queue of one host: durable, quorum, bounded, with a delivery limit.
 pub fn host_queue(host: &str) -> String {
     format!("ostler.host.{host}")
 }

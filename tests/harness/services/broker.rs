@@ -3,18 +3,22 @@
 //! The private one has a node name, ports, data, log, cookie and epmd of its
 //! own, listens on loopback only, and knows nothing of a RabbitMQ the machine
 //! may already run. Its data stays across [`Broker::restart`], as a real
-//! broker's would.
+//! broker's would. It can be ended, paused and put under an alarm, and several
+//! of them can be one cluster.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::QueueDeleteOptions;
 use lapin::{Connection, ConnectionProperties};
+use nix::sys::signal::Signal;
 
 use crate::place::Place;
-use crate::process::{Daemon, command};
+use crate::process::{Daemon, Run, command};
 use crate::{Error, Result, poll};
 
 /// An Erlang machine on a busy two-core host takes a while.
@@ -34,15 +38,23 @@ struct Private {
     node: String,
     /// None while stopped.
     server: Option<Daemon>,
+    home: Arc<Home>,
+}
+
+/// What the nodes of a cluster share: a cookie, and the process that knows
+/// their ports.
+#[derive(Debug)]
+struct Home {
+    place: Place,
+    port: u16,
     epmd: Daemon,
 }
 
-/// Three ports nobody uses just now.
+/// Ports nobody uses just now.
 #[derive(Debug, Clone, Copy)]
 struct Ports {
     amqp: u16,
     dist: u16,
-    epmd: u16,
 }
 
 impl Broker {
@@ -72,16 +84,34 @@ impl Broker {
     /// # Errors
     /// If RabbitMQ is not installed or does not start.
     pub async fn private() -> Result<Self> {
-        let place = Place::new("broker")?;
+        let home = Arc::new(Home::new()?);
         let ports = Ports::free()?;
-        let node = format!("ostler-{}@localhost", ports.amqp);
+        Self::of(home, ports, &[ports]).await
+    }
+
+    /// A private cluster of this many.
+    ///
+    /// # Errors
+    /// As [`Self::private`].
+    pub async fn cluster(size: usize) -> Result<Vec<Self>> {
+        let home = Arc::new(Home::new()?);
+        let all = (0..size).map(|_| Ports::free()).collect::<Result<Vec<_>>>()?;
+        let mut brokers = Vec::new();
+        // one after the other, each told of those that are there: the first waits for nobody
+        for (n, ports) in all.iter().enumerate() {
+            brokers.push(Self::of(Arc::clone(&home), *ports, &all[..=n]).await?);
+        }
+        Ok(brokers)
+    }
+
+    async fn of(home: Arc<Home>, ports: Ports, all: &[Ports]) -> Result<Self> {
+        let place = Place::new("broker")?;
         place.folder("data")?;
         place.folder("log")?;
         place.write("plugins", "[].\n")?;
-        place.write("rabbitmq.conf", config(ports))?;
-        let epmd = Daemon::start("epmd", epmd(ports)?, &place.join("epmd.log"))?;
+        place.write("rabbitmq.conf", config(ports, all))?;
         let uri = format!("amqp://guest:guest@127.0.0.1:{}/%2f", ports.amqp);
-        let private = Private { place, ports, node, server: None, epmd };
+        let private = Private { place, ports, node: ports.node(), server: None, home };
         let mut broker = Self { uri, private: Some(private) };
         broker.start().await?;
         Ok(broker)
@@ -129,6 +159,66 @@ impl Broker {
             server.kill_group().await?;
         }
         Ok(())
+    }
+
+    /// Stop it where it is, connections and all, as a machine that swaps would.
+    ///
+    /// # Errors
+    /// If it is not ours.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Let it go on after [`Self::pause`].
+    ///
+    /// # Errors
+    /// If it is not ours.
+    pub fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        match &self.ours()?.server {
+            Some(server) => server.signal_group(signal),
+            None => Ok(()),
+        }
+    }
+
+    /// Let it believe that its memory is at an end: it takes no messages then.
+    ///
+    /// # Errors
+    /// If it does not answer, or is not ours.
+    pub async fn alarm(&mut self) -> Result<()> {
+        self.control(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await.map(drop)
+    }
+
+    /// The end of [`Self::alarm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn calm(&mut self) -> Result<()> {
+        self.control(&["set_vm_memory_high_watermark", "absolute", WATERMARK]).await.map(drop)
+    }
+
+    /// What `rabbitmqctl` with these arguments prints.
+    ///
+    /// # Errors
+    /// If it fails, or the broker is not ours.
+    pub async fn control(&mut self, args: &[&str]) -> Result<String> {
+        let private = self.ours()?;
+        let program = found(
+            "rabbitmqctl",
+            &[
+                "/usr/lib/rabbitmq/bin/rabbitmqctl",
+                "/opt/rabbitmq/sbin/rabbitmqctl",
+                "/usr/local/sbin/rabbitmqctl",
+            ],
+        )?;
+        let mut run = Run::new(program).args(["-q", "-n", &private.node]).args(args);
+        for (name, value) in private.environment() {
+            run = run.env(name, value);
+        }
+        run.stdout().await
     }
 
     /// Stop and start.
@@ -207,22 +297,29 @@ impl Broker {
 }
 
 impl Private {
+    /// What the server and its tools both go by.
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("HOME", self.home.place.path().to_string_lossy().into_owned()),
+            ("RABBITMQ_NODENAME", self.node.clone()),
+            ("ERL_EPMD_PORT", self.home.port.to_string()),
+            ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
+            ("RABBITMQ_CONF_ENV_FILE", self.place.join("env").to_string_lossy().into_owned()),
+        ]
+    }
+
     fn server(&self) -> Result<Command> {
         let path = |name: &str| self.place.join(name);
         let mut server = command(rabbitmq_server()?);
         server
-            .env("HOME", self.place.path())
-            .env("RABBITMQ_NODENAME", &self.node)
+            .envs(self.environment())
             .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_NODE_PORT", self.ports.amqp.to_string())
             .env("RABBITMQ_DIST_PORT", self.ports.dist.to_string())
-            .env("ERL_EPMD_PORT", self.ports.epmd.to_string())
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             // a helper of a server that is killed while it starts would leave one where we are
             .env("ERL_CRASH_DUMP_SECONDS", "0")
             .env("RABBITMQ_CONFIG_FILE", path("rabbitmq"))
             .env("RABBITMQ_ADVANCED_CONFIG_FILE", path("advanced"))
-            .env("RABBITMQ_CONF_ENV_FILE", path("env"))
             .env("RABBITMQ_MNESIA_BASE", path("data"))
             .env("RABBITMQ_LOG_BASE", path("log"))
             .env("RABBITMQ_LOGS", "-")
@@ -246,43 +343,83 @@ impl Drop for Private {
         if let Some(server) = self.server.take() {
             server.kill_group_blocking();
         }
-        let _already_gone = self.epmd.signal(nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+impl Home {
+    fn new() -> Result<Self> {
+        let place = Place::new("brokers")?;
+        let [port] = free_ports()?;
+        let cookie = place.write(".erlang.cookie", uuid::Uuid::new_v4().simple().to_string())?;
+        // Erlang insists
+        let mode = std::fs::Permissions::from_mode(0o400);
+        std::fs::set_permissions(&cookie, mode).map_err(Error::path("closing", &cookie))?;
+        let epmd = Daemon::start("epmd", epmd(port)?, &place.join("epmd.log"))?;
+        Ok(Self { place, port, epmd })
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _already_gone = self.epmd.signal(Signal::SIGKILL);
     }
 }
 
 impl Ports {
-    /// Held all at once while being chosen, so that they differ.
     fn free() -> Result<Self> {
-        let hold =
-            || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("looking for a port"));
-        let held = [hold()?, hold()?, hold()?];
-        let mut ports = [0; 3];
-        for (port, listener) in ports.iter_mut().zip(&held) {
-            *port = listener.local_addr().map_err(Error::io("looking for a port"))?.port();
-        }
-        let [amqp, dist, epmd] = ports;
-        Ok(Self { amqp, dist, epmd })
+        let [amqp, dist] = free_ports()?;
+        Ok(Self { amqp, dist })
+    }
+
+    /// The name of the node that has these ports.
+    fn node(self) -> String {
+        format!("ostler-{}@localhost", self.amqp)
     }
 }
 
+/// Held all at once while being chosen, so that they differ.
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let mut held = Vec::new();
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Error::io("looking for a port"))?;
+        *port = listener.local_addr().map_err(Error::io("looking for a port"))?.port();
+        held.push(listener);
+    }
+    Ok(ports)
+}
+
+/// The memory a broker may use before it takes no more messages.
+const WATERMARK: &str = "512MB";
+
 /// Small: it shares a machine with guests, and carries some thousand messages.
-fn config(ports: Ports) -> String {
-    format!(
+fn config(own: Ports, all: &[Ports]) -> String {
+    let mut config = format!(
         "listeners.tcp.1 = 127.0.0.1:{}\n\
-         vm_memory_high_watermark.absolute = 512MB\n\
+         vm_memory_high_watermark.absolute = {WATERMARK}\n\
          disk_free_limit.absolute = 50MB\n\
          raft.wal_max_size_bytes = 16000000\n\
          log.console = true\n\
          log.console.level = warning\n",
-        ports.amqp
-    )
+        own.amqp
+    );
+    if all.len() > 1 {
+        config += "cluster_formation.peer_discovery_backend = classic_config\n";
+        for (n, ports) in all.iter().enumerate() {
+            let line =
+                format!("cluster_formation.classic_config.nodes.{} = {}\n", n + 1, ports.node());
+            config += &line;
+        }
+    }
+    config
 }
 
 /// An epmd of our own, in the foreground, which the server would otherwise
 /// start as a daemon that outlives everything.
-fn epmd(ports: Ports) -> Result<Command> {
+fn epmd(port: u16) -> Result<Command> {
     let mut epmd = command(found("epmd", &["/usr/bin/epmd", "/usr/local/bin/epmd"])?);
-    epmd.args(["-port", &ports.epmd.to_string(), "-address", "127.0.0.1"]);
+    epmd.args(["-port", &port.to_string(), "-address", "127.0.0.1"]);
     Ok(epmd)
 }
 

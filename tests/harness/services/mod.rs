@@ -3,6 +3,8 @@
 
 mod broker;
 mod libvirt;
+mod wire;
 
 pub use broker::Broker;
 pub use libvirt::Libvirt;
+pub use wire::Wire;

@@ -1,0 +1,373 @@
+//! One session with one broker: what it delivers is taken, in order, and answered.
+//!
+//! ```text
+//!   delivery ── probe ──────────────────────────────────────────> acknowledged
+//!            ├─ cannot be read ──> dead letter confirmed, told ─> acknowledged
+//!            ├─ read ─────────────────────────────────────────── acknowledged ──> answered
+//!            └─ change ──> in the journal, or refused ──> answer confirmed ─────> acknowledged
+//! ```
+//!
+//! What was delivered and not acknowledged when a session ends goes back to the queue; whatever of
+//! it was done already is known by its key. So a change is never acknowledged on a guess, and no
+//! change under way is abandoned with the session: it runs in a task of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Acker, BasicProperties, Channel, Connection, Consumer};
+use ostler_protocol::rpc::amqp::{BODY_LIMIT, host_queue};
+use ostler_protocol::rpc::envelope::Response;
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::values::IdempotencyKey;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::dead::{brief, is_dead, letter};
+use super::outbox::{Outbox, PROBE_KIND, Reply, mind};
+use super::{Ended, PARTING, Stopping, amqp, close, topology};
+use crate::hypervisor::Hypervisor;
+use crate::network::Network;
+use crate::rpc::service::{Asked, Service};
+
+/// Deliveries under way at a time. Few: each may be as large as the broker allows, and all of
+/// them count as delivered once more whenever a session ends.
+const PREFETCH: u16 = 16;
+/// Long polls under way at a time; more are refused as `busy`.
+const WAITS: usize = 512;
+/// Answers on their way at a time; more are dropped, and asked for again.
+const REPLIES: usize = 1024;
+/// How long a change's acknowledgement waits for its answer to be at the broker.
+const REPLY_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the consumer is proven alive, and how long each half of the proof may take.
+const PROBE: Duration = Duration::from_secs(20);
+const PROBE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The connections to a broker, with all that is declared on them.
+pub(super) struct Session<H: Hypervisor, N> {
+    service: Service<H, N>,
+    host: String,
+    inward: Connection,
+    channel: Channel,
+    consumer: Consumer,
+    outbox: Arc<Outbox>,
+    tasks: TaskTracker,
+    waits: Arc<Semaphore>,
+    replies: Arc<Semaphore>,
+    /// When something was last delivered.
+    heard: watch::Sender<Instant>,
+    /// Whether a delivery is being taken just now.
+    at_work: AtomicBool,
+}
+
+impl<H: Hypervisor, N: Network> Session<H, N> {
+    pub(super) async fn open(
+        inward: Connection,
+        outward: Connection,
+        host: &str,
+        service: &Service<H, N>,
+    ) -> Result<Self, Ended> {
+        let outbox = Outbox::open(outward).await?;
+        let channel = inward.create_channel().await.map_err(amqp("open a channel"))?;
+        topology::declare(&channel, host).await?;
+        channel
+            .basic_qos(PREFETCH, BasicQosOptions::default())
+            .await
+            .map_err(amqp("limit the deliveries under way"))?;
+        let queue = host_queue(host);
+        let options = BasicConsumeOptions::default();
+        let consumer = channel
+            .basic_consume(queue.into(), "".into(), options, FieldTable::default())
+            .await
+            .map_err(amqp("consume from the host's queue"))?;
+        Ok(Self {
+            service: service.clone(),
+            host: host.to_owned(),
+            inward,
+            channel,
+            consumer,
+            outbox: Arc::new(outbox),
+            tasks: TaskTracker::new(),
+            waits: Arc::new(Semaphore::new(WAITS)),
+            replies: Arc::new(Semaphore::new(REPLIES)),
+            heard: watch::Sender::new(Instant::now()),
+            at_work: AtomicBool::new(false),
+        })
+    }
+
+    /// Serve until something goes wrong, or the agent has stopped.
+    pub(super) async fn serve(&self, stopping: &Stopping) -> Ended {
+        let events = self.service.compute().events();
+        let mut telling = std::pin::pin!(self.outbox.tell(events, &stopping.telling));
+        let mut minding = std::pin::pin!(self.outbox.mind());
+        let ended = tokio::select! {
+            ended = self.consume(&stopping.taking) => ended,
+            ended = self.prove() => ended,
+            ended = mind(&self.inward) => ended,
+            ended = &mut telling => ended,
+            ended = &mut minding => ended,
+        };
+        if !matches!(ended, Ended::Shutdown) {
+            return ended;
+        }
+        // What is answered by now is acknowledged; the rest goes back with the connection.
+        self.settle().await;
+        close(&self.inward).await;
+        // What is under way is told until it has come to rest, by a broker that takes it.
+        let told = async {
+            tokio::select! {
+                ended = &mut telling => ended,
+                ended = &mut minding => ended,
+            }
+        };
+        let late = async {
+            stopping.telling.cancelled().await;
+            tokio::time::sleep(PARTING).await;
+        };
+        tokio::select! {
+            _ended = told => {}
+            () = late => {}
+        }
+        Ended::Shutdown
+    }
+
+    /// Part from the broker, leaving it a moment for answers on their way.
+    pub(super) async fn part(&self) {
+        self.settle().await;
+        tokio::join!(close(&self.inward), self.outbox.close());
+    }
+
+    async fn settle(&self) {
+        self.tasks.close();
+        let _ = tokio::time::timeout(PARTING, self.tasks.wait()).await;
+    }
+
+    async fn consume(&self, stop: &CancellationToken) -> Ended {
+        let mut consumer = self.consumer.clone();
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    let options = BasicCancelOptions::default();
+                    let cancelling = self.channel.basic_cancel(consumer.tag(), options);
+                    let _ = tokio::time::timeout(PARTING, cancelling).await;
+                    return Ended::Shutdown;
+                }
+                delivery = consumer.next() => delivery,
+            };
+            match delivery {
+                None => return Ended::Cancelled,
+                Some(Err(source)) => return Ended::of("consume", source),
+                Some(Ok(delivery)) => {
+                    self.heard.send_replace(Instant::now());
+                    self.at_work.store(true, Ordering::Relaxed);
+                    let taken = self.take(delivery, stop).await;
+                    self.at_work.store(false, Ordering::Relaxed);
+                    if let Err(ended) = taken {
+                        return ended;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Prove again and again that messages come through; the proof that fails is returned.
+    async fn prove(&self) -> Ended {
+        let mut due = tokio::time::interval(PROBE);
+        let mut heard = self.heard.subscribe();
+        loop {
+            due.tick().await;
+            let asked = Instant::now();
+            if self.outbox.is_blocked() {
+                continue;
+            }
+            let mut probing = std::pin::pin!(self.outbox.probe(&self.host));
+            loop {
+                match tokio::time::timeout(PROBE_PATIENCE, &mut probing).await {
+                    Ok(Ok(())) => break,
+                    Ok(Err(source)) => return Ended::of("publish", source),
+                    // It is known to be short of something, and will say when it is not.
+                    Err(_) if self.outbox.is_blocked() => {}
+                    Err(_) => return Ended::Stuck,
+                }
+            }
+            let came = heard.wait_for(|at| *at >= asked);
+            // While a delivery is being taken, the next ones wait: that is no fault of the broker.
+            let deaf = tokio::time::timeout(PROBE_PATIENCE, came).await.is_err()
+                && !self.at_work.load(Ordering::Relaxed);
+            if deaf {
+                return Ended::Deaf;
+            }
+        }
+    }
+
+    /// Take one delivery. What is wrong with it is its sender's to know, not an error here.
+    async fn take(&self, delivery: Delivery, stop: &CancellationToken) -> Result<(), Ended> {
+        let Delivery { acker, properties, data, .. } = delivery;
+        if properties.kind().as_ref().is_some_and(|kind| kind.as_str() == PROBE_KIND) {
+            return ack(&acker).await;
+        }
+        let reply = Reply::of(&properties);
+        let asked = match self.read(&data, &properties) {
+            Ok(asked) => asked,
+            Err(refused) => {
+                let dead = refused.error.as_ref().filter(|fault| is_dead(fault.data.reason));
+                if let Some(fault) = dead {
+                    let fault = fault.clone();
+                    self.bury(acker, &data, &properties, reply, *refused, &fault);
+                } else {
+                    self.answer(Some(acker), reply, *refused);
+                }
+                return Ok(());
+            }
+        };
+        // What was copied out of it is all that is needed, and it may be large.
+        drop(data);
+        if asked.needs_key() && !asked.has_key() {
+            let text = "a change over AMQP needs an idempotency key: it may be delivered twice";
+            let fault = Fault::new(Reason::InvalidRequest, text).next("set message_id");
+            self.answer(Some(acker), reply, Response::new(asked.id(), Err(fault)));
+            return Ok(());
+        }
+        if asked.is_change() {
+            return self.change(asked, acker, reply, stop).await;
+        }
+        ack(&acker).await?;
+        if !asked.may_wait() {
+            if let Some(response) = self.service.answer(asked).await {
+                self.answer(None, reply, response);
+            }
+            return Ok(());
+        }
+        let Ok(place) = Arc::clone(&self.waits).try_acquire_owned() else {
+            let text = "busy: too many requests are waiting on this node";
+            let fault = Fault::new(Reason::Busy, text).next("ask again later");
+            self.answer(None, reply, Response::new(asked.id(), Err(fault)));
+            return Ok(());
+        };
+        let (service, outbox) = (self.service.clone(), Arc::clone(&self.outbox));
+        self.tasks.spawn(async move {
+            if let Some(response) = service.answer(asked).await {
+                // Whoever lost its answer asks again.
+                let _ = outbox.reply(&reply, &response).await;
+            }
+            drop(place);
+        });
+        Ok(())
+    }
+
+    /// Read a request, or say what is wrong with it.
+    fn read(&self, data: &[u8], properties: &BasicProperties) -> Result<Asked, Box<Response>> {
+        let refuse = |fault: Fault| Box::new(Response::new(None, Err(fault)));
+        if data.len() > BODY_LIMIT {
+            let text = format!("a request is at most {BODY_LIMIT} bytes");
+            return Err(refuse(Fault::new(Reason::InvalidRequest, text)));
+        }
+        let key = match properties.message_id() {
+            None => None,
+            Some(id) => match id.as_str().parse::<IdempotencyKey>() {
+                Ok(key) => Some(key),
+                Err(error) => {
+                    let fault = Fault::of(Reason::InvalidRequest, &error);
+                    return Err(refuse(fault.about("message_id")));
+                }
+            },
+        };
+        self.service.read(data, "amqp", key)
+    }
+
+    /// Take a change: it is in the journal, or refused, when this returns.
+    async fn change(
+        &self,
+        asked: Asked,
+        acker: Acker,
+        reply: Reply,
+        stop: &CancellationToken,
+    ) -> Result<(), Ended> {
+        let service = self.service.clone();
+        // In a task of its own: were it dropped with the session, between the journal and the
+        // work, the work would wait for the next start.
+        let submitted = self.tasks.spawn(async move { service.answer(asked).await }).await;
+        let Ok(response) = submitted else { return Err(Ended::Broken) };
+        let draining = match &response {
+            Some(response) => {
+                response.error.as_ref().is_some_and(|fault| fault.data.reason == Reason::Draining)
+            }
+            // It did not ask for an answer, so there is none to tell; its key does the rest.
+            None => stop.is_cancelled(),
+        };
+        if draining {
+            // Not refused: it goes back to the queue, for the agent's next start.
+            return Ok(());
+        }
+        match response {
+            Some(response) => self.answer(Some(acker), reply, response),
+            None => ack(&acker).await?,
+        }
+        Ok(())
+    }
+
+    /// Send an answer, and acknowledge its request, if that waits for it.
+    fn answer(&self, acker: Option<Acker>, reply: Reply, response: Response) {
+        let place = Arc::clone(&self.replies).try_acquire_owned().ok();
+        let outbox = Arc::clone(&self.outbox);
+        self.tasks.spawn(async move {
+            let mut sending = std::pin::pin!(async {
+                match &place {
+                    Some(_) => outbox.reply(&reply, &response).await,
+                    None => Ok(()),
+                }
+            });
+            let sent = tokio::time::timeout(REPLY_PATIENCE, &mut sending).await;
+            if matches!(sent, Ok(Err(_))) {
+                // The session is over. The request comes again, and gets its answer then.
+                return;
+            }
+            if let Some(acker) = acker {
+                // If that fails the session is over, too.
+                let _ = ack(&acker).await;
+            }
+            if sent.is_err() {
+                let _ = sending.await;
+            }
+        });
+    }
+
+    /// Bury a message nobody can carry out: the reason is kept, and told to its sender, before
+    /// the message is acknowledged.
+    fn bury(
+        &self,
+        acker: Acker,
+        data: &[u8],
+        properties: &BasicProperties,
+        reply: Reply,
+        refused: Response,
+        fault: &Fault,
+    ) {
+        let reason = brief(&fault.to_string(), 200);
+        tracing::warn!(reason, size = data.len(), "a message no agent can read is a dead letter");
+        let letter = letter(&self.host, data, properties, fault);
+        let (outbox, host) = (Arc::clone(&self.outbox), self.host.clone());
+        self.tasks.spawn(async move {
+            // An error ends the session, and the message comes again.
+            if outbox.bury(&host, &letter).await.is_err() {
+                return;
+            }
+            if reply.is_wanted() && outbox.reply(&reply, &refused).await.is_err() {
+                return;
+            }
+            let _ = ack(&acker).await;
+        });
+    }
+}
+
+async fn ack(acker: &Acker) -> Result<(), Ended> {
+    let acked = acker.ack(BasicAckOptions::default()).await;
+    acked.map(drop).map_err(amqp("acknowledge"))
+}
