@@ -251,7 +251,8 @@ impl<H: Hypervisor> Guests<H> {
         session: u64,
         limit: Option<Instant>,
     ) -> Phase {
-        let mut follower = Follower { record, heard: Instant::now(), ended: Ended::No };
+        let mut follower =
+            Follower { record, heard: Instant::now(), ended: Ended::No, full: [false; 2] };
         let mut pause = PAUSE;
         loop {
             if entry.run().is_none() {
@@ -391,6 +392,9 @@ struct Follower<'a> {
     record: &'a Record,
     heard: Instant,
     ended: Ended,
+    /// Streams of which no more is kept here. That the guest's agent has cut one says nothing of how
+    /// much of it is here already.
+    full: [bool; 2],
 }
 
 impl Follower<'_> {
@@ -398,7 +402,7 @@ impl Follower<'_> {
     fn places(&self) -> [i64; 2] {
         let now = self.record.now();
         [0, 1].map(|stream| {
-            let full = now.truncated[stream] || now.sizes[stream] >= STREAM as u64;
+            let full = self.full[stream] || now.sizes[stream] >= STREAM as u64;
             if full { i64::MAX } else { i64::try_from(now.sizes[stream]).unwrap_or(i64::MAX) }
         })
     }
@@ -420,8 +424,8 @@ impl Follower<'_> {
                 let known = usize::try_from(now.sizes[stream]).unwrap_or(usize::MAX);
                 data.get(known..).unwrap_or_default()
             };
-            if !now.truncated[stream] && !new.is_empty() {
-                execs.keep(self.record, stream, new);
+            if !self.full[stream] && !new.is_empty() {
+                self.full[stream] = !execs.keep(self.record, stream, new);
             }
             if truncated == Some(true) {
                 self.record.status.send_modify(|status| status.truncated[stream] = true);

@@ -156,12 +156,12 @@ impl Execs {
             .ok_or(Error::UnknownExec { instance, exec })
     }
 
-    /// Keeps more of a stream, as much as there is room for.
-    pub(super) fn keep(&self, record: &Record, stream: usize, data: &[u8]) {
+    /// Keeps more of a stream, as much as there is room for; whether that was all.
+    pub(super) fn keep(&self, record: &Record, stream: usize, data: &[u8]) -> bool {
         let mut table = self.table();
         // forgotten meanwhile: its bytes would never be given back
         if !table.records.contains_key(&record.id) {
-            return;
+            return false;
         }
         let mut output = record.output();
         let kept = &mut output[stream];
@@ -175,6 +175,7 @@ impl Execs {
             status.sizes[stream] = size;
             status.truncated[stream] |= taken.len() < data.len();
         });
+        taken.len() == data.len()
     }
 
     /// Forgets a program, and its key.
@@ -255,13 +256,13 @@ mod tests {
         let execs = Execs::default();
         let chatty = new(&execs, None);
         let data = vec![0; STREAM + 1];
-        execs.keep(&chatty, 0, &data);
+        assert!(!execs.keep(&chatty, 0, &data));
         let status = chatty.now();
         assert_eq!((status.sizes, status.truncated), ([STREAM as u64, 0], [true, false]));
         assert_eq!(chatty.piece(0, STREAM as u64 - 1, 10), [0]);
         assert!(chatty.piece(1, u64::MAX, 10).is_empty());
         for _ in 0..3 {
-            execs.keep(&new(&execs, None), 0, &data);
+            assert!(!execs.keep(&new(&execs, None), 0, &data));
         }
         assert!(matches!(execs.begin(&request(&[]), None), Err(Error::Busy { .. })));
         execs.forget(&chatty);
