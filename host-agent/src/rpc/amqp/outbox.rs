@@ -2,7 +2,7 @@
 //!
 //! A broker short of memory or disk takes nothing for as long as that lasts, and says so. Nothing
 //! piles up meanwhile: events are dropped, for each tells what is and the next tells it again;
-//! replies that wait are as many as there are places for them ([`session`](super::session)).
+//! replies that wait are as many as there are places for them (`session.rs`).
 
 use std::time::Duration;
 
