@@ -67,6 +67,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         if let Some(instance) = self.registry.lock().instances.get_mut(&id) {
             instance.fingerprint = fingerprint;
         }
+        self.observe(id, |seen| seen.redefined = None);
     }
 
     pub(super) async fn start_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
