@@ -8,7 +8,8 @@
 //! * moment: `accepted`, `before`, `after`, `undo-before`, `undo-after`, `settling`, `settled`;
 //! * kind and step by their names (`instance.boot`, `define domain`), `*` is any;
 //! * what: `kill` (SIGKILL), `stop` (SIGSTOP: the test sees it, does something to the world, and
-//!   lets it go on by SIGCONT), or `fail` (the step fails).
+//!   lets it go on by SIGCONT), `hold` (the operation goes on when the rule is not in the file any
+//!   more; the agent answers meanwhile), or `fail` (the step fails).
 //!
 //! A rule holds once in the life of a process; what follows in it, after another `|`, is not looked
 //! at, and makes two rules of the same words two rules.
@@ -49,6 +50,7 @@ pub(super) use on_demand::reach;
 mod on_demand {
     use std::collections::HashSet;
     use std::sync::{Mutex, OnceLock, PoisonError};
+    use std::time::Duration;
 
     use nix::sys::signal::{Signal, raise};
     use ostler_protocol::rpc::fault::Reason;
@@ -71,18 +73,23 @@ mod on_demand {
     enum What {
         Kill,
         Stop,
+        Hold,
         Fail,
     }
+
+    /// How often it is looked whether an operation may go on.
+    const LOOK: Duration = Duration::from_millis(10);
 
     /// Come to a moment. A fault, if the step is to fail.
     pub(in crate::compute) fn reach(moment: Moment, kind: Kind, step: &str) -> Option<Fault> {
         let given = RULES.get_or_init(|| std::env::var("OSTLER_FAULTS").unwrap_or_default());
-        let text = match given.strip_prefix('@') {
+        let rules = || match given.strip_prefix('@') {
             // No file: no rules.
             Some(file) => std::fs::read_to_string(file).unwrap_or_default(),
             None => given.clone(),
         };
-        let what = text.split(';').map(str::trim).find_map(|text| {
+        let text = rules();
+        let (what, rule) = text.split(';').map(str::trim).find_map(|text| {
             let rule = parse(text)?;
             let fits = |wanted: &str, is: &str| wanted == "*" || wanted == is;
             let holds = fits(rule.moment, word(moment))
@@ -93,13 +100,17 @@ mod on_demand {
                     .unwrap_or_else(PoisonError::into_inner)
                     .get_or_insert_default()
                     .insert(text.to_owned());
-            holds.then_some(rule.what)
+            holds.then_some((rule.what, text))
         })?;
         tracing::warn!(moment = word(moment), %kind, step, "a fault that was asked for");
         let signal = match what {
             What::Fail => {
                 let text = "it was told to fail here";
                 return Some(Fault::new(Reason::Internal, text).next("ask again"));
+            }
+            What::Hold => {
+                tokio::task::block_in_place(|| while_held(|| rules().contains(rule)));
+                return None;
             }
             What::Kill => Signal::SIGKILL,
             What::Stop => Signal::SIGSTOP,
@@ -110,12 +121,20 @@ mod on_demand {
         None
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a test holds the operation here")]
+    fn while_held(held: impl Fn() -> bool) {
+        while held() {
+            std::thread::sleep(LOOK);
+        }
+    }
+
     fn parse(rule: &str) -> Option<Rule<'_>> {
         let mut parts = rule.split('|').map(str::trim);
         let (moment, kind, step) = (parts.next()?, parts.next()?, parts.next()?);
         let what = match parts.next()? {
             "kill" => What::Kill,
             "stop" => What::Stop,
+            "hold" => What::Hold,
             "fail" => What::Fail,
             _ => return None,
         };
