@@ -143,6 +143,10 @@ fn b64(data: &[u8]) -> Value {
     json!(Base64Data(data.to_vec()))
 }
 
+fn bytes(value: &Value) -> Vec<u8> {
+    decode(value.as_str().unwrap()).unwrap()
+}
+
 fn text(value: &Value) -> String {
     String::from_utf8(decode(value.as_str().unwrap()).unwrap()).unwrap()
 }
@@ -313,6 +317,54 @@ fn a_profile_that_forbids_writing_lets_files_be_read() {
                      the command is not allowed by profile 'manage'",
         })
     );
+}
+
+#[test]
+fn what_a_program_wrote_is_told_from_a_place_on_as_often_as_asked() {
+    let mut agent = Agent::start();
+    let go = agent.path("go");
+    let script = format!(
+        "echo first; until [ -e {0} ]; do sleep 0.05; done; head -c 6000000 /dev/zero; echo e >&2",
+        go.display()
+    );
+    let pid = agent.shell(&script);
+    let from = |out: usize, err: usize| json!({"pid": pid, "out-from": out, "err-from": err});
+    let start = Instant::now();
+    let mut status = json!({});
+    while status["out-data"].is_null() {
+        status = agent.ask("guest-exec-status", from(0, 0));
+        assert!(start.elapsed() < PATIENCE, "nothing is told while it runs");
+    }
+    assert_eq!((text(&status["out-data"]), &status["exited"]), ("first\n".into(), &json!(false)));
+    fs::write(&go, "").unwrap();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    loop {
+        let status = agent.ask("guest-exec-status", from(out.len(), err.len()));
+        for (kept, data) in [(&mut out, &status["out-data"]), (&mut err, &status["err-data"])] {
+            if !data.is_null() {
+                kept.extend(bytes(data));
+            }
+        }
+        if status["exited"] == true {
+            assert_eq!(status["exitcode"], 0);
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "it does not end");
+    }
+    assert_eq!((out.len(), &*err), (6_000_006, &b"e\n"[..]));
+    // again, and from somewhere else
+    for _ in 0..2 {
+        let end = agent.ask("guest-exec-status", from(6_000_000, 2));
+        assert_eq!((&end["exited"], bytes(&end["out-data"]).len()), (&json!(true), 6));
+        let end = agent.ask("guest-exec-status", from(usize::MAX >> 1, 0));
+        assert_eq!((&end["out-data"], text(&end["err-data"])), (&Value::Null, "e\n".into()));
+        let piece = agent.ask("guest-exec-status", from(0, 0));
+        assert_eq!((&piece["exited"], bytes(&piece["out-data"]).len()), (&json!(false), 256 << 10));
+    }
+    let forget = json!({"pid": pid, "out-from": 6_000_006, "forget": true});
+    assert_eq!(agent.ask("guest-exec-status", forget)["exited"], true);
+    let error = agent.error("guest-exec-status", json!({"pid": pid}));
+    assert!(error.starts_with("Invalid parameter 'pid'"), "{error}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ const SHIPPED: &str = include_str!("../../packaging/host-agent.toml");
 const PAGE: &str = include_str!("../../docs/configuration.md");
 
 /// The tables of the file; the first is the file itself.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "",
     "socket",
     "broker",

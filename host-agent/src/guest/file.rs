@@ -195,7 +195,9 @@ impl<H: Hypervisor> OpenFile<'_, H> {
         if sought.position == offset {
             Ok(())
         } else {
-            Err(Error::Garbled { command: GuestFileSeek::NAME })
+            // a device, say, where one place is as good as another
+            let what = "the file in the guest has no places to go to: it is no ordinary file";
+            Err(Error::Invalid { what: what.to_owned() })
         }
     }
 

@@ -312,3 +312,81 @@ fn replace(file: &Path, receipt: &Receipt) -> io::Result<()> {
     }
     written
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Limits, Removed};
+    use super::*;
+
+    /// A qcow2 file without backing file: an overlay's bytes with that taken out.
+    fn qcow2_file(path: &Path) {
+        let overlay = qcow2::overlay(Bytes::gib(1), "/b", "raw").unwrap();
+        let mut bytes = vec![0; overlay.length as usize];
+        for (at, piece) in overlay.pieces {
+            bytes[at as usize..at as usize + piece.len()].copy_from_slice(&piece);
+        }
+        bytes[8..20].fill(0);
+        bytes[112..160].fill(0);
+        fs::write(path, bytes).unwrap();
+    }
+
+    async fn adopt(cache: &Cache, file: &Path) -> Result<Imported, ImageError> {
+        let name = "snapshot".parse().unwrap();
+        cache.adopt(file, &name, &watch::Sender::default(), &CancellationToken::new()).await
+    }
+
+    async fn bench() -> (tempfile::TempDir, Cache, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits { keep_free: Bytes(0), ..Limits::default() };
+        let cache = Cache::open(&folder.path().join("images"), limits).await.unwrap();
+        let file = folder.path().join("snapshot.qcow2");
+        (folder, cache, file)
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_moved_and_a_repeat_has_the_same_answer() {
+        let (_folder, cache, file) = bench().await;
+        qcow2_file(&file);
+        let inode = fs::metadata(&file).unwrap().ino();
+        let first = match adopt(&cache, &file).await {
+            Err(ImageError::QemuImg(error)) => return println!("skipped: no qemu-img ({error})"),
+            adopted => adopted.unwrap(),
+        };
+        let meta = fs::metadata(&first.path).unwrap();
+        assert_eq!((meta.ino(), meta.nlink(), meta.mode() & 0o777), (inode, 1, 0o444));
+        assert_eq!((first.stored, first.virtual_size), (Stored::New, Bytes::gib(1)));
+        assert!(fs::metadata(&file).unwrap().len() <= LONGEST_RECEIPT);
+        assert_eq!(adopt(&cache, &file).await.unwrap(), first);
+        // Stopped between the link and the receipt.
+        fs::remove_file(&file).unwrap();
+        fs::hard_link(&first.path, &file).unwrap();
+        assert_eq!(adopt(&cache, &file).await.unwrap(), first);
+        // The same bytes from elsewhere.
+        fs::remove_file(&file).unwrap();
+        qcow2_file(&file);
+        assert_eq!(adopt(&cache, &file).await.unwrap().stored, Stored::AlreadyThere);
+        let removed = cache.remove(&first.sha256, Format::Qcow2).await.unwrap();
+        assert_eq!(removed, Removed::Removed);
+        // A receipt for what is not there, and nothing at all.
+        assert!(matches!(adopt(&cache, &file).await, Err(ImageError::Gone { .. })));
+        fs::remove_file(&file).unwrap();
+        assert!(matches!(adopt(&cache, &file).await, Err(ImageError::Gone { .. })));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_snapshot_is_refused_and_stays_where_it_was() {
+        let (folder, cache, file) = bench().await;
+        fs::write(&file, "not a disk").unwrap();
+        assert!(matches!(adopt(&cache, &file).await, Err(ImageError::Unfit { .. })));
+        assert_eq!(fs::read(&file).unwrap(), b"not a disk");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(matches!(adopt(&cache, &link).await, Err(ImageError::NotAFile { .. })));
+        qcow2_file(&file);
+        let (cancel, name) = (CancellationToken::new(), "snapshot".parse().unwrap());
+        cancel.cancel();
+        let cancelled = cache.adopt(&file, &name, &watch::Sender::default(), &cancel).await;
+        assert!(matches!(cancelled, Err(ImageError::Cancelled { .. })));
+        assert_eq!(cache.list().await.unwrap(), []);
+    }
+}

@@ -91,7 +91,9 @@ pub(super) async fn listen(
     let Some(stream) = stream else { return };
     let mut length = 0;
     while stream.readable().await.is_ok() {
-        match drain(&stream, &mut kept.borrow_mut(), &mut length, room) {
+        // borrowed here, not in the match: what is kept is told while this waits
+        let drained = drain(&stream, &mut kept.borrow_mut(), &mut length, room);
+        match drained {
             Ok(Drained::More) => tokio::task::yield_now().await,
             Ok(Drained::Ended) => break,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -226,7 +226,8 @@ mod tests {
 
     fn request(args: &[&str]) -> Exec {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        super::super::helper(InstanceId(uuid::Uuid::from_u128(1)), "p", args)
+        let helper = super::super::helper(InstanceId(uuid::Uuid::from_u128(1)), "p", args);
+        Exec { capture: Capture::Both, ..helper }
     }
 
     fn new(execs: &Execs, key: Option<&str>) -> Arc<Record> {

@@ -4,6 +4,7 @@ mod agent;
 mod hostile;
 mod ostler;
 mod stock;
+mod work;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -17,12 +17,9 @@ pub(in super::super) const PREFIX: &str = "ostler";
 /// Writes the element into a domain.
 pub(super) fn write(document: &mut Document, metadata: &Metadata) {
     document.within("ostler:instance", &[("xmlns:ostler", NAMESPACE)], |instance| {
-        instance.text("ostler:id", &[], &metadata.id.to_string());
-        instance.text("ostler:name", &[], &metadata.name);
-        instance.text("ostler:owner", &[], &metadata.owner);
-        instance.text("ostler:generation", &[], &metadata.generation.to_string());
-        instance.text("ostler:node", &[], &metadata.node);
-        instance.text("ostler:record", &[], &metadata.record);
+        for (name, text) in fields(metadata) {
+            instance.text(&format!("{PREFIX}:{name}"), &[], &text);
+        }
     });
 }
 
@@ -30,12 +27,23 @@ pub(super) fn write(document: &mut Document, metadata: &Metadata) {
 pub(in super::super) fn element(metadata: &Metadata) -> Result<String, XmlError> {
     let mut document = Document::new();
     document.within("instance", &[], |instance| {
-        instance.text("id", &[], &metadata.id.to_string());
-        instance.text("name", &[], &metadata.name);
-        instance.text("owner", &[], &metadata.owner);
-        instance.text("generation", &[], &metadata.generation.to_string());
+        for (name, text) in fields(metadata) {
+            instance.text(name, &[], &text);
+        }
     });
     document.finish()
+}
+
+fn fields(metadata: &Metadata) -> [(&'static str, String); 6] {
+    let Metadata { id, name, owner, generation, node, record } = metadata;
+    [
+        ("id", id.to_string()),
+        ("name", name.clone()),
+        ("owner", owner.clone()),
+        ("generation", generation.to_string()),
+        ("node", node.clone()),
+        ("record", record.clone()),
+    ]
 }
 
 /// Reads the element, as the hypervisor returns it for [`NAMESPACE`].

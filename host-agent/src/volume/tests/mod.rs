@@ -11,6 +11,9 @@ use ostler_protocol::rpc::values::Bytes;
 
 use super::*;
 
+mod operations;
+mod sequences;
+
 struct Bench {
     state: tempfile::TempDir,
     volumes: Directory,
@@ -180,30 +183,42 @@ async fn removing_is_complete_idempotent_and_stays_inside() {
 
 #[test]
 fn a_full_disk_is_told_and_left_as_it_was() {
-    let test = || {
+    on_a_small_disk("64k", async |state| {
+        let volumes = Directory::open(state).await.unwrap();
+        let full = fill(state);
+        let base = Base { path: full, format: Format::Raw, virtual_size: Bytes(512) };
+        let root = RootDisk { instance: InstanceId::random(), base, size: Bytes::gib(1) };
+        let error = volumes.create_root(&root).await.unwrap_err();
+        assert!(matches!(error, VolumeError::NoSpace { .. }), "{error:?}");
+        assert!(error.is_transient());
+        assert_eq!(volumes.list().await.unwrap(), []);
+    });
+}
+
+/// Fill the file system.
+fn fill(state: &Path) -> PathBuf {
+    let full = state.join("full");
+    let filled = fs::write(&full, vec![0; 64 << 20]).unwrap_err();
+    assert_eq!(filled.kind(), io::ErrorKind::StorageFull);
+    full
+}
+
+/// Test on a file system of that size, which only the test's thread sees.
+fn on_a_small_disk(size: &'static str, test: impl AsyncFnOnce(&Path) + Send + 'static) {
+    let test = move || {
         if let Err(errno) = unshare(CloneFlags::CLONE_NEWNS) {
             println!("skipped: a mount namespace needs root ({errno})");
             return;
         }
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let state = tempfile::tempdir().unwrap();
-            let size = Some("size=64k");
-            mount(Some("none"), state.path(), Some("tmpfs"), MsFlags::empty(), size).unwrap();
-            let volumes = Directory::open(state.path()).await.unwrap();
-            let full = state.path().join("full");
-            let filled = fs::write(&full, vec![0; 128 << 10]).unwrap_err();
-            assert_eq!(filled.kind(), io::ErrorKind::StorageFull);
-            let base = Base { path: full, format: Format::Raw, virtual_size: Bytes(512) };
-            let root = RootDisk { instance: InstanceId::random(), base, size: Bytes::gib(1) };
-            let error = volumes.create_root(&root).await.unwrap_err();
-            assert!(matches!(error, VolumeError::NoSpace { .. }), "{error:?}");
-            assert!(error.is_transient());
-            assert_eq!(volumes.list().await.unwrap(), []);
-            nix::mount::umount(state.path()).unwrap();
-        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let options = Some(options.as_str());
+        mount(Some("none"), state.path(), Some("tmpfs"), MsFlags::empty(), options).unwrap();
+        runtime.block_on(test(state.path()));
+        nix::mount::umount(state.path()).unwrap();
     };
     if let Err(panic) = std::thread::spawn(test).join() {
         std::panic::resume_unwind(panic);
