@@ -12,6 +12,7 @@
 mod broker;
 mod console;
 mod crash;
+mod faults;
 mod guest_work;
 mod guests;
 mod hostile;

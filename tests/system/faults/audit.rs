@@ -202,6 +202,13 @@ fn on_bridge(bridge: &str) -> BTreeSet<String> {
     names(&Path::new("/sys/class/net").join(bridge).join("brif"))
 }
 
+impl Lane {
+    /// The image an instance's root disk is on; none if there is no disk.
+    pub(super) async fn base(&self, id: &str) -> Result<Option<PathBuf>, Wrong> {
+        base_of(&self.instance_file(id, "disk.qcow2")).await
+    }
+}
+
 /// The image a disk is on.
 async fn base_of(disk: &Path) -> Result<Option<PathBuf>, Wrong> {
     if !disk.exists() {

@@ -71,26 +71,54 @@ impl Lane {
         tally: &mut Tally,
     ) -> Result<Ended, Vec<Wrong>> {
         let one = |wrong: Wrong| vec![wrong];
-        let asked = self.prepare(scenario).await.map_err(one)?;
         let kind = scenario.kind;
+        let asked = self.prepare(scenario).await.map_err(one)?;
         self.rules(&[format!("accepted|{kind}|*|kill")]);
         let _lost = self.ask(&asked).await;
         self.agent_is(&['Z']).await.map_err(one)?;
-        // What was accepted is known by its key, and by what the journal says of it at the start.
-        self.rules(&[format!("before|{kind}|*|stop")]);
+        // It stands at its first step when it is asked what it is about to do.
+        self.rules(&[format!("before|{kind}|*|hold")]);
         self.again().await.map_err(one)?;
-        let mut steps = Vec::new();
-        let operation = self.ask(&asked).await;
-        if let Ok(operation) = &operation {
-            steps = names_of(operation);
-        } else {
-            self.rules(&[]);
-        }
-        let _ = steps.len();
-        for step in &steps {
+        let operation = self.ask(&asked).await.map_err(|error| vec![error.to_string()])?;
+        let mut crashes = 1;
+        let steps = names_of(&operation);
+        // What is not asked twice ends at the first crash.
+        let steps = if scenario.is_asked_once() { &steps[..1] } else { &steps[..] };
+        for (n, step) in steps.iter().enumerate() {
             tally.hit(kind, step);
+            for moment in ["before", "after"] {
+                if (n, moment) == (0, "before") || (n, scenario.is_asked_once()) == (1, true) {
+                    continue;
+                }
+                self.rules(&[format!("{moment}|{kind}|{step}|kill")]);
+                if crashes > 1 {
+                    self.node.agent.launch().map_err(|error| vec![error.to_string()])?;
+                }
+                self.dead().await.map_err(one)?;
+                crashes += 1;
+            }
         }
-        Err(vec!["unfinished".to_owned()])
+        let last = if scenario.is_asked_once() { &[][..] } else { &["settling", "settled"][..] };
+        for moment in last {
+            self.rules(&[format!("{moment}|{kind}|*|kill")]);
+            if crashes > 1 {
+                self.node.agent.launch().map_err(|error| vec![error.to_string()])?;
+            }
+            self.dead().await.map_err(one)?;
+            crashes += 1;
+        }
+        self.rules(&[]);
+        self.again().await.map_err(one)?;
+        tally.more("kill -9, again and again", crashes);
+        let operation = self.ask(&asked).await.map_err(|error| vec![error.to_string()])?;
+        let over = self.over(&operation, scenario.patience()).await.map_err(one)?;
+        self.judge(scenario, &asked, &over, Leave::default()).await
+    }
+
+    /// Wait for the agent's death.
+    async fn dead(&mut self) -> Result<(), Wrong> {
+        self.agent_is(&['Z']).await?;
+        self.node.agent.kill().await.map_err(|error| error.to_string())
     }
 
     /// Do it once without any fault, and fail each step once: its steps, and what undoing does.

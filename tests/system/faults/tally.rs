@@ -58,6 +58,20 @@ impl Tally {
         }
     }
 
+    /// What another lane has come to.
+    pub(super) fn add(&mut self, other: Self) {
+        for (fault, row) in other.rows {
+            self.rows.entry(fault).or_default().add(&row);
+        }
+        self.hit.extend(other.hit);
+        self.wrong.extend(other.wrong);
+    }
+
+    /// So many points more than operations.
+    pub(super) fn more(&mut self, fault: &str, points: usize) {
+        self.rows.entry(fault.to_owned()).or_default().tried += points.saturating_sub(1);
+    }
+
     /// A step was cut off.
     pub(super) fn hit(&mut self, kind: Kind, step: &str) {
         self.hit.insert((kind.to_string(), step.to_owned()));
