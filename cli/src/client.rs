@@ -22,9 +22,10 @@ use std::time::Duration;
 use ostler_protocol::rpc::envelope::{Context, Version};
 use ostler_protocol::rpc::fault::Reason;
 use ostler_protocol::rpc::method::{Effect, Method, OperationWait};
-use ostler_protocol::rpc::operation::{self, Operation, State};
+use ostler_protocol::rpc::operation::{self, State};
 use ostler_protocol::rpc::values::{IdempotencyKey, OperationId, Timestamp};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -32,6 +33,7 @@ use zeroize::Zeroizing;
 use crate::failure::{Cause, Failure};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
+use crate::reply::{Operation, Word};
 use crate::target::Target;
 use crate::transport::{Link, Message, Remedy, TransportError};
 
@@ -141,12 +143,30 @@ impl Client {
         params: &M::Params,
         longer: Duration,
     ) -> Result<M::Reply, Failure> {
+        let reply = self.fetch::<M>(params, longer).await?;
+        Ok(read_reply::<M>(reply)?)
+    }
+
+    /// Ask something that answers directly, and read the answer as something more lenient, or
+    /// smaller, than the method's own type.
+    pub(crate) async fn ask<M: Method, T: DeserializeOwned>(
+        &mut self,
+        params: &M::Params,
+    ) -> Result<T, Failure> {
+        let reply = self.fetch::<M>(params, Duration::ZERO).await?;
+        Ok(read_as::<M, T>(reply)?)
+    }
+
+    async fn fetch<M: Method>(
+        &mut self,
+        params: &M::Params,
+        longer: Duration,
+    ) -> Result<Value, Failure> {
         let until = self.give_up().unwrap_or_else(|| Instant::now() + ANSWER + longer);
         let patience =
             Patience { until: Some(until), attempt: ANSWER + longer, refusals: Refusals::Tell };
         let message = message::<M>(params, None, None)?;
-        let reply = self.send(&message, &patience, &mut Progress::Silent).await?;
-        Ok(read_reply::<M>(reply)?)
+        Ok(self.send(&message, &patience, &mut Progress::Silent).await?)
     }
 
     /// Have something done that answers directly. Sent again after a loss: with a key it is the same.
@@ -171,7 +191,7 @@ impl Client {
     }
 
     /// Ask for a change; the answer is the operation it became.
-    pub(crate) async fn change<M: Method<Reply = Operation>>(
+    pub(crate) async fn change<M: Method<Reply = operation::Operation>>(
         &mut self,
         params: &M::Params,
         key: IdempotencyKey,
@@ -192,7 +212,7 @@ impl Client {
                 return Err(cause.leaving_change(key));
             }
         };
-        read_reply::<M>(reply).map_err(|cause| cause.leaving_change(key))
+        read_as::<M, Operation>(reply).map_err(|cause| cause.leaving_change(key))
     }
 
     /// Wait until an operation is over, and show what it does meanwhile.
@@ -205,7 +225,7 @@ impl Client {
         let mut revision = None;
         if let Some(operation) = seen {
             progress.show(&operation);
-            if operation.state.is_over() {
+            if operation.is_over() {
                 return Ok(operation);
             }
             revision = Some(operation.revision);
@@ -234,9 +254,9 @@ impl Client {
             let message = message::<OperationWait>(&params, None, None)?;
             let reply = self.send(&message, &patience, progress).await;
             let reply = reply.map_err(|unsent| open(unsent.cause))?;
-            let operation = read_reply::<OperationWait>(reply).map_err(open)?;
+            let operation = read_as::<OperationWait, Operation>(reply).map_err(open)?;
             progress.show(&operation);
-            if operation.state.is_over() {
+            if operation.is_over() {
                 return Ok(operation);
             }
             let vain = revision == Some(operation.revision);
@@ -414,16 +434,21 @@ fn message<M: Method>(
 }
 
 fn read_reply<M: Method>(reply: Value) -> Result<M::Reply, Cause> {
+    read_as::<M, M::Reply>(reply)
+}
+
+fn read_as<M: Method, T: DeserializeOwned>(reply: Value) -> Result<T, Cause> {
     serde_json::from_value(reply).map_err(|source| Cause::Reply { method: M::NAME, source })
 }
 
 /// Whether an operation that is over is what was asked for.
 pub(crate) fn done(operation: Operation) -> Result<Operation, Failure> {
     match operation.state {
-        State::Succeeded => Ok(operation),
-        State::Queued | State::Running | State::Failed | State::Cancelled | State::Undone => {
-            Err(Cause::NotDone(Box::new(operation)).into())
-        }
+        Word::Known(State::Succeeded) => Ok(operation),
+        Word::Known(
+            State::Queued | State::Running | State::Failed | State::Cancelled | State::Undone,
+        )
+        | Word::Newer(_) => Err(Cause::NotDone(Box::new(operation)).into()),
     }
 }
 

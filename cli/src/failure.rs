@@ -11,11 +11,12 @@
 use std::time::Duration;
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::operation::{Operation, State};
+use ostler_protocol::rpc::operation::State;
 use ostler_protocol::rpc::values::{IdempotencyKey, OperationId};
 use serde::Serialize;
 
 use crate::password::PasswordError;
+use crate::reply::{Operation, Word};
 use crate::target::TargetError;
 use crate::transport::TransportError;
 
@@ -51,7 +52,7 @@ pub(crate) enum Cause {
     #[error("{} did not succeed", .0.kind)]
     NotDone(Box<Operation>),
     /// An operation that was to be cancelled is over otherwise.
-    #[error("{} could not be cancelled any more: it is {}", .0.kind, word(.0.state))]
+    #[error("{} could not be cancelled any more: it is {}", .0.kind, .0.state)]
     NotCancelled(Box<Operation>),
     /// No contact.
     #[error(transparent)]
@@ -148,10 +149,9 @@ impl Cause {
     fn reason(&self) -> String {
         match self {
             Self::Refused(fault) => reason_word(fault.data.reason),
-            Self::NotDone(operation) => match &operation.error {
-                Some(fault) => reason_word(fault.data.reason),
-                None => word(operation.state).to_owned(),
-            },
+            Self::NotDone(operation) => {
+                operation.reason().unwrap_or_else(|| operation.state.to_string())
+            }
             Self::NotCancelled(_) => "conflict".to_owned(),
             Self::Password(PasswordError::Declined) => "interrupted".to_owned(),
             Self::Usage { .. } | Self::Target(_) | Self::Password(_) => "usage".to_owned(),
@@ -185,7 +185,7 @@ impl Cause {
     fn fault(&self) -> Option<&Fault> {
         match self {
             Self::Refused(fault) => Some(fault),
-            Self::NotDone(operation) => operation.error.as_ref(),
+            Self::NotDone(operation) => operation.fault(),
             Self::NotCancelled(_)
             | Self::Usage { .. }
             | Self::Target(_)
@@ -240,7 +240,7 @@ pub(crate) struct Explanation {
     pub(crate) operations: Vec<OperationId>,
     /// How the operation ended.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) state: Option<State>,
+    pub(crate) state: Option<Word<State>>,
     /// The exit code.
     pub(crate) exit: u8,
 }
@@ -273,7 +273,7 @@ impl Failure {
         let message = match (fault, over) {
             (Some(fault), _) => fault.message.clone(),
             (None, Some(over)) if matches!(cause, Cause::NotDone(_)) => {
-                format!("{} of {} is {}", over.kind, over.subject, word(over.state))
+                format!("{} of {} is {}", over.kind, over.about(), over.state)
             }
             (None, _) => cause.to_string(),
         };
@@ -302,7 +302,7 @@ impl Failure {
                 next: (!next.is_empty()).then(|| next.join("; ")),
             },
             operations,
-            state: over.map(|operation| operation.state),
+            state: over.map(|operation| operation.state.clone()),
             exit: cause.exit(),
         }
     }
@@ -325,7 +325,7 @@ fn sources(error: &dyn std::error::Error) -> Vec<String> {
 }
 
 /// The word for a reason, as on the wire.
-fn reason_word(reason: Reason) -> String {
+pub(crate) fn reason_word(reason: Reason) -> String {
     match serde_json::to_value(reason) {
         Ok(serde_json::Value::String(word)) => word,
         Ok(_) | Err(_) => "unknown".to_owned(),

@@ -11,6 +11,7 @@
 //! * [`args`] is what can be asked for, [`target`] where it is asked.
 //! * [`commands`] has a file per noun: each turns words into parameters, calls, and shows.
 //! * [`client`] knows requests, operations and patience; [`transport`] only carries bytes.
+//! * [`reply`] is what came back, words newer than this build included.
 //! * [`failure`] is everything that can go wrong, with its exit code: the table is in `--help`.
 //!
 //! A change is sent with an idempotency key and waited for through lost connections; whatever ends
@@ -25,6 +26,7 @@ mod interrupt;
 mod output;
 mod password;
 mod progress;
+mod reply;
 mod size;
 mod target;
 mod transport;

@@ -5,17 +5,18 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ostler_protocol::rpc::operation::{Operation, Progress as Amount, Step, StepState, Unit};
+use ostler_protocol::rpc::operation::{Progress as Amount, StepState, Unit};
 use ostler_protocol::rpc::values::Bytes;
 
 use crate::args::Format;
 use crate::output::{clean, note};
+use crate::reply::{Operation, Step, Word, plain};
 
 /// Somebody who watches an operation.
 pub(crate) enum Progress {
     /// One live line.
     Live(ProgressBar),
-    /// A line for each step that begins or ends.
+    /// A line for each step that begins or ends, and for each quarter of a long one.
     Lines(Said),
     /// Nobody watches.
     Silent,
@@ -24,8 +25,15 @@ pub(crate) enum Progress {
 /// What was said last, and need not be said again.
 #[derive(Default)]
 pub(crate) struct Said {
-    steps: Vec<Option<StepState>>,
+    steps: Vec<Told>,
     trouble: Option<String>,
+}
+
+/// What was said of a step.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    state: Option<StepState>,
+    quarters: u64,
 }
 
 impl Progress {
@@ -83,16 +91,24 @@ impl Drop for Progress {
     }
 }
 
-/// What there is to say of an operation whose steps were last said to be in the states `said`.
-fn news(said: &mut Vec<Option<StepState>>, operation: &Operation) -> Vec<String> {
+/// What there is to say of an operation of whose steps `said` was said before.
+fn news(said: &mut Vec<Told>, operation: &Operation) -> Vec<String> {
     let all = operation.steps.len();
-    said.resize(all, None);
+    said.resize(all, Told::default());
     let mut lines = Vec::new();
     for (index, (step, said)) in operation.steps.iter().zip(said).enumerate() {
-        if *said == Some(step.state) {
+        let number = index + 1;
+        // A state newer than this build is passed over: the steps beside it tell enough.
+        let Some(&state) = step.state.known() else { continue };
+        if said.state == Some(state) {
+            let quarters = quarters(step);
+            if state == StepState::Running && quarters > said.quarters {
+                said.quarters = quarters;
+                lines.push(format!("{}: {number}/{all} {}", operation.kind, with_amount(step)));
+            }
             continue;
         }
-        let what = match (step.state, *said) {
+        let what = match (state, said.state) {
             (StepState::Pending, _) => None,
             (StepState::Running, _) => Some(""),
             // That a step was begun implies it was done, once the next has begun: only a step that
@@ -102,39 +118,51 @@ fn news(said: &mut Vec<Option<StepState>>, operation: &Operation) -> Vec<String>
             (StepState::Failed, _) => Some(": failed"),
             (StepState::Undone, _) => Some(": undone"),
         };
-        *said = Some(step.state);
+        said.state = Some(state);
         if let Some(what) = what {
-            let number = index + 1;
             lines.push(format!("{}: {number}/{all} {}{what}", operation.kind, step.name));
         }
     }
     lines
 }
 
+/// How many quarters of its bytes a step has moved. Other units pass by themselves.
+fn quarters(step: &Step) -> u64 {
+    match step.progress {
+        Some(Word::Known(Amount { done, total: Some(total), unit: Unit::Bytes })) if total > 0 => {
+            (u128::from(done.min(total)) * 4 / u128::from(total)) as u64
+        }
+        Some(Word::Known(_) | Word::Newer(_)) | None => 0,
+    }
+}
+
 /// One line for where the operation is.
 fn live_line(operation: &Operation) -> String {
     let all = operation.steps.len();
-    let at = |state| operation.steps.iter().position(|step| step.state == state);
-    let undoing = operation.steps.iter().any(|step| step.state == StepState::Failed);
-    match at(StepState::Running) {
+    let undoing = operation.steps.iter().any(|step| step.is(StepState::Failed));
+    match operation.steps.iter().position(|step| step.is(StepState::Running)) {
         _ if undoing => format!("{}: undoing what it did", operation.kind),
         Some(index) => {
             let step = &operation.steps[index];
             format!("{}: {}/{all} {}", operation.kind, index + 1, with_amount(step))
         }
-        None => format!("{}: {}", operation.kind, crate::failure::word(operation.state)),
+        None => format!("{}: {}", operation.kind, operation.state),
     }
 }
 
 fn with_amount(step: &Step) -> String {
-    match step.progress {
+    match &step.progress {
         None => step.name.clone(),
         Some(progress) => format!("{}  {}", step.name, amount(progress)),
     }
 }
 
 /// How far, as people read it.
-pub(crate) fn amount(Amount { done, total, unit }: Amount) -> String {
+pub(crate) fn amount(progress: &Word<Amount>) -> String {
+    let &Amount { done, total, unit } = match progress {
+        Word::Known(amount) => amount,
+        Word::Newer(value) => return plain(value),
+    };
     let count = |n: u64| match unit {
         Unit::Bytes => Bytes(n).to_string(),
         Unit::Milliseconds => format!("{} s", n / 1000),
@@ -190,8 +218,23 @@ mod tests {
     }
 
     #[test]
+    fn each_quarter_of_a_long_step_is_told_once() {
+        let mut said = Vec::new();
+        let mut told = |done: u64| {
+            let mut operation = operation(&["running"]);
+            let amount = Amount { done, total: Some(400 << 20), unit: Unit::Bytes };
+            operation.steps[0].progress = Some(Word::Known(amount));
+            news(&mut said, &operation)
+        };
+        assert_eq!(told(0), ["image.import: 1/1 step 0"]);
+        assert_eq!(told(99 << 20), Vec::<String>::new());
+        assert_eq!(told(210 << 20), ["image.import: 1/1 step 0  210 MiB of 400 MiB (52 %)"]);
+        assert_eq!(told(211 << 20), Vec::<String>::new());
+    }
+
+    #[test]
     fn amounts_are_bounded_by_their_total() {
-        let bytes = |done, total| amount(Amount { done, total, unit: Unit::Bytes });
+        let bytes = |done, total| amount(&Word::Known(Amount { done, total, unit: Unit::Bytes }));
         assert_eq!(bytes(1 << 20, Some(4 << 20)), "1 MiB of 4 MiB (25 %)");
         assert_eq!(bytes(u64::MAX, Some(1)), "16777215.9 TiB of 1 B (100 %)");
         assert_eq!(bytes(5, None), "5 B");

@@ -241,7 +241,7 @@ impl Node {
 
     /// Run a line of shell in the guest, by its agent; what it printed.
     pub(crate) async fn shell(&mut self, id: &str, line: &str) -> String {
-        self.report(id).await;
+        self.until(id, "the guest's agent answers", |i| i["guest"]["state"] == "ready").await;
         let run = json!({"id": id, "path": "/bin/sh", "args": ["-c", line], "timeout_ms": 60_000});
         let started = self.ask("guest.exec", run).await;
         loop {

@@ -1,7 +1,7 @@
 //! `ostler host ...`
 
 use clap::Subcommand;
-use ostler_protocol::rpc::host::Nothing;
+use ostler_protocol::rpc::host::{Host, Nothing};
 use ostler_protocol::rpc::method::{HostPing, HostShow};
 use ostler_protocol::rpc::versions;
 use tokio::time::Instant;
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Session;
 use crate::failure::Failure;
 use crate::output::note;
+use crate::reply::Shown;
 
 /// What can be asked of the node.
 #[derive(Subcommand)]
@@ -24,7 +25,7 @@ impl HostCommand {
     pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
             Self::Show => {
-                let host = session.client.call::<HostShow>(&Nothing {}).await?;
+                let host: Shown<Host> = session.client.ask::<HostShow, _>(&Nothing {}).await?;
                 session.output.result(&host)
             }
             Self::Ping => {

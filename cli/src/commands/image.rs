@@ -3,13 +3,14 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use ostler_protocol::rpc::host::Nothing;
-use ostler_protocol::rpc::image::{Format, Import, Properties, Select};
+use ostler_protocol::rpc::image::{Format, Image, Import, Properties, Select};
 use ostler_protocol::rpc::method::{ImageImport, ImageList, ImageRemove};
 use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
 
 use super::{Followed, Session};
 use crate::args::Changing;
 use crate::failure::{Cause, Failure};
+use crate::reply::Shown;
 use crate::size;
 use crate::target::Target;
 
@@ -65,7 +66,8 @@ impl ImageCommand {
         match self {
             Self::Import(args) => import(session, args).await,
             Self::List => {
-                let list = session.client.call::<ImageList>(&Nothing {}).await?;
+                let list: Vec<Shown<Image>> =
+                    session.client.ask::<ImageList, _>(&Nothing {}).await?;
                 session.output.result(&list)
             }
             Self::Remove { name, changing } => {
@@ -90,8 +92,8 @@ async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> 
     match session.follow::<ImageImport>(&params, &args.changing).await? {
         Followed::Accepted(operation) => session.output.result(&operation),
         Followed::Done(operation) => {
-            let images = session.client.call::<ImageList>(&Nothing {}).await?;
-            match images.iter().find(|image| image.name == params.name) {
+            let images: Vec<Shown<Image>> = session.client.ask::<ImageList, _>(&Nothing {}).await?;
+            match images.iter().find(|image| image.is_named(&params.name)) {
                 Some(image) => session.output.result(image),
                 // Somebody else removed it already; that it was imported is still true.
                 None => session.output.result(&operation),

@@ -12,7 +12,7 @@ mod shell;
 
 use clap::ArgMatches;
 use ostler_protocol::rpc::method::Method;
-use ostler_protocol::rpc::operation::Operation;
+use ostler_protocol::rpc::operation as wire;
 use ostler_protocol::rpc::values::IdempotencyKey;
 
 use crate::args::{Changing, Cli, Global, Noun};
@@ -20,6 +20,7 @@ use crate::client::{Client, done};
 use crate::failure::{Cause, Failure};
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::reply::Operation;
 use crate::target;
 
 /// Carry out a command line; the exit code.
@@ -108,7 +109,7 @@ impl Session {
     }
 
     /// Send a change and, unless told otherwise, wait until it is done.
-    async fn follow<M: Method<Reply = Operation>>(
+    async fn follow<M: Method<Reply = wire::Operation>>(
         &mut self,
         params: &M::Params,
         changing: &Changing,

@@ -3,12 +3,13 @@
 use clap::Subcommand;
 use ostler_protocol::rpc::host::Nothing;
 use ostler_protocol::rpc::method::{NetworkEnsure, NetworkList};
-use ostler_protocol::rpc::network::Ensure;
+use ostler_protocol::rpc::network::{Ensure, Network};
 use ostler_protocol::rpc::values::Name;
 
 use super::{Followed, Session};
 use crate::args::Changing;
 use crate::failure::Failure;
+use crate::reply::Shown;
 
 /// What can be done with networks.
 #[derive(Subcommand)]
@@ -42,8 +43,9 @@ impl NetworkCommand {
                 match session.follow::<NetworkEnsure>(&params, &changing).await? {
                     Followed::Accepted(operation) => session.output.result(&operation),
                     Followed::Done(operation) => {
-                        let networks = session.client.call::<NetworkList>(&Nothing {}).await?;
-                        match networks.iter().find(|network| network.name == params.name) {
+                        let networks: Vec<Shown<Network>> =
+                            session.client.ask::<NetworkList, _>(&Nothing {}).await?;
+                        match networks.iter().find(|network| network.is_named(&params.name)) {
                             Some(network) => session.output.result(network),
                             None => session.output.result(&operation),
                         }
@@ -51,7 +53,8 @@ impl NetworkCommand {
                 }
             }
             Self::List => {
-                let list = session.client.call::<NetworkList>(&Nothing {}).await?;
+                let list: Vec<Shown<Network>> =
+                    session.client.ask::<NetworkList, _>(&Nothing {}).await?;
                 session.output.result(&list)
             }
         }

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ostler_protocol::rpc::method::{OperationCancel, OperationGet, OperationList};
-use ostler_protocol::rpc::operation::{List, Operation, Select, State};
+use ostler_protocol::rpc::operation::{List, Select, State};
 use ostler_protocol::rpc::values::OperationId;
 
 use super::Session;
@@ -11,6 +11,7 @@ use super::instance::InstanceRef;
 use crate::client::done;
 use crate::failure::{Cause, Failure, word};
 use crate::progress::Progress;
+use crate::reply::{Operation, Word};
 
 /// What can be done with operations.
 #[derive(Subcommand)]
@@ -53,15 +54,16 @@ impl OperationCommand {
         match self {
             Self::List { instance, state, limit } => {
                 let instance = match instance {
-                    Some(instance) => Some(instance.resolve(&mut session.client).await?),
+                    Some(instance) => Some(instance.resolve_any(&mut session.client).await?),
                     None => None,
                 };
                 let params = List { instance, state, limit };
-                let list = session.client.call::<OperationList>(&params).await?;
+                let list: Vec<Operation> = session.client.ask::<OperationList, _>(&params).await?;
                 session.output.result(&list)
             }
             Self::Show { id } => {
-                let operation = session.client.call::<OperationGet>(&Select { id }).await?;
+                let operation: Operation =
+                    session.client.ask::<OperationGet, _>(&Select { id }).await?;
                 session.output.result(&operation)
             }
             Self::Wait { id } => {
@@ -71,7 +73,8 @@ impl OperationCommand {
                 session.output.result(&done(over?)?)
             }
             Self::Cancel { id, no_wait } => {
-                let asked = session.client.call::<OperationCancel>(&Select { id }).await?;
+                let asked: Operation =
+                    session.client.ask::<OperationCancel, _>(&Select { id }).await?;
                 if no_wait {
                     return session.output.result(&asked);
                 }
@@ -85,10 +88,9 @@ impl OperationCommand {
 /// Whether nothing is left of an operation that was to be cancelled.
 fn cancelled(operation: Operation) -> Result<Operation, Failure> {
     match operation.state {
-        State::Cancelled | State::Undone => Ok(operation),
-        State::Queued | State::Running | State::Succeeded | State::Failed => {
-            Err(Cause::NotCancelled(Box::new(operation)).into())
-        }
+        Word::Known(State::Cancelled | State::Undone) => Ok(operation),
+        Word::Known(State::Queued | State::Running | State::Succeeded | State::Failed)
+        | Word::Newer(_) => Err(Cause::NotCancelled(Box::new(operation)).into()),
     }
 }
 

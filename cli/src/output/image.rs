@@ -3,33 +3,33 @@
 use ostler_protocol::rpc::image::{Image, State};
 use ostler_protocol::rpc::values::Timestamp;
 
-use super::table::{Field, Mood, fields, list};
+use super::shown::Row;
+use super::table::{Field, Mood, fields};
 use super::time::{age, instant};
 use super::{Look, Show};
 
-impl Show for Vec<Image> {
-    fn show(&self, look: Look) -> String {
-        if self.is_empty() {
-            return "no images".to_owned();
-        }
-        let header = ["NAME", "STATE", "FORMAT", "SIZE", "DISK", "INSTANCES", "AGE"];
-        let now = Timestamp::now();
-        let rows = self.iter().map(|image| {
-            vec![
-                Field::plain(&image.name),
-                state(image.state),
-                Field::plain(image.format.as_str()),
-                Field::plain(image.size),
-                if image.format.is_disk() {
-                    Field::plain(image.virtual_size)
-                } else {
-                    Field::plain("-")
-                },
-                Field::plain(image.instances),
-                Field::plain(age(image.created, now)),
-            ]
-        });
-        list(look, &header, rows)
+impl Row for Image {
+    const NONE: &'static str = "no images";
+    const COLUMNS: &'static [(&'static str, &'static str)] = &[
+        ("NAME", "/name"),
+        ("STATE", "/state"),
+        ("FORMAT", "/format"),
+        ("SIZE", "/size"),
+        ("DISK", "/virtual_size"),
+        ("INSTANCES", "/instances"),
+        ("AGE", "/created"),
+    ];
+
+    fn row(&self, now: Timestamp) -> Vec<Field> {
+        vec![
+            Field::plain(&self.name),
+            state(self.state),
+            Field::plain(self.format.as_str()),
+            Field::plain(self.size),
+            if self.format.is_disk() { Field::plain(self.virtual_size) } else { Field::plain("-") },
+            Field::plain(self.instances),
+            Field::plain(age(self.created, now)),
+        ]
     }
 }
 

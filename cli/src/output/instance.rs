@@ -1,34 +1,44 @@
 //! Instances for people.
 
 use ostler_protocol::rpc::guest::{GuestState, GuestSummary, Transport};
-use ostler_protocol::rpc::instance::{Instance, PowerState, Status, TaskState, VmState};
+use ostler_protocol::rpc::instance::{Instance, PowerState, Size, Status};
 use ostler_protocol::rpc::values::Timestamp;
 
-use super::table::{Field, Mood, fields, list};
+use super::shown::Row;
+use super::table::{Field, Mood, fields};
 use super::time::{age, instant};
-use super::{Look, Show};
+use super::{Look, Show, fault_rows};
+use crate::failure::reason_word;
+use crate::reply::Word;
 
-impl Show for Vec<Instance> {
-    fn show(&self, look: Look) -> String {
-        if self.is_empty() {
-            return "no instances".to_owned();
-        }
-        let header = ["ID", "NAME", "STATUS", "TASK", "POWER", "GUEST", "VCPUS", "MEMORY", "AGE"];
-        let now = Timestamp::now();
-        let rows = self.iter().map(|instance| {
-            vec![
-                Field::plain(instance.id),
-                Field::plain(&instance.name),
-                status(instance.status),
-                Field::maybe(instance.task_state.map(task_word)),
-                power(instance.power_state),
-                guest_state(instance.guest.state),
-                Field::plain(instance.vcpus),
-                Field::plain(instance.memory),
-                Field::plain(age(instance.created, now)),
-            ]
-        });
-        list(look, &header, rows)
+impl Row for Instance {
+    const NONE: &'static str = "no instances";
+    const COLUMNS: &'static [(&'static str, &'static str)] = &[
+        ("ID", "/id"),
+        ("NAME", "/name"),
+        ("STATUS", "/status"),
+        ("TASK", "/task_state"),
+        ("POWER", "/power_state"),
+        ("GUEST", "/guest/state"),
+        ("VCPUS", "/vcpus"),
+        ("MEMORY", "/memory"),
+        ("OWNER", "/owner"),
+        ("AGE", "/created"),
+    ];
+
+    fn row(&self, now: Timestamp) -> Vec<Field> {
+        vec![
+            Field::plain(self.id),
+            Field::plain(&self.name),
+            status(self.status),
+            Field::maybe(self.task_state.map(Word::Known)),
+            power(self.power_state),
+            guest_state(self.guest.state),
+            Field::plain(self.vcpus),
+            Field::plain(self.memory),
+            Field::maybe(self.owner.as_ref()),
+            Field::plain(age(self.created, now)),
+        ]
     }
 }
 
@@ -39,17 +49,38 @@ impl Show for Instance {
             ("id", Field::plain(self.id)),
             ("name", Field::plain(&self.name)),
             ("status", status(self.status)),
-            ("vm state", Field::plain(vm_word(self.vm_state))),
-            ("task", Field::maybe(self.task_state.map(task_word))),
+            ("vm state", Field::plain(Word::Known(self.vm_state))),
+            ("task", Field::maybe(self.task_state.map(Word::Known))),
             ("power", power(self.power_state)),
+        ];
+        if let Some(why) = &self.locked {
+            let text = if why.is_empty() { "yes".to_owned() } else { format!("yes: {why}") };
+            rows.push(("locked", Field::new(text, Mood::Moving)));
+        }
+        rows.extend([
+            ("owner", Field::maybe(self.owner.as_ref())),
             ("host", Field::plain(&self.host)),
             ("domain", Field::plain(&self.domain)),
             ("image", Field::plain(&self.image)),
             ("flavor", Field::maybe(self.flavor.as_ref())),
-            ("vcpus", Field::plain(self.vcpus)),
-            ("memory", Field::plain(self.memory)),
+            ("vcpus", up_to(self.vcpus, self.max_vcpus)),
+            ("memory", up_to(self.memory, self.max_memory)),
             ("disk", Field::plain(self.disk)),
-        ];
+        ]);
+        if let Some(size) = &self.resized_from {
+            let Size { vcpus, memory, disk, .. } = size;
+            let text = format!("{vcpus} vcpus, {memory} memory, {disk} disk");
+            rows.push(("resized from", Field::new(text, Mood::Moving)));
+        }
+        if let Some(image) = &self.rescue_image {
+            rows.push(("rescued with", Field::new(image, Mood::Moving)));
+        }
+        if let Some(image) = &self.shelved_image {
+            rows.push(("shelved as", Field::plain(image)));
+        }
+        for (key, value) in &self.metadata {
+            rows.push(("metadata", Field::plain(format!("{key}={value}"))));
+        }
         for port in &self.ports {
             let text = format!(
                 "{} on {} (bridge {}, tap {}, port {})",
@@ -61,11 +92,11 @@ impl Show for Instance {
         if let Some(operation) = self.operation {
             rows.push(("operation", Field::plain(operation)));
         }
+        for difference in &self.drift {
+            rows.push(("drift", Field::new(difference, Mood::Moving)));
+        }
         if let Some(fault) = &self.fault {
-            rows.push(("fault", Field::new(fault, Mood::Bad)));
-            if let Some(next) = &fault.data.next {
-                rows.push(("next", Field::plain(next)));
-            }
+            rows.extend(fault_rows("fault", fault, &reason_word(fault.data.reason)));
         }
         rows.push(("created", Field::plain(instant(self.created))));
         rows.push(("updated", Field::plain(instant(self.updated))));
@@ -76,9 +107,23 @@ impl Show for Instance {
 fn status(status: Status) -> Field {
     let mood = match status {
         Status::Active => Mood::Good,
-        Status::Build | Status::Reboot | Status::HardReboot | Status::Password => Mood::Moving,
+        Status::Build
+        | Status::Reboot
+        | Status::HardReboot
+        | Status::Password
+        | Status::Rebuild
+        | Status::Rescue
+        | Status::Resize
+        | Status::VerifyResize
+        | Status::RevertResize => Mood::Moving,
         Status::Error => Mood::Bad,
-        Status::Shutoff | Status::Deleted => Mood::Neutral,
+        Status::Shutoff
+        | Status::Paused
+        | Status::Suspended
+        | Status::Shelved
+        | Status::ShelvedOffloaded
+        | Status::SoftDeleted
+        | Status::Deleted => Mood::Neutral,
     };
     Field::new(status, mood)
 }
@@ -94,6 +139,15 @@ pub(super) fn power(state: PowerState) -> Field {
         PowerState::Suspended => ("suspended", Mood::Moving),
     };
     Field::new(word, mood)
+}
+
+/// How much there is, and how much there can be without a restart, where that is more.
+fn up_to<T: std::fmt::Display + PartialOrd>(now: T, most: T) -> Field {
+    if most > now {
+        Field::plain(format!("{now} (at most {most} while it runs)"))
+    } else {
+        Field::plain(now)
+    }
 }
 
 /// A guest's state as a word.
@@ -127,27 +181,5 @@ pub(super) const fn transport_word(transport: Transport) -> &'static str {
     match transport {
         Transport::Ostler => "its own port",
         Transport::Libvirt => "libvirt",
-    }
-}
-
-const fn vm_word(state: VmState) -> &'static str {
-    match state {
-        VmState::Building => "building",
-        VmState::Active => "active",
-        VmState::Stopped => "stopped",
-        VmState::Error => "error",
-        VmState::Deleted => "deleted",
-    }
-}
-
-const fn task_word(state: TaskState) -> &'static str {
-    match state {
-        TaskState::Spawning => "spawning",
-        TaskState::PoweringOn => "powering-on",
-        TaskState::PoweringOff => "powering-off",
-        TaskState::Rebooting => "rebooting",
-        TaskState::RebootingHard => "rebooting_hard",
-        TaskState::UpdatingPassword => "updating_password",
-        TaskState::Deleting => "deleting",
     }
 }

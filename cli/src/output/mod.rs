@@ -12,13 +12,17 @@ mod instance;
 mod json;
 mod network;
 mod operation;
+mod shown;
 mod table;
 mod time;
 
 use std::io::{IsTerminal, Write};
 
+use ostler_protocol::rpc::fault::Fault;
 use serde::Serialize;
 
+pub(crate) use self::operation::outcome_text;
+use self::table::{Field, Mood};
 use crate::args::{Color, Format, Global};
 use crate::failure::{Cause, Explanation, Failure};
 
@@ -170,8 +174,8 @@ fn explain(explanation: &Explanation, paint: Paint) -> String {
     if let Some(subject) = &data.subject {
         line("about", subject);
     }
-    if let Some(state) = explanation.state {
-        line("state", operation::meaning(state));
+    if let Some(state) = &explanation.state {
+        line("state", &operation::meaning(state));
     }
     line("reason", &data.reason);
     for id in &explanation.operations {
@@ -181,6 +185,24 @@ fn explain(explanation: &Explanation, paint: Paint) -> String {
         line("next", next);
     }
     text
+}
+
+/// A fault as rows of a table: what, why, where, the word that programs match on, and what next.
+fn fault_rows<'a>(
+    name: &'static str,
+    fault: &'a Fault,
+    reason: &str,
+) -> impl Iterator<Item = (&'static str, Field)> + 'a {
+    let data = &fault.data;
+    let word = format!("{reason} ({})", fault.code);
+    let causes = data.causes.iter().map(|cause| ("because", Field::plain(cause)));
+    let step = data.step.iter().map(|step| ("at step", Field::plain(step)));
+    let next = data.next.iter().map(|next| ("next", Field::plain(next)));
+    std::iter::once((name, Field::new(&fault.message, Mood::Bad)))
+        .chain(causes)
+        .chain(step)
+        .chain(std::iter::once(("reason", Field::plain(word))))
+        .chain(next)
 }
 
 /// A text of several lines without anything else a terminal would obey.

@@ -1,28 +1,33 @@
 //! Networks for people.
 
 use ostler_protocol::rpc::network::{Network, State};
+use ostler_protocol::rpc::values::Timestamp;
 
-use super::table::{Field, Mood, fields, list};
+use super::shown::Row;
+use super::table::{Field, Mood, fields};
 use super::time::instant;
 use super::{Look, Show};
 
-impl Show for Vec<Network> {
-    fn show(&self, look: Look) -> String {
-        if self.is_empty() {
-            return "no networks".to_owned();
-        }
-        let header = ["NAME", "BRIDGE", "STATE", "UPLINK", "MTU", "INSTANCES"];
-        let rows = self.iter().map(|network| {
-            vec![
-                Field::plain(&network.name),
-                Field::plain(&network.bridge),
-                state(network.state),
-                Field::maybe(network.uplink.as_ref()),
-                Field::plain(network.mtu),
-                Field::plain(network.instances),
-            ]
-        });
-        list(look, &header, rows)
+impl Row for Network {
+    const NONE: &'static str = "no networks";
+    const COLUMNS: &'static [(&'static str, &'static str)] = &[
+        ("NAME", "/name"),
+        ("BRIDGE", "/bridge"),
+        ("STATE", "/state"),
+        ("UPLINK", "/uplink"),
+        ("MTU", "/mtu"),
+        ("INSTANCES", "/instances"),
+    ];
+
+    fn row(&self, _: Timestamp) -> Vec<Field> {
+        vec![
+            Field::plain(&self.name),
+            Field::plain(&self.bridge),
+            state(self.state),
+            Field::maybe(self.uplink.as_ref()),
+            Field::plain(self.mtu),
+            Field::plain(self.instances),
+        ]
     }
 }
 

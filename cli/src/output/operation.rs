@@ -1,13 +1,13 @@
 //! Operations for people.
 
-use ostler_protocol::rpc::operation::{Operation, State, StepState};
+use ostler_protocol::rpc::operation::{Outcome, State, StepState};
 use ostler_protocol::rpc::values::Timestamp;
 
 use super::table::{Field, Mood, fields, list};
 use super::time::{age, instant, span};
-use super::{Look, Show};
-use crate::failure::word;
+use super::{Look, Show, fault_rows};
 use crate::progress::amount;
+use crate::reply::{Operation, Word, plain};
 
 impl Show for Vec<Operation> {
     fn show(&self, look: Look) -> String {
@@ -20,12 +20,12 @@ impl Show for Vec<Operation> {
             let current = operation
                 .steps
                 .iter()
-                .find(|step| matches!(step.state, StepState::Running | StepState::Failed));
+                .find(|step| step.is(StepState::Running) || step.is(StepState::Failed));
             vec![
                 Field::plain(operation.id),
-                Field::plain(operation.kind),
-                Field::plain(&operation.subject),
-                state(operation.state),
+                Field::plain(&operation.kind),
+                Field::plain(operation.about()),
+                state(&operation.state),
                 Field::maybe(current.map(|step| &step.name)),
                 Field::plain(age(operation.accepted, now)),
             ]
@@ -38,24 +38,27 @@ impl Show for Operation {
     fn show(&self, look: Look) -> String {
         let mut rows = vec![
             ("id", Field::plain(self.id)),
-            ("kind", Field::plain(self.kind)),
-            ("subject", Field::plain(&self.subject)),
-            ("state", state(self.state)),
+            ("kind", Field::plain(&self.kind)),
+            ("subject", Field::plain(self.about())),
+            ("state", state(&self.state)),
             ("key", Field::maybe(self.key.as_ref())),
             ("accepted", Field::plain(instant(self.accepted))),
             ("started", Field::maybe(self.started.map(instant))),
             ("finished", Field::maybe(self.finished.map(instant))),
         ];
+        if let Some(deadline) = self.deadline {
+            let text = format!("not to be begun after {}", instant(deadline));
+            rows.push(("deadline", Field::plain(text)));
+        }
         for (index, step) in self.steps.iter().enumerate() {
-            let (word, mood) = match step.state {
-                StepState::Pending => ("pending", Mood::Neutral),
-                StepState::Running => ("running", Mood::Moving),
-                StepState::Done => ("done", Mood::Good),
-                StepState::Failed => ("failed", Mood::Bad),
-                StepState::Undone => ("undone", Mood::Moving),
+            let mood = match step.state {
+                Word::Known(StepState::Pending) | Word::Newer(_) => Mood::Neutral,
+                Word::Known(StepState::Running | StepState::Undone) => Mood::Moving,
+                Word::Known(StepState::Done) => Mood::Good,
+                Word::Known(StepState::Failed) => Mood::Bad,
             };
-            let mut text = format!("{}. {}: {word}", index + 1, step.name);
-            if let Some(progress) = step.progress {
+            let mut text = format!("{}. {}: {}", index + 1, step.name, step.state);
+            if let Some(progress) = &step.progress {
                 text.push_str(&format!(", {}", amount(progress)));
             }
             if let (Some(started), Some(finished)) = (step.started, step.finished) {
@@ -63,34 +66,59 @@ impl Show for Operation {
             }
             rows.push(("step", Field::new(text, mood)));
         }
-        if let Some(error) = &self.error {
-            rows.push(("error", Field::new(error, Mood::Bad)));
-            if let Some(next) = &error.data.next {
-                rows.push(("next", Field::plain(next)));
-            }
+        if let Some(result) = &self.result {
+            rows.push(("result", outcome(result)));
+        }
+        if let Some(fault) = self.fault() {
+            rows.extend(fault_rows("error", fault, &self.reason().unwrap_or_default()));
         }
         fields(look, rows)
     }
 }
 
-fn state(state: State) -> Field {
+fn state(state: &Word<State>) -> Field {
     let mood = match state {
-        State::Succeeded => Mood::Good,
-        State::Queued | State::Running => Mood::Moving,
-        State::Failed | State::Undone => Mood::Bad,
-        State::Cancelled => Mood::Neutral,
+        Word::Known(State::Succeeded) => Mood::Good,
+        Word::Known(State::Queued | State::Running) => Mood::Moving,
+        Word::Known(State::Failed | State::Undone) => Mood::Bad,
+        Word::Known(State::Cancelled) | Word::Newer(_) => Mood::Neutral,
     };
-    Field::new(word(state), mood)
+    Field::new(state, mood)
+}
+
+/// What an operation came to. That a guest was not quiesced is worth a look: what its programs had
+/// not written yet is missing in the image.
+fn outcome(outcome: &Word<Outcome>) -> Field {
+    let mood = match outcome {
+        Word::Known(Outcome::Snapshot { quiesced: true, .. }) => Mood::Good,
+        Word::Known(Outcome::Snapshot { quiesced: false, .. }) => Mood::Moving,
+        Word::Newer(_) => Mood::Neutral,
+    };
+    Field::new(outcome_text(outcome), mood)
+}
+
+/// The same as a sentence.
+pub(crate) fn outcome_text(outcome: &Word<Outcome>) -> String {
+    match outcome {
+        Word::Known(Outcome::Snapshot { image, quiesced: true, .. }) => {
+            format!("image {image} is made; the guest was quiesced for it")
+        }
+        Word::Known(Outcome::Snapshot { image, quiesced: false, why }) => {
+            let why = why.as_deref().unwrap_or("no reason is given");
+            format!("image {image} is made; the guest was not quiesced: {why}")
+        }
+        Word::Newer(value) => plain(value),
+    }
 }
 
 /// What the end of an operation means.
-pub(super) const fn meaning(state: State) -> &'static str {
-    match state {
-        State::Queued => "queued: not begun",
-        State::Running => "running",
-        State::Succeeded => "succeeded",
-        State::Failed => "failed: something it did may be left",
-        State::Cancelled => "cancelled: what it had done is undone",
-        State::Undone => "undone: things are as they were before",
-    }
+pub(super) fn meaning(state: &Word<State>) -> String {
+    let more = match state {
+        Word::Known(State::Queued) => ": not begun",
+        Word::Known(State::Running | State::Succeeded) | Word::Newer(_) => "",
+        Word::Known(State::Failed) => ": something it did may be left",
+        Word::Known(State::Cancelled) => ": what it had done is undone",
+        Word::Known(State::Undone) => ": things are as they were before",
+    };
+    format!("{state}{more}")
 }

@@ -73,13 +73,13 @@ pub(super) fn list(look: Look, header: &[&str], rows: impl Iterator<Item = Vec<F
 }
 
 /// One thing, a field a line.
-pub(super) fn fields(
+pub(super) fn fields<N: AsRef<str>>(
     look: Look,
-    fields: impl IntoIterator<Item = (&'static str, Field)>,
+    fields: impl IntoIterator<Item = (N, Field)>,
 ) -> String {
     let mut table = table(look, presets::NOTHING);
     for (name, field) in fields {
-        table.add_row([Cell::new(name), field.cell()]);
+        table.add_row([Field::plain(name.as_ref()).cell(), field.cell()]);
     }
     finish(&table)
 }

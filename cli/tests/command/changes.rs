@@ -147,16 +147,18 @@ fn an_operation_that_was_undone_is_a_failure() {
 #[test]
 fn one_delete_that_is_refused_does_not_keep_the_others() {
     let node = Node::new(|request, _| match request.method.as_str() {
-        "instance.delete" if request.params == Some(json!({"id": OTHER})) => {
+        "instance.delete" if request.params.as_ref().is_some_and(|p| p["id"] == OTHER) => {
             refuse(Reason::NotFound, "there is no such instance")
         }
+        "instance.show" => refuse(Reason::NotFound, "it is gone"),
         "instance.delete" => Act::Reply(operation("instance.delete", "queued", 1, &[])),
         _ => Act::Reply(operation("instance.delete", "succeeded", 2, &[])),
     });
     let output = run(&node, &["instance", "delete", OTHER, INSTANCE, INSTANCE]);
     assert_exit(&output, 3);
-    assert_eq!(stdout(&output), format!("instance {INSTANCE} is deleted\n"));
-    assert_eq!(node.methods(), ["instance.delete", "instance.delete", "operation.wait"]);
+    assert_eq!(stdout(&output), format!("instance {INSTANCE} is deleted for good\n"));
+    let asked = ["instance.delete", "instance.delete", "operation.wait", "instance.show"];
+    assert_eq!(node.methods(), asked);
 }
 
 #[test]

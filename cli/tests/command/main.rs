@@ -5,6 +5,7 @@
 
 mod changes;
 mod contact;
+mod lifecycle;
 mod node;
 mod reads;
 

@@ -592,7 +592,7 @@ impl Inspect for Fake {
 
     async fn screen(&self, id: InstanceId) -> Result<Option<Screen>, Error> {
         self.call(Call::Screen, Some(id), |world| {
-            let vnc = world.running(Call::Screen, id)?.spec.vnc.clone();
+            let vnc = world.running(Call::Screen, id)?.spec.vnc;
             Ok(vnc.map(|vnc| Screen { address: vnc.listen, port: 5900 }))
         })
         .await

@@ -9,11 +9,15 @@
     reason = "these are tests: they panic, and say why they skip"
 )]
 
+mod adjust;
+mod domain;
+mod jobs;
 mod link;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ostler_host_agent::hypervisor::inspect::{Definition, Inspect};
 use ostler_host_agent::hypervisor::libvirt::{Libvirt, Settings, xml};
 use ostler_host_agent::hypervisor::spec::{
     Boot, CpuMode, Firmware, Machine, OnCrash, SecureBoot, Tpm, Vnc, WatchdogAction,
@@ -22,7 +26,7 @@ use ostler_host_agent::hypervisor::{
     Change, DomainSpec, Error, Events, Hypervisor, HypervisorEvent, Link, Metadata, PowerReason,
     PowerState, RebootMode, ShutdownMode, VirtSetting, VirtType,
 };
-use ostler_protocol::rpc::values::{Bytes, InstanceId};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Secret, Timestamp};
 
 const TEST_DRIVER: &str = "test:///default";
 /// Long enough for a machine with other things to do.
@@ -292,4 +296,52 @@ fn nics() -> Vec<ostler_host_agent::hypervisor::spec::Nic> {
         tap: "tap-x".to_owned(),
         mtu: Some(1450),
     }]
+}
+
+#[tokio::test]
+async fn what_a_domain_is_can_be_seen() {
+    let Some(driver) = system().await else { return };
+    let mut spec = spec("seen");
+    spec.vnc = Some(Vnc { listen: [127, 0, 0, 1].into() });
+    let id = spec.id();
+    assert_eq!(driver.fingerprint(id).await, Err(Error::NotFound { domain: id }));
+    driver.define(&spec).await.unwrap();
+    let print = driver.fingerprint(id).await.unwrap();
+    // Off: nothing of what only runs.
+    for refused in [
+        driver.console(id).await.map(drop),
+        driver.screen(id).await.map(drop),
+        driver.stats(id).await.map(drop),
+        driver.set_screen_password(id, &Secret::new("word".into()), Timestamp(0)).await,
+    ] {
+        assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    }
+
+    // Neither a start, nor a run, nor an end changes what it is.
+    driver.start(id).await.unwrap();
+    assert_eq!(driver.fingerprint(id).await.unwrap(), print);
+    let console = driver.console(id).await.unwrap();
+    assert!(console.starts_with("/dev/pts"), "{}", console.display());
+    let screen = driver.screen(id).await.unwrap().unwrap();
+    assert!(screen.address.is_loopback() && screen.port >= 5900, "{screen:?}");
+    let stats = driver.stats(id).await.unwrap();
+    assert_eq!((stats.vcpus.len(), stats.nics.len(), stats.disks.len()), (1, 0, 0));
+    assert!(stats.cpu_time.is_some_and(|time| time > 0), "{stats:?}");
+    assert_eq!(stats.memory.maximum, Some(spec.memory));
+    let live = driver.xml(id, Definition::Live).await.unwrap();
+    let kept = driver.xml(id, Definition::Persistent).await.unwrap();
+    assert!(live.contains("/dev/pts/") && !kept.contains("/dev/pts/"));
+    driver.reboot(id, RebootMode::Reset).await.unwrap();
+    assert_eq!(driver.fingerprint(id).await.unwrap(), print);
+
+    // A change of the definition does, though what runs is as it was.
+    spec.memory = Bytes::mib(65);
+    driver.define(&spec).await.unwrap();
+    assert_ne!(driver.fingerprint(id).await.unwrap(), print);
+    spec.memory = Bytes::mib(64);
+    driver.define(&spec).await.unwrap();
+    assert_eq!(driver.fingerprint(id).await.unwrap(), print);
+    driver.destroy(id).await.unwrap();
+    assert_eq!(driver.fingerprint(id).await.unwrap(), print);
+    driver.undefine(id).await.unwrap();
 }

@@ -7,3 +7,4 @@ mod memory;
 mod notes;
 mod reality;
 mod shelf;
+mod words;

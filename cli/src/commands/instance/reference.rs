@@ -3,9 +3,10 @@
 use std::str::FromStr;
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::{Instance, List};
+use ostler_protocol::rpc::instance::{List, Status};
 use ostler_protocol::rpc::method::InstanceList;
 use ostler_protocol::rpc::values::{InstanceId, Name, ValueError};
+use serde::Deserialize;
 
 use crate::client::Client;
 use crate::failure::{Cause, Failure};
@@ -34,24 +35,77 @@ impl FromStr for InstanceRef {
 impl InstanceRef {
     /// The id, asked of the node where only a name was given.
     pub(crate) async fn resolve(self, client: &mut Client) -> Result<InstanceId, Failure> {
-        match self {
-            Self::Id(id) => Ok(id),
-            Self::Name(name) => {
-                let list = List { name: Some(name.clone()), status: None };
-                let found = client.call::<InstanceList>(&list).await?;
-                Ok(only(&name, &found)?)
+        self.find(Among::Living, client).await
+    }
+
+    /// The same, where one that can be restored may be meant as well.
+    pub(crate) async fn resolve_any(self, client: &mut Client) -> Result<InstanceId, Failure> {
+        self.find(Among::DeletedLast, client).await
+    }
+
+    /// The same, among those that are told.
+    pub(super) async fn find(
+        self,
+        among: Among,
+        client: &mut Client,
+    ) -> Result<InstanceId, Failure> {
+        let name = match self {
+            Self::Id(id) => return Ok(id),
+            Self::Name(name) => name,
+        };
+        let mut found = Vec::new();
+        for status in among.order() {
+            // A name has no `*`, the filter's one special character, so it stands for itself.
+            let name = Some(name.to_string());
+            let list = List { name, status: *status, ..List::default() };
+            found = client.ask::<InstanceList, Vec<Named>>(&list).await?;
+            if !found.is_empty() {
+                break;
             }
+        }
+        Ok(only(&name, &found)?)
+    }
+}
+
+/// Among which instances a name is looked for. A name is free again once its instance is deleted,
+/// so one that lives and one that can be restored may have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Among {
+    /// Those that are not deleted.
+    Living,
+    /// Those first; where none has the name, those that can be restored.
+    DeletedLast,
+    /// Those that can be restored; where none has the name, the others.
+    DeletedFirst,
+}
+
+impl Among {
+    /// The statuses to list, one after the other.
+    const fn order(self) -> &'static [Option<Status>] {
+        match self {
+            Self::Living => &[None],
+            Self::DeletedLast => &[None, Some(Status::SoftDeleted)],
+            Self::DeletedFirst => &[Some(Status::SoftDeleted), None],
         }
     }
 }
 
+/// As much of an instance as is needed to tell which it is.
+#[derive(Deserialize)]
+struct Named {
+    id: InstanceId,
+}
+
 /// The one instance of a name.
-fn only(name: &Name, found: &[Instance]) -> Result<InstanceId, Cause> {
+fn only(name: &Name, found: &[Named]) -> Result<InstanceId, Cause> {
     match found {
         [one] => Ok(one.id),
         [] => Err(Fault::new(Reason::NotFound, format!("there is no instance named {name}"))
             .about(format!("instance {name}"))
-            .next("ostler instance list shows those there are")
+            .next(
+                "ostler instance list shows those there are, and with --status SOFT_DELETED those \
+                 that can be restored",
+            )
             .into()),
         [_, _, ..] => {
             let ids: Vec<String> = found.iter().map(|instance| instance.id.to_string()).collect();

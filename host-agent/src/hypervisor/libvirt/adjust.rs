@@ -113,11 +113,16 @@ fn everywhere(
     change(sys::VIR_DOMAIN_AFFECT_CONFIG)
 }
 
-/// Whether the guest was asked for a vCPU and did not let go. The code is that of a domain whose
-/// lock is held, too; the words tell them apart, and in doubt it is taken for that.
+/// Whether the guest did not let go of a vCPU, or has no system yet that could. The codes are
+/// those of other trouble too, such as a domain whose lock is held; the words tell them apart, and
+/// in doubt it is taken for that.
 fn is_unplug(error: &VirtError) -> bool {
-    matches!(error.code().to_raw(), sys::VIR_ERR_OPERATION_TIMEOUT | sys::VIR_ERR_OPERATION_FAILED)
-        && error.message().contains("unplug")
+    matches!(
+        error.code().to_raw(),
+        sys::VIR_ERR_OPERATION_TIMEOUT
+            | sys::VIR_ERR_OPERATION_FAILED
+            | sys::VIR_ERR_INTERNAL_ERROR
+    ) && error.message().contains("unplug")
 }
 
 /// The guest may have let go after all, just late; the definition then has to follow.

@@ -29,9 +29,12 @@ impl Inspect for Libvirt {
     }
 
     async fn fingerprint(&self, id: InstanceId) -> Result<String, Error> {
-        // The persistent form has nothing in it that a start or a stop changes.
+        // The persistent form has nothing in it that a start or a stop changes, but for the order:
+        // controllers libvirt added come elsewhere once it has read them back.
         let xml = self.xml(id, Definition::Persistent).await?;
-        let digest = Sha256::digest(xml.as_bytes());
+        let mut lines: Vec<&str> = xml.lines().collect();
+        lines.sort_unstable();
+        let digest = Sha256::digest(lines.join("\n"));
         Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 

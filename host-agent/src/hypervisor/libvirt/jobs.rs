@@ -30,7 +30,6 @@ impl Jobs for Libvirt {
     async fn save(&self, id: InstanceId) -> Result<Change, Error> {
         const STEP: &str = "save";
         let deadline = Instant::now() + SAVE;
-        self.outcomes().forget(id);
         loop {
             match self.call(Traffic::Stats, Some(id), STEP, QUERY, move |c| before(c, id)).await? {
                 Before::Saved => return Ok(Change::AlreadySo),
@@ -57,9 +56,8 @@ impl Jobs for Libvirt {
             let domain = lookup(connect, STEP, id)?;
             let outcome = match domain.managed_save(0) {
                 Ok(()) => Ok(Change::Made),
-                Err(error) if is_wrong_state(&error) && is_saved(&domain, STEP, id)? => {
-                    Ok(Change::AlreadySo)
-                }
+                // somebody else's save was first, whatever libvirt calls that
+                Err(_) if is_saved(&domain, STEP, id).unwrap_or(false) => Ok(Change::AlreadySo),
                 Err(error) => Err(told(STEP, id)(error)),
             };
             outcomes.ended(id, &outcome);
@@ -190,17 +188,14 @@ fn is_saved(domain: &Domain, step: &'static str, id: InstanceId) -> Result<bool,
     Ok(!active && domain.has_managed_save(0).map_err(told(step, id))?)
 }
 
-/// The job that goes on; a domain that is off has none.
+/// The job that goes on; a domain that is off has none. One whose work is done is still on until
+/// libvirt has put it away: only then can another begin, and is this one the last.
 fn current(domain: &Domain, step: &'static str, id: InstanceId) -> Result<Option<RawJob>, Error> {
     match raw::job(domain, Which::Current) {
-        Ok(job) => Ok(is_running(job.kind).then_some(job)),
+        Ok(job) => Ok((job.kind != sys::VIR_DOMAIN_JOB_NONE).then_some(job)),
         Err(error) if is_wrong_state(&error) => Ok(None),
         Err(error) => Err(told(step, id)(error)),
     }
-}
-
-const fn is_running(kind: u32) -> bool {
-    matches!(kind, sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED)
 }
 
 fn running(job: &RawJob) -> Job {

@@ -1,0 +1,141 @@
+//! `ostler instance boot`
+
+use clap::Args;
+use ostler_protocol::rpc::instance::{Boot, Nic};
+use ostler_protocol::rpc::method::InstanceBoot;
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Name};
+
+use super::change;
+use super::notes::{Item, items};
+use crate::args::Changing;
+use crate::commands::Session;
+use crate::failure::Failure;
+use crate::size;
+
+/// What an instance is made from.
+#[derive(Args)]
+pub(crate) struct BootArgs {
+    /// What to call it
+    #[arg(long)]
+    name: Name,
+    /// The image of its root disk
+    #[arg(long)]
+    image: Name,
+    /// Its size, by a flavor of the node; --vcpus, --memory and --disk override the flavor's
+    #[arg(long, required_unless_present_all = ["vcpus", "memory"])]
+    flavor: Option<Name>,
+    /// vCPUs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    vcpus: Option<u32>,
+    /// Memory, as in 512M or 2G
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory: Option<Bytes>,
+    /// Root disk, as in 20G; the image's own size unless told
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    disk: Option<Bytes>,
+    /// The most vCPUs it can be given while it runs; as many as it has unless told
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_vcpus: Option<u32>,
+    /// The most memory it can be given while it runs; as much as it has unless told
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    max_memory: Option<Bytes>,
+    /// A NIC on this network; give one for each NIC
+    #[arg(long, value_name = "NETWORK[,mac=MAC]", value_parser = nic)]
+    network: Vec<Nic>,
+    /// Whose it is, as in a tenant's id
+    #[arg(long, visible_alias = "tenant")]
+    owner: Option<String>,
+    /// A note about it; give one for each
+    #[arg(long, value_name = "KEY=VALUE")]
+    metadata: Vec<Item>,
+    /// Its id, a UUID; made by the node unless told
+    #[arg(long, value_name = "UUID")]
+    id: Option<InstanceId>,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl BootArgs {
+    /// Carry it out.
+    pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        let params = Boot {
+            id: self.id,
+            name: self.name,
+            image: self.image,
+            flavor: self.flavor,
+            vcpus: self.vcpus,
+            memory: self.memory,
+            disk: self.disk,
+            max_vcpus: self.max_vcpus,
+            max_memory: self.max_memory,
+            networks: self.network,
+            owner: self.owner,
+            metadata: items(self.metadata, |value| value)?,
+        };
+        change::<InstanceBoot>(session, &params, &self.changing).await
+    }
+}
+
+/// A NIC as written on the command line: `NETWORK[,mac=MAC]`.
+fn nic(text: &str) -> Result<Nic, String> {
+    let mut parts = text.split(',');
+    let network = parts.next().unwrap_or_default().parse::<Name>().map_err(|e| e.to_string())?;
+    let mut nic = Nic { network, mac: None };
+    for part in parts {
+        match part.split_once('=') {
+            Some(("mac", mac)) if nic.mac.is_none() => {
+                nic.mac = Some(mac.parse().map_err(|e| format!("{e}"))?);
+            }
+            Some(("mac", _)) => return Err("mac is given twice".to_owned()),
+            Some(_) | None => {
+                return Err(format!("{part:?} is not known: write NETWORK or NETWORK,mac=MAC"));
+            }
+        }
+    }
+    Ok(nic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nics_are_read_with_and_without_a_mac() {
+        let plain = nic("lan").unwrap();
+        assert_eq!((plain.network.as_str(), plain.mac), ("lan", None));
+        let exact = nic("lan,mac=52:54:00:12:34:56").unwrap();
+        assert_eq!(exact.mac.unwrap().to_string(), "52:54:00:12:34:56");
+    }
+
+    #[test]
+    fn a_misspelt_nic_is_refused() {
+        for bad in [
+            "",
+            ",mac=52:54:00:12:34:56",
+            "lan,",
+            "lan,ip=10.0.0.1",
+            "lan,mac",
+            "lan,mac=",
+            "lan,mac=01:00:5e:00:00:01",
+            "lan,mac=52:54:00:12:34:56,mac=52:54:00:12:34:57",
+            "../lan",
+        ] {
+            assert!(nic(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_boot_needs_a_size() {
+        use clap::Parser;
+        let parses = |rest: &str| {
+            let line = format!("ostler instance boot --name a --image i {rest}");
+            crate::args::Cli::try_parse_from(line.split_whitespace()).is_ok()
+        };
+        assert!(parses("--flavor small"));
+        assert!(parses("--flavor small --memory 1G"));
+        assert!(parses("--vcpus 1 --memory 512M"));
+        assert!(!parses(""));
+        assert!(!parses("--vcpus 1"));
+        assert!(!parses("--vcpus 0 --memory 512M"));
+    }
+}
