@@ -15,26 +15,25 @@ use super::lane::{Asked, Lane, Wrong};
 use super::points::{Leave, names_of};
 use super::scenarios::{ASKS_THE_GUEST, About, Scenario};
 use super::tally::{Ended, Tally};
-use super::wire::Wire;
 
 /// How long a fault lasts at most when nobody seems to mind it.
 const LASTS: Duration = Duration::from_secs(3);
 
 /// What happens.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Harm {
     /// Not a byte more fits where disks, images and the journal are.
     DiskFull,
     /// The instance's QEMU is killed.
     QemuDies,
     /// The broker's connections break, and it takes no new ones.
-    BrokerGone(Wire),
+    BrokerGone,
     /// The file the instance's disk is based on is not there.
     ImageGone,
     /// The guest reads what it is told, and does not answer.
     GuestHangs,
-    /// The agent's clock goes forward by a day, and back by two: the file it is told by.
-    ClockJumps(PathBuf),
+    /// The agent's clock goes forward by a day, and back by two.
+    ClockJumps,
     /// Somebody cancels the operation.
     Cancel,
     /// Somebody deletes the instance.
@@ -43,59 +42,59 @@ pub(super) enum Harm {
 
 impl Harm {
     /// In words.
-    pub(super) const fn name(&self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::DiskFull => "disk full",
             Self::QemuDies => "qemu dies",
-            Self::BrokerGone(_) => "broker gone",
+            Self::BrokerGone => "broker gone",
             Self::ImageGone => "image file vanishes",
             Self::GuestHangs => "guest hangs",
-            Self::ClockJumps(_) => "clock jumps",
+            Self::ClockJumps => "clock jumps",
             Self::Cancel => "cancelled",
             Self::Delete => "deleted meanwhile",
         }
     }
 
     /// Whether it can happen to this scenario at all.
-    pub(super) fn concerns(&self, scenario: &Scenario) -> bool {
+    pub(super) fn concerns(self, scenario: &Scenario) -> bool {
         let instance = matches!(scenario.about, About::Instance);
         match self {
-            Self::DiskFull | Self::BrokerGone(_) | Self::ClockJumps(_) | Self::Cancel => true,
+            Self::DiskFull | Self::BrokerGone | Self::ClockJumps | Self::Cancel => true,
             Self::QemuDies | Self::GuestHangs => instance,
             Self::ImageGone | Self::Delete => instance || scenario.about == About::NewInstance,
         }
     }
 
     /// Whether it can happen at this step.
-    fn concerns_step(&self, step: &str) -> bool {
+    fn concerns_step(self, step: &str) -> bool {
         match self {
             Self::GuestHangs => ASKS_THE_GUEST.contains(&step),
             Self::DiskFull
             | Self::QemuDies
-            | Self::BrokerGone(_)
+            | Self::BrokerGone
             | Self::ImageGone
-            | Self::ClockJumps(_)
+            | Self::ClockJumps
             | Self::Cancel
             | Self::Delete => true,
         }
     }
 
     /// What may be otherwise than after a crash.
-    const fn leave(&self) -> Leave {
+    const fn leave(self) -> Leave {
         match self {
             Self::QemuDies => Leave { fail: true, off: true },
             Self::DiskFull | Self::ImageGone | Self::GuestHangs => {
                 Leave { fail: true, off: false }
             }
             Self::Cancel => Leave { fail: true, off: false },
-            Self::BrokerGone(_) | Self::ClockJumps(_) | Self::Delete => {
+            Self::BrokerGone | Self::ClockJumps | Self::Delete => {
                 Leave { fail: false, off: false }
             }
         }
     }
 
     /// Do it.
-    async fn apply(&self, lane: &Lane, asked: &Asked) -> Result<Lifted, Wrong> {
+    async fn apply(self, lane: &Lane, asked: &Asked) -> Result<Lifted, Wrong> {
         match self {
             Self::DiskFull => fill(&lane.node.agent.state_dir()).map(Lifted::File),
             Self::QemuDies => {
@@ -105,8 +104,8 @@ impl Harm {
                 }
                 Ok(Lifted::ByItself)
             }
-            Self::BrokerGone(wire) => {
-                wire.cut();
+            Self::BrokerGone => {
+                lane.frailty()?.wire.cut();
                 Ok(Lifted::ByItself)
             }
             Self::ImageGone => {
@@ -120,8 +119,8 @@ impl Harm {
                     }
                 }
             }
-            Self::ClockJumps(file) => {
-                set_clock(file, "+1d");
+            Self::ClockJumps => {
+                set_clock(&lane.frailty()?.clock, "+1d");
                 Ok(Lifted::ByItself)
             }
             Self::GuestHangs | Self::Cancel | Self::Delete => Ok(Lifted::ByItself),
@@ -129,10 +128,10 @@ impl Harm {
     }
 
     /// Take it back.
-    fn lift(&self, lifted: Lifted) -> Result<(), Wrong> {
+    fn lift(self, lane: &Lane, lifted: Lifted) -> Result<(), Wrong> {
         match self {
-            Self::BrokerGone(wire) => wire.mend(),
-            Self::ClockJumps(file) => set_clock(file, "-1d"),
+            Self::BrokerGone => lane.frailty()?.wire.mend(),
+            Self::ClockJumps => set_clock(&lane.frailty()?.clock, "-1d"),
             Self::DiskFull
             | Self::QemuDies
             | Self::ImageGone
@@ -162,7 +161,7 @@ enum Lifted {
 
 impl Lane {
     /// Have this happen before each step of a scenario's plan.
-    pub(super) async fn harmed(&mut self, harm: &Harm, scenario: &Scenario, tally: &mut Tally) {
+    pub(super) async fn harmed(&mut self, harm: Harm, scenario: &Scenario, tally: &mut Tally) {
         let steps = match self.steps(scenario).await {
             Ok(steps) => steps,
             Err(wrong) => {
@@ -177,10 +176,10 @@ impl Lane {
                 Harm::Delete => self.deleted(scenario, step).await,
                 Harm::DiskFull
                 | Harm::QemuDies
-                | Harm::BrokerGone(_)
+                | Harm::BrokerGone
                 | Harm::ImageGone
                 | Harm::GuestHangs
-                | Harm::ClockJumps(_) => self.struck(harm, scenario, step).await,
+                | Harm::ClockJumps => self.struck(harm, scenario, step).await,
             };
             self.note(harm.name(), scenario, step, came, tally).await;
         }
@@ -202,7 +201,7 @@ impl Lane {
 
     async fn struck(
         &mut self,
-        harm: &Harm,
+        harm: Harm,
         scenario: &Scenario,
         step: &str,
     ) -> Result<Ended, Vec<Wrong>> {
@@ -227,11 +226,11 @@ impl Lane {
             Ok(operation) => self.minds(operation, &log, written).await,
             Err(error) => Err(error.to_string()),
         };
-        harm.lift(lifted).map_err(one)?;
+        harm.lift(self, lifted).map_err(one)?;
         minded.map_err(one)?;
         let operation = operation.map_err(|error| vec![error.to_string()])?;
         let over = self.over(&operation, scenario.patience()).await.map_err(one)?;
-        if let Harm::BrokerGone(_) = harm {
+        if harm == Harm::BrokerGone {
             self.linked().await.map_err(one)?;
         }
         self.judge(scenario, &asked, &over, harm.leave()).await

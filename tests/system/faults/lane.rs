@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::scenarios::{About, Scenario};
+use super::wire::Wire;
 use crate::node::{Node, gone};
 
 /// What went wrong, in words.
@@ -43,9 +44,19 @@ pub(super) struct Lane {
     pub(super) ever: Vec<String>,
     /// The tables of nftables before.
     pub(super) tables: std::collections::BTreeSet<String>,
+    frailty: Option<Frailty>,
     folder: TempDir,
     held: Option<Held>,
     serial: u64,
+}
+
+/// By what a node can be harmed from outside.
+pub(super) struct Frailty {
+    /// Its wire to the broker.
+    pub(super) wire: Wire,
+    /// The file that tells its clock.
+    pub(super) clock: PathBuf,
+    pub(super) _folder: TempDir,
 }
 
 struct Held {
@@ -67,7 +78,7 @@ pub(super) struct Asked {
 
 impl Lane {
     /// A lane with this setup of its node.
-    pub(super) async fn with(setup: Setup) -> Self {
+    pub(super) async fn with(setup: Setup, frailty: Option<Frailty>) -> Self {
         let folder = tempfile::Builder::new().prefix("ostler-bench-").tempdir().unwrap();
         let rules = folder.path().join("rules");
         let mut setup = setup;
@@ -89,7 +100,12 @@ impl Lane {
         let bridge = networks[0]["bridge"].as_str().unwrap().to_owned();
         let world = ostler_tests::world::World::look(&[]).await.unwrap();
         let (ever, tables) = (Vec::new(), world.tables);
-        Self { node, bridge, ever, tables, folder, held: None, serial: 0 }
+        Self { node, bridge, ever, tables, frailty, folder, held: None, serial: 0 }
+    }
+
+    /// By what it can be harmed.
+    pub(super) fn frailty(&self) -> Result<&Frailty, Wrong> {
+        self.frailty.as_ref().ok_or_else(|| "nothing can harm this lane".to_owned())
     }
 
     /// Ask for something.

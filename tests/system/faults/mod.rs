@@ -33,10 +33,11 @@ use ostler_tests::agent::Setup;
 use ostler_tests::guest_image::Mode;
 use ostler_tests::services::Broker;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::node::need_root;
-use harm::Harm;
-use lane::Lane;
+use harm::{Harm, set_clock};
+use lane::{Frailty, Lane};
 use scenarios::Scenario;
 use tally::Tally;
 use wire::Wire;
@@ -45,39 +46,75 @@ use wire::Wire;
 const LANES: usize = 3;
 /// How long what went wrong may take to be over.
 const AFRESH: Duration = Duration::from_secs(90);
+/// What there is for the state of a node whose disk is to be filled.
+const SMALL: u64 = 192 << 20;
+/// Where Debian has the library that tells a program another time.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
-/// The scenarios to try: those whose name has the word of `OSTLER_FAULTS_ONLY`.
-fn chosen(all: Vec<Scenario>) -> VecDeque<Scenario> {
+/// What is done to a scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    /// A crash at each point, each with an operation of its own.
+    Crashes,
+    /// All crashes in one operation.
+    CrashAfterCrash,
+    /// Something else, at each step.
+    Harmed(Harm),
+}
+
+impl Trial {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Crashes => "crashes",
+            Self::CrashAfterCrash => "crash after crash",
+            Self::Harmed(harm) => harm.name(),
+        }
+    }
+}
+
+/// What is to be tried: every trial with every scenario it concerns; less, where
+/// `OSTLER_FAULTS_ONLY` has a part of a scenario's name, or `OSTLER_FAULTS_TRIAL` one of a trial's.
+fn jobs(trials: &[Trial]) -> VecDeque<(Trial, Scenario)> {
     let only = std::env::var("OSTLER_FAULTS_ONLY").unwrap_or_default();
-    all.into_iter().filter(|scenario| scenario.name().contains(&only)).collect()
+    let with = std::env::var("OSTLER_FAULTS_TRIAL").unwrap_or_default();
+    let mut jobs = VecDeque::new();
+    for trial in trials.iter().filter(|trial| trial.name().contains(&with)) {
+        for scenario in scenarios::all() {
+            let scenario = match trial {
+                Trial::Crashes | Trial::CrashAfterCrash => scenario,
+                Trial::Harmed(harm) if !harm.concerns(&scenario) => continue,
+                Trial::Harmed(Harm::GuestHangs) => scenario.in_guest(Mode::Mute),
+                Trial::Harmed(_) => scenario,
+            };
+            if scenario.name().contains(&only) {
+                jobs.push_back((*trial, scenario));
+            }
+        }
+    }
+    jobs
 }
 
+/// Whether all is tried that there is.
 fn is_whole() -> bool {
-    std::env::var_os("OSTLER_FAULTS_ONLY").is_none()
+    ["OSTLER_FAULTS_ONLY", "OSTLER_FAULTS_TRIAL"].iter().all(|name| std::env::var_os(name).is_none())
 }
 
-/// Work through the scenarios on these lanes.
-async fn work(
-    lanes: Vec<Lane>,
-    scenarios: VecDeque<Scenario>,
-    tally: &RefCell<Tally>,
-    each: impl AsyncFn(&mut Lane, &Scenario, &mut Tally),
-) {
-    let queue = RefCell::new(scenarios);
+/// Work through the jobs on these lanes.
+async fn work(lanes: Vec<Lane>, jobs: VecDeque<(Trial, Scenario)>, tally: &RefCell<Tally>) {
+    let queue = &RefCell::new(jobs);
     let begun = Instant::now();
-    let (queue, each) = (&queue, &each);
     join_all(lanes.into_iter().map(async |mut lane| {
         loop {
-            let Some(scenario) = queue.borrow_mut().pop_front() else { break };
+            let Some((trial, scenario)) = queue.borrow_mut().pop_front() else { break };
             let mut own = Tally::default();
-            each(&mut lane, &scenario, &mut own).await;
+            match trial {
+                Trial::Crashes => lane.crashes(&scenario, &mut own).await,
+                Trial::CrashAfterCrash => lane.crash_after_crash(&scenario, &mut own).await,
+                Trial::Harmed(harm) => lane.harmed(harm, &scenario, &mut own).await,
+            }
             tally.borrow_mut().add(own);
-            eprintln!(
-                "{:>5} s  {}; {} to go",
-                begun.elapsed().as_secs(),
-                scenario.name(),
-                queue.borrow().len()
-            );
+            let (seconds, left) = (begun.elapsed().as_secs(), queue.borrow().len());
+            eprintln!("{seconds:>5} s  {}: {}; {left} to go", trial.name(), scenario.name());
         }
         if let Err(wrong) = lane.drop_instance().await {
             eprintln!("the last instance could not be deleted: {wrong}");
@@ -86,170 +123,96 @@ async fn work(
     .await;
 }
 
-async fn lanes(many: usize) -> Vec<Lane> {
+/// Lanes that nothing but a test's own hand can harm.
+async fn sound(many: usize) -> Vec<Lane> {
     let mut lanes = Vec::new();
     for _ in 0..many {
-        lanes.push(Lane::with(Setup::default()).await);
+        lanes.push(Lane::with(Setup::default(), None).await);
     }
     lanes
 }
 
-/// The table, and the verdict.
-fn close(tally: &Tally) {
+/// Lanes whose disk can be filled, whose wire to the broker can be cut, and whose clock can be set.
+async fn frail(many: usize, broker: &Broker) -> Vec<Lane> {
+    let mut lanes = Vec::new();
+    for _ in 0..many {
+        let (wire, uri) = Wire::to(broker.uri()).await;
+        let folder = TempDir::with_prefix("ostler-clock-").unwrap();
+        let clock = folder.path().join("clock");
+        set_clock(&clock, "+0");
+        let clock_file = clock.to_str().unwrap();
+        let env = [
+            ("LD_PRELOAD", FAKETIME),
+            ("FAKETIME_TIMESTAMP_FILE", clock_file),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        // Without the library there is nothing to preload, and no clock to set.
+        let env = if has_faketime() { env } else { Vec::new() };
+        let setup = Setup { env, state_size: Some(SMALL), ..Setup::with_broker(&uri) };
+        let frailty = Frailty { wire, clock, _folder: folder };
+        lanes.push(Lane::with(setup, Some(frailty)).await);
+    }
+    lanes
+}
+
+fn has_faketime() -> bool {
+    std::path::Path::new(FAKETIME).exists()
+}
+
+/// The table, and the verdict. `plans` are those that had to be tried.
+fn close(tally: &Tally, plans: Option<&Value>) {
     eprintln!("{}", tally.table());
-    assert!(tally.wrong().is_empty(), "{} points went wrong:\n{}", tally.wrong().len(), tally.wrong().join("\n"));
+    let missed = plans.map(|plans| tally.missed(plans)).unwrap_or_default();
+    let wrong = tally.wrong();
+    assert!(missed.is_empty(), "steps that were never cut off: {missed:#?}");
+    assert!(wrong.is_empty(), "{} points went wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+async fn plans(lane: &mut Lane) -> Option<Value> {
+    let document = lane.call("rpc.discover", Value::Null).await.unwrap();
+    assert!(document["x-plans"]["instance.boot"].is_array(), "no plans in rpc.discover");
+    is_whole().then(|| document["x-plans"].clone())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_every_step_of_every_operation_leaves_nothing_half_done() {
     need_root!();
     let tally = RefCell::new(Tally::default());
-    let mut lanes = lanes(2).await;
-    let plans = lanes[0].call("rpc.discover", Value::Null).await.unwrap()["x-plans"].clone();
-    work(lanes, chosen(scenarios::all()), &tally, async |lane, scenario, tally| {
-        lane.crash_after_crash(scenario, tally).await;
-    })
-    .await;
-    let tally = tally.into_inner();
-    if is_whole() {
-        assert_eq!(tally.missed(&plans), [""; 0], "steps that were not cut off");
-    }
-    close(&tally);
+    let mut lanes = sound(2).await;
+    let plans = plans(&mut lanes[0]).await;
+    work(lanes, jobs(&[Trial::CrashAfterCrash]), &tally).await;
+    close(&tally.into_inner(), plans.as_ref());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make faults"]
-async fn faults_kill() {
+#[ignore = "takes long: make faults"]
+async fn faults_at_every_step_of_every_operation_leave_nothing_half_done() {
     need_root!();
     let tally = RefCell::new(Tally::default());
-    let mut lanes = lanes(LANES).await;
-    let plans = lanes[0].call("rpc.discover", Value::Null).await.unwrap()["x-plans"].clone();
-    work(lanes, chosen(scenarios::all()), &tally, async |lane, scenario, tally| {
-        lane.crashes(scenario, tally).await;
-    })
-    .await;
-    let tally = tally.into_inner();
-    if is_whole() {
-        assert_eq!(tally.missed(&plans), [""; 0], "steps that were not cut off");
+    let trials = [
+        Trial::Crashes,
+        Trial::Harmed(Harm::Cancel),
+        Trial::Harmed(Harm::Delete),
+        Trial::Harmed(Harm::QemuDies),
+        Trial::Harmed(Harm::ImageGone),
+        Trial::Harmed(Harm::GuestHangs),
+    ];
+    let mut lanes = sound(LANES).await;
+    let plans = plans(&mut lanes[0]).await;
+    work(lanes, jobs(&trials), &tally).await;
+
+    let mut trials = vec![Trial::Harmed(Harm::DiskFull), Trial::Harmed(Harm::BrokerGone)];
+    if has_faketime() {
+        trials.push(Trial::Harmed(Harm::ClockJumps));
+    } else {
+        eprintln!("skipped: clock jumps, for libfaketime is not installed");
     }
-    close(&tally);
-}
-
-/// Try a harm on lanes made for it.
-async fn harms(
-    lanes: Vec<Lane>,
-    harm: impl AsyncFn(&Lane) -> Harm,
-    scenarios: Vec<Scenario>,
-) -> Tally {
-    let tally = RefCell::new(Tally::default());
-    work(lanes, chosen(scenarios), &tally, async |lane, scenario, tally| {
-        let harm = harm(lane).await;
-        if harm.concerns(scenario) {
-            lane.harmed(&harm, scenario, tally).await;
-        }
-    })
-    .await;
-    tally.into_inner()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make faults"]
-async fn faults_cancel() {
-    need_root!();
-    close(&harms(lanes(LANES).await, async |_| Harm::Cancel, scenarios::all()).await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make faults"]
-async fn faults_delete() {
-    need_root!();
-    close(&harms(lanes(LANES).await, async |_| Harm::Delete, scenarios::all()).await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make faults"]
-async fn faults_qemu() {
-    need_root!();
-    close(&harms(lanes(LANES).await, async |_| Harm::QemuDies, scenarios::all()).await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make faults"]
-async fn faults_image() {
-    need_root!();
-    close(&harms(lanes(LANES).await, async |_| Harm::ImageGone, scenarios::all()).await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make faults"]
-async fn faults_disk() {
-    need_root!();
-    let mut lanes = Vec::new();
-    for _ in 0..LANES {
-        let small = Setup { state_size: Some(192 << 20), ..Setup::default() };
-        lanes.push(Lane::with(small).await);
+    let jobs = jobs(&trials);
+    if !jobs.is_empty() {
+        let broker = Broker::ensure().await.unwrap();
+        work(frail(LANES, &broker).await, jobs, &tally).await;
     }
-    close(&harms(lanes, async |_| Harm::DiskFull, scenarios::all()).await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make faults"]
-async fn faults_guest() {
-    need_root!();
-    let scenarios = scenarios::all().into_iter().filter(|scenario| Harm::GuestHangs.concerns(scenario));
-    let scenarios = scenarios.map(|scenario| scenario.in_guest(Mode::Mute)).collect();
-    close(&harms(lanes(LANES).await, async |_| Harm::GuestHangs, scenarios).await);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make faults"]
-async fn faults_broker() {
-    need_root!();
-    let broker = Broker::ensure().await.unwrap();
-    let mut lanes = Vec::new();
-    let mut wires = Vec::new();
-    for _ in 0..LANES {
-        let (wire, uri) = Wire::to(broker.uri()).await;
-        lanes.push(Lane::with(Setup::with_broker(&uri)).await);
-        wires.push((lanes[lanes.len() - 1].bridge.clone(), wire));
-    }
-    let of = async |lane: &Lane| {
-        let wire = wires.iter().find(|(bridge, _)| *bridge == lane.bridge);
-        Harm::BrokerGone(wire.unwrap().1.clone())
-    };
-    close(&harms(lanes, of, scenarios::all()).await);
-}
-
-/// Where Debian has the library that tells a program another time.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make faults"]
-async fn faults_clock() {
-    need_root!();
-    if !std::path::Path::new(FAKETIME).exists() {
-        eprintln!("skipped: libfaketime is not installed");
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let mut lanes = Vec::new();
-    let mut clocks = Vec::new();
-    for n in 0..LANES {
-        let clock = folder.path().join(n.to_string());
-        harm::set_clock(&clock, "+0");
-        let env = [
-            ("LD_PRELOAD", FAKETIME),
-            ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
-            ("FAKETIME_NO_CACHE", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ];
-        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        lanes.push(Lane::with(Setup { env, ..Setup::default() }).await);
-        clocks.push((lanes[n].bridge.clone(), clock));
-    }
-    let of = async |lane: &Lane| {
-        let clock = clocks.iter().find(|(bridge, _)| *bridge == lane.bridge);
-        Harm::ClockJumps(clock.unwrap().1.clone())
-    };
-    close(&harms(lanes, of, scenarios::all()).await);
+    close(&tally.into_inner(), plans.as_ref());
 }
