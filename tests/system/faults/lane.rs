@@ -147,7 +147,9 @@ impl Lane {
         let shown = poll::until("the power state is known", REACH, async || {
             let shown = client.call("instance.show", json!({"id": id})).await;
             let shown = shown.map_err(|error| error.to_string())?;
-            if shown["power_state"] == "unknown" { Err(shown.to_string()) } else { Ok(shown) }
+            // Of one that is deleted nothing is asked any more.
+            let known = shown["power_state"] != "unknown" || shown["vm_state"] == "deleted";
+            if known { Ok(shown) } else { Err(shown.to_string()) }
         });
         shown.await.map_err(|error| error.to_string())
     }

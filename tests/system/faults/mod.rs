@@ -81,6 +81,7 @@ fn jobs(trials: &[Trial]) -> VecDeque<(Trial, Scenario)> {
     for trial in trials.iter().filter(|trial| trial.name().contains(&with)) {
         for scenario in scenarios::all() {
             let scenario = match trial {
+                Trial::CrashAfterCrash if scenario.more => continue,
                 Trial::Crashes | Trial::CrashAfterCrash => scenario,
                 Trial::Harmed(harm) if !harm.concerns(&scenario) => continue,
                 Trial::Harmed(Harm::GuestHangs) => scenario.in_guest(Mode::Mute),
@@ -180,7 +181,7 @@ async fn plans(lane: &mut Lane) -> Option<Value> {
 async fn a_crash_at_every_step_of_every_operation_leaves_nothing_half_done() {
     need_root!();
     let tally = RefCell::new(Tally::default());
-    let mut lanes = sound(2).await;
+    let mut lanes = sound(LANES).await;
     let plans = plans(&mut lanes[0]).await;
     work(lanes, jobs(&[Trial::CrashAfterCrash]), &tally).await;
     close(&tally.into_inner(), plans.as_ref());

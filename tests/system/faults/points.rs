@@ -76,14 +76,19 @@ impl Lane {
         self.rules(&[format!("accepted|{kind}|*|kill")]);
         let _lost = self.ask(&asked).await;
         self.agent_is(&['Z']).await.map_err(one)?;
-        // It stands at its first step when it is asked what it is about to do.
-        self.rules(&[format!("before|{kind}|*|hold")]);
-        self.again().await.map_err(one)?;
-        let operation = self.ask(&asked).await.map_err(|error| vec![error.to_string()])?;
         let mut crashes = 1;
-        let steps = names_of(&operation);
+        // It stands at its first step when it is asked what it is about to do.
+        let steps = if scenario.has_steps() {
+            self.rules(&[format!("before|{kind}|*|hold")]);
+            self.again().await.map_err(one)?;
+            names_of(&self.ask(&asked).await.map_err(|error| vec![error.to_string()])?)
+        } else {
+            self.node.agent.kill().await.map_err(|error| vec![error.to_string()])?;
+            crashes += 1;
+            Vec::new()
+        };
         // What is not asked twice ends at the first crash.
-        let steps = if scenario.is_asked_once() { &steps[..1] } else { &steps[..] };
+        let steps = if scenario.is_asked_once() { &steps[..steps.len().min(1)] } else { &steps[..] };
         for (n, step) in steps.iter().enumerate() {
             tally.hit(kind, step);
             for moment in ["before", "after"] {

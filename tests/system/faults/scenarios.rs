@@ -52,6 +52,8 @@ pub(super) struct Scenario {
     pub(super) fate: Fate,
     /// Whether the instance is of no use for another go afterwards.
     pub(super) once: bool,
+    /// Whether it has no step that another one of its kind has not: the short form does without.
+    pub(super) more: bool,
 }
 
 impl Scenario {
@@ -63,6 +65,11 @@ impl Scenario {
         }
     }
 
+    /// Whether there is anything to do but to write it down.
+    pub(super) const fn has_steps(&self) -> bool {
+        !matches!(self.kind, Kind::Lock | Kind::Unlock)
+    }
+
     /// Whether its first step asks for what is not asked for twice: the operation ends there when
     /// it is cut off.
     pub(super) fn is_asked_once(&self) -> bool {
@@ -72,6 +79,11 @@ impl Scenario {
     fn when(mut self, when: &'static str) -> Self {
         self.when = when;
         self
+    }
+
+    /// The same steps, met by other circumstances.
+    fn more(self, when: &'static str) -> Self {
+        Self { more: true, ..self.when(when) }
     }
 
     fn after(mut self, first: &[Deed]) -> Self {
@@ -137,6 +149,7 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
         then,
         fate: Fate::Kept,
         once: false,
+        more: false,
     };
     let deed = |deed: Deed, then| of(deed.1, then);
     let about = |about, then| Scenario { about, ..of(nothing, then) };
@@ -151,7 +164,7 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
             of(|_| json!({"manner": "hard"}), "active"),
             of(|_| json!({"timeout": 300}), "active").when("the guest does not comply"),
             of(|_| json!({"manner": "hard"}), "active")
-                .when("its memory is saved")
+                .more("its memory is saved")
                 .after(&[SUSPEND]),
         ],
         Kind::Pause => vec![deed(PAUSE, "paused")],
@@ -160,42 +173,42 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
         Kind::Resume => vec![of(nothing, "active").after(&[SUSPEND])],
         Kind::Rebuild => vec![
             deed(REBUILD, "active").replaced(),
-            deed(REBUILD, "stopped").when("off").after(&[STOP]).replaced(),
+            deed(REBUILD, "stopped").more("off").after(&[STOP]).replaced(),
         ],
         Kind::Reset => vec![
             deed(RESET, "active").replaced(),
-            deed(RESET, "stopped").when("off").after(&[STOP]).replaced(),
+            deed(RESET, "stopped").more("off").after(&[STOP]).replaced(),
         ],
         Kind::Rescue => vec![
             deed(RESCUE, "rescued"),
-            of(|_| json!({"image": "other"}), "rescued").when("off, by another").after(&[STOP]),
+            of(|_| json!({"image": "other"}), "rescued").more("off, by another").after(&[STOP]),
         ],
         Kind::Unrescue => vec![of(nothing, "active").after(&[RESCUE])],
         Kind::Resize => vec![
             deed(RESIZE, "resized"),
-            deed(RESIZE, "resized").when("off").after(&[STOP]),
+            deed(RESIZE, "resized").more("off").after(&[STOP]),
         ],
         Kind::ConfirmResize => vec![deed(CONFIRM, "active").after(&[RESIZE]).once()],
         Kind::RevertResize => vec![
             deed(REVERT, "active").after(&[RESIZE]),
-            deed(REVERT, "stopped").when("off").after(&[STOP, RESIZE]),
+            deed(REVERT, "stopped").more("off").after(&[STOP, RESIZE]),
         ],
         Kind::Adjust => vec![
             of(|_| json!({"vcpus": 2, "memory": 64u64 << 20}), "active").once(),
             of(|_| json!({"vcpus": 2, "memory": 64u64 << 20}), "stopped")
-                .when("off")
+                .more("off")
                 .after(&[STOP])
                 .once(),
         ],
         Kind::Snapshot => vec![
             deed(SNAPSHOT, "active"),
-            deed(SNAPSHOT, "stopped").when("off").after(&[STOP]),
+            deed(SNAPSHOT, "stopped").more("off").after(&[STOP]),
         ],
         Kind::Shelve => vec![
             deed(SHELVE, "shelved"),
             of(|_| json!({"offload": true, "timeout": 300}), "shelved_offloaded")
                 .when("offloaded"),
-            deed(SHELVE, "shelved").when("off").after(&[STOP]),
+            deed(SHELVE, "shelved").more("off").after(&[STOP]),
         ],
         Kind::Offload => vec![of(nothing, "shelved_offloaded").after(&[SHELVE])],
         Kind::Unshelve => vec![
@@ -204,7 +217,7 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
         ],
         Kind::Update => vec![
             of(|_| json!({"owner": "bench", "metadata": {"role": "tried"}}), "active"),
-            of(|_| json!({"name": "renamed"}), "stopped").when("off").after(&[STOP]),
+            of(|_| json!({"name": "renamed"}), "stopped").more("off").after(&[STOP]),
         ],
         Kind::Lock => vec![deed(LOCK, "active")],
         Kind::Unlock => vec![of(nothing, "active").after(&[LOCK])],
@@ -213,10 +226,10 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
             vec![
                 deed(SOFT_DELETE, "soft-delete").when("soft"),
                 delete("deleted"),
-                delete("deleted").when("its memory is saved").after(&[SUSPEND]),
-                delete("deleted").when("rescued").after(&[RESCUE]),
-                delete("deleted").when("resized").after(&[RESIZE]),
-                delete("deleted").when("offloaded").after(&[SHELVE, OFFLOAD]),
+                delete("deleted").more("its memory is saved").after(&[SUSPEND]),
+                delete("deleted").more("rescued").after(&[RESCUE]),
+                delete("deleted").more("resized").after(&[RESIZE]),
+                delete("deleted").more("offloaded").after(&[SHELVE, OFFLOAD]),
             ]
         }
         Kind::Restore => vec![of(nothing, "active").after(&[SOFT_DELETE])],
