@@ -30,6 +30,8 @@ pub struct Setup {
     pub more: String,
     /// More of the environment.
     pub env: Vec<(String, String)>,
+    /// Bytes there are for its state: a file system of its own, which a test can fill.
+    pub state_size: Option<u64>,
 }
 
 impl Setup {
@@ -47,7 +49,37 @@ pub struct HostAgent {
     daemon: Option<Daemon>,
     host: String,
     setup: Setup,
+    // unmounted before its folder goes
+    _mount: Option<Mount>,
     place: Place,
+}
+
+/// A file system in memory, unmounted when dropped.
+#[derive(Debug)]
+struct Mount(PathBuf);
+
+impl Mount {
+    fn of_size(folder: &Path, size: u64) -> Result<Self> {
+        let told = format!("size={size},mode=0711");
+        let mut mount = command("mount");
+        mount.args(["-t", "tmpfs", "-o", &told, "ostler"]).arg(folder);
+        let status = mount.status().map_err(Error::io("starting mount"))?;
+        if status.success() {
+            return Ok(Self(folder.to_owned()));
+        }
+        Err(Error::Failed {
+            command: "mount -t tmpfs".to_owned(),
+            status: status.to_string(),
+            stderr: String::new(),
+        })
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: a guest that a test has forgotten must not keep the folder.
+        let _gone = command("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 impl HostAgent {
@@ -59,9 +91,10 @@ impl HostAgent {
     pub async fn start(setup: Setup) -> Result<Self> {
         let host = setup.host.clone().unwrap_or_else(fresh_name);
         let place = Place::new("node")?;
-        place.folder("state")?;
+        let state = place.folder("state")?;
+        let mount = setup.state_size.map(|size| Mount::of_size(&state, size)).transpose()?;
         place.folder("run")?;
-        let mut agent = Self { daemon: None, host, setup, place };
+        let mut agent = Self { daemon: None, host, setup, _mount: mount, place };
         agent.launch()?;
         agent.ready().await?;
         Ok(agent)

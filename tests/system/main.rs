@@ -14,6 +14,7 @@ mod broker_chaos;
 mod broker_limits;
 mod console;
 mod crash;
+mod faults;
 mod guest_work;
 mod guests;
 mod hostile;

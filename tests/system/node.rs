@@ -146,6 +146,11 @@ impl Node {
         self.instances.push(id.to_owned());
     }
 
+    /// A bridge made elsewhere, to be removed with the node.
+    pub(crate) fn adopt_bridge(&mut self, bridge: &str) {
+        self.bridges.push(bridge.to_owned());
+    }
+
     /// Boot an instance on the common network; its id.
     pub(crate) async fn boot(&mut self, name: &str, mode: Mode) -> String {
         let network = self.network.clone();

@@ -1,14 +1,18 @@
 //! Faults on demand, in debug builds only: the agent dies, stands still or fails exactly where a
 //! test says, so that a test can try every instant there is. A release has nothing of it.
 //!
-//! `OSTLER_FAULTS` holds rules, separated by `;`, each `moment|kind|step|what`:
+//! `OSTLER_FAULTS` holds rules, separated by `;`, each `moment|kind|step|what`, or `@` and the name
+//! of a file that holds them: it is read at each moment, so that one process can be put through
+//! many faults.
 //!
 //! * moment: `accepted`, `before`, `after`, `undo-before`, `undo-after`, `settling`, `settled`;
 //! * kind and step by their names (`instance.boot`, `define domain`), `*` is any;
 //! * what: `kill` (SIGKILL), `stop` (SIGSTOP: the test sees it, does something to the world, and
-//!   lets it go on by SIGCONT), or `fail` (the step fails).
+//!   lets it go on by SIGCONT), `hold` (the operation goes on when the rule is not in the file any
+//!   more; the agent answers meanwhile), or `fail` (the step fails).
 //!
-//! A rule holds once in the life of a process.
+//! A rule holds once in the life of a process; what follows in it, after another `|`, is not looked
+//! at, and makes two rules of the same words two rules.
 
 use ostler_protocol::rpc::fault::Fault;
 use ostler_protocol::rpc::operation::Kind;
@@ -44,48 +48,69 @@ pub(super) use on_demand::reach;
 
 #[cfg(debug_assertions)]
 mod on_demand {
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::collections::HashSet;
+    use std::sync::{Mutex, OnceLock, PoisonError};
+    use std::time::Duration;
 
     use nix::sys::signal::{Signal, raise};
     use ostler_protocol::rpc::fault::Reason;
 
     use super::{Fault, Kind, Moment};
 
-    struct Rule {
-        moment: String,
-        kind: String,
-        step: String,
+    /// What the rules are, or where.
+    static RULES: OnceLock<String> = OnceLock::new();
+    /// The rules that have held.
+    static SPENT: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+
+    struct Rule<'a> {
+        moment: &'a str,
+        kind: &'a str,
+        step: &'a str,
         what: What,
-        spent: AtomicBool,
     }
 
+    #[derive(Clone, Copy)]
     enum What {
         Kill,
         Stop,
+        Hold,
         Fail,
     }
 
-    static RULES: OnceLock<Vec<Rule>> = OnceLock::new();
+    /// How often it is looked whether an operation may go on.
+    const LOOK: Duration = Duration::from_millis(10);
 
     /// Come to a moment. A fault, if the step is to fail.
     pub(in crate::compute) fn reach(moment: Moment, kind: Kind, step: &str) -> Option<Fault> {
-        let rules = RULES.get_or_init(|| {
-            let text = std::env::var("OSTLER_FAULTS").unwrap_or_default();
-            text.split(';').filter_map(parse).collect()
-        });
-        let rule = rules.iter().find(|rule| {
+        let given = RULES.get_or_init(|| std::env::var("OSTLER_FAULTS").unwrap_or_default());
+        let rules = || match given.strip_prefix('@') {
+            // No file: no rules.
+            Some(file) => std::fs::read_to_string(file).unwrap_or_default(),
+            None => given.clone(),
+        };
+        let text = rules();
+        let (what, rule) = text.split(';').map(str::trim).find_map(|text| {
+            let rule = parse(text)?;
             let fits = |wanted: &str, is: &str| wanted == "*" || wanted == is;
-            fits(&rule.moment, word(moment))
-                && fits(&rule.kind, kind.method())
-                && fits(&rule.step, step)
-                && !rule.spent.swap(true, Ordering::Relaxed)
+            let holds = fits(rule.moment, word(moment))
+                && fits(rule.kind, kind.method())
+                && fits(rule.step, step)
+                && SPENT
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert_default()
+                    .insert(text.to_owned());
+            holds.then_some((rule.what, text))
         })?;
         tracing::warn!(moment = word(moment), %kind, step, "a fault that was asked for");
-        let signal = match rule.what {
+        let signal = match what {
             What::Fail => {
                 let text = "it was told to fail here";
-                return Some(Fault::new(Reason::Internal, text));
+                return Some(Fault::new(Reason::Internal, text).next("ask again"));
+            }
+            What::Hold => {
+                tokio::task::block_in_place(|| while_held(|| rules().contains(rule)));
+                return None;
             }
             What::Kill => Signal::SIGKILL,
             What::Stop => Signal::SIGSTOP,
@@ -96,22 +121,24 @@ mod on_demand {
         None
     }
 
-    fn parse(rule: &str) -> Option<Rule> {
+    #[expect(clippy::disallowed_methods, reason = "a test holds the operation here")]
+    fn while_held(held: impl Fn() -> bool) {
+        while held() {
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn parse(rule: &str) -> Option<Rule<'_>> {
         let mut parts = rule.split('|').map(str::trim);
         let (moment, kind, step) = (parts.next()?, parts.next()?, parts.next()?);
         let what = match parts.next()? {
             "kill" => What::Kill,
             "stop" => What::Stop,
+            "hold" => What::Hold,
             "fail" => What::Fail,
             _ => return None,
         };
-        Some(Rule {
-            moment: moment.to_owned(),
-            kind: kind.to_owned(),
-            step: step.to_owned(),
-            what,
-            spent: AtomicBool::new(false),
-        })
+        Some(Rule { moment, kind, step, what })
     }
 
     const fn word(moment: Moment) -> &'static str {

@@ -50,3 +50,4 @@ mod views;
 mod worker;
 
 pub use manager::{Compute, Node};
+pub use operations::plans;

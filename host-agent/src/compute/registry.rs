@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Claims;
 use super::change::applied;
+use super::lifecycle;
 use crate::journal::records::{
     Change, DirectBoot, ImageRecord, InstanceRecord, NetworkRecord, OperationRecord, Running,
     Source,
@@ -148,8 +149,17 @@ impl Registry {
                 .live
                 .values()
                 .filter(|operation| !matches!(operation.change, Change::Delete))
-                .filter_map(|operation| self.target(operation))
+                .filter_map(|operation| self.outcome(operation))
                 .any(|record| record.needs(sha256))
+    }
+
+    /// The record of the instance an operation works on, as it will be in the state that follows:
+    /// what one has of its disk depends on it.
+    fn outcome(&self, operation: &LiveOperation) -> Option<InstanceRecord> {
+        let mut record = self.target(operation)?;
+        record.vm_state =
+            lifecycle::settled(&operation.change, State::Succeeded, &record, operation.was);
+        Some(record)
     }
 }
 
@@ -196,5 +206,46 @@ impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Registry> {
         // A panic under the lock leaves a registry that is still whole: each change is one insert.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ostler_protocol::rpc::operation::Kind;
+
+    use super::*;
+    use crate::compute::operations::sample;
+    use crate::journal::records::Base;
+
+    #[test]
+    fn an_unshelve_needs_the_image_it_makes_the_disk_from() {
+        let shelf = Base { sha256: "cd".repeat(32).parse().unwrap(), ..sample::record().base };
+        let record = InstanceRecord { vm_state: VmState::ShelvedOffloaded, ..sample::record() };
+        let image = "shelf".parse().unwrap();
+        let operation = Operation {
+            id: OperationId::random(),
+            kind: Kind::Unshelve,
+            subject: Subject::Instance(record.id),
+            key: None,
+            state: State::Running,
+            steps: Vec::new(),
+            error: None,
+            result: None,
+            deadline: None,
+            revision: 1,
+            accepted: Timestamp(1),
+            started: None,
+            finished: None,
+        };
+        let change = Change::Unshelve { image, base: Some(shelf.clone()) };
+        let live = LiveOperation::new(
+            OperationRecord { operation, change, was: Running::No },
+            Volatile::default(),
+        );
+        let mut registry = Registry::default();
+        registry.instances.insert(record.id, record);
+        assert!(!registry.needs(&shelf.sha256, None));
+        registry.live.insert(live.id, live);
+        assert!(registry.needs(&shelf.sha256, None));
     }
 }

@@ -347,8 +347,14 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         self.tell_operation(operation);
     }
 
+    /// Write down how far an operation is, and what its steps have noted of their instance: a step
+    /// that is done is not done again, so it could not be noted again either.
     async fn write_progress(&self, operation: &LiveOperation) -> Result<(), Fault> {
-        let write = Write { operation: Some(operation.record()), ..Write::default() };
+        let instance = match &operation.subject {
+            Subject::Instance(id) => self.registry.lock().instances.get(id).cloned(),
+            Subject::Image(_) | Subject::Network(_) => None,
+        };
+        let write = Write { operation: Some(operation.record()), instance, ..Write::default() };
         self.journal.write(write).await.map_err(|e| super::manager::journal_fault(&e))
     }
 

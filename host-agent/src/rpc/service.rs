@@ -8,11 +8,11 @@ use ostler_protocol::rpc::host::Link;
 use ostler_protocol::rpc::method::{Call, Effect, openrpc};
 use ostler_protocol::rpc::values::{IdempotencyKey, Timestamp};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use crate::compute::Compute;
+use crate::compute::{Compute, plans};
 use crate::compute::command::{Command, Context};
 use crate::compute::inspect::Inspection;
 use crate::hypervisor::Hypervisor;
@@ -140,7 +140,9 @@ impl Asked {
 impl<H: Hypervisor, N: Network> Service<H, N> {
     /// A service in front of `compute`; `broker` tells whether there is one and it can be reached.
     pub fn new(compute: Arc<Compute<H, N>>, broker: watch::Receiver<Link>) -> Self {
-        let document = Arc::new(openrpc(env!("CARGO_PKG_VERSION")));
+        let mut document = openrpc(env!("CARGO_PKG_VERSION"));
+        document["x-plans"] = json!(plans());
+        let document = Arc::new(document);
         let inspection = compute.inspection();
         Self { compute, broker, document, inspection }
     }

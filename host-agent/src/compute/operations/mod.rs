@@ -1,6 +1,6 @@
 //! The operations: each is a plan, a list of steps that the worker carries out.
 //!
-//! * `plan`: which steps a change comes down to. Pure.
+//! * `plan`: which steps a change comes down to. Pure. `plans` tells all there are.
 //! * here: which function does a step, and which takes it back.
 //! * the rest: what the steps do, a file for each topic.
 
@@ -13,9 +13,9 @@ mod memory;
 mod network;
 mod password;
 mod plan;
+mod plans;
 mod power;
 mod root;
-#[cfg(test)]
 pub(super) mod sample;
 mod snapshot;
 
@@ -31,6 +31,7 @@ use crate::network::Network;
 use error::missing;
 pub(super) use error::{StepError, guest_fault, hypervisor_fault};
 pub(super) use plan::{Step, can_cancel, can_undo, committed, pending, plan};
+pub use plans::plans;
 
 /// What follows a step that was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

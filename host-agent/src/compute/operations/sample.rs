@@ -1,20 +1,25 @@
-//! One of each change, and an instance, for tests of what is pure.
+//! One of each change: for the plans that are told of ([`plans`](super::plans)), and, with an
+//! instance, for tests of what is pure.
 
 use ostler_protocol::rpc::image::Format;
-use ostler_protocol::rpc::instance::{Manner, Quiesce, VmState};
-use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, Timestamp};
+use ostler_protocol::rpc::instance::{Manner, Quiesce, Size, VmState};
+#[cfg(test)]
+use ostler_protocol::rpc::values::InstanceId;
+use ostler_protocol::rpc::values::{Bytes, Name, Timestamp};
 
-use crate::journal::records::{
-    Base, Change, InstanceRecord, NetworkRecord, Resized, Running, Source,
-};
+#[cfg(test)]
+use crate::journal::records::InstanceRecord;
+use crate::journal::records::{Base, Change, NetworkRecord, Running, Source};
 
+#[expect(clippy::expect_used, reason = "the words are here, and a test says them all")]
 fn name(text: &str) -> Name {
-    text.parse().unwrap()
+    text.parse().expect("a word is a name")
 }
 
+#[expect(clippy::expect_used, reason = "64 hexadecimal digits")]
 fn source(image: &str) -> Source {
     let base = Base {
-        sha256: "ab".repeat(32).parse().unwrap(),
+        sha256: "ab".repeat(32).parse().expect("a digest"),
         format: Format::Qcow2,
         virtual_size: Bytes::mib(16),
     };
@@ -22,6 +27,7 @@ fn source(image: &str) -> Source {
 }
 
 /// An instance in service.
+#[cfg(test)]
 pub(in crate::compute) fn record() -> InstanceRecord {
     let Source { image, base, direct } = source("debian");
     InstanceRecord {
@@ -59,7 +65,14 @@ pub(in crate::compute) fn record() -> InstanceRecord {
 /// One of each change.
 pub(in crate::compute) fn changes() -> Vec<Change> {
     let timeout = 1000;
-    let resized = Resized { from: record().size(), was: Running::Yes };
+    let size = Size {
+        flavor: None,
+        vcpus: 1,
+        memory: Bytes::mib(64),
+        disk: Bytes::mib(16),
+        max_vcpus: 2,
+        max_memory: Bytes::mib(128),
+    };
     let network = NetworkRecord {
         name: name("lan"),
         bridge: "br-lan".to_owned(),
@@ -83,7 +96,7 @@ pub(in crate::compute) fn changes() -> Vec<Change> {
         Change::Rebuild { from: source("other") },
         Change::Rescue { from: source("rescue") },
         Change::Unrescue,
-        Change::Resize { to: resized.from, timeout },
+        Change::Resize { to: size, timeout },
         Change::ConfirmResize,
         Change::RevertResize { start: Running::Yes },
         Change::RevertResize { start: Running::No },

@@ -1,0 +1,264 @@
+//! What the bench does: for each kind of operation, the situations in which its plans differ.
+//!
+//! The table is a `match` over all kinds, so a new kind does not build without a scenario.
+
+use std::time::Duration;
+
+use ostler_protocol::rpc::operation::Kind;
+use ostler_tests::guest_image::Mode;
+use serde_json::{Value, json};
+
+/// A request: a method, and its parameters for an instance as it is shown.
+pub(super) type Deed = (&'static str, fn(&Value) -> Value);
+
+/// What an operation is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    /// The instance the lane has.
+    Instance,
+    /// An instance it makes.
+    NewInstance,
+    /// An image.
+    Image,
+    /// A network.
+    Network,
+}
+
+/// What the user's data on the root disk come to when the operation is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// They are there.
+    Kept,
+    /// The image's content is in their place: that was asked for.
+    Replaced,
+    /// There is no disk any more: that was asked for.
+    Gone,
+}
+
+/// One situation.
+#[derive(Debug, Clone)]
+pub(super) struct Scenario {
+    pub(super) kind: Kind,
+    /// What is special about it.
+    pub(super) when: &'static str,
+    pub(super) about: About,
+    /// Who is in the guest; nobody: firmware that finds nothing to boot.
+    pub(super) guest: Option<Mode>,
+    /// Ordinary operations that come first, from an instance that is ACTIVE.
+    pub(super) first: Vec<Deed>,
+    pub(super) asked: Deed,
+    /// The instance's state when it is done.
+    pub(super) then: &'static str,
+    pub(super) fate: Fate,
+    /// Whether the instance is of no use for another go afterwards.
+    pub(super) once: bool,
+    /// Whether it has no step that another one of its kind has not: the short form does without.
+    pub(super) more: bool,
+}
+
+impl Scenario {
+    /// What it is called.
+    pub(super) fn name(&self) -> String {
+        match self.when {
+            "" => self.kind.to_string(),
+            when => format!("{} ({when})", self.kind),
+        }
+    }
+
+    /// Whether there is anything to do but to write it down.
+    pub(super) const fn has_steps(&self) -> bool {
+        !matches!(self.kind, Kind::Lock | Kind::Unlock)
+    }
+
+    /// Whether its first step asks for what is not asked for twice: the operation ends there when
+    /// it is cut off.
+    pub(super) fn is_asked_once(&self) -> bool {
+        self.kind == Kind::Password || (self.kind == Kind::Reboot && self.when.contains("comply"))
+    }
+
+    fn when(mut self, when: &'static str) -> Self {
+        self.when = when;
+        self
+    }
+
+    /// The same steps, met by other circumstances.
+    fn more(self, when: &'static str) -> Self {
+        Self { more: true, ..self.when(when) }
+    }
+
+    fn after(mut self, first: &[Deed]) -> Self {
+        self.first = first.to_vec();
+        self
+    }
+
+    fn replaced(mut self) -> Self {
+        self.fate = Fate::Replaced;
+        self
+    }
+
+    fn once(mut self) -> Self {
+        self.once = true;
+        self
+    }
+
+    pub(super) fn in_guest(mut self, mode: Mode) -> Self {
+        self.guest = Some(mode);
+        self
+    }
+
+    /// How long it may take until it is over, on a busy machine.
+    pub(super) const fn patience(&self) -> Duration {
+        Duration::from_secs(120)
+    }
+}
+
+fn nothing(_: &Value) -> Value {
+    json!({})
+}
+
+const STOP: Deed = ("instance.stop", |_| json!({"manner": "hard"}));
+const PAUSE: Deed = ("instance.pause", nothing);
+const SUSPEND: Deed = ("instance.suspend", nothing);
+const RESCUE: Deed = ("instance.rescue", nothing);
+const RESIZE: Deed = ("instance.resize", |shown| {
+    let disk = shown["disk"].as_u64().unwrap_or_default();
+    json!({"vcpus": 2, "disk": disk + (16 << 20)})
+});
+const SHELVE: Deed = ("instance.shelve", |_| json!({"timeout": 300}));
+const OFFLOAD: Deed = ("instance.offload", nothing);
+const LOCK: Deed = ("instance.lock", |_| json!({"reason": "bench"}));
+const SOFT_DELETE: Deed = ("instance.delete", |_| json!({"mode": "soft"}));
+const DELETE: Deed = ("instance.delete", |_| json!({"mode": "hard"}));
+const REBUILD: Deed = ("instance.rebuild", |_| json!({"image": "other"}));
+const RESET: Deed = ("instance.reset", |_| json!({"root_device": "vda"}));
+const REVERT: Deed = ("instance.revert_resize", nothing);
+const CONFIRM: Deed = ("instance.confirm_resize", nothing);
+const UNSHELVE: Deed = ("instance.unshelve", nothing);
+const SNAPSHOT: Deed = ("instance.snapshot", |_| json!({"name": "shot"}));
+
+/// The situations of a kind.
+pub(super) fn of(kind: Kind) -> Vec<Scenario> {
+    // Boot, images and networks make their own parameters: see `Lane::params`.
+    let of = |params: fn(&Value) -> Value, then| Scenario {
+        kind,
+        when: "",
+        about: About::Instance,
+        guest: None,
+        first: Vec::new(),
+        asked: (kind.method(), params),
+        then,
+        fate: Fate::Kept,
+        once: false,
+        more: false,
+    };
+    let deed = |deed: Deed, then| of(deed.1, then);
+    let about = |about, then| Scenario { about, ..of(nothing, then) };
+    match kind {
+        Kind::Boot => vec![about(About::NewInstance, "active").replaced()],
+        Kind::Start => vec![of(nothing, "active").after(&[STOP])],
+        Kind::Stop => vec![
+            deed(STOP, "stopped"),
+            of(|_| json!({"timeout": 300}), "stopped").when("the guest does not comply"),
+        ],
+        Kind::Reboot => vec![
+            of(|_| json!({"manner": "hard"}), "active"),
+            of(|_| json!({"timeout": 300}), "active").when("the guest does not comply"),
+            of(|_| json!({"manner": "hard"}), "active")
+                .more("its memory is saved")
+                .after(&[SUSPEND]),
+        ],
+        Kind::Pause => vec![deed(PAUSE, "paused")],
+        Kind::Unpause => vec![of(nothing, "active").after(&[PAUSE])],
+        Kind::Suspend => vec![deed(SUSPEND, "suspended")],
+        Kind::Resume => vec![of(nothing, "active").after(&[SUSPEND])],
+        Kind::Rebuild => vec![
+            deed(REBUILD, "active").replaced(),
+            deed(REBUILD, "stopped").more("off").after(&[STOP]).replaced(),
+        ],
+        Kind::Reset => vec![
+            deed(RESET, "active").replaced(),
+            deed(RESET, "stopped").more("off").after(&[STOP]).replaced(),
+        ],
+        Kind::Rescue => vec![
+            deed(RESCUE, "rescued"),
+            of(|_| json!({"image": "other"}), "rescued").more("off, by another").after(&[STOP]),
+        ],
+        Kind::Unrescue => vec![of(nothing, "active").after(&[RESCUE])],
+        Kind::Resize => vec![
+            deed(RESIZE, "resized"),
+            deed(RESIZE, "resized").more("off").after(&[STOP]),
+        ],
+        Kind::ConfirmResize => vec![deed(CONFIRM, "active").after(&[RESIZE]).once()],
+        Kind::RevertResize => vec![
+            deed(REVERT, "active").after(&[RESIZE]),
+            deed(REVERT, "stopped").more("off").after(&[STOP, RESIZE]),
+        ],
+        Kind::Adjust => vec![
+            of(|_| json!({"vcpus": 2, "memory": 64u64 << 20}), "active").once(),
+            of(|_| json!({"vcpus": 2, "memory": 64u64 << 20}), "stopped")
+                .more("off")
+                .after(&[STOP])
+                .once(),
+        ],
+        Kind::Snapshot => vec![
+            deed(SNAPSHOT, "active"),
+            deed(SNAPSHOT, "stopped").more("off").after(&[STOP]),
+        ],
+        Kind::Shelve => vec![
+            deed(SHELVE, "shelved"),
+            of(|_| json!({"offload": true, "timeout": 300}), "shelved_offloaded")
+                .when("offloaded"),
+            deed(SHELVE, "shelved").more("off").after(&[STOP]),
+        ],
+        Kind::Offload => vec![of(nothing, "shelved_offloaded").after(&[SHELVE])],
+        Kind::Unshelve => vec![
+            deed(UNSHELVE, "active").after(&[SHELVE]),
+            deed(UNSHELVE, "active").when("offloaded").after(&[SHELVE, OFFLOAD]),
+        ],
+        Kind::Update => vec![
+            of(|_| json!({"owner": "bench", "metadata": {"role": "tried"}}), "active"),
+            of(|_| json!({"name": "renamed"}), "stopped").more("off").after(&[STOP]),
+        ],
+        Kind::Lock => vec![deed(LOCK, "active")],
+        Kind::Unlock => vec![of(nothing, "active").after(&[LOCK])],
+        Kind::Delete => {
+            let delete = |then| Scenario { fate: Fate::Gone, ..deed(DELETE, then) };
+            vec![
+                deed(SOFT_DELETE, "soft-delete").when("soft"),
+                delete("deleted"),
+                delete("deleted").more("its memory is saved").after(&[SUSPEND]),
+                delete("deleted").more("rescued").after(&[RESCUE]),
+                delete("deleted").more("resized").after(&[RESIZE]),
+                delete("deleted").more("offloaded").after(&[SHELVE, OFFLOAD]),
+            ]
+        }
+        Kind::Restore => vec![of(nothing, "active").after(&[SOFT_DELETE])],
+        Kind::Password => vec![
+            of(|_| json!({"user": "root", "password": {"plain": "ostler"}}), "active")
+                .in_guest(Mode::Ostler),
+        ],
+        Kind::ImageImport => vec![about(About::Image, "")],
+        Kind::ImageRemove => vec![about(About::Image, "")],
+        Kind::NetworkEnsure => vec![about(About::Network, "")],
+    }
+}
+
+/// All of them.
+pub(super) fn all() -> Vec<Scenario> {
+    Kind::ALL.iter().flat_map(|kind| of(*kind)).collect()
+}
+
+/// Whether an operation of this kind may end as `failed` after a crash: something was asked that
+/// is not asked twice, so that whether it took effect is not known.
+pub(super) const fn may_be_interrupted(kind: Kind) -> bool {
+    matches!(kind, Kind::Reboot | Kind::Password)
+}
+
+/// The steps that talk to the guest.
+pub(super) const ASKS_THE_GUEST: [&str; 5] = [
+    "ask the guest to shut down",
+    "ask the guest to reboot",
+    "set the guest's clock",
+    "copy disk",
+    "set password",
+];
