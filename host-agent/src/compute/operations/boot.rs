@@ -64,13 +64,15 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 None
             }
         };
-        let mut registry = self.registry.lock();
-        if let Some(instance) = registry.instances.get_mut(&id)
-            && instance.fingerprint != fingerprint
         {
-            instance.fingerprint = fingerprint;
-            // The journal keeps the newest only.
-            instance.revision += 1;
+            let mut registry = self.registry.lock();
+            if let Some(instance) = registry.instances.get_mut(&id)
+                && instance.fingerprint != fingerprint
+            {
+                instance.fingerprint = fingerprint;
+                // The journal keeps the newest only.
+                instance.revision += 1;
+            }
         }
         self.observe(id, |seen| seen.redefined = None);
     }
