@@ -186,7 +186,7 @@ fn maximum(boot: &Boot, size: &Flavor) -> Result<(u32, Bytes), Fault> {
         return Err(invalid("max_vcpus", text));
     }
     let memory = boot.max_memory.unwrap_or(size.memory);
-    if memory < size.memory || memory.0 % (1 << 20) != 0 {
+    if memory < size.memory || !memory.0.is_multiple_of(1 << 20) {
         let text = format!("max_memory must be whole MiB, {} or more", size.memory);
         return Err(invalid("max_memory", text));
     }
@@ -368,10 +368,10 @@ fn check_size(vcpus: u32, memory: Bytes, disk: Option<Bytes>) -> Result<(), Faul
             format!("{memory} is too little memory: use {MEMORY_MIN} or more"),
         ));
     }
-    if memory.0 % (1 << 20) != 0 {
+    if !memory.0.is_multiple_of(1 << 20) {
         return Err(invalid("memory", "memory must be whole MiB".to_owned()));
     }
-    if disk.is_some_and(|disk| disk.0 == 0 || disk.0 % 512 != 0) {
+    if disk.is_some_and(|disk| disk.0 == 0 || !disk.0.is_multiple_of(512)) {
         return Err(invalid("disk", "the disk's size must be a multiple of 512 bytes".to_owned()));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! One of each change: for the plans that are told of ([`plans`](super::plans)), and, with an
+//! One of each change: for the plans that are told of ([`plans`](mod@super::plans)), and, with an
 //! instance, for tests of what is pure.
 
 use ostler_protocol::rpc::image::Format;

@@ -265,8 +265,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
 /// The image an operation makes.
 fn made_by(change: &Change) -> Result<Name, StepError> {
-    match change {
-        Change::Snapshot { image, .. } | Change::Shelve { image, .. } => Ok(image.clone()),
-        _ => Err(StepError::failed(Fault::new(Reason::Internal, "this makes no image"))),
+    if let Change::Snapshot { image, .. } | Change::Shelve { image, .. } = change {
+        return Ok(image.clone());
     }
+    Err(StepError::failed(Fault::new(Reason::Internal, "this makes no image")))
 }
