@@ -44,7 +44,8 @@ impl Registry {
     /// Operations on an image or a network are done one at a time.
     fn idle(&self, subject: &Subject) -> Result<(), Fault> {
         let at_work = self.queues.get(subject).and_then(|queue| queue.front().cloned());
-        match at_work {
+        // One that is over and not yet out of the queue keeps nobody.
+        match at_work.filter(|operation| !operation.now.borrow().state.is_over()) {
             None => Ok(()),
             Some(operation) => {
                 let kind = operation.now.borrow().kind;
