@@ -195,8 +195,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 let _ = self.write_progress(operation).await;
                 return End::Suspended;
             }
-            let committed =
-                too_late(&operation.change, &plan, &operation.now.borrow().steps);
+            let committed = too_late(&operation.change, &plan, &operation.now.borrow().steps);
             if operation.cancel.is_cancelled() && !committed {
                 return End::Cancelled;
             }

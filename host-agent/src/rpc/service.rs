@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use crate::compute::{Compute, plans};
 use crate::compute::command::{Command, Context};
 use crate::compute::inspect::Inspection;
+use crate::compute::{Compute, plans};
 use crate::hypervisor::Hypervisor;
 use crate::network::Network;
 

@@ -160,8 +160,18 @@ impl Lane {
         let world = looked.map_err(|error| error.to_string())?;
 
         let ours = |text: &str| self.ever.iter().find(|id| text.contains(id.as_str())).cloned();
-        differ("domain", &world.domains.iter().filter_map(|d| ours(d)).collect(), &wanted.domains, found);
-        differ("QEMU", &world.machines.iter().filter_map(|m| ours(m)).collect(), &wanted.machines, found);
+        differ(
+            "domain",
+            &world.domains.iter().filter_map(|d| ours(d)).collect(),
+            &wanted.domains,
+            found,
+        );
+        differ(
+            "QEMU",
+            &world.machines.iter().filter_map(|m| ours(m)).collect(),
+            &wanted.machines,
+            found,
+        );
         differ("tap", &on_bridge(&self.bridge), &wanted.taps, found);
         let saves = names(Path::new(SAVES)).into_iter().filter(|name| ours(name).is_some());
         differ("saved memory", &saves.collect(), &wanted.saves, found);

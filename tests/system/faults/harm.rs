@@ -83,13 +83,9 @@ impl Harm {
     const fn leave(self) -> Leave {
         match self {
             Self::QemuDies => Leave { fail: true, off: true },
-            Self::DiskFull | Self::ImageGone | Self::GuestHangs => {
-                Leave { fail: true, off: false }
-            }
+            Self::DiskFull | Self::ImageGone | Self::GuestHangs => Leave { fail: true, off: false },
             Self::Cancel => Leave { fail: true, off: false },
-            Self::BrokerGone | Self::ClockJumps | Self::Delete => {
-                Leave { fail: false, off: false }
-            }
+            Self::BrokerGone | Self::ClockJumps | Self::Delete => Leave { fail: false, off: false },
         }
     }
 

@@ -97,7 +97,9 @@ fn jobs(trials: &[Trial]) -> VecDeque<(Trial, Scenario)> {
 
 /// Whether all is tried that there is.
 fn is_whole() -> bool {
-    ["OSTLER_FAULTS_ONLY", "OSTLER_FAULTS_TRIAL"].iter().all(|name| std::env::var_os(name).is_none())
+    ["OSTLER_FAULTS_ONLY", "OSTLER_FAULTS_TRIAL"]
+        .iter()
+        .all(|name| std::env::var_os(name).is_none())
 }
 
 /// Work through the jobs on these lanes.

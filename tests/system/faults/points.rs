@@ -50,10 +50,8 @@ impl Lane {
         let Some((last, undone)) = &plan.undo else { return };
         for step in undone {
             for moment in ["undo-before", "undo-after"] {
-                let rules = [
-                    format!("after|{kind}|{last}|fail"),
-                    format!("{moment}|{kind}|{step}|kill"),
-                ];
+                let rules =
+                    [format!("after|{kind}|{last}|fail"), format!("{moment}|{kind}|{step}|kill")];
                 let came = self.crash(scenario, &rules).await;
                 self.note("kill -9 in an undo", scenario, &rules[1], came, tally).await;
             }
@@ -89,7 +87,8 @@ impl Lane {
             Vec::new()
         };
         // What is not asked twice ends at the first crash.
-        let steps = if scenario.is_asked_once() { &steps[..steps.len().min(1)] } else { &steps[..] };
+        let steps =
+            if scenario.is_asked_once() { &steps[..steps.len().min(1)] } else { &steps[..] };
         for (n, step) in steps.iter().enumerate() {
             tally.hit(kind, step);
             for moment in ["before", "after"] {
@@ -216,7 +215,9 @@ impl Lane {
         self.rules(&[]);
         if wrong && let Err(error) = self.afresh().await {
             eprintln!("the lane cannot begin afresh: {error}");
-        } else if scenario.once && let Err(error) = self.drop_instance().await {
+        } else if scenario.once
+            && let Err(error) = self.drop_instance().await
+        {
             eprintln!("the instance could not be deleted: {error}");
         }
     }
@@ -313,10 +314,14 @@ impl Lane {
         if !states.contains(&state.as_str()) {
             wrongs.push(format!("the instance is {state}, not {states:?}: {}", shown["fault"]));
         }
-        let powered = |shown: &Value| matches!(shown["power_state"].as_str(), Some("running" | "paused"));
+        let powered =
+            |shown: &Value| matches!(shown["power_state"].as_str(), Some("running" | "paused"));
         let was_undone = matches!(ended, Ended::Undone | Ended::Cancelled) && !new;
         if was_undone && !leave.off && powered(&shown) != powered(&asked.before) {
-            wrongs.push(format!("its power was {}, and is {}", asked.before["power_state"], shown["power_state"]));
+            wrongs.push(format!(
+                "its power was {}, and is {}",
+                asked.before["power_state"], shown["power_state"]
+            ));
         }
         if state == "error" && shown["fault"]["data"]["next"].is_null() && !new {
             wrongs.push(format!("its fault does not say what to do: {}", shown["fault"]));
@@ -387,8 +392,11 @@ impl Lane {
 
     async fn network_fits(&mut self, asked: &Asked, ended: Ended) -> Result<Vec<Wrong>, Wrong> {
         let networks = self.call("network.list", Value::Null).await?;
-        let known =
-            networks.as_array().into_iter().flatten().any(|network| network["name"] == asked.subject);
+        let known = networks
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|network| network["name"] == asked.subject);
         let bridge = asked.params["bridge"].as_str().unwrap_or_default();
         let there = std::path::Path::new("/sys/class/net").join(bridge).exists();
         let wanted = ended == Ended::Finished;

@@ -184,10 +184,9 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
             of(|_| json!({"image": "other"}), "rescued").more("off, by another").after(&[STOP]),
         ],
         Kind::Unrescue => vec![of(nothing, "active").after(&[RESCUE])],
-        Kind::Resize => vec![
-            deed(RESIZE, "resized"),
-            deed(RESIZE, "resized").more("off").after(&[STOP]),
-        ],
+        Kind::Resize => {
+            vec![deed(RESIZE, "resized"), deed(RESIZE, "resized").more("off").after(&[STOP])]
+        }
         Kind::ConfirmResize => vec![deed(CONFIRM, "active").after(&[RESIZE]).once()],
         Kind::RevertResize => vec![
             deed(REVERT, "active").after(&[RESIZE]),
@@ -200,14 +199,12 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
                 .after(&[STOP])
                 .once(),
         ],
-        Kind::Snapshot => vec![
-            deed(SNAPSHOT, "active"),
-            deed(SNAPSHOT, "stopped").more("off").after(&[STOP]),
-        ],
+        Kind::Snapshot => {
+            vec![deed(SNAPSHOT, "active"), deed(SNAPSHOT, "stopped").more("off").after(&[STOP])]
+        }
         Kind::Shelve => vec![
             deed(SHELVE, "shelved"),
-            of(|_| json!({"offload": true, "timeout": 300}), "shelved_offloaded")
-                .when("offloaded"),
+            of(|_| json!({"offload": true, "timeout": 300}), "shelved_offloaded").when("offloaded"),
             deed(SHELVE, "shelved").more("off").after(&[STOP]),
         ],
         Kind::Offload => vec![of(nothing, "shelved_offloaded").after(&[SHELVE])],

@@ -95,7 +95,16 @@ impl Tally {
     /// The table, for people.
     pub(super) fn table(&self) -> String {
         let mut table = Table::new();
-        table.set_header(["fault", "points", "finished", "undone", "cancelled", "failed, told", "wrong", "left behind"]);
+        table.set_header([
+            "fault",
+            "points",
+            "finished",
+            "undone",
+            "cancelled",
+            "failed, told",
+            "wrong",
+            "left behind",
+        ]);
         let mut all = Row::default();
         for (fault, row) in &self.rows {
             all.add(row);
