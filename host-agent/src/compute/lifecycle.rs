@@ -327,6 +327,10 @@ pub(super) const fn settled(
         State::Cancelled | State::Undone if matches!(change, Change::Delete) => VmState::Error,
         State::Cancelled | State::Undone => before.vm_state,
         State::Failed => match change {
+            // Its memory may be gone, and then it is not suspended any more.
+            Change::Reboot { .. } if matches!(before.vm_state, VmState::Suspended) => {
+                VmState::Error
+            }
             // Something of it stays that is neither as before nor as wanted.
             Change::Boot
             | Change::Delete

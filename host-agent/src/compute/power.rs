@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::lifecycle;
 use super::manager::Compute;
 use super::registry::Observed;
-use crate::hypervisor::{Hypervisor, HypervisorEvent, Link, PowerReason};
+use crate::hypervisor::{Error, Hypervisor, HypervisorEvent, Link, PowerReason};
 use crate::journal::Write;
 use crate::network::Network;
 
@@ -45,10 +45,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 Some(HypervisorEvent::Lifecycle { reason: PowerReason::ShuttingDown, .. }) => {}
                 Some(HypervisorEvent::Lifecycle { id, power, reason }) => {
                     tracing::debug!(instance = %id, ?power, ?reason, "libvirt tells");
-                    self.power_seen(id, power).await;
+                    self.power_told(id, power).await;
                 }
                 Some(HypervisorEvent::Removed { id }) => {
-                    self.power_seen(id, PowerState::None).await;
+                    self.power_told(id, PowerState::None).await;
                 }
                 Some(HypervisorEvent::Rebooted { id }) => {
                     self.observe(id, |seen| seen.reboots += 1);
@@ -92,10 +92,47 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         }
     }
 
+    /// Take note of what an event tells. It may be old: events wait while we look around, and an
+    /// operation may have been through since. So where a state would follow from it, libvirt is
+    /// asked how it is now.
+    async fn power_told(&self, id: InstanceId, power: PowerState) {
+        let (believed, before) = {
+            let registry = self.registry.lock();
+            let quiet = registry.instances.get(&id).filter(|i| i.task_state.is_none());
+            let believed = quiet.and_then(|i| lifecycle::observed(i.vm_state, power));
+            (believed.is_some(), registry.sightings.get(&id).copied())
+        };
+        if !believed {
+            return self.power_seen(id, power).await;
+        }
+        let now = match self.node.hypervisor.state(id).await {
+            Ok(state) => state.power,
+            Err(Error::NotFound { .. }) => PowerState::None,
+            Err(error) => {
+                // No evidence; the next audit sees to it.
+                tracing::info!(instance = %id, %error, "its power state could not be asked for");
+                return;
+            }
+        };
+        self.power_found(id, now, before).await;
+    }
+
+    /// Take note of what was asked for when `before` was the last sighting, unless somebody has
+    /// seen the instance since.
+    pub(super) async fn power_found(&self, id: InstanceId, power: PowerState, before: Option<u64>) {
+        if self.registry.lock().sightings.get(&id).copied() == before {
+            self.power_seen(id, power).await;
+        }
+    }
+
     /// Take note of a power state, and of what follows for an instance that nobody is working on.
     pub(super) async fn power_seen(&self, id: InstanceId, power: PowerState) {
-        if !self.registry.lock().instances.contains_key(&id) {
-            return;
+        {
+            let mut registry = self.registry.lock();
+            if !registry.instances.contains_key(&id) {
+                return;
+            }
+            *registry.sightings.entry(id).or_default() += 1;
         }
         let changed = self.observe(id, |seen| seen.power = power);
         match power {

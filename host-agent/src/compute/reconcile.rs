@@ -38,6 +38,7 @@ const AT_ONCE: usize = 4;
 impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// Compare what we know with all domains there are.
     pub(super) async fn reconcile(self: &Arc<Self>) {
+        let before = self.registry.lock().sightings.clone();
         let domains = match self.node.hypervisor.list().await {
             Ok(domains) => domains,
             Err(error) => {
@@ -66,7 +67,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     continue;
                 }
             }
-            self.power_seen(record.id, power).await;
+            self.power_found(record.id, power, before.get(&record.id).copied()).await;
         }
         if all_begun {
             let boot = self.node.host.inventory().boot.clone();

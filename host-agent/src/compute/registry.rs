@@ -89,6 +89,9 @@ impl LiveOperation {
 pub(super) struct Registry {
     pub(super) instances: BTreeMap<InstanceId, InstanceRecord>,
     pub(super) observed: HashMap<InstanceId, Observed>,
+    /// How often each instance's power state was seen: who asked before and is answered after
+    /// somebody else saw it knows less than they.
+    pub(super) sightings: HashMap<InstanceId, u64>,
     pub(super) images: BTreeMap<Name, ImageRecord>,
     pub(super) networks: BTreeMap<Name, NetworkRecord>,
     /// Domains of this node that the journal does not know.

@@ -29,7 +29,7 @@ use super::change::applied;
 use super::faults::{self, Moment};
 use super::lifecycle;
 use super::manager::Compute;
-use super::operations::{Change, Flow, Step, StepError, can_undo, committed, plan};
+use super::operations::{Change, Flow, Step, StepError, can_undo, committed, plan, too_late};
 use super::registry::LiveOperation;
 use crate::hypervisor::{Hypervisor, Link};
 use crate::journal::{Entry, Write};
@@ -195,7 +195,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 let _ = self.write_progress(operation).await;
                 return End::Suspended;
             }
-            let committed = committed(&plan, &operation.now.borrow().steps);
+            let committed = too_late(&operation.change, &plan, &operation.now.borrow().steps);
             if operation.cancel.is_cancelled() && !committed {
                 return End::Cancelled;
             }

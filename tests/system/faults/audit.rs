@@ -129,8 +129,9 @@ impl Lane {
             let socket = self.node.agent.run_dir().join("guest").join(format!("{id}.sock"));
             wanted.files.insert(socket);
         }
-        if state == "suspended" {
-            wanted.saves.insert(format!("ostler-{id}.save"));
+        let save = format!("ostler-{id}.save");
+        if state == "suspended" || (state == "error" && Path::new(SAVES).join(&save).exists()) {
+            wanted.saves.insert(save);
         }
         let mut disks = vec!["disk.qcow2"];
         match state {

@@ -309,6 +309,11 @@ impl Lane {
             }
             let way = match shown["vm_state"].as_str().unwrap_or_default() {
                 "active" if shown["power_state"] == "running" => return Ok(()),
+                // It was seen while it started; what is seen next is right.
+                "active" => {
+                    self.runs(&id).await?;
+                    continue;
+                }
                 "stopped" => "instance.start",
                 "paused" => "instance.unpause",
                 "suspended" => "instance.resume",
@@ -325,6 +330,17 @@ impl Lane {
             self.done(way, only).await?;
         }
         Err("the instance does not come back to ACTIVE".to_owned())
+    }
+
+    async fn runs(&mut self, id: &str) -> Result<(), Wrong> {
+        let client = &mut self.node.client;
+        let runs = poll::until("it is seen to run", REACH, async || {
+            let shown = client.call("instance.show", json!({"id": id})).await;
+            let shown = shown.map_err(|error| error.to_string())?;
+            let settled = shown["power_state"] == "running" || shown["vm_state"] != "active";
+            if settled { Ok(()) } else { Err(shown.to_string()) }
+        });
+        runs.await.map_err(|error| error.to_string())
     }
 
     /// Delete what was tried.

@@ -19,6 +19,7 @@ mod root;
 pub(super) mod sample;
 mod snapshot;
 
+use ostler_protocol::rpc::instance::VmState;
 use ostler_protocol::rpc::operation::{Progress, StepState, Subject};
 use ostler_protocol::rpc::values::InstanceId;
 
@@ -30,7 +31,7 @@ use crate::journal::records::{InstanceRecord, Running};
 use crate::network::Network;
 use error::missing;
 pub(super) use error::{StepError, guest_fault, hypervisor_fault};
-pub(super) use plan::{Step, can_cancel, can_undo, committed, pending, plan};
+pub(super) use plan::{Step, can_cancel, can_undo, committed, pending, plan, too_late};
 pub use plans::plans;
 
 /// What follows a step that was done.
@@ -117,6 +118,20 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 self.ensure_bridges(&record).await?;
                 self.start_domain(&record).await
             }
+            Step::Pause => {
+                let record = self.record_of(operation)?;
+                if record.vm_state == VmState::Paused {
+                    return Ok(());
+                }
+                self.unpause(record.id).await
+            }
+            Step::Unpause => {
+                let record = self.record_of(operation)?;
+                if record.vm_state != VmState::Paused {
+                    return Ok(());
+                }
+                self.pause(record.id).await
+            }
             Step::SaveMemory => self.unsave_memory(operation).await,
             Step::SetRootAside | Step::CopyRootAside => self.put_root_back(operation).await,
             Step::CreateRescueDisk => self.drop_rescue_disk(operation).await,
@@ -135,8 +150,6 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             | Step::AskShutdown
             | Step::AskReboot
             | Step::DiscardMemory
-            | Step::Pause
-            | Step::Unpause
             | Step::RestoreMemory
             | Step::SyncClock
             | Step::PutRootBack

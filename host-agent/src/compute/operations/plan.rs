@@ -311,11 +311,26 @@ pub(in crate::compute) fn committed(plan: &[Step], steps: &[operation::Step]) ->
     plan.iter().zip(steps).any(|(step, now)| step.commits(now.state))
 }
 
+/// Whether it is too late to cancel: it can only go on, or stopping would leave what was on off
+/// for good, since a change of this kind is not undone.
+pub(in crate::compute) fn too_late(
+    change: &Change,
+    plan: &[Step],
+    steps: &[operation::Step],
+) -> bool {
+    let off = |(step, now): (&Step, &operation::Step)| {
+        *step == Step::PowerOff && now.state == StepState::Done
+    };
+    committed(plan, steps) || (!can_undo(change) && plan.iter().zip(steps).any(off))
+}
+
 /// Whether a change leaves things as they were when it fails.
 pub(in crate::compute) const fn can_undo(change: &Change) -> bool {
     match change {
         Change::Boot
         | Change::Start
+        | Change::Pause
+        | Change::Unpause
         | Change::Suspend
         | Change::Rebuild { .. }
         | Change::Rescue { .. }
@@ -333,8 +348,6 @@ pub(in crate::compute) const fn can_undo(change: &Change) -> bool {
         // What was asked of a guest cannot be taken back, and a removal goes on when asked again.
         Change::Stop { .. }
         | Change::Reboot { .. }
-        | Change::Pause
-        | Change::Unpause
         | Change::Resume
         | Change::ConfirmResize
         | Change::Offload
@@ -415,6 +428,17 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_reboot_that_has_switched_off_is_not_cancelled() {
+        let change = Change::Reboot { manner: Manner::Hard, timeout: 1 };
+        let plan = plan(&change, Running::Yes);
+        let mut steps = pending(&change, Running::Yes);
+        steps[0].state = StepState::Running;
+        assert!(!too_late(&change, &plan, &steps));
+        steps[0].state = StepState::Done;
+        assert!(too_late(&change, &plan, &steps));
     }
 
     #[test]
