@@ -112,7 +112,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let until = Timestamp(Timestamp::now().0 + u64::from(valid) * 1000);
         self.node
             .hypervisor
-            .set_screen_password(open.id, &password, until)
+            .set_vnc_password(open.id, &password, until)
             .await
             .map_err(fault(open.id))?;
         tracing::info!(instance = %open.id, valid, "its screen was opened by a new password");

@@ -56,7 +56,6 @@ pub enum Call {
     Fingerprint,
     Stats,
     Screen,
-    SetScreenPassword,
     Console,
 }
 
@@ -340,7 +339,6 @@ fn step(call: Call) -> &'static str {
         Call::Fingerprint => "read the definition",
         Call::Stats => "read the counters",
         Call::Screen => "find the screen",
-        Call::SetScreenPassword => "set the screen's password",
         Call::Console => "find the console",
     }
 }
@@ -594,20 +592,6 @@ impl Inspect for Fake {
         self.call(Call::Screen, Some(id), |world| {
             let vnc = world.running(Call::Screen, id)?.spec.vnc;
             Ok(vnc.map(|vnc| Screen { address: vnc.listen, port: 5900 }))
-        })
-        .await
-    }
-
-    async fn set_screen_password(
-        &self,
-        id: InstanceId,
-        _: &Secret,
-        _: Timestamp,
-    ) -> Result<(), Error> {
-        let call = Call::SetScreenPassword;
-        self.call(call, Some(id), |world| match world.running(call, id)?.spec.vnc {
-            Some(_) => Ok(()),
-            None => Err(refused(call, id, "the domain has no screen")),
         })
         .await
     }

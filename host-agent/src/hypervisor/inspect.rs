@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress, Secret, Timestamp};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress, Timestamp};
 
 use super::Error;
 
@@ -149,15 +149,6 @@ pub trait Inspect: Send + Sync + 'static {
 
     /// Where a running domain's screen is; none if it has none.
     fn screen(&self, id: InstanceId) -> impl Future<Output = Result<Option<Screen>, Error>> + Send;
-
-    /// Sets the password of a running domain's screen, for as long as until `until`; the one
-    /// before it ends, open connections stay. At most eight characters count, by VNC's nature.
-    fn set_screen_password(
-        &self,
-        id: InstanceId,
-        password: &Secret,
-        until: Timestamp,
-    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// The pty of a running domain's serial console.
     fn console(&self, id: InstanceId) -> impl Future<Output = Result<PathBuf, Error>> + Send;

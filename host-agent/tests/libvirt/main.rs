@@ -26,7 +26,7 @@ use ostler_host_agent::hypervisor::{
     Change, DomainSpec, Error, Events, Hypervisor, HypervisorEvent, Link, Metadata, PowerReason,
     PowerState, RebootMode, ShutdownMode, VirtSetting, VirtType,
 };
-use ostler_protocol::rpc::values::{Bytes, InstanceId, Secret, Timestamp};
+use ostler_protocol::rpc::values::{Bytes, InstanceId};
 
 const TEST_DRIVER: &str = "test:///default";
 /// Long enough for a machine with other things to do.
@@ -312,7 +312,6 @@ async fn what_a_domain_is_can_be_seen() {
         driver.console(id).await.map(drop),
         driver.screen(id).await.map(drop),
         driver.stats(id).await.map(drop),
-        driver.set_screen_password(id, &Secret::new("word".into()), Timestamp(0)).await,
     ] {
         assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ostler_protocol::rpc::values::{InstanceId, Secret, Timestamp};
+use ostler_protocol::rpc::values::InstanceId;
 use sha2::{Digest, Sha256};
 use virt::domain::Domain;
 use virt::sys;
@@ -10,7 +10,7 @@ use virt::sys;
 use super::connection::{Libvirt, Traffic};
 use super::domain::{QUERY, lookup, told};
 use super::error::from_xml;
-use super::{screen, stats, xml};
+use super::{stats, xml};
 use crate::hypervisor::Error;
 use crate::hypervisor::inspect::{Definition, DomainStats, Inspect, Screen};
 
@@ -55,15 +55,6 @@ impl Inspect for Libvirt {
             xml::live::screen(&xml).map_err(|error| from_xml(STEP, Some(id), &error))
         })
         .await
-    }
-
-    async fn set_screen_password(
-        &self,
-        id: InstanceId,
-        password: &Secret,
-        until: Timestamp,
-    ) -> Result<(), Error> {
-        screen::set_password(self, id, password, until).await
     }
 
     async fn console(&self, id: InstanceId) -> Result<PathBuf, Error> {

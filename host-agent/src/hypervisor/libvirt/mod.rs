@@ -30,7 +30,6 @@ mod inspect;
 mod jobs;
 mod lane;
 mod probe;
-mod screen;
 mod stats;
 pub mod xml;
 

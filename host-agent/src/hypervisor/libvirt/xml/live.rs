@@ -7,7 +7,6 @@ use ostler_protocol::rpc::values::MacAddress;
 
 use super::XmlError;
 use super::read::{Element, parse};
-use super::write::Document;
 use crate::hypervisor::inspect::Screen;
 
 /// The taps of its NICs, each with the MAC the guest sees.
@@ -37,30 +36,6 @@ pub fn console(xml: &str) -> Result<Option<PathBuf>, XmlError> {
 pub fn screen(xml: &str) -> Result<Option<Screen>, XmlError> {
     let root = parse(xml)?;
     Ok(vnc(&root).and_then(place))
-}
-
-/// Its VNC server with a password that is valid until then, to replace what it has; none if it
-/// has none. `until` is as libvirt writes times: `2026-11-23T21:00:00`, UTC.
-pub fn graphics(xml: &str, password: &str, until: &str) -> Result<Option<String>, XmlError> {
-    let root = parse(xml)?;
-    let Some((vnc, screen)) = vnc(&root).and_then(|vnc| Some((vnc, place(vnc)?))) else {
-        return Ok(None);
-    };
-    let (port, listen) = (screen.port.to_string(), screen.address.to_string());
-    let autoport = vnc.attribute("autoport").unwrap_or("no");
-    let attributes = [
-        ("type", "vnc"),
-        ("port", port.as_str()),
-        ("autoport", autoport),
-        ("listen", listen.as_str()),
-        ("passwd", password),
-        ("passwdValidTo", until),
-    ];
-    let mut document = Document::new();
-    document.within("graphics", &attributes, |graphics| {
-        graphics.leaf("listen", &[("type", "address"), ("address", &listen)]);
-    });
-    document.finish().map(Some)
 }
 
 fn devices<'a>(root: &'a Element, name: &'a str) -> impl Iterator<Item = &'a Element> {
@@ -109,21 +84,11 @@ mod tests {
         let off = RUNNING.replace("5900", "-1").replace("/dev/pts/7", "");
         assert_eq!(console(&off), Ok(None));
         assert_eq!(screen(&off), Ok(None));
-        assert_eq!(graphics(&off, "word", "then"), Ok(None));
     }
 
     #[test]
     fn only_a_pty_is_a_console() {
         let elsewhere = RUNNING.replace("/dev/pts/7", "/etc/shadow");
         assert_eq!(console(&elsewhere), Ok(None));
-    }
-
-    #[test]
-    fn a_password_is_text() {
-        let xml = graphics(RUNNING, "a'<&", "2026-11-23T21:00:00").unwrap().unwrap();
-        let graphics = parse(&xml).unwrap();
-        assert_eq!(graphics.attribute("passwd"), Some("a'<&"));
-        assert_eq!(graphics.attribute("port"), Some("5900"));
-        assert_eq!(graphics.attribute("passwdValidTo"), Some("2026-11-23T21:00:00"));
     }
 }
