@@ -334,10 +334,10 @@ async fn what_a_domain_is_can_be_seen() {
     assert_eq!(driver.fingerprint(id).await.unwrap(), print);
 
     // A change of the definition does, though what runs is as it was.
-    spec.memory = Bytes::mib(65);
+    (spec.memory, spec.max_memory) = (Bytes::mib(65), Bytes::mib(65));
     driver.define(&spec).await.unwrap();
     assert_ne!(driver.fingerprint(id).await.unwrap(), print);
-    spec.memory = Bytes::mib(64);
+    (spec.memory, spec.max_memory) = (Bytes::mib(64), Bytes::mib(64));
     driver.define(&spec).await.unwrap();
     assert_eq!(driver.fingerprint(id).await.unwrap(), print);
     driver.destroy(id).await.unwrap();
