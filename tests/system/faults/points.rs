@@ -41,7 +41,7 @@ impl Lane {
             points.push((format!("{moment}|{kind}|*|kill"), None));
         }
         for (rule, step) in points {
-            let came = self.crash(scenario, &[rule.clone()]).await;
+            let came = self.crash(scenario, std::slice::from_ref(&rule)).await;
             if let Some(step) = step {
                 tally.hit(kind, step);
             }
@@ -357,10 +357,9 @@ impl Lane {
             }
         }
         let shot = self.image_byte("shot").await?.is_some();
-        if scenario.asked.0 == "instance.snapshot" && ended != Ended::Told {
-            if shot != (ended == Ended::Finished) {
-                wrongs.push(format!("there is an image of it: {shot}, and it ended {ended:?}"));
-            }
+        let snapshot = scenario.asked.0 == "instance.snapshot" && ended != Ended::Told;
+        if snapshot && shot != (ended == Ended::Finished) {
+            wrongs.push(format!("there is an image of it: {shot}, and it ended {ended:?}"));
         }
         Ok(wrongs)
     }
