@@ -84,7 +84,9 @@ impl Lane {
         let mut setup = setup;
         setup.env.push(("OSTLER_FAULTS".to_owned(), format!("@{}", rules.display())));
         setup.more.push_str(
-            "[guest]\nshutdown_timeout = 1\nanswer_timeout = 1\n\
+            // Of the common configuration's last table, [admission]: a small disk is all there is.
+            "disk_reserve = 0\n\
+             [guest]\nshutdown_timeout = 1\nanswer_timeout = 1\n\
              [instances]\nreconcile_interval = 1\n",
         );
         let mut node = Node::with(setup).await;

@@ -357,10 +357,8 @@ impl Lane {
             }
         }
         let shot = self.image_byte("shot").await?.is_some();
-        if scenario.asked.0 == "instance.snapshot"
-            && ended != Ended::Told
-            && shot != (ended == Ended::Finished)
-        {
+        let snapshot = scenario.asked.0 == "instance.snapshot" && ended != Ended::Told;
+        if snapshot && shot != (ended == Ended::Finished) {
             wrongs.push(format!("there is an image of it: {shot}, and it ended {ended:?}"));
         }
         Ok(wrongs)
