@@ -45,7 +45,7 @@ test: install guest-agent ## all tests, the system tests on real libvirt, QEMU a
 	@mkdir -p $(TESTED)
 	@ln -sf ../debug/ostler ../debug/ostler-host-agent ../dist/ostler-guest-agent $(TESTED)/
 	OSTLER_PROGRAMS=$(abspath $(TESTED)) $(TARGET)/debug/lab \
-		$(CARGO) test --locked --workspace -- --test-threads 2
+		$(CARGO) test --locked --workspace -- --test-threads 3
 
 # The bench by itself; `make test` has its short form. libfaketime sets the agent's clock, never the
 # machine's, and only here. OSTLER_FAULTS_ONLY=resize OSTLER_FAULTS_TRIAL=disk tries a part.

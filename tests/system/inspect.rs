@@ -85,27 +85,14 @@ async fn a_screen_is_opened_by_a_password_for_a_while() {
     let mut node = Node::with_screens().await;
     let id = node.boot("screen", Mode::None).await;
     let cli = Cli::on(&node.agent).unwrap();
-    // Start it with a password that lets nobody in, whatever the definition had.
-    node.done("instance.stop", json!({"id": id, "manner": "hard"})).await;
-    let domain = format!("ostler-{id}");
-    let xml = virsh(&["dumpxml", "--inactive", &domain]).await;
-    let locked = "type='vnc' passwd='locked' passwdValidTo='1970-01-01T00:00:01'";
-    let file = node.agent.folder().join("screen.xml");
-    std::fs::write(&file, xml.replacen("type='vnc'", locked, 1)).unwrap();
-    virsh(&["define", file.to_str().unwrap()]).await;
-    virsh(&["start", &domain]).await;
-    let screen = poll::until("it runs", BOOT, async || {
-        let screen = node.client.call("instance.vnc", json!({"id": id})).await;
-        screen.map_err(|error| error.to_string())
-    })
-    .await
-    .unwrap();
+    let screen = node.ask("instance.vnc", json!({"id": id})).await;
     let at = |screen: &Value| {
         let address = screen["address"].as_str().unwrap().parse().unwrap();
         SocketAddr::new(address, screen["port"].as_u64().unwrap().try_into().unwrap())
     };
     let place = at(&screen);
     assert!(place.ip().is_loopback());
+    // Until somebody opens it, nobody gets in.
     assert_eq!(try_password(place, "locked").await.unwrap(), Verdict::Refused);
 
     let opened = cli.json(&["instance", "vnc", "screen", "--open"]).await.unwrap();
