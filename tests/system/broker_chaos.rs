@@ -220,7 +220,7 @@ fn source(place: &Place) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make chaos"]
+#[ignore = "takes minutes: make long"]
 async fn a_thousand_commands_through_a_broker_in_trouble_are_each_done_once() {
     need_root!();
     let begun = Instant::now();
@@ -329,7 +329,7 @@ async fn a_thousand_commands_through_a_broker_in_trouble_are_each_done_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: make chaos"]
+#[ignore = "takes minutes: make long"]
 async fn commands_outlive_each_member_of_a_cluster_in_turn() {
     need_root!();
     let begun = Instant::now();

@@ -374,7 +374,7 @@ async fn what_comes_too_often_is_given_up_what_comes_too_late_is_dropped_and_wha
     assert!(refused.to_string().contains("did not take"), "{refused}");
     assert!(taken >= 32, "only {taken}");
     let cli = Cli::over_broker(broker.uri(), agent.host()).unwrap();
-    let output = cli.output(&["--timeout", "2", "host", "ping"], "").await.unwrap();
+    let output = cli.output(&["--timeout", "20", "host", "ping"], "").await.unwrap();
     assert!(output.stderr.contains("full"), "{output:?}");
     assert_eq!(output.code, 4, "{output:?}");
 

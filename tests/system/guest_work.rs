@@ -216,6 +216,7 @@ async fn the_command_runs_programs_as_if_they_were_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes where there is no KVM: make long"]
 async fn files_go_in_and_out_of_guests_unharmed() {
     need_root!();
     let broker = Broker::ensure().await.unwrap();
