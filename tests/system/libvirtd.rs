@@ -16,6 +16,7 @@ async fn states_are_unknown_while_libvirtd_is_gone_and_nothing_is_done() {
         eprintln!("skipped: this libvirtd is somebody else's, and is not stopped");
         return;
     }
+    node.steady = None;
     node.libvirt.alone().unwrap();
     let on = node.boot("on", Mode::Ostler).await;
     let off = node.boot("off", Mode::Ostler).await;
@@ -66,6 +67,7 @@ async fn a_boot_waits_for_a_libvirtd_that_goes_away_under_it() {
         eprintln!("skipped: this libvirtd is somebody else's, and is not stopped");
         return;
     }
+    node.steady = None;
     node.libvirt.alone().unwrap();
     let lan = node.network.clone();
     let params = node.boot_params("patient", Mode::Ostler, &[&lan]).await;

@@ -1,9 +1,11 @@
 //! A node under test: services, a host agent of its own with images and a network, and the
 //! instances a test boots on it; all of it gone when the test is over.
 
+use std::fs::File;
 use std::time::Duration;
 
 use base64::Engine as _;
+use nix::fcntl::Flock;
 use nix::unistd::Uid;
 use ostler_tests::agent::{HostAgent, Setup};
 use ostler_tests::console::{Console, Session};
@@ -42,6 +44,8 @@ pub(crate) use need_root;
 
 /// A node under test.
 pub(crate) struct Node {
+    /// Held so that no other test stops libvirtd under this one; a test that stops it gives it up.
+    pub(crate) steady: Option<Flock<File>>,
     pub(crate) libvirt: Libvirt,
     pub(crate) agent: HostAgent,
     pub(crate) image: GuestImage,
@@ -80,12 +84,14 @@ impl Node {
 
     async fn made(setup: Setup, common: &str) -> Self {
         let libvirt = Libvirt::ensure().await.unwrap();
+        let steady = Some(libvirt.steady().unwrap());
         let image = GuestImage::bake().await.unwrap();
         let more = format!("{common}{}", setup.more);
         let agent = HostAgent::start(Setup { more, ..setup }).await.unwrap();
         let client = agent.client().await.unwrap();
         let network = "lan".to_owned();
         let mut node = Self {
+            steady,
             libvirt,
             agent,
             image,

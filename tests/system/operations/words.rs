@@ -50,7 +50,7 @@ async fn the_command_tells_what_can_be_taken_back() {
 
     let output = said(&["delete", "short", "--hard"]).await;
     let gone = format!("instance {id} is deleted for good\n");
-    assert_eq!((output.code, output.stdout.as_str()), (0, gone.as_str()));
+    assert_eq!((output.code, output.stdout.as_str()), (0, gone.as_str()), "{}", output.stderr);
     node.nothing_left(&id).await;
 }
 
