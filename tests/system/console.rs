@@ -156,24 +156,21 @@ async fn a_script_talks_to_the_console_and_reads_its_log() {
     node.delete(&id).await;
 }
 
-/// Resident memory in KiB, and processor time in ticks.
-fn cost(pid: u32) -> (u64, u64) {
+/// Resident memory in KiB.
+fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks = |n: usize| fields[n].parse::<u64>().unwrap();
-    (line.split_whitespace().nth(1).unwrap().parse().unwrap(), ticks(11) + ticks(12))
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_that_prints_without_end_costs_little() {
+async fn a_guest_that_prints_without_end_takes_no_memory() {
     need_root!();
     let mut node = Node::start().await;
     let id = node.boot("flood", Mode::Ostler).await;
     let pid = node.agent.pid().unwrap();
     let mut session = node.login(&id, ROOT).await;
-    let (memory, _) = cost(pid);
+    let memory = resident(pid);
     // It begins when this login has let go of the console: two readers share what comes.
     let flood = "(sleep 2; yes flooding > /dev/ttyS0) </dev/null >/dev/null 2>&1 &";
     session.ask(flood).await.unwrap();
@@ -181,7 +178,7 @@ async fn a_guest_that_prints_without_end_costs_little() {
     // One reads slowly, one not at all, and the guest does not stop.
     let slow = node.ask("console.open", json!({"id": id})).await;
     node.ask("console.open", json!({"id": id})).await;
-    let (began, (_, ticks)) = (Instant::now(), cost(pid));
+    let began = Instant::now();
     let mut at = slow["at"].as_u64().unwrap();
     let mut lost = 0;
     // What is not read in time is lost, and counted; what is read goes on at once.
@@ -201,11 +198,8 @@ async fn a_guest_that_prints_without_end_costs_little() {
         at = node.ask("console.read", params).await["at"].as_u64().unwrap();
         assert!(began.elapsed() < BOOT, "read up to {at} of {goal}");
     }
-    let (now, then) = cost(pid);
+    let now = resident(pid);
     assert!(now < memory + (8 << 10), "{memory} KiB before, {now} KiB after");
-    let seconds = began.elapsed().as_secs_f64();
-    let share = (then - ticks) as f64 / 100.0 / seconds;
-    assert!(share < 0.5, "{share:.2} of a processor for {seconds:.0} s");
     // Typed bytes get through, or are given back: nothing hangs.
     let params = json!({"session": slow["session"], "at": 0, "data": "Aw=="});
     let taken = node.ask("console.write", params.clone()).await;
