@@ -28,7 +28,7 @@ use ostler_tests::console::{Console, Login, pty_of};
 use ostler_tests::guest_image::{GuestImage, Mode, ROOT};
 use ostler_tests::interrupt::or_interrupted;
 use ostler_tests::process::Output;
-use ostler_tests::services::{Broker, Libvirt};
+use ostler_tests::services::{Broker, Libvirt, SYSTEM};
 use ostler_tests::world::leftovers;
 use ostler_tests::{Error, Result, poll};
 use serde_json::Value;
@@ -283,7 +283,7 @@ async fn passwords(cli: &Cli, scene: &Scene, stage: &mut Stage) -> Result<String
 }
 
 async fn console(scene: &Scene) -> Result<Console> {
-    Console::open(&pty_of(&scene.id, READY).await?)
+    Console::open(&pty_of(SYSTEM, &scene.id, READY).await?)
 }
 
 /// A login that must be accepted, shown by what the guest's shell then says.

@@ -9,6 +9,7 @@ use ostler_tests::console::{Console, Session};
 use ostler_tests::guest_image::{Mode, ROOT};
 use ostler_tests::place::Place;
 use ostler_tests::poll;
+use ostler_tests::services::SYSTEM;
 
 use crate::echo;
 use crate::error::{Error, Result};
@@ -149,7 +150,7 @@ const SECOND: &str = "mkdir -p /run/second; qemu-ga -m virtio-serial \
 
 /// A root shell in a guest.
 async fn shell(booted: &Booted) -> Result<Session> {
-    let console = Console::of_domain(&booted.domain()).await?;
+    let console = Console::of_domain(SYSTEM, &booted.domain()).await?;
     Ok(console.login(ROOT.user, ROOT.password).await?.session()?)
 }
 

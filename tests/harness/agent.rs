@@ -30,8 +30,6 @@ pub struct Setup {
     pub more: String,
     /// More of the environment.
     pub env: Vec<(String, String)>,
-    /// Bytes there are for its state: a file system of its own, which a test can fill.
-    pub state_size: Option<u64>,
 }
 
 impl Setup {
@@ -49,9 +47,29 @@ pub struct HostAgent {
     daemon: Option<Daemon>,
     host: String,
     setup: Setup,
+    ground: Ground,
+}
+
+/// Where a node's folders are, gone when dropped.
+#[derive(Debug)]
+pub struct Ground {
     // unmounted before its folder goes
     _mount: Option<Mount>,
     place: Place,
+}
+
+impl Ground {
+    /// Folders; with a size in bytes, its state has a file system of that size, which a test can fill.
+    ///
+    /// # Errors
+    /// If they cannot be made.
+    pub fn new(state_size: Option<u64>) -> Result<Self> {
+        let place = Place::new("node")?;
+        let state = place.folder("state")?;
+        let mount = state_size.map(|size| Mount::of_size(&state, size)).transpose()?;
+        place.folder("run")?;
+        Ok(Self { _mount: mount, place })
+    }
 }
 
 /// A file system in memory, unmounted when dropped.
@@ -89,12 +107,16 @@ impl HostAgent {
     /// If it is not built, ends, or does not answer in time; with the end of
     /// its log.
     pub async fn start(setup: Setup) -> Result<Self> {
+        Self::start_on(Ground::new(None)?, setup).await
+    }
+
+    /// The same in these folders.
+    ///
+    /// # Errors
+    /// As that.
+    pub async fn start_on(ground: Ground, setup: Setup) -> Result<Self> {
         let host = setup.host.clone().unwrap_or_else(fresh_name);
-        let place = Place::new("node")?;
-        let state = place.folder("state")?;
-        let mount = setup.state_size.map(|size| Mount::of_size(&state, size)).transpose()?;
-        place.folder("run")?;
-        let mut agent = Self { daemon: None, host, setup, _mount: mount, place };
+        let mut agent = Self { daemon: None, host, setup, ground };
         agent.launch()?;
         agent.ready().await?;
         Ok(agent)
@@ -105,8 +127,8 @@ impl HostAgent {
     /// # Errors
     /// If it is not built.
     pub fn launch(&mut self) -> Result<()> {
-        let text = configuration(&self.place, &self.host, &self.setup);
-        let file = self.place.write("host-agent.toml", text)?;
+        let text = configuration(&self.ground.place, &self.host, &self.setup);
+        let file = self.ground.place.write("host-agent.toml", text)?;
         let mut program = command(programs::host_agent()?);
         program.arg("--config").arg(file);
         // the test's own environment is not the agent's
@@ -211,27 +233,27 @@ impl HostAgent {
 
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
-        self.place.join("run/host-agent.sock")
+        self.ground.place.join("run/host-agent.sock")
     }
 
     /// Its state, which outlives its runs.
     pub fn state_dir(&self) -> PathBuf {
-        self.place.join("state")
+        self.ground.place.join("state")
     }
 
     /// Its sockets.
     pub fn run_dir(&self) -> PathBuf {
-        self.place.join("run")
+        self.ground.place.join("run")
     }
 
     /// The folder of all that, for [`crate::world::World::look`].
     pub fn folder(&self) -> &Path {
-        self.place.path()
+        self.ground.place.path()
     }
 
     /// The file of its log, over all its runs.
     pub fn log(&self) -> PathBuf {
-        self.place.join("host-agent.log")
+        self.ground.place.join("host-agent.log")
     }
 
     /// Its process.

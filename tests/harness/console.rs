@@ -30,6 +30,8 @@ pub struct Console {
     pty: AsyncFd<File>,
     /// What was read and not yet expected.
     seen: String,
+    /// Whether it shows `login:`, and nothing was typed there yet.
+    prompts: bool,
 }
 
 /// How often a name was typed.
@@ -73,15 +75,12 @@ pub struct Ran {
 }
 
 impl Console {
-    /// The console of a running domain, by libvirt's name or uuid of it.
+    /// The console of a running domain, by libvirt's URI and its name or uuid of it.
     ///
     /// # Errors
     /// If it does not run or has no serial console on a pty.
-    pub async fn of_domain(domain: &str) -> Result<Self> {
-        let path = Run::new("virsh")
-            .args(["-q", "-c", "qemu:///system", "ttyconsole", domain])
-            .stdout()
-            .await?;
+    pub async fn of_domain(uri: &str, domain: &str) -> Result<Self> {
+        let path = Run::new("virsh").args(["-q", "-c", uri, "ttyconsole", domain]).stdout().await?;
         Self::open(Path::new(path.trim()))
     }
 
@@ -110,7 +109,7 @@ impl Console {
     pub fn over(file: File) -> Result<Self> {
         #[expect(deprecated, reason = "what succeeds it is unsafe; a File keeps its descriptor")]
         let pty = AsyncFd::new(file).map_err(Error::io("watching a console"))?;
-        Ok(Self { pty, seen: String::new() })
+        Ok(Self { pty, seen: String::new(), prompts: false })
     }
 
     /// Type this.
@@ -170,7 +169,11 @@ impl Console {
     pub async fn login(mut self, user: &str, password: &str) -> Result<Login> {
         let until = Instant::now() + BOOT;
         loop {
-            self.reach_login().await?;
+            let fresh = self.prompts;
+            if !fresh {
+                self.reach_login().await?;
+            }
+            self.prompts = false;
             let named = self.name(user).await?;
             self.send(&format!("{password}\r")).await?;
             let outcomes = ["Login incorrect", "# ", "$ "];
@@ -178,8 +181,10 @@ impl Console {
             if which != 0 {
                 return Session::begin(self).await.map(Login::Session);
             }
-            // A name typed twice may have been taken as the password: that refusal says nothing.
-            if named == Named::Once || Instant::now() >= until {
+            self.prompted().await?;
+            // What was typed to find the prompt, or a name typed twice, may have been taken as the
+            // name or the password: that refusal says nothing.
+            if (fresh && named == Named::Once) || Instant::now() >= until {
                 return Ok(Login::Refused(self));
             }
         }
@@ -233,6 +238,14 @@ impl Console {
                 Err(_) => return Err(self.timed_out("a login prompt", BOOT)),
             }
         }
+    }
+
+    /// Wait for `login:`, which comes by itself.
+    async fn prompted(&mut self) -> Result<()> {
+        self.expect(&["login: "], ANSWER).await?;
+        self.settle().await?;
+        self.prompts = true;
+        Ok(())
     }
 
     /// Read and forget until nothing comes for a moment.
@@ -355,19 +368,19 @@ impl Session {
     /// If no login prompt comes back.
     pub async fn logout(mut self) -> Result<Console> {
         self.console.send("\u{4}").await?;
-        self.console.expect(&["login: "], ANSWER).await?;
+        self.console.prompted().await?;
         Ok(self.console)
     }
 }
 
-/// Wait until a domain has a console to open; the path of its pty.
+/// Wait until a domain of the libvirt at this URI has a console to open; the path of its pty.
 ///
 /// # Errors
 /// If it has none in time.
-pub async fn pty_of(domain: &str, patience: Duration) -> Result<PathBuf> {
+pub async fn pty_of(uri: &str, domain: &str, patience: Duration) -> Result<PathBuf> {
     poll::until(&format!("{domain} has a console"), patience, async || {
         Run::new("virsh")
-            .args(["-q", "-c", "qemu:///system", "ttyconsole", domain])
+            .args(["-q", "-c", uri, "ttyconsole", domain])
             .stdout()
             .await
             .map_err(|error| error.to_string())

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::process::Run;
+use crate::services::SYSTEM;
 use crate::{Error, Result};
 
 /// What there was at one moment.
@@ -31,8 +32,16 @@ impl World {
     /// If libvirt does not answer. What cannot be looked at for want of
     /// rights is not there.
     pub async fn look(folders: &[&Path]) -> Result<Self> {
+        Self::look_by(SYSTEM, folders).await
+    }
+
+    /// The same by another libvirtd, as [`OwnLibvirt`](crate::services::OwnLibvirt).
+    ///
+    /// # Errors
+    /// As that.
+    pub async fn look_by(uri: &str, folders: &[&Path]) -> Result<Self> {
         let listed = Run::new("virsh")
-            .args(["-q", "-c", "qemu:///system", "list", "--all", "--uuid", "--name"])
+            .args(["-q", "-c", uri, "list", "--all", "--uuid", "--name"])
             .stdout()
             .await?;
         let domains = listed

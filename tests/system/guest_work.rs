@@ -365,7 +365,6 @@ async fn clocks_keys_and_disks_of_guests_are_put_in_order() {
 async fn a_frozen_guest_is_thawed_and_a_lapsed_lease_is_known() {
     need_root!();
     let mut node = Node::start().await;
-    let _steady = node.libvirt.steady().unwrap();
     let booted = two_guests(&mut node).await;
     let sockets = node.agent.run_dir().join("guest");
     // a port has one host at a time: this test, as the agent's own code

@@ -20,7 +20,6 @@ fn resident(pid: u32) -> u64 {
 
 async fn hostile(mode: Mode) {
     let mut node = Node::start().await;
-    let _steady = node.libvirt.steady().unwrap();
     let good = node.boot("good", Mode::Ostler).await;
     node.report(&good).await;
     let pid = node.agent.pid().unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ostler_tests::agent::Setup;
 use ostler_tests::guest_image::Mode;
 use ostler_tests::poll;
 use serde_json::{Value, json};
@@ -11,20 +12,14 @@ use crate::node::{Node, need_root};
 #[tokio::test(flavor = "multi_thread")]
 async fn states_are_unknown_while_libvirtd_is_gone_and_nothing_is_done() {
     need_root!();
-    let mut node = Node::start().await;
-    if !node.libvirt.may_stop() {
-        eprintln!("skipped: this libvirtd is somebody else's, and is not stopped");
-        return;
-    }
-    node.steady = None;
-    node.libvirt.alone().unwrap();
+    let mut node = Node::on_own_libvirt(Setup::default(), None).await;
     let on = node.boot("on", Mode::Ostler).await;
     let off = node.boot("off", Mode::Ostler).await;
     node.report(&on).await;
     node.done("instance.stop", json!({"id": off, "manner": "hard"})).await;
     let qemu = node.qemu(&on);
 
-    node.libvirt.stop().await.unwrap();
+    node.own().stop().await.unwrap();
     for id in [&on, &off] {
         node.until(id, "UNKNOWN", |i| i["power_state"] == "unknown").await;
     }
@@ -41,7 +36,7 @@ async fn states_are_unknown_while_libvirtd_is_gone_and_nothing_is_done() {
     assert_eq!(report["state"], "ready");
     assert_eq!(node.qemu(&on), qemu);
 
-    node.libvirt.start_again().await.unwrap();
+    node.own().start_again().await.unwrap();
     node.until(&on, "running again", |i| i["power_state"] == "running").await;
     node.until(&off, "off again", |i| i["power_state"] == "shutdown").await;
     assert_eq!(node.qemu(&on), qemu, "nothing was acted upon");
@@ -62,18 +57,12 @@ async fn states_are_unknown_while_libvirtd_is_gone_and_nothing_is_done() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_boot_waits_for_a_libvirtd_that_goes_away_under_it() {
     need_root!();
-    let mut node = Node::start().await;
-    if !node.libvirt.may_stop() {
-        eprintln!("skipped: this libvirtd is somebody else's, and is not stopped");
-        return;
-    }
-    node.steady = None;
-    node.libvirt.alone().unwrap();
+    let mut node = Node::on_own_libvirt(Setup::default(), None).await;
     let lan = node.network.clone();
     let params = node.boot_params("patient", Mode::Ostler, &[&lan]).await;
     let id = params["id"].as_str().unwrap().to_owned();
     let operation = node.ask("instance.boot", params).await;
-    node.libvirt.restart().await.unwrap();
+    node.own().restart().await.unwrap();
     let over = node.end_of(&operation).await;
     assert_eq!(over["state"], "succeeded", "{over:#}");
     node.report(&id).await;

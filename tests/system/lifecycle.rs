@@ -157,7 +157,7 @@ async fn a_soft_reboot_goes_through_the_guest_and_a_hard_one_does_not() {
     let over = node.done("instance.reboot", json!({"id": id, "timeout": 60_000})).await;
     assert_eq!(over["steps"].as_array().unwrap().len(), 1, "the guest complied: {over:#}");
     assert_eq!(node.qemu(&id), qemu, "the same QEMU");
-    let console = Console::of_domain(&format!("ostler-{id}")).await.unwrap();
+    let console = Console::of_domain(node.uri(), &format!("ostler-{id}")).await.unwrap();
     let mut session = console.login(ROOT.user, ROOT.password).await.unwrap().session().unwrap();
     assert_ne!(session.ask("cat /proc/sys/kernel/random/boot_id").await.unwrap(), boot_id);
     node.until(&id, "ready after the reboot", |i| i["guest"]["state"] == "ready").await;
@@ -190,7 +190,7 @@ async fn a_guest_that_powers_itself_off_is_seen_to_be_off() {
     need_root!();
     let mut node = Node::start().await;
     let id = node.boot("self", Mode::Ostler).await;
-    let mut console = Console::of_domain(&format!("ostler-{id}")).await.unwrap();
+    let mut console = Console::of_domain(node.uri(), &format!("ostler-{id}")).await.unwrap();
     console = console
         .login(ROOT.user, ROOT.password)
         .await

@@ -1,20 +1,19 @@
 //! A node under test: services, a host agent of its own with images and a network, and the
 //! instances a test boots on it; all of it gone when the test is over.
 
-use std::fs::File;
 use std::time::Duration;
 
 use base64::Engine as _;
-use nix::fcntl::Flock;
-use nix::unistd::Uid;
-use ostler_tests::agent::{HostAgent, Setup};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
+use ostler_tests::agent::{Ground, HostAgent, Setup};
 use ostler_tests::console::{Console, Session};
 use ostler_tests::guest_image::{Account, GuestImage, Mode};
 use ostler_tests::poll;
 use ostler_tests::process::{Run, command};
 use ostler_tests::rpc::{Call, CallError, Client};
-use ostler_tests::services::{Broker, Libvirt};
-use ostler_tests::world::leftovers;
+use ostler_tests::services::{Broker, Libvirt, OwnLibvirt, SYSTEM};
+use ostler_tests::world::World;
 use serde_json::{Value, json};
 
 /// How long a guest may take to boot, on a busy machine without KVM.
@@ -44,9 +43,9 @@ pub(crate) use need_root;
 
 /// A node under test.
 pub(crate) struct Node {
-    /// Held so that no other test stops libvirtd under this one; a test that stops it gives it up.
-    pub(crate) steady: Option<Flock<File>>,
-    pub(crate) libvirt: Libvirt,
+    _libvirt: Libvirt,
+    /// Where its libvirtd is.
+    uri: String,
     pub(crate) agent: HostAgent,
     pub(crate) image: GuestImage,
     pub(crate) client: Client,
@@ -55,6 +54,7 @@ pub(crate) struct Node {
     bridges: Vec<String>,
     instances: Vec<String>,
     modes: Vec<Mode>,
+    own: Option<OwnLibvirt>,
 }
 
 /// The configuration all nodes here have: what a test machine can do.
@@ -74,25 +74,35 @@ impl Node {
 
     /// A node with this setup; its `more` is added to the common configuration.
     pub(crate) async fn with(setup: Setup) -> Self {
-        Self::made(setup, MORE).await
+        Self::made(setup, MORE, Ground::new(None).unwrap(), None).await
+    }
+
+    /// A node with this setup on a libvirtd of its own, which others do not see stop.
+    /// With a size in bytes, its state has a small file system.
+    pub(crate) async fn on_own_libvirt(setup: Setup, state_size: Option<u64>) -> Self {
+        let ground = Ground::new(state_size).unwrap();
+        let own = OwnLibvirt::start().await.unwrap();
+        let uri = format!("[hypervisor]\nuri = \"{}\"", own.uri());
+        Self::made(setup, &MORE.replacen("[hypervisor]", &uri, 1), ground, Some(own)).await
     }
 
     /// A node whose instances have a screen.
     pub(crate) async fn with_screens() -> Self {
-        Self::made(Setup::default(), &MORE.replace("vnc = false", "vnc = true")).await
+        let common = MORE.replace("vnc = false", "vnc = true");
+        Self::made(Setup::default(), &common, Ground::new(None).unwrap(), None).await
     }
 
-    async fn made(setup: Setup, common: &str) -> Self {
+    async fn made(setup: Setup, common: &str, ground: Ground, own: Option<OwnLibvirt>) -> Self {
         let libvirt = Libvirt::ensure().await.unwrap();
-        let steady = Some(libvirt.steady().unwrap());
+        let uri = own.as_ref().map_or(libvirt.uri(), OwnLibvirt::uri).to_owned();
         let image = GuestImage::bake().await.unwrap();
         let more = format!("{common}{}", setup.more);
-        let agent = HostAgent::start(Setup { more, ..setup }).await.unwrap();
+        let agent = HostAgent::start_on(ground, Setup { more, ..setup }).await.unwrap();
         let client = agent.client().await.unwrap();
         let network = "lan".to_owned();
         let mut node = Self {
-            steady,
-            libvirt,
+            _libvirt: libvirt,
+            uri,
             agent,
             image,
             client,
@@ -100,6 +110,7 @@ impl Node {
             bridges: Vec::new(),
             instances: Vec::new(),
             modes: Vec::new(),
+            own,
         };
         let (kernel, ramdisk) = (node.image.kernel.clone(), node.image.initramfs.clone());
         node.done("image.import", json!({"name": "kernel", "source": kernel, "format": "kernel"}))
@@ -241,7 +252,7 @@ impl Node {
 
     /// Log in on the serial console.
     pub(crate) async fn login(&self, id: &str, account: Account) -> Session {
-        let console = Console::of_domain(&format!("ostler-{id}")).await.unwrap();
+        let console = Console::of_domain(&self.uri, &format!("ostler-{id}")).await.unwrap();
         console.login(account.user, account.password).await.unwrap().session().unwrap()
     }
 
@@ -301,13 +312,24 @@ impl Node {
         let mut names: Vec<String> =
             taps.map(|port| port["tap"].as_str().unwrap().to_owned()).collect();
         names.push(id.to_owned());
-        let left = leftovers(&names, &[self.agent.folder()]).await.unwrap();
+        let world = World::look_by(&self.uri, &[self.agent.folder()]).await.unwrap();
+        let left = world.of(&names);
         assert!(left.is_empty(), "left of instance {id}:\n{left}");
     }
 
     /// A new client, after the agent was restarted.
     pub(crate) async fn reconnect(&mut self) {
         self.client = self.agent.client().await.unwrap();
+    }
+
+    /// Where its libvirtd is.
+    pub(crate) fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// The libvirtd nobody else has.
+    pub(crate) fn own(&mut self) -> &mut OwnLibvirt {
+        self.own.as_mut().unwrap()
     }
 
     /// The pid of an instance's QEMU.
@@ -328,10 +350,17 @@ impl Drop for Node {
             let mut run = command(program);
             let _ = run.args(args).output();
         };
+        if let Some(own) = &self.own {
+            let _ = own.signal(Signal::SIGCONT);
+        }
         for id in &self.instances {
             let domain = format!("ostler-{id}");
-            quietly("virsh", &["-q", "-c", "qemu:///system", "destroy", &domain]);
-            quietly("virsh", &["-q", "-c", "qemu:///system", "undefine", "--nvram", &domain]);
+            quietly("virsh", &["-q", "-c", &self.uri, "destroy", &domain]);
+            quietly("virsh", &["-q", "-c", &self.uri, "undefine", "--nvram", &domain]);
+            if let Some(pid) = self.qemu(id) {
+                // libvirtd is away or hangs
+                let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            }
         }
         for bridge in &self.bridges {
             quietly("ip", &["link", "delete", bridge]);
@@ -356,5 +385,5 @@ pub(crate) async fn end_of(client: &mut Client, operation: &Value) -> Value {
 
 /// Run virsh.
 pub(crate) async fn virsh(args: &[&str]) -> String {
-    Run::new("virsh").args(["-q", "-c", "qemu:///system"]).args(args).stdout().await.unwrap()
+    Run::new("virsh").args(["-q", "-c", SYSTEM]).args(args).stdout().await.unwrap()
 }

@@ -4,13 +4,13 @@
 //! and in processes, so what is started here is shared: every user holds a
 //! shared lock on one file, and whoever can turn it into an exclusive one is
 //! the last and stops what the lab (never anybody else) started. A test that
-//! was killed holds no lock, so the next last one cleans up after it.
+//! was killed holds no lock, so the next last one cleans up after it. Nobody
+//! stops it while others use it: that is for [`OwnLibvirt`](super::OwnLibvirt).
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -21,16 +21,15 @@ use nix::unistd::{Pid, Uid};
 use crate::process::{Run, command};
 use crate::{Error, Result, poll, programs};
 
-const URI: &str = "qemu:///system";
+/// Where the libvirtd is that all share.
+pub const SYSTEM: &str = "qemu:///system";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A libvirtd that answers, for as long as this is held.
 #[derive(Debug)]
 pub struct Libvirt {
-    /// Released last, by `drop`.
+    /// Released by `drop`.
     users: Option<Flock<File>>,
-    /// Held from a stop to the start that follows: one stops it at a time.
-    stopped: Mutex<Option<Flock<File>>>,
 }
 
 impl Libvirt {
@@ -41,7 +40,7 @@ impl Libvirt {
     /// If none can be had.
     pub async fn ensure() -> Result<Self> {
         let users = tokio::task::block_in_place(|| lock("users", FlockArg::LockShared))?;
-        let held = Self { users: Some(users), stopped: Mutex::new(None) };
+        let held = Self { users: Some(users) };
         {
             let _one_starts =
                 tokio::task::block_in_place(|| lock("start", FlockArg::LockExclusive))?;
@@ -54,69 +53,13 @@ impl Libvirt {
 
     /// The connection URI for it.
     pub fn uri(&self) -> &'static str {
-        URI
+        SYSTEM
     }
 
     /// Whether it runs because the lab started it.
     pub fn is_ours(&self) -> bool {
         let ours = read_pid(&note("libvirtd"));
         ours.is_some() && running("libvirtd") == ours
-    }
-
-    /// Whether it may be stopped: it is the lab's, or systemd's. One that
-    /// somebody else started by hand is theirs.
-    pub fn may_stop(&self) -> bool {
-        systemd() || self.is_ours()
-    }
-
-    /// Stop and start it, as an upgrade of libvirt would. Guests go on.
-    ///
-    /// # Errors
-    /// If it is not ours to stop ([`Self::may_stop`]), or does not come back.
-    pub async fn restart(&self) -> Result<()> {
-        self.stop().await?;
-        self.start_again().await
-    }
-
-    /// Stop it, to see what its absence does. Guests go on.
-    ///
-    /// # Errors
-    /// If it is not ours to stop, or goes on running.
-    pub async fn stop(&self) -> Result<()> {
-        self.alone()?;
-        stop().await
-    }
-
-    /// Keep others from stopping it, and from needing it [steady](Self::steady), until it is started
-    /// again.
-    ///
-    /// # Errors
-    /// If the lock cannot be had.
-    pub fn alone(&self) -> Result<()> {
-        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        if stopped.is_none() {
-            let alone = tokio::task::block_in_place(|| lock("stop", FlockArg::LockExclusive))?;
-            *stopped = Some(alone);
-        }
-        Ok(())
-    }
-
-    /// Nobody stops it while this is held: a call that waits for a mute guest keeps it from ending.
-    ///
-    /// # Errors
-    /// If the lock cannot be had.
-    pub fn steady(&self) -> Result<Flock<File>> {
-        tokio::task::block_in_place(|| lock("stop", FlockArg::LockShared))
-    }
-
-    /// Start it again after [`Self::stop`].
-    ///
-    /// # Errors
-    /// If it does not come up.
-    pub async fn start_again(&self) -> Result<()> {
-        start().await?;
-        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(())
     }
 }
 
@@ -144,30 +87,8 @@ fn stop_ours(name: &str) {
 }
 
 async fn answers() -> Result<String> {
-    let version = ["-c", URI, "-q", "version", "--daemon"];
+    let version = ["-c", SYSTEM, "-q", "version", "--daemon"];
     Run::new("virsh").args(version).patience(Duration::from_secs(10)).stdout().await
-}
-
-async fn stop() -> Result<()> {
-    if systemd() {
-        let units = ["stop", "libvirtd.service", "libvirtd.socket"];
-        let more = ["libvirtd-ro.socket", "libvirtd-admin.socket"];
-        Run::new("systemctl").args(units).args(more).stdout().await?;
-        return Ok(());
-    }
-    let ours = read_pid(&note("libvirtd"));
-    let Some(pid) = running("libvirtd").filter(|pid| ours == Some(*pid)) else {
-        return Err(Error::Missing {
-            what: "a libvirtd of the lab's own".to_owned(),
-            remedy: "the one that runs is not the lab's to stop".to_owned(),
-        });
-    };
-    signal(pid, Signal::SIGTERM)?;
-    poll::until("libvirtd ends", PATIENCE, async || match running("libvirtd") {
-        None => Ok(()),
-        Some(pid) => Err(format!("process {pid} runs")),
-    })
-    .await
 }
 
 async fn start() -> Result<()> {
@@ -219,7 +140,7 @@ async fn start_ours(name: &str) -> Result<()> {
 /// Whether there is a /dev/kvm that libvirtd can open and QEMU's user cannot.
 /// libvirt then takes its own probe of QEMU for outdated at every start of a
 /// guest, and repeats it ten times, which takes seconds.
-fn kvm_misleads() -> bool {
+pub(super) fn kvm_misleads() -> bool {
     let usable = |user: &str| {
         let mut test = command("setpriv");
         test.args(["--reuid", user, "--init-groups", "test", "-w", "/dev/kvm"]);

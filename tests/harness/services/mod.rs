@@ -3,8 +3,10 @@
 
 mod broker;
 mod libvirt;
+mod own_libvirt;
 mod wire;
 
 pub use broker::Broker;
-pub use libvirt::Libvirt;
+pub use libvirt::{Libvirt, SYSTEM};
+pub use own_libvirt::OwnLibvirt;
 pub use wire::Wire;

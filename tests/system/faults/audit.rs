@@ -25,9 +25,6 @@ use super::lane::{Lane, Wrong};
 
 /// How long what is swept afterwards may take to go.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Where libvirt keeps the memory of domains that are off.
-const SAVES: &str = "/var/lib/libvirt/qemu/save";
-
 /// What there may be and must be, each by its name.
 #[derive(Debug, Default)]
 struct Wanted {
@@ -56,6 +53,7 @@ impl Lane {
     }
 
     async fn look(&mut self) -> Result<Vec<Wrong>, Wrong> {
+        let saves = self.node.own().saves();
         let mut found = Vec::new();
         let mut wanted = Wanted::default();
         let mut shown = Vec::new();
@@ -64,7 +62,7 @@ impl Lane {
             shown.extend(listed.as_array().cloned().unwrap_or_default());
         }
         for instance in &shown {
-            self.wanted_of(instance, &mut wanted, &mut found).await?;
+            self.wanted_of(instance, &saves, &mut wanted, &mut found).await?;
         }
         let images = self.node.agent.state_dir().join("images");
         let listed = self.call("image.list", Value::Null).await?;
@@ -84,7 +82,7 @@ impl Lane {
         if host["operations"].as_u64().is_some_and(|live| live > 0) {
             found.push(format!("{} operations are not over", host["operations"]));
         }
-        self.compare(&wanted, &mut found).await?;
+        self.compare(&wanted, &saves, &mut found).await?;
         Ok(found)
     }
 
@@ -92,6 +90,7 @@ impl Lane {
     async fn wanted_of(
         &self,
         shown: &Value,
+        saves: &Path,
         wanted: &mut Wanted,
         found: &mut Vec<Wrong>,
     ) -> Result<(), Wrong> {
@@ -130,7 +129,7 @@ impl Lane {
             wanted.files.insert(socket);
         }
         let save = format!("ostler-{id}.save");
-        if state == "suspended" || (state == "error" && Path::new(SAVES).join(&save).exists()) {
+        if state == "suspended" || (state == "error" && saves.join(&save).exists()) {
             wanted.saves.insert(save);
         }
         let mut disks = vec!["disk.qcow2"];
@@ -152,11 +151,17 @@ impl Lane {
         Ok(())
     }
 
-    async fn compare(&self, wanted: &Wanted, found: &mut Vec<Wrong>) -> Result<(), Wrong> {
+    async fn compare(
+        &self,
+        wanted: &Wanted,
+        saves: &Path,
+        found: &mut Vec<Wrong>,
+    ) -> Result<(), Wrong> {
         let state = self.node.agent.state_dir();
         let run = self.node.agent.run_dir();
         let folders = [state.join("instances"), state.join("images"), run.clone()];
-        let looked = World::look(&folders.each_ref().map(PathBuf::as_path)).await;
+        let looked =
+            World::look_by(self.node.uri(), &folders.each_ref().map(PathBuf::as_path)).await;
         let world = looked.map_err(|error| error.to_string())?;
 
         let ours = |text: &str| self.ever.iter().find(|id| text.contains(id.as_str())).cloned();
@@ -173,7 +178,7 @@ impl Lane {
             found,
         );
         differ("tap", &on_bridge(&self.bridge), &wanted.taps, found);
-        let saves = names(Path::new(SAVES)).into_iter().filter(|name| ours(name).is_some());
+        let saves = names(saves).into_iter().filter(|name| ours(name).is_some());
         differ("saved memory", &saves.collect(), &wanted.saves, found);
 
         let mut wanted_files = wanted.files.clone();

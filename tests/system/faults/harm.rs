@@ -32,6 +32,10 @@ pub(super) enum Harm {
     ImageGone,
     /// The guest reads what it is told, and does not answer.
     GuestHangs,
+    /// libvirtd ends, and comes back.
+    LibvirtdGone,
+    /// libvirtd stands still: what is asked of it waits.
+    LibvirtdHangs,
     /// The agent's clock goes forward by a day, and back by two.
     ClockJumps,
     /// Somebody cancels the operation.
@@ -49,6 +53,8 @@ impl Harm {
             Self::BrokerGone => "broker gone",
             Self::ImageGone => "image file vanishes",
             Self::GuestHangs => "guest hangs",
+            Self::LibvirtdGone => "libvirtd gone",
+            Self::LibvirtdHangs => "libvirtd hangs",
             Self::ClockJumps => "clock jumps",
             Self::Cancel => "cancelled",
             Self::Delete => "deleted meanwhile",
@@ -60,6 +66,9 @@ impl Harm {
         let instance = matches!(scenario.about, About::Instance);
         match self {
             Self::DiskFull | Self::BrokerGone | Self::ClockJumps | Self::Cancel => true,
+            Self::LibvirtdGone | Self::LibvirtdHangs => {
+                instance || scenario.about == About::NewInstance
+            }
             Self::QemuDies | Self::GuestHangs => instance,
             Self::ImageGone | Self::Delete => instance || scenario.about == About::NewInstance,
         }
@@ -73,6 +82,8 @@ impl Harm {
             | Self::QemuDies
             | Self::BrokerGone
             | Self::ImageGone
+            | Self::LibvirtdGone
+            | Self::LibvirtdHangs
             | Self::ClockJumps
             | Self::Cancel
             | Self::Delete => true,
@@ -85,12 +96,16 @@ impl Harm {
             Self::QemuDies => Leave { fail: true, off: true },
             Self::DiskFull | Self::ImageGone | Self::GuestHangs => Leave { fail: true, off: false },
             Self::Cancel => Leave { fail: true, off: false },
-            Self::BrokerGone | Self::ClockJumps | Self::Delete => Leave { fail: false, off: false },
+            Self::BrokerGone
+            | Self::ClockJumps
+            | Self::Delete
+            | Self::LibvirtdGone
+            | Self::LibvirtdHangs => Leave { fail: false, off: false },
         }
     }
 
     /// Do it.
-    async fn apply(self, lane: &Lane, asked: &Asked) -> Result<Lifted, Wrong> {
+    async fn apply(self, lane: &mut Lane, asked: &Asked) -> Result<Lifted, Wrong> {
         match self {
             Self::DiskFull => fill(&lane.node.agent.state_dir()).map(Lifted::File),
             Self::QemuDies => {
@@ -115,6 +130,15 @@ impl Harm {
                     }
                 }
             }
+            Self::LibvirtdGone => {
+                lane.node.own().kill().await.map_err(|error| error.to_string())?;
+                Ok(Lifted::ByItself)
+            }
+            Self::LibvirtdHangs => {
+                let hung = lane.node.own().signal(Signal::SIGSTOP);
+                hung.map_err(|error| error.to_string())?;
+                Ok(Lifted::ByItself)
+            }
             Self::ClockJumps => {
                 set_clock(&lane.frailty()?.clock, "+1d");
                 Ok(Lifted::ByItself)
@@ -124,9 +148,16 @@ impl Harm {
     }
 
     /// Take it back.
-    fn lift(self, lane: &Lane, lifted: Lifted) -> Result<(), Wrong> {
+    async fn lift(self, lane: &mut Lane, lifted: Lifted) -> Result<(), Wrong> {
         match self {
             Self::BrokerGone => lane.frailty()?.wire.mend(),
+            Self::LibvirtdGone => {
+                lane.node.own().start_again().await.map_err(|error| error.to_string())?;
+            }
+            Self::LibvirtdHangs => {
+                let goes_on = lane.node.own().signal(Signal::SIGCONT);
+                goes_on.map_err(|error| error.to_string())?;
+            }
             Self::ClockJumps => set_clock(&lane.frailty()?.clock, "-1d"),
             Self::DiskFull
             | Self::QemuDies
@@ -175,6 +206,8 @@ impl Lane {
                 | Harm::BrokerGone
                 | Harm::ImageGone
                 | Harm::GuestHangs
+                | Harm::LibvirtdGone
+                | Harm::LibvirtdHangs
                 | Harm::ClockJumps => self.struck(harm, scenario, step).await,
             };
             self.note(harm.name(), scenario, step, came, tally).await;
@@ -222,7 +255,7 @@ impl Lane {
             Ok(operation) => self.minds(operation, &log, written).await,
             Err(error) => Err(error.to_string()),
         };
-        harm.lift(self, lifted).map_err(one)?;
+        harm.lift(self, lifted).await.map_err(one)?;
         minded.map_err(one)?;
         let operation = operation.map_err(|error| vec![error.to_string()])?;
         let over = self.over(&operation, scenario.patience()).await.map_err(one)?;

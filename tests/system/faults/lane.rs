@@ -78,7 +78,11 @@ pub(super) struct Asked {
 
 impl Lane {
     /// A lane with this setup of its node.
-    pub(super) async fn with(setup: Setup, frailty: Option<Frailty>) -> Self {
+    pub(super) async fn with(
+        setup: Setup,
+        state_size: Option<u64>,
+        frailty: Option<Frailty>,
+    ) -> Self {
         let folder = tempfile::Builder::new().prefix("ostler-bench-").tempdir().unwrap();
         let rules = folder.path().join("rules");
         let mut setup = setup;
@@ -89,7 +93,7 @@ impl Lane {
              [guest]\nshutdown_timeout = 1\nanswer_timeout = 1\n\
              [instances]\nreconcile_interval = 1\n",
         );
-        let mut node = Node::with(setup).await;
+        let mut node = Node::on_own_libvirt(setup, state_size).await;
         for (name, byte) in [("blank", BLANK), ("other", OTHER)] {
             let file = folder.path().join(name);
             make_image(&file, byte).await;
@@ -100,7 +104,7 @@ impl Lane {
         std::fs::write(folder.path().join("import"), node.agent.host().repeat(512)).unwrap();
         let networks = node.ask("network.list", Value::Null).await;
         let bridge = networks[0]["bridge"].as_str().unwrap().to_owned();
-        let world = ostler_tests::world::World::look(&[]).await.unwrap();
+        let world = ostler_tests::world::World::look_by(node.uri(), &[]).await.unwrap();
         let (ever, tables) = (Vec::new(), world.tables);
         Self { node, bridge, ever, tables, frailty, folder, held: None, serial: 0 }
     }

@@ -130,7 +130,7 @@ async fn work(lanes: Vec<Lane>, jobs: VecDeque<(Trial, Scenario)>, tally: &RefCe
 async fn sound(many: usize) -> Vec<Lane> {
     let mut lanes = Vec::new();
     for _ in 0..many {
-        lanes.push(Lane::with(Setup::default(), None).await);
+        lanes.push(Lane::with(Setup::default(), None, None).await);
     }
     lanes
 }
@@ -153,9 +153,9 @@ async fn frail(many: usize, broker: &Broker, state_size: Option<u64>) -> Vec<Lan
         let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         // Without the library there is nothing to preload, and no clock to set.
         let env = if has_faketime() { env } else { Vec::new() };
-        let setup = Setup { env, state_size, ..Setup::with_broker(&uri) };
+        let setup = Setup { env, ..Setup::with_broker(&uri) };
         let frailty = Frailty { wire, clock, _folder: folder };
-        lanes.push(Lane::with(setup, Some(frailty)).await);
+        lanes.push(Lane::with(setup, state_size, Some(frailty)).await);
     }
     lanes
 }
@@ -201,6 +201,8 @@ async fn faults_at_every_step_of_every_operation_leave_nothing_half_done() {
         Trial::Harmed(Harm::QemuDies),
         Trial::Harmed(Harm::ImageGone),
         Trial::Harmed(Harm::GuestHangs),
+        Trial::Harmed(Harm::LibvirtdGone),
+        Trial::Harmed(Harm::LibvirtdHangs),
     ];
     let mut lanes = sound(LANES).await;
     let plans = plans(&mut lanes[0]).await;

@@ -25,6 +25,7 @@ const GUEST: &str = "ls -l /dev/virtio-ports; ps -ef | grep -e ostler -e qemu-ga
 
 /// A running guest, gone when dropped.
 pub(super) struct Domain {
+    uri: String,
     pub(super) id: String,
     pub(super) system: System,
     pub(super) mode: Mode,
@@ -35,7 +36,7 @@ pub(super) struct Domain {
 
 impl Domain {
     /// Boot one; it has a root disk, an empty ext4 disk mounted on /mnt, two processors and a NIC.
-    pub(super) async fn boot(image: &GuestImage, system: System, mode: Mode) -> Self {
+    pub(super) async fn boot(uri: &str, image: &GuestImage, system: System, mode: Mode) -> Self {
         let place = Place::new("qga").unwrap();
         let root = place.join("root.qcow2");
         Run::new("qemu-img")
@@ -57,7 +58,7 @@ impl Domain {
         empty.set_len(system.memory_mib() << 20).unwrap();
         Run::new("mkswap").args([&swap]).stdout().await.unwrap();
         let xml = xml(&id, image, system, mode, &place);
-        let mut domain = Self::of(id, system, mode, place, &xml);
+        let mut domain = Self::of(uri, id, system, mode, place, &xml);
         domain.start().await.unwrap();
         domain.log_in(ROOT).await.unwrap();
         domain.ask("mount /dev/vdb /mnt").await.unwrap();
@@ -71,9 +72,16 @@ impl Domain {
     }
 
     /// One that is described by this and does not run yet.
-    pub(super) fn of(id: String, system: System, mode: Mode, place: Place, xml: &str) -> Self {
+    pub(super) fn of(
+        uri: &str,
+        id: String,
+        system: System,
+        mode: Mode,
+        place: Place,
+        xml: &str,
+    ) -> Self {
         place.write("domain.xml", xml).unwrap();
-        Self { id, system, mode, place, session: None }
+        Self { uri: uri.to_owned(), id, system, mode, place, session: None }
     }
 
     /// Have libvirt start it: at first, and after it has ended.
@@ -85,8 +93,6 @@ impl Domain {
 
     /// Run virsh on this guest: its first argument is the verb, the guest is put behind it. What it
     /// printed, or the last line of its complaint.
-    ///
-    /// Other tests stop libvirtd meanwhile, so one that cannot be reached is asked again.
     pub(super) async fn virsh(&self, args: &[&str]) -> Seen {
         let (verb, rest) = args.split_first().unwrap();
         let mut all = vec![*verb, self.id.as_str()];
@@ -96,30 +102,13 @@ impl Domain {
 
     /// The same without the guest in the arguments.
     pub(super) async fn virsh_bare(&self, args: &[&str]) -> Seen {
-        const AWAY: [&str; 6] = [
-            "failed to connect to the hypervisor",
-            "Failed to connect socket",
-            "Cannot recv data",
-            "Cannot write data",
-            "End of file while reading data",
-            // it has just come back and has not yet met the agent
-            "QEMU guest agent is not connected",
-        ];
-        // shorter than what waits for this, which then has the reason to tell
-        poll::until("libvirtd is there", SOON / 2, async || {
-            // not --quiet: that leaves out the ends of some lines
-            let run = Run::new("virsh").args(["-c", "qemu:///system"]).args(args);
-            let output = run.patience(SOON).output().await.map_err(|error| error.to_string())?;
-            if output.code == 0 {
-                return Ok(Ok(output.stdout.trim().to_owned()));
-            }
-            if AWAY.iter().any(|text| output.stderr.contains(text)) {
-                return Err(output.stderr);
-            }
-            Ok(Err(complaint(&output.stderr)))
-        })
-        .await
-        .unwrap_or_else(|error| Err(error.to_string()))
+        // not --quiet: that leaves out the ends of some lines
+        let run = Run::new("virsh").args(["-c", &self.uri]).args(args);
+        let output = run.patience(SOON).output().await.map_err(told)?;
+        if output.code == 0 {
+            return Ok(output.stdout.trim().to_owned());
+        }
+        Err(complaint(&output.stderr))
     }
 
     /// Send the agent a command through libvirt; what it returned.
@@ -165,7 +154,7 @@ impl Domain {
         match self.session.take() {
             Some(session) => session.logout().await.map_err(told),
             None => {
-                let pty = pty_of(&self.id, BOOT).await.map_err(told)?;
+                let pty = pty_of(&self.uri, &self.id, BOOT).await.map_err(told)?;
                 Console::open(&pty).map_err(told)
             }
         }
@@ -203,7 +192,7 @@ impl Domain {
 impl Drop for Domain {
     fn drop(&mut self) {
         let mut destroy = command("virsh");
-        destroy.args(["-q", "-c", "qemu:///system", "destroy", &self.id]);
+        destroy.args(["-q", "-c", &self.uri, "destroy", &self.id]);
         destroy.stderr(std::process::Stdio::null());
         let _gone = destroy.status();
     }

@@ -51,7 +51,7 @@ async fn initramfs(image: &GuestImage, place: &Place) -> std::path::PathBuf {
 #[tokio::test(flavor = "multi_thread")]
 async fn our_agent_serves_an_initramfs_from_before_its_port_is_there() {
     need_root!();
-    let _libvirt = Libvirt::ensure().await.unwrap();
+    let libvirt = Libvirt::ensure().await.unwrap();
     let image = GuestImage::bake().await.unwrap();
     let place = Place::new("early").unwrap();
     let initramfs = initramfs(&image, &place).await;
@@ -68,7 +68,7 @@ async fn our_agent_serves_an_initramfs_from_before_its_port_is_there() {
         initramfs.display(),
         image.cmdline(Mode::Ostler),
     );
-    let mut domain = Domain::of(id, System::Busybox, Mode::Ostler, place, &xml);
+    let mut domain = Domain::of(libvirt.uri(), id, System::Busybox, Mode::Ostler, place, &xml);
     domain.start().await.unwrap();
     domain.answers().await.unwrap();
 
