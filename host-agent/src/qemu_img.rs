@@ -94,11 +94,14 @@ pub(crate) struct Ran {
 
 impl Ran {
     /// Why it failed, in one line, for an operator.
+    ///
+    /// All it said: of a full disk it complains about what it cannot delete first.
     pub(crate) fn complaint(&self) -> String {
         let complaint = String::from_utf8_lossy(&self.complained);
-        let first = complaint.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        let said = if first.is_empty() { self.status.to_string() } else { first.to_owned() };
-        said.chars().take(300).collect()
+        let lines: Vec<&str> =
+            complaint.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let said = if lines.is_empty() { self.status.to_string() } else { lines.join("; ") };
+        said.chars().take(600).collect()
     }
 
     /// Whether the program was run at all: these are `prlimit`'s own exit codes, as a shell's.

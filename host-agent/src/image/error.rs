@@ -139,7 +139,7 @@ pub enum ImageError {
         path: PathBuf,
     },
     /// The file system is full, or would be; nothing was left behind.
-    #[error("no space left in {} (free some, or remove unused images)", path.display())]
+    #[error("no space left in {}", path.display())]
     NoSpace {
         /// The cache.
         path: PathBuf,

@@ -110,7 +110,7 @@ pub enum VolumeError {
         path: PathBuf,
     },
     /// The file system is full, or would be; nothing was left behind.
-    #[error("no space left for {} (free some, or remove unused images)", path.display())]
+    #[error("no space left for {}", path.display())]
     NoSpace {
         /// What did not fit.
         path: PathBuf,

@@ -23,7 +23,9 @@ pub(in crate::compute) enum StepError {
 }
 
 impl StepError {
-    pub(in crate::compute) fn failed(fault: Fault) -> Self {
+    /// It failed. There is always something to do next.
+    pub(in crate::compute) fn failed(mut fault: Fault) -> Self {
+        fault.data.next.get_or_insert_with(|| ANY.to_owned());
         Self::Failed(Box::new(fault))
     }
 }
@@ -39,7 +41,7 @@ impl From<hypervisor::Error> for StepError {
             | hypervisor::Error::GuestAgentUnavailable { .. }
             | hypervisor::Error::GuestAgentRefused { .. }
             | hypervisor::Error::Refused { .. }
-            | hypervisor::Error::Failed { .. } => Self::Failed(fault),
+            | hypervisor::Error::Failed { .. } => Self::failed(*fault),
         }
     }
 }
@@ -53,9 +55,13 @@ impl From<NetworkError> for StepError {
 
 impl From<VolumeError> for StepError {
     fn from(error: VolumeError) -> Self {
-        let reason = match error {
+        let (reason, next) = match error {
             VolumeError::Cancelled { .. } => return Self::Cancelled,
-            VolumeError::NoSpace { .. } => Reason::NoSpace,
+            VolumeError::NoSpace { .. } => (
+                Reason::NoSpace,
+                "free space where the instances are (ostler image list, ostler host show), and ask \
+                 again",
+            ),
             VolumeError::Base { .. }
             | VolumeError::BasePath { .. }
             | VolumeError::NotADisk { .. }
@@ -68,11 +74,22 @@ impl From<VolumeError> for StepError {
             | VolumeError::Unusable { .. }
             | VolumeError::Changed { .. }
             | VolumeError::QemuImg { .. }
-            | VolumeError::Io { .. } => Reason::VolumeFailed,
+            | VolumeError::Io { .. } => (
+                Reason::VolumeFailed,
+                "see to the file it names; what the instance was is kept: ask again",
+            ),
         };
-        Self::failed(Fault::of(reason, &error))
+        Self::failed(Fault::of(reason, &error).next(next))
     }
 }
+
+/// What to do where nothing better is known.
+const ANY: &str = "see the node's log (journalctl -u ostler-host-agent), mend it, and ask again";
+/// What to do about a guest whose agent does not answer.
+const NO_GUEST_AGENT: &str =
+    "wait for its agent: ostler guest report --wait; is one installed in the image?";
+/// What to do about one whose agent says no.
+const REFUSED: &str = "see the agent's log in the guest, and what its owner lets it do";
 
 /// The hypervisor's error in the caller's words.
 pub(in crate::compute) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
@@ -80,10 +97,13 @@ pub(in crate::compute) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
     match error {
         Error::Unreachable { .. } => Fault::of(Reason::HypervisorUnavailable, error)
             .next("see whether libvirtd runs: systemctl status libvirtd"),
-        Error::Timeout { .. } => Fault::of(Reason::TimedOut, error),
+        Error::Timeout { .. } => Fault::of(Reason::TimedOut, error)
+            .next("see what libvirtd and the instance's QEMU wait for, and ask again"),
         Error::Busy { .. } => Fault::of(Reason::Busy, error).next("ask again later"),
-        Error::GuestAgentUnavailable { .. } => Fault::of(Reason::GuestUnavailable, error),
-        Error::GuestAgentRefused { .. } => Fault::of(Reason::GuestFailed, error),
+        Error::GuestAgentUnavailable { .. } => {
+            Fault::of(Reason::GuestUnavailable, error).next(NO_GUEST_AGENT)
+        }
+        Error::GuestAgentRefused { .. } => Fault::of(Reason::GuestFailed, error).next(REFUSED),
         Error::NotFound { .. } | Error::Refused { .. } | Error::Failed { .. } => {
             Fault::of(Reason::HypervisorFailed, error)
                 .next("see libvirt's log and the instance's: ostler instance show")
@@ -94,10 +114,9 @@ pub(in crate::compute) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
 /// The guest's error in the caller's words.
 pub(in crate::compute) fn guest_fault(error: &guest::Error) -> Fault {
     if error.is_unavailable() {
-        Fault::of(Reason::GuestUnavailable, error)
-            .next("wait for its agent: ostler guest report --wait; is one installed in the image?")
+        Fault::of(Reason::GuestUnavailable, error).next(NO_GUEST_AGENT)
     } else {
-        Fault::of(Reason::GuestFailed, error)
+        Fault::of(Reason::GuestFailed, error).next(REFUSED)
     }
 }
 
