@@ -118,6 +118,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             domain.ours.as_ref().is_some_and(|ours| ours.node == self.settings.host.as_str())
         };
         let mut left = Vec::new();
+        let reported = self.registry.lock().orphans.clone();
         for domain in domains.iter().filter(ours) {
             let known = {
                 let registry = self.registry.lock();
@@ -136,10 +137,13 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             match seen_to {
                 Ok(true) => {}
                 Ok(false) => {
-                    tracing::warn!(
-                        domain = domain.name,
-                        "an orphan: a domain of this node that the journal does not know"
-                    );
+                    if !reported.contains(&domain.name) {
+                        tracing::warn!(
+                            domain = domain.name,
+                            next = "see what it is; instances.orphans says what becomes of it",
+                            "an orphan: a domain of this node that the journal does not know"
+                        );
+                    }
                     left.push(domain.name.clone());
                 }
                 Err(error) => {
