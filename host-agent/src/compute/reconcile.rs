@@ -227,12 +227,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     /// Delete what was soft-deleted long enough ago.
     async fn reclaim(self: &Arc<Self>) {
-        let Some(keep) = self.settings.reclaim_after else { return };
-        let before = Timestamp(Timestamp::now().0.saturating_sub(keep.as_millis() as u64));
+        let (keep, now) = (self.settings.reclaim_after, Timestamp::now());
         let over: Vec<InstanceId> = {
             let registry = self.registry.lock();
             let over = |i: &&InstanceRecord| {
-                i.vm_state == VmState::SoftDeleted && i.task_state.is_none() && i.updated < before
+                i.task_state.is_none() && i.reclaimed_at(keep).is_some_and(|at| at < now)
             };
             registry.instances.values().filter(over).map(|i| i.id).collect()
         };
