@@ -106,6 +106,8 @@ pub(crate) struct Operation {
     pub(crate) result: Option<Word<Outcome>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) deadline: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cancel_asked: Option<Timestamp>,
     pub(crate) revision: u64,
     pub(crate) accepted: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -91,6 +91,15 @@ impl World {
         life
     }
 
+    /// Until the hypervisor was asked for this.
+    async fn reached(&self, call: Call, id: InstanceId) {
+        let mut link = self.hypervisor.link();
+        while self.hypervisor.called(call, Some(id)) == 0 {
+            // Nothing changes on the link: this only gives the others their turn.
+            let _ = tokio::time::timeout(Duration::from_millis(5), link.changed()).await;
+        }
+    }
+
     /// What there is of an instance: domain, folder, tap.
     fn traces(&self, id: InstanceId) -> Vec<String> {
         let mut traces = Vec::new();
@@ -205,11 +214,7 @@ async fn what_a_crash_cuts_off_is_taken_up_again() {
         // The call never returns; the agent ends under it.
         let held = world.hypervisor.hold_next(call);
         let operation = life.submit(boot(id)).await.unwrap();
-        let mut link = world.hypervisor.link();
-        while world.hypervisor.called(call, Some(id)) == 0 {
-            // Nothing changes on the link: this only gives the others their turn.
-            let _ = tokio::time::timeout(Duration::from_millis(5), link.changed()).await;
-        }
+        world.reached(call, id).await;
         life.crash().await;
         drop(held);
         let life = world.live().await;
@@ -219,6 +224,106 @@ async fn what_a_crash_cuts_off_is_taken_up_again() {
         life.done(delete(id)).await;
         assert_eq!(world.traces(id), [""; 0], "{call:?}");
     }
+}
+
+#[tokio::test]
+async fn an_undo_that_a_crash_cuts_off_is_not_turned_forward_again() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    // Nothing of the undo is done yet when the agent ends.
+    world.hypervisor.fail_next(Call::Define, Failing::After, failed("define"));
+    let held = world.hypervisor.hold_next(Call::Undefine);
+    let operation = life.submit(boot(id)).await.unwrap();
+    world.reached(Call::Undefine, id).await;
+    life.crash().await;
+    drop(held);
+    let life = world.live().await;
+    let over = life.end_of(&operation).await;
+    assert_eq!(over.state, State::Undone, "{over:#?}");
+    assert_eq!(over.error.unwrap().data.reason, Reason::HypervisorFailed);
+    assert_eq!(world.hypervisor.called(Call::Start, Some(id)), 0);
+    assert_eq!(world.traces(id), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_cancellation_stands_whatever_becomes_of_the_agent() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    let held = world.hypervisor.hold_next(Call::Define);
+    let operation = life.submit(boot(id)).await.unwrap();
+    world.reached(Call::Define, id).await;
+    let asked = life.compute.cancel(operation.id).await.unwrap();
+    assert!(asked.cancel_asked.is_some() && !asked.state.is_over(), "{asked:#?}");
+    life.crash().await;
+    drop(held);
+    let life = world.live().await;
+    let over = life.end_of(&operation).await;
+    assert_eq!(over.state, State::Cancelled, "{over:#?}");
+    assert_eq!((over.cancel_asked, world.traces(id).len()), (asked.cancel_asked, 0));
+    assert_eq!(world.hypervisor.called(Call::Start, Some(id)), 0);
+}
+
+#[tokio::test]
+async fn what_a_restart_cut_off_after_the_plug_was_pulled_is_not_cancelled() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    life.done(boot(id)).await;
+    let held = world.hypervisor.hold_next(Call::Destroy);
+    let reboot = json!({"id": id, "manner": "hard"});
+    let operation =
+        life.submit(Command::Reboot(serde_json::from_value(reboot).unwrap())).await.unwrap();
+    world.reached(Call::Destroy, id).await;
+    life.compute.cancel(operation.id).await.unwrap();
+    life.crash().await;
+    drop(held);
+    // Whether it is off by now is not known; left so, it would stay off.
+    let life = world.live().await;
+    assert_eq!(life.end_of(&operation).await.state, State::Succeeded);
+    assert_eq!(life.status(id), Status::Active);
+}
+
+#[tokio::test]
+async fn after_a_restart_what_is_deleted_is_shown_as_it_is() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (soft, hard) = (InstanceId::random(), InstanceId::random());
+    for id in [soft, hard] {
+        life.done(boot(id)).await;
+    }
+    life.done(Command::Delete(serde_json::from_value(json!({"id": soft})).unwrap())).await;
+    life.done(delete(hard)).await;
+    life.crash().await;
+    let life = world.live().await;
+    let mut events = life.compute.events();
+    let power = |id| life.compute.instance(id).unwrap().power_state;
+    while power(soft) != PowerState::Shutdown {
+        tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
+    }
+    assert_eq!(power(hard), PowerState::None);
+    world.hypervisor.set_link(Link::Down);
+    while power(soft) != PowerState::Unknown {
+        tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
+    }
+    assert_eq!(power(hard), PowerState::None);
+}
+
+#[tokio::test]
+async fn a_soft_deleted_instance_says_when_it_goes() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    life.done(boot(id)).await;
+    let shown = |life: &Life| life.compute.instance(id).unwrap();
+    assert_eq!(shown(&life).reclaimed_at, None);
+    life.done(Command::Delete(serde_json::from_value(json!({"id": id})).unwrap())).await;
+    let deleted = shown(&life);
+    let week = Timestamp(deleted.updated.0 + 7 * 24 * 3600 * 1000);
+    assert_eq!(deleted.reclaimed_at, Some(week));
+    life.done(Command::Restore(id)).await;
+    assert_eq!(shown(&life).reclaimed_at, None);
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod image;
 mod inspect;
 mod libvirtd;
 mod lifecycle;
+mod load;
 mod network;
 mod node;
 mod operations;

@@ -98,6 +98,10 @@ impl Show for Instance {
         if let Some(fault) = &self.fault {
             rows.extend(fault_rows("fault", fault, &reason_word(fault.data.reason)));
         }
+        if let Some(at) = self.reclaimed_at {
+            let text = format!("{}: it can be restored until then", instant(at));
+            rows.push(("reclaimed at", Field::new(text, Mood::Moving)));
+        }
         rows.push(("created", Field::plain(instant(self.created))));
         rows.push(("updated", Field::plain(instant(self.updated))));
         fields(look, rows)

@@ -50,6 +50,9 @@ impl Show for Operation {
             let text = format!("not to be begun after {}", instant(deadline));
             rows.push(("deadline", Field::plain(text)));
         }
+        if let Some(asked) = self.cancel_asked {
+            rows.push(("cancel asked", Field::plain(instant(asked))));
+        }
         for (index, step) in self.steps.iter().enumerate() {
             let mood = match step.state {
                 Word::Known(StepState::Pending) | Word::Newer(_) => Mood::Neutral,

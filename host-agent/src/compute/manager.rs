@@ -167,7 +167,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     /// Take up the operations that a stop of the agent cut off, in their order. What a delete is
-    /// waiting behind is cancelled again: that it was is not written down.
+    /// waiting behind is cancelled again: that it was may not be written down.
     async fn take_up(self: &Arc<Self>, unfinished: Vec<OperationRecord>) {
         for record in unfinished {
             let subject = record.operation.subject.clone();
@@ -244,6 +244,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             error: None,
             result: None,
             deadline: context.deadline,
+            cancel_asked: None,
             revision: 1,
             accepted: now,
             started: None,
@@ -268,7 +269,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         Ok(operation)
     }
 
-    /// Ask an operation to stop.
+    /// Ask an operation to stop. That it was asked is on disk when this returns: a crash does not
+    /// make it go on.
     ///
     /// # Errors
     /// There is no such operation, or one of its kind cannot be stopped.
@@ -282,8 +284,15 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 .next("wait for it: ostler operation wait"));
         }
         tracing::info!(operation = %id, "cancel asked for");
-        live.cancel.cancel();
-        Ok(operation)
+        live.ask_to_stop();
+        // What is worked on is the worker's to write: this says only that it shall end.
+        let write = Write { operation: Some(live.record()), ..Write::default() };
+        if let Err(error) = self.journal.write(write).await {
+            // A full disk must not keep anybody from stopping what fills it.
+            tracing::warn!(operation = %id, %error, "a cancellation could not be written down");
+        }
+        self.tell_operation(&live);
+        Ok(live.operation())
     }
 
     pub(super) fn live(&self, id: OperationId) -> Option<Arc<LiveOperation>> {

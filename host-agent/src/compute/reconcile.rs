@@ -118,6 +118,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             domain.ours.as_ref().is_some_and(|ours| ours.node == self.settings.host.as_str())
         };
         let mut left = Vec::new();
+        let reported = self.registry.lock().orphans.clone();
         for domain in domains.iter().filter(ours) {
             let known = {
                 let registry = self.registry.lock();
@@ -136,10 +137,13 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             match seen_to {
                 Ok(true) => {}
                 Ok(false) => {
-                    tracing::warn!(
-                        domain = domain.name,
-                        "an orphan: a domain of this node that the journal does not know"
-                    );
+                    if !reported.contains(&domain.name) {
+                        tracing::warn!(
+                            domain = domain.name,
+                            next = "see what it is; instances.orphans says what becomes of it",
+                            "an orphan: a domain of this node that the journal does not know"
+                        );
+                    }
                     left.push(domain.name.clone());
                 }
                 Err(error) => {
@@ -223,12 +227,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     /// Delete what was soft-deleted long enough ago.
     async fn reclaim(self: &Arc<Self>) {
-        let Some(keep) = self.settings.reclaim_after else { return };
-        let before = Timestamp(Timestamp::now().0.saturating_sub(keep.as_millis() as u64));
+        let (keep, now) = (self.settings.reclaim_after, Timestamp::now());
         let over: Vec<InstanceId> = {
             let registry = self.registry.lock();
             let over = |i: &&InstanceRecord| {
-                i.vm_state == VmState::SoftDeleted && i.task_state.is_none() && i.updated < before
+                i.task_state.is_none() && i.reclaimed_at(keep).is_some_and(|at| at < now)
             };
             registry.instances.values().filter(over).map(|i| i.id).collect()
         };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ostler_protocol::rpc::instance::{PowerState, VmState, Word};
 use ostler_protocol::rpc::operation::{Operation, State, Subject};
@@ -61,6 +62,10 @@ pub(super) struct Volatile {
 
 impl LiveOperation {
     pub(super) fn new(record: OperationRecord, volatile: Volatile) -> Arc<Self> {
+        let cancel = CancellationToken::new();
+        if record.operation.cancel_asked.is_some() {
+            cancel.cancel();
+        }
         Arc::new(Self {
             id: record.operation.id,
             subject: record.operation.subject.clone(),
@@ -68,9 +73,18 @@ impl LiveOperation {
             was: record.was,
             resumed: record.operation.state != State::Queued,
             volatile,
-            cancel: CancellationToken::new(),
+            cancel,
             now: watch::Sender::new(record.operation),
         })
+    }
+
+    /// Ask it to stop. The next write to the journal has that.
+    pub(super) fn ask_to_stop(&self) {
+        self.now.send_modify(|o| {
+            o.cancel_asked.get_or_insert_with(Timestamp::now);
+            o.revision += 1;
+        });
+        self.cancel.cancel();
     }
 
     /// As it is now.
@@ -103,9 +117,15 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// What was last observed of an instance.
+    /// What was last observed of an instance. Of one that was deleted, its domain was seen to go:
+    /// nobody looks for that again.
     pub(super) fn observed(&self, id: InstanceId) -> Observed {
-        self.observed.get(&id).cloned().unwrap_or(Observed::UNKNOWN)
+        let mut seen = self.observed.get(&id).cloned().unwrap_or(Observed::UNKNOWN);
+        let deleted = self.instances.get(&id).is_some_and(|i| i.vm_state == VmState::Deleted);
+        if deleted && seen.power == PowerState::Unknown {
+            seen.power = PowerState::None;
+        }
+        seen
     }
 
     /// Change an instance's record, and have it as it is then; none if there is no such instance.
@@ -167,6 +187,14 @@ impl Registry {
 }
 
 impl InstanceRecord {
+    /// When a soft-deleted instance is deleted for good, if those are kept for so long; none if
+    /// nothing is about to do that.
+    pub(super) fn reclaimed_at(&self, keep: Option<Duration>) -> Option<Timestamp> {
+        let waits = self.vm_state == VmState::SoftDeleted && self.locked.is_none();
+        keep.filter(|_| waits)
+            .map(|keep| Timestamp(self.updated.0.saturating_add(keep.as_millis() as u64)))
+    }
+
     /// Whether the instance needs an image's bytes: as a disk's base, as kernel or ramdisk.
     pub(super) fn needs(&self, sha256: &Sha256) -> bool {
         let direct = |direct: &DirectBoot| {
@@ -235,6 +263,7 @@ mod tests {
             error: None,
             result: None,
             deadline: None,
+            cancel_asked: None,
             revision: 1,
             accepted: Timestamp(1),
             started: None,

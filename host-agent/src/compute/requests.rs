@@ -411,7 +411,7 @@ impl Registry {
     pub(super) fn cancel_pointless(&self, subject: &Subject) {
         if let Some(queue) = self.queues.get(subject) {
             let pointless = |o: &&Arc<LiveOperation>| can_cancel(o.now.borrow().kind);
-            queue.iter().filter(pointless).for_each(|o| o.cancel.cancel());
+            queue.iter().filter(pointless).for_each(|o| o.ask_to_stop());
         }
     }
 

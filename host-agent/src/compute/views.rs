@@ -151,6 +151,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             locked: record.locked.clone(),
             rescue_image: record.rescue.as_ref().map(|rescue| rescue.image.clone()),
             shelved_image: record.shelved.as_ref().map(|shelved| shelved.image.clone()),
+            reclaimed_at: record.reclaimed_at(self.settings.reclaim_after),
             resized_from: record.resized.as_ref().map(|resized| resized.from.clone()),
             drift: drift(record, &registry.observed(record.id)),
             ports: ports.collect(),

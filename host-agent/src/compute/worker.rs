@@ -6,8 +6,8 @@
 //!   running ─┴─> do ───────┴──> all done: succeeded  each step may be done twice, for its
 //!                │ failed, or cancelled              driver tells "made" from "already so"
 //!                v
-//!              undo, newest first ──> undone | cancelled
-//!                └ an undo failed ──> failed
+//!              undo, newest first ──> undone | cancelled   that it is undone, and why, is on
+//!                └ an undo failed ──> failed               disk before anything is
 //! ```
 //!
 //! What a step has committed is not undone: from there the operation goes on, and a crash in it is
@@ -182,8 +182,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let undoing =
             |s: &operation::Step| matches!(s.state, StepState::Failed | StepState::Undone);
         if before.steps.iter().any(undoing) {
-            let why = || interrupted("it had failed, and was being undone");
-            return End::Failed(before.error.unwrap_or_else(why));
+            return match (before.error, before.cancel_asked) {
+                (Some(fault), _) => End::Failed(fault),
+                (None, Some(_)) => End::Cancelled,
+                (None, None) => End::Failed(interrupted("it had failed, and was being undone")),
+            };
         }
         for (n, &step) in plan.iter().enumerate() {
             let before = operation.now.borrow().steps.get(n).map(|s| s.state);
@@ -195,7 +198,14 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 let _ = self.write_progress(operation).await;
                 return End::Suspended;
             }
-            let committed = too_late(&operation.change, &plan, &operation.now.borrow().steps);
+            let committed = {
+                let mut steps = operation.now.borrow().steps.clone();
+                // What a crash cut off may have been done.
+                if let Some(cut_off) = steps.get_mut(n).filter(|s| s.state == StepState::Running) {
+                    cut_off.state = StepState::Done;
+                }
+                too_late(&operation.change, &plan, &steps)
+            };
             if operation.cancel.is_cancelled() && !committed {
                 return End::Cancelled;
             }
@@ -285,13 +295,18 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let _ = link.wait_for(|link| *link == Link::Up).await;
     }
 
-    /// Undo the steps that were begun, newest first. `Err` means that the agent is stopping, and
-    /// will go on when it is back.
+    /// Undo the steps that were begun, newest first; before that, write down that they are undone,
+    /// so that a crash does not make the operation go forward again. `Err` means that the agent is
+    /// stopping, and will go on when it is back.
     async fn undo(&self, operation: &Arc<LiveOperation>, kind: Kind) -> Result<Undoing, ()> {
         let mut left = Vec::new();
         let plan = plan(&operation.change, operation.was);
         if !can_undo(&operation.change) || committed(&plan, &operation.now.borrow().steps) {
             return Ok(Undoing { whole: false, left });
+        }
+        if let Err(fault) = self.write_progress(operation).await {
+            // On a full disk: what is undone may be what fills it.
+            tracing::warn!(%fault, "that an operation is undone could not be written down");
         }
         for (n, &step) in plan.iter().enumerate().rev() {
             let state = operation.now.borrow().steps.get(n).map(|s| s.state);

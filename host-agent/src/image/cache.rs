@@ -27,8 +27,8 @@ use super::local::{self, Copy};
 use super::part::{Part, Written};
 use super::source::Kind;
 use super::{
-    Cached, ImageError, ImportSpec, Imported, Limits, Phase, Progress, Removed, Stored, Swept,
-    qemu_img, verify,
+    Cached, ImageError, ImportSpec, Imported, Limits, Phase, Progress, Removed, Source, Stored,
+    Swept, qemu_img, verify,
 };
 use crate::qcow2;
 use crate::threads::Threads;
@@ -42,6 +42,9 @@ const THREADS: usize = 4;
 
 /// An interrupted download nobody came back for is removed after this long.
 const KEEP_PARTS: Duration = Duration::from_secs(24 * 3600);
+
+/// The thread of an import that was dropped leaves its file within a chunk.
+const FORGET_PATIENCE: Duration = Duration::from_secs(5);
 
 type Lock = tokio::sync::Mutex<()>;
 
@@ -88,8 +91,8 @@ impl Cache {
 
     /// Bring an image into the cache, telling how far it is.
     ///
-    /// Dropping the future cancels the import; a download goes on from there when it is imported
-    /// again, on this boot of the node.
+    /// Dropping the future ends the import; a download goes on from there when it is imported
+    /// again, on this boot of the node, unless it is [forgotten](Self::forget).
     pub async fn import(
         &self,
         spec: &ImportSpec,
@@ -112,6 +115,16 @@ impl Cache {
             self.run("clear", &self.parts, move || part.discard()).await?;
         }
         imported
+    }
+
+    /// Drop what there is of an import that will not be resumed. Whoever imports the same source
+    /// now keeps it: it is theirs.
+    pub async fn forget(&self, source: &Source) -> Result<(), ImageError> {
+        let key = source.key();
+        let lock = tokio::time::timeout(FORGET_PATIENCE, self.lock(&key).lock_owned());
+        let Ok(lock) = lock.await else { return Ok(()) };
+        let part = Part::new(&self.parts, &key, lock);
+        self.run("clear", &self.parts, move || part.discard()).await
     }
 
     async fn bring(

@@ -447,6 +447,30 @@ async fn an_import_cancelled_or_given_up_is_resumed_by_the_next() {
 }
 
 #[tokio::test]
+async fn an_import_that_is_forgotten_leaves_no_part() {
+    let bench = bench().await;
+    // Sparse: it takes no space, and a while to read.
+    let path = bench.folder.path().join("large");
+    fs::File::create(&path).unwrap().set_len(48 << 20).unwrap();
+    let spec = spec(path.to_str().unwrap(), Format::Raw);
+    let (progress, mut seen) = watch::channel(Progress::default());
+    {
+        let import = bench.cache.import(&spec, &progress);
+        let begun = seen.wait_for(|now| now.received.0 > 0);
+        tokio::select! {
+            biased;
+            _ = begun => {}
+            ended = import => panic!("it was over before it could be left: {ended:?}"),
+        }
+    }
+    bench.cache.forget(&spec.source).await.unwrap();
+    bench.assert_clean().await;
+    // What nobody began is as good as forgotten, and it can be had after all.
+    bench.cache.forget(&spec.source).await.unwrap();
+    bench.import(&spec).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_file_that_changed_on_the_server_is_fetched_anew() {
     let old = noise(1 << 20);
     let new: Vec<u8> = old.iter().rev().copied().collect();

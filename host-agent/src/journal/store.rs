@@ -259,12 +259,15 @@ fn put(db: &Connection, write: Write) -> Result<(), Error> {
         let o = &record.operation;
         run(
             db,
-            "UPDATE operation SET state = ?2, finished = ?3, body = ?4 WHERE id = ?1",
+            // Writes of the worker and of whoever cancels may overtake each other.
+            "UPDATE operation SET state = ?2, finished = ?3, body = ?4 WHERE id = ?1 \
+             AND finished IS NULL AND json_extract(body, '$.revision') <= ?5",
             params![
                 o.id.to_string(),
                 state_word(o.state),
                 o.finished.map(|t| t.0 as i64),
-                text("operation", o)?
+                text("operation", o)?,
+                o.revision as i64
             ],
         )?;
     }

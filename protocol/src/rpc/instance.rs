@@ -638,6 +638,10 @@ pub struct Instance {
     /// The image it is shelved as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shelved_image: Option<Name>,
+    /// When it can no longer be restored and is deleted for good, while it is soft-deleted; absent
+    /// if the node keeps it, or a lock does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaimed_at: Option<Timestamp>,
     /// The size it had, while a resize waits to be confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resized_from: Option<Size>,

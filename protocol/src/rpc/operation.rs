@@ -220,6 +220,9 @@ pub struct Operation {
     /// Not to be begun after this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+    /// When somebody asked for it to stop. It stops unless it has come too far for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_asked: Option<Timestamp>,
     /// Grows with every change; give it to `operation.wait` to be told of the next one.
     pub revision: u64,
     /// When it was accepted.

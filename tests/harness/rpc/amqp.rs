@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
@@ -125,21 +126,59 @@ impl Amqp {
         Ok(Events { consumer, passed: VecDeque::new(), _channel: channel })
     }
 
-    pub(super) async fn send(&mut self, call: &Call) -> Result<Value, CallError> {
-        let id = Uuid::new_v4().to_string();
+    /// Send all of these at once, none waiting for another's answer; their outcomes, in the same
+    /// order.
+    ///
+    /// # Errors
+    /// The broker did not take one, or one was not answered within the patience of the first.
+    pub async fn send_all(
+        &mut self,
+        calls: &[Call],
+    ) -> Result<Vec<Result<Value, CallError>>, CallError> {
+        let Some(first) = calls.first() else { return Ok(Vec::new()) };
+        let until = Instant::now() + first.patience;
+        let ids: Vec<String> = calls.iter().map(|_| Uuid::new_v4().to_string()).collect();
+        let sent = calls.iter().zip(&ids).map(|(call, id)| self.publish(call, id));
+        timeout_at(until, try_join_all(sent)).await.map_err(|_| first.unanswered())??;
+        let mut outcomes: Vec<Option<Result<Value, CallError>>> =
+            calls.iter().map(|_| None).collect();
+        while let Some(missing) = outcomes.iter().position(Option::is_none) {
+            let delivery = timeout_at(until, self.replies.next())
+                .await
+                .map_err(|_| calls.get(missing).unwrap_or(first).unanswered())?
+                .ok_or_else(|| CallError::Lost("the broker closed the channel".to_owned()))?
+                .map_err(lost)?;
+            let answered = ids
+                .iter()
+                .zip(&mut outcomes)
+                .filter(|(_, known)| known.is_none())
+                .find_map(|(id, known)| Some((known, outcome(&delivery.data, id)?)));
+            if let Some((known, outcome)) = answered {
+                *known = Some(outcome);
+            }
+        }
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    /// Publish a call, to be answered with this id.
+    async fn publish(&self, call: &Call, id: &str) -> Result<(), CallError> {
         let key = call.key.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
         let mut properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_message_id(key.as_str().into())
-            .with_correlation_id(id.as_str().into())
+            .with_correlation_id(id.into())
             .with_reply_to("amq.rabbitmq.reply-to".into());
         if let Some(expiration) = call.expiration {
             properties =
                 properties.with_expiration(expiration.as_millis().to_string().as_str().into());
         }
+        self.publish_raw(call.body(id, None).to_string().as_bytes(), properties).await
+    }
+
+    pub(super) async fn send(&mut self, call: &Call) -> Result<Value, CallError> {
+        let id = Uuid::new_v4().to_string();
         let until = Instant::now() + call.patience;
-        let body = call.body(&id, None).to_string();
-        timeout_at(until, self.publish_raw(body.as_bytes(), properties))
+        timeout_at(until, self.publish(call, &id))
             .await
             .map_err(|_| call.unanswered())??;
         loop {

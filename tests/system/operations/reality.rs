@@ -66,7 +66,7 @@ async fn orphans_are_reported_adopted_or_removed_and_strangers_left_alone() {
     let id = node.boot("lost", Mode::Ostler).await;
     node.report(&id).await;
     let qemu = node.qemu(&id);
-    let stranger = Stranger::define().await;
+    let stranger = Stranger::define("").await;
 
     let lose = async |node: &mut Node, more: &str| {
         node.agent.stop().await.unwrap();
@@ -111,16 +111,51 @@ async fn orphans_are_reported_adopted_or_removed_and_strangers_left_alone() {
     assert!(domains.contains(&stranger.name), "{domains}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_that_cannot_be_read_is_told_of_once() {
+    need_root!();
+    let mut node = Node::start().await;
+    attentive(&mut node, "orphans = \"remove\"\n").await;
+    // In our name, and it does not say whose it is.
+    let torn = "<o:instance xmlns:o='urn:ostler:instance:1'><o:name>torn</o:name></o:instance>";
+    let stranger = Stranger::define(torn).await;
+    let told = virsh(&["domuuid", &stranger.name]).await.trim().to_owned();
+    let log = node.agent.log();
+    let lines = || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        text.lines().filter(|l| l.contains("cannot be read") && l.contains(&told)).count()
+    };
+    poll::until("it is told of", BOOT, async || match lines() {
+        0 => Err("nothing yet".to_owned()),
+        _ => Ok(()),
+    })
+    .await
+    .unwrap();
+
+    // What only a look at all domains finds shows that there was another.
+    let id = node.boot("looked-at", Mode::None).await;
+    for words in ["somebody", "somebody else"] {
+        virsh(&["desc", &format!("ostler-{id}"), "--config", words]).await;
+        node.until(&id, "drift", |i| i["drift"][0].is_string()).await;
+        node.becomes("instance.reboot", json!({"id": id, "manner": "hard"}), "ACTIVE").await;
+    }
+    assert_eq!(lines(), 1);
+    assert!(virsh(&["list", "--all", "--name"]).await.contains(&stranger.name));
+    node.delete(&id).await;
+}
+
 /// A domain that is not ours.
 struct Stranger {
     name: String,
 }
 
 impl Stranger {
-    async fn define() -> Self {
+    /// One with these metadata.
+    async fn define(metadata: &str) -> Self {
         let name = format!("stranger-{}", uuid::Uuid::new_v4().simple());
         let xml = format!(
-            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory>\
+            "<domain type='qemu'><name>{name}</name>\
+             <metadata>{metadata}</metadata><memory unit='MiB'>32</memory>\
              <vcpu>1</vcpu><os><type>hvm</type></os></domain>"
         );
         let file = std::env::temp_dir().join(format!("{name}.xml"));

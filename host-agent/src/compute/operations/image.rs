@@ -20,20 +20,13 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let Change::ImageImport { sha256, partial_source } = &operation.change else {
             return Err(missing(&operation.subject));
         };
-        let source = match (&operation.volatile.source, partial_source) {
-            (Some(whole), _) => whole.as_str(),
-            (None, false) => record.source.as_str(),
-            (None, true) => {
-                let text = "the agent was stopped, and does not keep the query of a URL";
-                return Err(StepError::failed(
-                    Fault::new(Reason::Interrupted, text).next("import it again"),
-                ));
-            }
-        };
-        let source: Source = source.parse().map_err(|error| {
-            let fault = Fault::of(Reason::InvalidParams, &error);
-            StepError::failed(fault.about("parameter source"))
-        })?;
+        if *partial_source && operation.volatile.source.is_none() {
+            let text = "the agent was stopped, and does not keep the query of a URL";
+            return Err(StepError::failed(
+                Fault::new(Reason::Interrupted, text).next("import it again"),
+            ));
+        }
+        let source = source_of(operation, &record)?;
         let spec = ImportSpec {
             name: record.name.clone(),
             source,
@@ -70,12 +63,17 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         Ok(())
     }
 
-    /// An import that failed has removed its own file; bytes another image shares stay.
+    /// An import that failed has removed its own file, or keeps it for whoever tries again; one
+    /// that was cancelled is not wanted. Bytes another image shares stay.
     pub(super) async fn drop_partial_image(
         &self,
         operation: &LiveOperation,
     ) -> Result<(), StepError> {
         let record = self.image_of(operation)?;
+        if operation.cancel.is_cancelled() {
+            let forgotten = self.node.images.forget(&source_of(operation, &record)?).await;
+            forgotten.map_err(|error| StepError::failed(image_fault(&error)))?;
+        }
         self.drop_file(&record).await
     }
 
@@ -106,4 +104,13 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let record = self.registry.lock().images.get(name).cloned();
         record.ok_or_else(|| missing(&operation.subject))
     }
+}
+
+/// Where an image is imported from, with the query of its URL where that is still known.
+fn source_of(operation: &LiveOperation, record: &ImageRecord) -> Result<Source, StepError> {
+    let source = operation.volatile.source.as_deref().unwrap_or(&record.source);
+    source.parse().map_err(|error| {
+        let fault = Fault::of(Reason::InvalidParams, &error);
+        StepError::failed(fault.about("parameter source"))
+    })
 }

@@ -22,6 +22,7 @@ use super::events;
 use super::ffi::{CloseNotice, EventSink, Subscriptions};
 use super::jobs::Outcomes;
 use super::lane::{Full, Lane, LaneHandle, Opener, Plan, Report};
+use super::mark::Illegible;
 use crate::hypervisor::event::EVENT_CAPACITY;
 use crate::hypervisor::{Error, HypervisorEvent, Link};
 
@@ -105,6 +106,7 @@ struct Inside {
     _events: Lane,
     turns: Turns,
     outcomes: Arc<Outcomes>,
+    illegible: Illegible,
     link: watch::Receiver<Link>,
     events: broadcast::Sender<HypervisorEvent>,
     /// Closes when the last thread of every lane has ended.
@@ -161,6 +163,7 @@ impl Libvirt {
             save: lanes("libvirt-save", 1, settings.save_threads)?,
             turns: Turns::default(),
             outcomes,
+            illegible: Illegible::default(),
             link: link_watch,
             events,
             ended: tokio::sync::Mutex::new(ended),
@@ -194,6 +197,11 @@ impl Libvirt {
     /// What is remembered of jobs.
     pub(super) fn outcomes(&self) -> &Arc<Outcomes> {
         &self.0.outcomes
+    }
+
+    /// The domains whose mark could not be read.
+    pub(super) fn illegible(&self) -> &Illegible {
+        &self.0.illegible
     }
 
     /// Whether a call about the domain is on a thread now, waited for or not.

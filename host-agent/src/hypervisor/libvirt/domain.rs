@@ -1,6 +1,7 @@
 //! The trait's methods as libvirt calls. Each is one trip to a lane's thread, with as few calls
 //! in it as it takes: what counts is the time from a boot's acceptance to the running guest.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use ostler_protocol::rpc::values::InstanceId;
@@ -13,10 +14,11 @@ use virt::sys;
 use super::connection::{Libvirt, Traffic};
 use super::error::{from_libvirt, from_xml, is_unsupported, is_wrong_state};
 use super::jobs::SAVE;
+use super::mark::Mark;
 use super::{events, ffi, probe, xml};
 use crate::hypervisor::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor, Link,
-    Metadata, PowerState, RESTORE, RebootMode, ShutdownMode, VirtChoice, VirtSetting,
+    PowerState, RESTORE, RebootMode, ShutdownMode, VirtChoice, VirtSetting,
 };
 
 /// A query needs no job of the domain's; it is late when libvirtd is.
@@ -231,12 +233,19 @@ impl Hypervisor for Libvirt {
 
     async fn list(&self) -> Result<Vec<DomainRecord>, Error> {
         const STEP: &str = "list";
-        self.call(Traffic::List, None, STEP, LIST, |connect| {
+        let look = self.call(Traffic::List, None, STEP, LIST, |connect| {
             let domains =
                 connect.list_all_domains(0).map_err(|error| from_libvirt(STEP, None, &error))?;
-            domains.iter().filter_map(|domain| record(STEP, domain).transpose()).collect()
-        })
-        .await
+            let mut illegible = HashMap::new();
+            let records = domains
+                .iter()
+                .filter_map(|domain| record(STEP, domain, &mut illegible).transpose())
+                .collect::<Result<_, _>>()?;
+            Ok((records, illegible))
+        });
+        let (records, illegible) = look.await?;
+        self.illegible().found(illegible);
+        Ok(records)
     }
 
     async fn guest_command(
@@ -348,7 +357,11 @@ fn changed(
 }
 
 /// One domain of the list; none if it went while it was looked at.
-fn record(step: &'static str, domain: &Domain) -> Result<Option<DomainRecord>, Error> {
+fn record(
+    step: &'static str,
+    domain: &Domain,
+    illegible: &mut HashMap<InstanceId, String>,
+) -> Result<Option<DomainRecord>, Error> {
     // both are in the handle: nobody is asked
     let told = |error| from_libvirt(step, None, &error);
     let id = InstanceId(domain.uuid().map_err(told)?);
@@ -361,30 +374,16 @@ fn record(step: &'static str, domain: &Domain) -> Result<Option<DomainRecord>, E
             PowerState::Unknown
         }
     };
-    match metadata(domain, id) {
-        Ok(ours) => Ok(Some(DomainRecord { id, name, power, ours })),
-        Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN => Ok(None),
+    let ours = match Mark::of(domain, id) {
+        Ok(Mark::Read(metadata)) => Some(metadata),
+        Ok(Mark::Absent) => None,
+        Ok(Mark::Illegible(why)) => {
+            illegible.insert(id, why);
+            None
+        }
+        Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN => return Ok(None),
         // "not ours" would be an answer; this is none
-        Err(error) => Err(told(error)),
-    }
-}
-
-/// Our metadata, if it is there, can be read and is about this domain.
-fn metadata(domain: &Domain, id: InstanceId) -> Result<Option<Metadata>, VirtError> {
-    let kind = sys::VIR_DOMAIN_METADATA_ELEMENT as i32;
-    match domain.metadata(kind, Some(xml::metadata::NAMESPACE), 0) {
-        Ok(element) => match xml::metadata::read(&element) {
-            Ok(metadata) if metadata.id == id => Ok(Some(metadata)),
-            Ok(other) => {
-                tracing::warn!(domain = %id, says = %other.id, "metadata of another instance");
-                Ok(None)
-            }
-            Err(error) => {
-                tracing::warn!(domain = %id, %error, "metadata in our name cannot be read");
-                Ok(None)
-            }
-        },
-        Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_METADATA => Ok(None),
-        Err(error) => Err(error),
-    }
+        Err(error) => return Err(told(error)),
+    };
+    Ok(Some(DomainRecord { id, name, power, ours }))
 }

@@ -29,6 +29,7 @@ mod ffi;
 mod inspect;
 mod jobs;
 mod lane;
+mod mark;
 mod probe;
 mod stats;
 pub mod xml;
