@@ -1,18 +1,22 @@
-//! One session with one broker: what it delivers is taken, in order, and answered.
+//! One session with one broker: what it delivers is taken and answered.
 //!
 //! ```text
 //!   delivery ── probe ──────────────────────────────────────────> acknowledged
 //!            ├─ cannot be read ──> dead letter confirmed, told ─> acknowledged
 //!            ├─ read ─────────────────────────────────────────── acknowledged ──> answered
-//!            └─ change ──> in the journal, or refused ──> answer confirmed ─────> acknowledged
+//!            └─ change, in its turn ──> in the journal, or refused
+//!                                          └─> answer confirmed ─> acknowledged
 //! ```
+//!
+//! Changes are taken in the order they came, each once the one before is on disk. Reads do not wait
+//! for them: a burst of changes must not make the node look dead.
 //!
 //! What was delivered and not acknowledged when a session ends goes back to the queue; whatever of
 //! it was done already is known by its key. So a change is never acknowledged on a guess, and no
 //! change under way is abandoned with the session: it runs in a task of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -24,7 +28,7 @@ use ostler_protocol::rpc::amqp::{BODY_LIMIT, host_queue};
 use ostler_protocol::rpc::envelope::Response;
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::values::IdempotencyKey;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,7 +42,7 @@ use crate::rpc::service::{Asked, Service};
 
 /// Deliveries under way at a time. Few: each may be as large as the broker allows, and all of
 /// them count as delivered once more whenever a session ends.
-const PREFETCH: u16 = 16;
+const PREFETCH: u16 = 32;
 /// Long polls under way at a time; more are refused as `busy`.
 const WAITS: usize = 512;
 /// Answers on their way at a time; more are dropped, and asked for again.
@@ -62,8 +66,15 @@ pub(super) struct Session<H: Hypervisor, N> {
     replies: Arc<Semaphore>,
     /// When something was last delivered.
     heard: watch::Sender<Instant>,
-    /// Whether a delivery is being taken just now.
-    at_work: AtomicBool,
+    /// Deliveries that are being taken just now, changes that wait for their turn included.
+    underway: AtomicUsize,
+}
+
+/// A change that waits for its turn.
+struct Waiting {
+    asked: Asked,
+    acker: Acker,
+    reply: Reply,
 }
 
 impl<H: Hypervisor, N: Network> Session<H, N> {
@@ -97,7 +108,7 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
             waits: Arc::new(Semaphore::new(WAITS)),
             replies: Arc::new(Semaphore::new(REPLIES)),
             heard: watch::Sender::new(Instant::now()),
-            at_work: AtomicBool::new(false),
+            underway: AtomicUsize::new(0),
         })
     }
 
@@ -149,6 +160,29 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
     }
 
     async fn consume(&self, stop: &CancellationToken) -> Ended {
+        let (turns, mut waiting) = mpsc::channel(usize::from(PREFETCH));
+        let changes = async {
+            while let Some(change) = waiting.recv().await {
+                // What is left goes back to the queue, for the agent's next start.
+                if !stop.is_cancelled() {
+                    self.change(change, stop).await?;
+                }
+                self.underway.fetch_sub(1, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        match tokio::try_join!(self.deliveries(turns, stop), changes) {
+            Ok(((), ())) => Ended::Shutdown,
+            Err(ended) => ended,
+        }
+    }
+
+    /// Take what is delivered until the agent stops.
+    async fn deliveries(
+        &self,
+        turns: mpsc::Sender<Waiting>,
+        stop: &CancellationToken,
+    ) -> Result<(), Ended> {
         let mut consumer = self.consumer.clone();
         loop {
             let delivery = tokio::select! {
@@ -157,21 +191,21 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
                     let options = BasicCancelOptions::default();
                     let cancelling = self.channel.basic_cancel(consumer.tag(), options);
                     let _ = tokio::time::timeout(PARTING, cancelling).await;
-                    return Ended::Shutdown;
+                    return Ok(());
                 }
                 delivery = consumer.next() => delivery,
             };
-            match delivery {
-                None => return Ended::Cancelled,
-                Some(Err(source)) => return Ended::of("consume", source),
-                Some(Ok(delivery)) => {
-                    self.heard.send_replace(Instant::now());
-                    self.at_work.store(true, Ordering::Relaxed);
-                    let taken = self.take(delivery, stop).await;
-                    self.at_work.store(false, Ordering::Relaxed);
-                    if let Err(ended) = taken {
-                        return ended;
-                    }
+            let delivery = match delivery {
+                None => return Err(Ended::Cancelled),
+                Some(delivery) => delivery.map_err(amqp("consume"))?,
+            };
+            self.heard.send_replace(Instant::now());
+            self.underway.fetch_add(1, Ordering::Relaxed);
+            match self.take(delivery).await? {
+                // No more are delivered than have a place.
+                Some(change) => turns.send(change).await.map_err(|_| Ended::Broken)?,
+                None => {
+                    self.underway.fetch_sub(1, Ordering::Relaxed);
                 }
             }
         }
@@ -198,20 +232,22 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
                 }
             }
             let came = heard.wait_for(|at| *at >= asked);
-            // While a delivery is being taken, the next ones wait: that is no fault of the broker.
+            // While deliveries are being taken, the next ones wait: that is no fault of the broker.
             let deaf = tokio::time::timeout(PROBE_PATIENCE, came).await.is_err()
-                && !self.at_work.load(Ordering::Relaxed);
+                && self.underway.load(Ordering::Relaxed) == 0;
             if deaf {
                 return Ended::Deaf;
             }
         }
     }
 
-    /// Take one delivery. What is wrong with it is its sender's to know, not an error here.
-    async fn take(&self, delivery: Delivery, stop: &CancellationToken) -> Result<(), Ended> {
+    /// Take one delivery, but for a change, which has to wait for its turn. What is wrong with it is
+    /// its sender's to know, not an error here.
+    async fn take(&self, delivery: Delivery) -> Result<Option<Waiting>, Ended> {
         let Delivery { acker, properties, data, .. } = delivery;
         if properties.kind().as_ref().is_some_and(|kind| kind.as_str() == PROBE_KIND) {
-            return ack(&acker).await;
+            ack(&acker).await?;
+            return Ok(None);
         }
         let reply = Reply::of(&properties);
         let asked = match self.read(&data, &properties) {
@@ -224,7 +260,7 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
                 } else {
                     self.answer(Some(acker), reply, *refused);
                 }
-                return Ok(());
+                return Ok(None);
             }
         };
         // What was copied out of it is all that is needed, and it may be large.
@@ -233,23 +269,23 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
             let text = "a change over AMQP needs an idempotency key: it may be delivered twice";
             let fault = Fault::new(Reason::InvalidRequest, text).next("set message_id");
             self.answer(Some(acker), reply, Response::new(asked.id(), Err(fault)));
-            return Ok(());
+            return Ok(None);
         }
         if asked.is_change() {
-            return self.change(asked, acker, reply, stop).await;
+            return Ok(Some(Waiting { asked, acker, reply }));
         }
         ack(&acker).await?;
         if !asked.may_wait() {
             if let Some(response) = self.service.answer(asked).await {
                 self.answer(None, reply, response);
             }
-            return Ok(());
+            return Ok(None);
         }
         let Ok(place) = Arc::clone(&self.waits).try_acquire_owned() else {
             let text = "busy: too many requests are waiting on this node";
             let fault = Fault::new(Reason::Busy, text).next("ask again later");
             self.answer(None, reply, Response::new(asked.id(), Err(fault)));
-            return Ok(());
+            return Ok(None);
         };
         let (service, outbox) = (self.service.clone(), Arc::clone(&self.outbox));
         self.tasks.spawn(async move {
@@ -259,7 +295,7 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
             }
             drop(place);
         });
-        Ok(())
+        Ok(None)
     }
 
     /// Read a request, or say what is wrong with it.
@@ -283,13 +319,8 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
     }
 
     /// Take a change: it is in the journal, or refused, when this returns.
-    async fn change(
-        &self,
-        asked: Asked,
-        acker: Acker,
-        reply: Reply,
-        stop: &CancellationToken,
-    ) -> Result<(), Ended> {
+    async fn change(&self, change: Waiting, stop: &CancellationToken) -> Result<(), Ended> {
+        let Waiting { asked, acker, reply } = change;
         let service = self.service.clone();
         // In a task of its own: were it dropped with the session, between the journal and the
         // work, the work would wait for the next start.
