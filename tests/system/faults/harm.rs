@@ -259,8 +259,18 @@ impl Lane {
         minded.map_err(one)?;
         let operation = operation.map_err(|error| vec![error.to_string()])?;
         let over = self.over(&operation, scenario.patience()).await.map_err(one)?;
-        if harm == Harm::BrokerGone {
-            self.linked().await.map_err(one)?;
+        match harm {
+            Harm::BrokerGone => self.linked("broker").await.map_err(one)?,
+            // The operation may have had no need of it.
+            Harm::LibvirtdGone => self.linked("hypervisor").await.map_err(one)?,
+            Harm::DiskFull
+            | Harm::QemuDies
+            | Harm::ImageGone
+            | Harm::GuestHangs
+            | Harm::LibvirtdHangs
+            | Harm::ClockJumps
+            | Harm::Cancel
+            | Harm::Delete => {}
         }
         self.judge(scenario, &asked, &over, harm.leave()).await
     }
@@ -363,13 +373,13 @@ impl Lane {
         Ok((asked, operation))
     }
 
-    /// Wait until the broker is reached again.
-    async fn linked(&mut self) -> Result<(), Wrong> {
+    /// Wait until the node reaches this again: its `broker` or its `hypervisor`.
+    async fn linked(&mut self, what: &str) -> Result<(), Wrong> {
         let client = &mut self.node.client;
-        let linked = poll::until("the broker is reached again", super::AFRESH, async || {
+        let linked = poll::until("it is reached again", super::AFRESH, async || {
             let host = client.call("host.show", Value::Null).await;
             let host = host.map_err(|error| error.to_string())?;
-            if host["broker"] == "up" { Ok(()) } else { Err(host["broker"].to_string()) }
+            if host[what] == "up" { Ok(()) } else { Err(format!("{what}: {}", host[what])) }
         });
         linked.await.map_err(|error| error.to_string())
     }

@@ -90,7 +90,7 @@ impl Lane {
         setup.more.push_str(
             // Of the common configuration's last table, [admission]: a small disk is all there is.
             "disk_reserve = 0\n\
-             [guest]\nshutdown_timeout = 1\nanswer_timeout = 1\n\
+             [guest]\nshutdown_timeout = 1\nanswer_timeout = 3\n\
              [instances]\nreconcile_interval = 1\n",
         );
         let mut node = Node::on_own_libvirt(setup, state_size).await;
