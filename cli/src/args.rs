@@ -27,7 +27,7 @@ Exit codes:
   3    refused by the node; the reason is a word such as not_found or conflict
   4    the node or the broker cannot be reached
   5    timed out waiting; an accepted operation goes on
-  130  interrupted; an accepted operation goes on
+  130  interrupted; an accepted operation, or a program in a guest, goes on
 
 `guest exec` exits as the program did: its code, 128 and the signal that ended it, or 124 if it
 was ended for its --timeout; and 5 if its end is not known. What went wrong before or beside the

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::operation::State;
-use ostler_protocol::rpc::values::{IdempotencyKey, OperationId};
+use ostler_protocol::rpc::values::{IdempotencyKey, InstanceId, OperationId};
 use serde::Serialize;
 
 use crate::password::PasswordError;
@@ -91,6 +91,19 @@ pub(crate) struct Pending {
     pub(crate) change: Option<IdempotencyKey>,
     /// Accepted operations, which go on.
     pub(crate) operations: Vec<OperationId>,
+    /// A program that runs on in a guest.
+    pub(crate) program: Option<Program>,
+}
+
+/// A program in a guest that nobody follows any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// Where it runs.
+    pub(crate) instance: InstanceId,
+    /// Its process id there.
+    pub(crate) pid: i64,
+    /// The key it was asked for under.
+    pub(crate) key: IdempotencyKey,
 }
 
 /// What went wrong, and what it left open.
@@ -122,12 +135,12 @@ impl Cause {
 
     /// This cause, with a change of unknown fate.
     pub(crate) fn leaving_change(self, key: IdempotencyKey) -> Failure {
-        Failure { cause: self, pending: Pending { change: Some(key), operations: Vec::new() } }
+        Failure { cause: self, pending: Pending { change: Some(key), ..Pending::default() } }
     }
 
     /// This cause, with an operation that goes on.
     pub(crate) fn leaving_operation(self, id: OperationId) -> Failure {
-        Failure { cause: self, pending: Pending { change: None, operations: vec![id] } }
+        Failure { cause: self, pending: Pending { operations: vec![id], ..Pending::default() } }
     }
 
     /// The exit code, as documented in `--help`.
@@ -289,6 +302,12 @@ impl Failure {
             operations.push(*id);
             next.push(format!(
                 "operation {id} goes on: ostler operation wait {id}, or cancel {id}"
+            ));
+        }
+        if let Some(Program { instance, pid, key }) = &self.pending.program {
+            next.push(format!(
+                "the program goes on in the guest: the same command with --key {key} follows it \
+                 again; ostler guest exec {instance} -- kill {pid} ends it"
             ));
         }
         Explanation {

@@ -117,8 +117,9 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     });
     let service = Service::new(Arc::clone(&compute), broker.subscribe());
     let mut doors = tokio::task::JoinSet::new();
-    doors.spawn(listener.serve(service.clone(), shutdown.clone()));
     let telling = CancellationToken::new();
+    // Who asks while it stops is told that, and can see how what is under way goes.
+    doors.spawn(listener.serve(service.clone(), telling.clone()));
     if !settings.broker.is_empty() {
         let stopping = amqp::Stopping { taking: shutdown.clone(), telling: telling.clone() };
         doors.spawn(amqp::serve(

@@ -441,3 +441,70 @@ async fn a_guest_that_does_not_comply_is_forced_off_in_time() {
     assert_eq!(life.status(id), Status::Shutoff);
     assert_eq!(world.hypervisor.called(Call::Destroy, Some(id)), 1);
 }
+
+#[tokio::test]
+async fn a_cancelled_stop_tells_what_cannot_be_taken_back() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    life.done(boot(id)).await;
+    world.hypervisor.set_ignores_shutdown(id, true);
+    let stop = |manner: &str| {
+        let stop = json!({"id": id, "manner": manner, "timeout": 60_000});
+        Command::Stop(serde_json::from_value(stop).unwrap())
+    };
+    let operation = life.submit(stop("soft")).await.unwrap();
+    world.reached(Call::Shutdown, id).await;
+    life.compute.cancel(operation.id).await.unwrap();
+    let over = life.end_of(&operation).await;
+    let told = over.error.unwrap();
+    assert_eq!((over.state, life.status(id)), (State::Cancelled, Status::Active));
+    assert!(told.message.contains("asked to shut down already"), "{told:#?}");
+    assert!(told.data.next.unwrap().contains("instance show"));
+
+    // libvirt does not answer, and may do it yet.
+    let held = world.hypervisor.hold_next(Call::Destroy);
+    let operation = life.submit(stop("hard")).await.unwrap();
+    world.reached(Call::Destroy, id).await;
+    life.compute.cancel(operation.id).await.unwrap();
+    let over = life.end_of(&operation).await;
+    let told = over.error.unwrap();
+    assert_eq!((over.state, life.status(id)), (State::Cancelled, Status::Active));
+    assert!(told.message.contains("libvirt was told to switch it off"), "{told:#?}");
+    drop(held);
+
+    // It does: then it is off, whatever was asked for meanwhile.
+    let _held = world.hypervisor.hold_next(Call::Destroy);
+    let operation = life.submit(stop("hard")).await.unwrap();
+    while world.hypervisor.called(Call::Destroy, Some(id)) < 2 {
+        world.reached(Call::Destroy, id).await;
+        tokio::task::yield_now().await;
+    }
+    world.hypervisor.set_power(id, PowerState::Shutdown, PowerReason::Destroyed);
+    life.compute.cancel(operation.id).await.unwrap();
+    let over = life.end_of(&operation).await;
+    assert_eq!((over.state, life.status(id)), (State::Succeeded, Status::Shutoff), "{over:#?}");
+}
+
+#[tokio::test]
+async fn an_image_with_two_names_loses_one_while_an_instance_runs_on_it() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let source = world.path().join("disk.raw");
+    let import = json!({"name": "twin", "source": source, "format": "raw"});
+    life.done(Command::ImageImport(serde_json::from_value(import).unwrap())).await;
+    let files = || {
+        let entries = std::fs::read_dir(world.path().join("images")).unwrap();
+        entries.filter(|entry| entry.as_ref().unwrap().file_name() != "parts").count()
+    };
+    let id = InstanceId::random();
+    life.done(boot(id)).await;
+    let remove = |name: &str| Command::ImageRemove(name.parse().unwrap());
+    life.done(remove("disk")).await;
+    assert_eq!(files(), 1);
+    let refused = life.submit(remove("twin")).await.unwrap_err();
+    assert_eq!(refused.data.reason, Reason::InUse, "{refused}");
+    life.done(delete(id)).await;
+    life.done(remove("twin")).await;
+    assert_eq!(files(), 0);
+}

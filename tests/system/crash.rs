@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use ostler_tests::agent::Setup;
 use ostler_tests::guest_image::{Mode, ROOT};
 use ostler_tests::poll;
 use serde_json::{Value, json};
 
+use crate::drain::{Rule, said};
 use crate::node::{Node, gone, need_root, virsh};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,4 +134,28 @@ async fn a_password_whose_word_a_crash_lost_is_told_to_be_interrupted() {
     }
     assert!(!std::fs::read_to_string(node.agent.log()).unwrap().contains("hunter2"));
     node.delete(&id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_outlives_the_agent_it_was_told_to() {
+    need_root!();
+    let (rule, setup) = Rule::of(Setup::default(), "before|instance.boot|start domain|hold");
+    let mut node = Node::with(setup).await;
+    let lan = node.network.clone();
+    let params = node.boot_params("unwanted", Mode::None, &[&lan]).await;
+    let id = params["id"].as_str().unwrap().to_owned();
+    let operation = node.ask("instance.boot", params).await;
+    said(&node, "a fault that was asked for").await;
+    let asked = node.ask("operation.cancel", json!({"id": operation["id"]})).await;
+    assert!(asked["cancel_asked"].is_u64() && asked["state"] == "running", "{asked:#}");
+    node.agent.kill().await.unwrap();
+    assert!(virsh(&["list", "--all", "--name"]).await.contains(&id), "it had come so far");
+    rule.lift();
+    node.agent.launch().unwrap();
+    node.agent.ready().await.unwrap();
+    node.reconnect().await;
+    let over = node.end_of(&operation).await;
+    assert_eq!(over["state"], "cancelled", "{over:#}");
+    assert_eq!(over["cancel_asked"], asked["cancel_asked"]);
+    node.nothing_left(&id).await;
 }

@@ -1,10 +1,15 @@
 //! Importing images: from a path and a URL, and what is refused of them.
 
+use std::time::Duration;
+
+use ostler_tests::agent::Setup;
+use ostler_tests::poll;
 use ostler_tests::process::Run;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::drain::Rule;
 use crate::node::{Node, need_root};
 
 /// Serve these bytes over HTTP on the loopback address, whatever is asked for; the URL.
@@ -88,4 +93,60 @@ async fn an_image_that_reads_another_file_is_refused() {
     let cached = std::fs::read_dir(node.agent.state_dir().join("images")).unwrap().flatten();
     let disks = cached.filter(|e| e.file_name().to_string_lossy().ends_with(".qcow2")).count();
     assert_eq!(disks, 0, "only kernel and ramdisk are there");
+}
+
+/// Serve the beginning of an image of 1 MiB over HTTP, and never the rest; the URL.
+async fn dribble() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/image", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut hanging = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let _read = stream.read(&mut request).await;
+            let head = "HTTP/1.1 200 OK\r\nETag: \"v1\"\r\nContent-Length: 1048576\r\n\r\n";
+            let _sent = stream.write_all(head.as_bytes()).await;
+            let _sent = stream.write_all(&[7; 64 << 10]).await;
+            hanging.push(stream);
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_import_leaves_no_part_also_after_a_crash() {
+    need_root!();
+    let (rule, setup) = Rule::of(Setup::default(), "undo-before|image.import|*|kill");
+    let mut node = Node::with(setup).await;
+    let url = dribble().await;
+    let folder = node.agent.state_dir().join("images/parts");
+    let parts = || -> Vec<_> {
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    };
+    // The first is cut off by a crash before its part is removed; a query is not written down.
+    for source in [format!("{url}?sig=hush"), url.clone()] {
+        let import = json!({"name": "half", "source": source, "format": "raw"});
+        let operation = node.ask("image.import", import).await;
+        poll::until("a part and its note are there", Duration::from_secs(60), async || {
+            if parts().len() == 2 { Ok(()) } else { Err(format!("{:?}", parts())) }
+        })
+        .await
+        .unwrap();
+        let crashes = source.contains('?');
+        let asked = node.client.call("operation.cancel", json!({"id": operation["id"]})).await;
+        if crashes {
+            let _killed = node.agent.ended(Duration::from_secs(30)).await.unwrap();
+            drop(asked);
+            assert_eq!(parts().len(), 2, "the crash came first: {:?}", parts());
+            rule.lift();
+            node.agent.launch().unwrap();
+            node.agent.ready().await.unwrap();
+            node.reconnect().await;
+        }
+        let over = node.end_of(&operation).await;
+        assert_eq!(over["state"], "cancelled", "{over:#}");
+        assert!(parts().is_empty(), "left of {source}: {:?}", parts());
+    }
+    let images = node.ask("image.list", Value::Null).await;
+    assert!(!images.to_string().contains("half"), "{images:#}");
 }

@@ -132,6 +132,23 @@ async fn the_guest_is_asked_to_stop_and_forced_when_it_does_not() {
     let session = node.login(&deaf, ROOT).await;
     let mut session = session;
     session.run("killall acpid").await.unwrap();
+    // Who cancels that hears that it was asked, and cannot be asked to forget it.
+    let stop = node.ask("instance.stop", json!({"id": deaf, "timeout": 120_000})).await;
+    let client = &mut node.client;
+    poll::until("the guest was asked", BOOT, async || {
+        let now = client.call("operation.get", json!({"id": stop["id"]})).await;
+        let now = now.map_err(|error| error.to_string())?;
+        if now["steps"][0]["progress"].is_object() { Ok(()) } else { Err(now.to_string()) }
+    })
+    .await
+    .unwrap();
+    node.ask("operation.cancel", json!({"id": stop["id"]})).await;
+    let over = node.end_of(&stop).await;
+    let told = over["error"]["message"].as_str().unwrap();
+    assert_eq!(over["state"], "cancelled", "{over:#}");
+    assert!(told.contains("asked to shut down already"), "{told}");
+    assert_eq!(node.show(&deaf).await["status"], "ACTIVE");
+
     let over = node.done("instance.stop", json!({"id": deaf, "timeout": 2000})).await;
     assert_eq!(over["steps"][1]["state"], "done");
     let shown = node.show(&deaf).await;

@@ -15,6 +15,7 @@ mod broker_chaos;
 mod broker_limits;
 mod console;
 mod crash;
+mod drain;
 mod faults;
 mod guest_work;
 mod guests;

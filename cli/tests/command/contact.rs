@@ -1,9 +1,10 @@
 //! Losing contact: what is sent again, what is told, and what is bounded.
 
 use ostler_protocol::rpc::fault::Reason;
+use serde_json::json;
 
 use crate::node::{Act, INSTANCE, Node, OPERATION, instance, operation, refuse};
-use crate::{Running, assert_exit, command, run, stderr, stdout};
+use crate::{Running, assert_exit, command, run, run_with_input, stderr, stdout};
 
 const STEPS: [&str; 3] = ["running", "pending", "pending"];
 
@@ -125,6 +126,52 @@ fn an_interrupted_change_tells_its_key() {
     let (output, text) = running.end();
     assert_exit(&output, 130);
     assert!(text.contains("--key k8"), "{text}");
+}
+
+#[test]
+fn an_interrupted_program_is_told_to_go_on_and_how_to_end_it() {
+    let exec = "5b0e6dc5-98b8-4b3a-8a4e-9f1c9b8a4a11";
+    let (asked, waiting) = std::sync::mpsc::channel();
+    let node = Node::new(move |request, _| match request.method.as_str() {
+        "host.ping" => Act::Reply(
+            json!({"host": "n", "version": "1", "protocol": 1, "protocol_oldest": 1, "time": 1}),
+        ),
+        "guest.exec" => Act::Reply(json!({"exec": exec, "pid": 4711})),
+        "guest.exec_wait" => {
+            asked.send(()).unwrap();
+            Act::Silence
+        }
+        _ => Act::Reply(instance(INSTANCE, "web")),
+    });
+    let line = ["guest", "exec", "-n", INSTANCE, "--key", "k9", "--", "sleep", "600"];
+    let running = Running::start(&node, &line);
+    waiting.recv().unwrap();
+    running.interrupt();
+    let (output, text) = running.end();
+    assert_exit(&output, 130);
+    for told in ["goes on in the guest", "--key k9", "-- kill 4711"] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+}
+
+#[test]
+fn a_guest_that_leaves_a_piece_unanswered_is_asked_again() {
+    let node = Node::new(|request, number| match (request.method.as_str(), number) {
+        ("guest.file_write", 1) => refuse(Reason::GuestUnavailable, "not for now"),
+        ("guest.file_write", _) => Act::Reply(json!({"written": 1})),
+        _ => Act::Reply(instance(INSTANCE, "web")),
+    });
+    let place = format!("{INSTANCE}:/root/file");
+    let output = run_with_input(&node, &["guest", "push", "-", &place], &"x".repeat(600 << 10));
+    assert_exit(&output, 0);
+    let offsets: Vec<_> =
+        node.requests().iter().map(|r| r.params.as_ref().unwrap()["offset"].clone()).collect();
+    assert_eq!(offsets, [json!(0), json!(512 << 10), json!(512 << 10)]);
+
+    // Who never answered is not waited for.
+    let node = Node::new(|_, _| refuse(Reason::GuestUnavailable, "no agent"));
+    assert_exit(&run_with_input(&node, &["guest", "push", "-", &place], "x"), 3);
+    assert_eq!(node.methods(), ["guest.file_write"]);
 }
 
 #[test]

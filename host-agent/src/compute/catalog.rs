@@ -103,7 +103,9 @@ impl Registry {
                 .about(subject.to_string())
                 .next("see ostler image list"));
         }
-        let users = self.users_of(&name);
+        // What is made from it does as well with another name of the same file.
+        let users =
+            if self.is_shared(&name) { self.shelved_as(&name) } else { self.users_of(&name) };
         if users > 0 {
             return Err(Fault::new(
                 Reason::InUse,
@@ -126,9 +128,6 @@ impl Registry {
     /// shelved as.
     pub(super) fn users_of(&self, name: &Name) -> usize {
         let sha256 = self.images.get(name).and_then(|image| image.sha256.clone());
-        let shelved = |i: &InstanceRecord| {
-            i.vm_state != VmState::Deleted && i.shelved.as_ref().is_some_and(|s| s.image == *name)
-        };
         let coming = |i: &InstanceRecord| {
             let under_way = |o: &Arc<LiveOperation>| o.subject == Subject::Instance(i.id);
             let targets = self.live.values().filter(|o| under_way(o));
@@ -137,7 +136,23 @@ impl Registry {
                 .as_ref()
                 .is_some_and(|sha256| i.needs(sha256) || targets.any(|target| target.needs(sha256)))
         };
-        self.instances.values().filter(|i| shelved(i) || coming(i)).count()
+        self.instances.values().filter(|i| is_shelved_as(i, name) || coming(i)).count()
+    }
+
+    /// How many instances need an image by its name.
+    fn shelved_as(&self, name: &Name) -> usize {
+        self.instances.values().filter(|i| is_shelved_as(i, name)).count()
+    }
+
+    /// Whether an image's file has another name, which nobody is removing.
+    fn is_shared(&self, name: &Name) -> bool {
+        let Some(image) = self.images.get(name) else { return false };
+        image.sha256.is_some()
+            && self.images.values().any(|other| {
+                other.name != *name
+                    && (&other.sha256, other.format) == (&image.sha256, image.format)
+                    && self.idle(&Subject::Image(other.name.clone())).is_ok()
+            })
     }
 
     pub(super) fn ensure_network(
@@ -178,6 +193,11 @@ impl Registry {
             write: Write::default(),
         })
     }
+}
+
+fn is_shelved_as(instance: &InstanceRecord, name: &Name) -> bool {
+    instance.vm_state != VmState::Deleted
+        && instance.shelved.as_ref().is_some_and(|shelved| shelved.image == *name)
 }
 
 /// A source is an absolute path or an http(s) URL without credentials in it.

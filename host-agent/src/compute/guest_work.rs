@@ -62,6 +62,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let id = wait.id;
         // also of an instance that is off: that is how its programs ended
         self.exists(id)?;
+        self.is_here_to_stay()?;
         let limit = wait.timeout.map_or(WAIT, |ms| Duration::from_millis(ms.into())).min(WAIT_MAX);
         let from = [wait.stdout_from, wait.stderr_from];
         let now = self.node.guests.exec_wait(id, wait.exec, limit, from).await;
@@ -129,6 +130,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// The guests, if this one exists and runs.
     fn guest_of(&self, id: InstanceId) -> Result<&Guests<H>, Fault> {
         self.exists(id)?;
+        self.is_here_to_stay()?;
         let (state, next) = match self.registry.lock().observed(id).power {
             // what is not known may run: asking will tell
             PowerState::Running | PowerState::Unknown => return Ok(&self.node.guests),
@@ -141,6 +143,18 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         Err(Fault::new(Reason::Conflict, format!("conflict: instance {id} {state}"))
             .about(format!("instance {id}"))
             .next(next))
+    }
+
+    /// What lives in the agent's memory is not begun or asked for while that is about to go.
+    ///
+    /// # Errors
+    /// The agent is stopping.
+    pub(super) fn is_here_to_stay(&self) -> Result<(), Fault> {
+        if self.shutdown.is_cancelled() {
+            return Err(Fault::new(Reason::Draining, "the agent is stopping")
+                .next("ask again when it is back"));
+        }
+        Ok(())
     }
 }
 

@@ -152,9 +152,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// `console.open`
     ///
     /// # Errors
-    /// There is no such instance, or too many sessions.
+    /// There is no such instance, or too many sessions; the agent is stopping.
     pub fn console_open(&self, inspection: &Inspection<H>, open: &Open) -> Result<Opened, Fault> {
         self.exists(open.id)?;
+        self.is_here_to_stay()?;
         let opened = inspection.consoles.open(open.id);
         opened.map_err(|error| console_fault(&error).about(subject(open.id)))
     }

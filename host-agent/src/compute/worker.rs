@@ -115,11 +115,16 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             },
             End::Cancelled => match self.undo(operation, kind).await {
                 Err(()) => return,
-                Ok(Undoing { left, .. }) => {
-                    let fault = Fault::new(Reason::Cancelled, "cancelled on request");
-                    let state = if left.is_empty() { State::Cancelled } else { State::Failed };
-                    (state, Some(with_left(fault, left)))
-                }
+                Ok(Undoing { left, .. }) => match self.cancelled(operation).await {
+                    Ok(()) => {
+                        done_all_the_same(operation);
+                        (State::Succeeded, None)
+                    }
+                    Err(fault) => {
+                        let state = if left.is_empty() { State::Cancelled } else { State::Failed };
+                        (state, Some(with_left(fault, left)))
+                    }
+                },
             },
         };
         match (&error, state) {
@@ -470,6 +475,15 @@ struct Undoing {
 async fn left_behind(operation: &LiveOperation) {
     operation.cancel.cancelled().await;
     tokio::time::sleep(CANCEL_PATIENCE).await;
+}
+
+/// The steps of an operation that came to its end though somebody cancelled it: those that were
+/// begun, and no other was needed.
+fn done_all_the_same(operation: &LiveOperation) {
+    operation.now.send_modify(|o| {
+        o.steps.retain(|step| step.state != StepState::Pending);
+        o.steps.iter_mut().for_each(|step| step.state = StepState::Done);
+    });
 }
 
 fn interrupted(what: &str) -> Fault {

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use ostler_protocol::rpc::image::Format;
-use ostler_protocol::rpc::values::{Bytes, Sha256};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tracing::info;
 
@@ -127,6 +127,19 @@ impl Cache {
         self.run("clear", &self.parts, move || part.discard()).await
     }
 
+    /// The same for an import from before the agent started, whose source is not known whole any
+    /// more: what can still be resumed says which image it is for.
+    pub async fn forget_image(&self, image: &Name) -> Result<(), ImageError> {
+        for key in self.keys().await? {
+            let Ok(lock) = self.lock(&key).try_lock_owned() else { continue };
+            let part = Part::new(&self.parts, &key, lock);
+            let image = image.clone();
+            let forget = move || if part.is_for(&image) { part.discard() } else { Ok(()) };
+            self.run("clear", &self.parts, forget).await?;
+        }
+        Ok(())
+    }
+
     async fn bring(
         &self,
         spec: &ImportSpec,
@@ -170,8 +183,8 @@ impl Cache {
                 local::copy(&self.writers, copy, progress).await
             }
             Kind::Remote(url) => {
-                let threads = &self.writers;
-                Fetch { url, part, cap, limits, threads, progress }.run().await
+                let (image, threads) = (&spec.name, &self.writers);
+                Fetch { image, url, part, cap, limits, threads, progress }.run().await
             }
         }
     }
@@ -280,19 +293,8 @@ impl Cache {
     /// Clear away what interrupted imports left and cannot be, or was not, resumed.
     /// Imports under way are not touched.
     pub async fn sweep(&self) -> Result<Swept, ImageError> {
-        let parts = self.parts.clone();
-        let keys = move || {
-            let mut keys = Vec::new();
-            for entry in fs::read_dir(parts)? {
-                let path = entry?.path();
-                keys.extend(path.file_stem().and_then(OsStr::to_str).map(str::to_owned));
-            }
-            keys.sort();
-            keys.dedup();
-            Ok(keys)
-        };
         let mut swept = Swept::default();
-        for key in self.run("list", &self.parts, keys).await? {
+        for key in self.keys().await? {
             let Ok(lock) = self.lock(&key).try_lock_owned() else { continue };
             let part = Part::new(&self.parts, &key, lock);
             let sweep = move || {
@@ -311,6 +313,22 @@ impl Cache {
             }
         }
         Ok(swept)
+    }
+
+    /// The keys of what is on its way, or was.
+    async fn keys(&self) -> Result<Vec<String>, ImageError> {
+        let parts = self.parts.clone();
+        let keys = move || {
+            let mut keys = Vec::new();
+            for entry in fs::read_dir(parts)? {
+                let path = entry?.path();
+                keys.extend(path.file_stem().and_then(OsStr::to_str).map(str::to_owned));
+            }
+            keys.sort();
+            keys.dedup();
+            Ok(keys)
+        };
+        self.run("list", &self.parts, keys).await
     }
 
     pub(super) fn lock(&self, key: &str) -> Arc<Lock> {

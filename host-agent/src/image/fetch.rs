@@ -7,7 +7,7 @@
 use std::io;
 use std::time::Duration;
 
-use ostler_protocol::rpc::values::Bytes;
+use ostler_protocol::rpc::values::{Bytes, Name};
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED,
     RANGE,
@@ -25,6 +25,7 @@ use crate::threads::Threads;
 
 /// What to fetch and how.
 pub(super) struct Fetch<'a> {
+    pub(super) image: &'a Name,
     pub(super) url: &'a Url,
     pub(super) part: &'a Part,
     pub(super) cap: Bytes,
@@ -80,7 +81,7 @@ impl Fetch<'_> {
         self.check_room(&body)?;
         if body.start == Start::Anew {
             let validator = validator(body.response.headers());
-            self.part.begin(validator).map_err(writing(self.part))?;
+            self.part.begin(validator, self.image).map_err(writing(self.part))?;
         }
         self.receive(body).await
     }

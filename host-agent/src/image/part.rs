@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ostler_protocol::rpc::values::{Bytes, Sha256};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use tokio::sync::{OwnedMutexGuard, mpsc};
@@ -55,6 +55,9 @@ struct Note {
     boot: String,
     /// A strong entity tag or a date, as the server gave it.
     validator: String,
+    /// The image it was to become: the key cannot be made again where the URL is not known whole.
+    #[serde(default)]
+    image: Option<Name>,
 }
 
 /// A download that can go on.
@@ -77,18 +80,27 @@ impl Part {
         remove_if_there(&self.data)
     }
 
-    /// Note what the bytes about to be written are of.
-    pub(super) fn begin(&self, validator: Option<String>) -> io::Result<()> {
+    /// Note what the bytes about to be written are of, and for which image.
+    pub(super) fn begin(&self, validator: Option<String>, image: &Name) -> io::Result<()> {
         self.discard()?;
         let Some(validator) = validator else { return Ok(()) };
-        let note = Note { boot: boot_id()?, validator };
+        let note = Note { boot: boot_id()?, validator, image: Some(image.clone()) };
         fs::write(&self.note, serde_json::to_vec(&note)?)
+    }
+
+    /// Whether it is noted to be for this image.
+    pub(super) fn is_for(&self, image: &Name) -> bool {
+        self.noted().is_some_and(|note| note.image.as_ref() == Some(image))
+    }
+
+    fn noted(&self) -> Option<Note> {
+        serde_json::from_slice(&fs::read(&self.note).ok()?).ok()
     }
 
     /// What is there to go on with; nothing, if in doubt.
     pub(super) fn resumable(&self) -> Option<Resumable> {
         let have = fs::symlink_metadata(&self.data).ok().filter(|meta| meta.is_file())?.len();
-        let note: Note = serde_json::from_slice(&fs::read(&self.note).ok()?).ok()?;
+        let note = self.noted()?;
         let same_boot = boot_id().is_ok_and(|boot| boot == note.boot);
         (have > 0 && same_boot).then_some(Resumable { have, validator: note.validator })
     }

@@ -447,6 +447,29 @@ async fn an_import_cancelled_or_given_up_is_resumed_by_the_next() {
 }
 
 #[tokio::test]
+async fn what_another_run_of_the_agent_left_is_forgotten_by_the_images_name() {
+    let server =
+        Server::start(|_, _| Reply { after: After::Hang, ..ok(1 << 20, TAG, &[7; 500_000]) }).await;
+    let bench = bench().await;
+    for name in ["mine", "other"] {
+        let url = format!("{}?for={name}", server.url);
+        let spec = ImportSpec { name: name.parse().unwrap(), ..spec(&url, Format::Raw) };
+        let (progress, mut seen) = watch::channel(Progress::default());
+        tokio::select! {
+            _ = bench.cache.import(&spec, &progress) => panic!("it cannot end"),
+            half = seen.wait_for(|progress| progress.received == Bytes(500_000)) => drop(half),
+        }
+        drop(bench.cache.lock(&spec.source.key()).lock_owned().await);
+    }
+    assert_eq!(bench.parts(), 4, "two parts, each with its note");
+    let cache = Cache::open(&bench.folder.path().join("cache"), limits()).await.unwrap();
+    cache.forget_image(&"mine".parse().unwrap()).await.unwrap();
+    assert_eq!(bench.parts(), 2);
+    cache.forget_image(&"other".parse().unwrap()).await.unwrap();
+    bench.assert_clean().await;
+}
+
+#[tokio::test]
 async fn an_import_that_is_forgotten_leaves_no_part() {
     let bench = bench().await;
     // Sparse: it takes no space, and a while to read.

@@ -1,6 +1,7 @@
 //! Instances that are put away, and come back: shelved, offloaded, soft-deleted.
 
 use ostler_tests::agent::Setup;
+use ostler_tests::cli::Cli;
 use ostler_tests::guest_image::Mode;
 use serde_json::{Value, json};
 
@@ -60,7 +61,23 @@ async fn a_soft_delete_can_be_taken_back_until_it_is_reclaimed() {
     assert_eq!(deleted[0]["id"], id);
     let (reason, text) = node.refused("instance.start", json!({"id": id})).await;
     assert_eq!((reason.as_str(), text.contains("restore")), ("conflict", true), "{text}");
-    node.becomes("instance.restore", json!({"id": id}), "ACTIVE").await;
+    // Until when, it says; and after a crash of the agent, too, that it is off.
+    let week = shown["updated"].as_u64().unwrap() + 7 * 24 * 3600 * 1000;
+    assert_eq!(shown["reclaimed_at"], week, "{shown:#}");
+    let cli = Cli::on(&node.agent).unwrap();
+    let told = cli.text(&["instance", "show", &id]).await.unwrap();
+    assert!(told.to_lowercase().contains("reclaimed at"), "{told}");
+    node.agent.kill().await.unwrap();
+    node.agent.launch().unwrap();
+    node.agent.ready().await.unwrap();
+    node.reconnect().await;
+    let again = node.until(&id, "seen to be off", |i| i["power_state"] == "shutdown").await;
+    assert_eq!(again["reclaimed_at"], week, "{again:#}");
+
+    let back = node.becomes("instance.restore", json!({"id": id}), "ACTIVE").await;
+    assert_eq!(back["reclaimed_at"], Value::Null, "{back:#}");
+    let told = cli.text(&["instance", "show", &id]).await.unwrap();
+    assert!(!told.to_lowercase().contains("reclaimed at"), "{told}");
     assert_eq!(node.shell(&id, "cat /root/mark").await, "mine");
 
     // One that was off comes back off.

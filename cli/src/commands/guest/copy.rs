@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ostler_protocol::rpc::fault::Reason;
 use ostler_protocol::rpc::guest::work::{Data, FileRead, FileWrite, PIECE_MAX};
 use ostler_protocol::rpc::method::{GuestFileRead, GuestFileWrite};
 use ostler_protocol::rpc::values::Bytes;
@@ -29,6 +30,12 @@ const MAX_SIZE: &str = "16G";
 const EMPTY_MOST: u32 = 16;
 /// How much longer than usual a piece may take: `chmod` is run with the first.
 const LONGER: Duration = Duration::from_secs(30);
+
+/// How often a piece is asked for that a guest leaves unanswered, once it has answered for one: a
+/// guest with much to do may keep its agent waiting for longer than libvirt waits for that.
+const TRIES: u32 = 6;
+/// How long it is left alone between two.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A file to copy into a guest.
 #[derive(Args)]
@@ -91,7 +98,9 @@ impl PushArgs {
                 truncate: first,
                 mode: self.mode.filter(|_| first),
             };
-            session.client.act::<GuestFileWrite>(&write, None, LONGER).await?;
+            let client = &mut session.client;
+            again(offset, async || client.act::<GuestFileWrite>(&write, None, LONGER).await)
+                .await?;
             offset += bytes;
             bar.set_position(offset);
             if bytes < PIECE_MAX as u64 {
@@ -116,7 +125,10 @@ impl PullArgs {
         loop {
             let path = self.place.path.clone();
             let read = FileRead { id, path, offset, count: PIECE_MAX as u32 };
-            let piece = session.client.call_patiently::<GuestFileRead>(&read, LONGER).await?;
+            let client = &mut session.client;
+            let piece =
+                again(offset, async || client.call_patiently::<GuestFileRead>(&read, LONGER).await)
+                    .await?;
             let bytes = piece.data.0.len() as u64;
             if bytes > PIECE_MAX as u64 || offset.saturating_add(bytes) > self.max_size.0 {
                 let text = format!("the file is larger than {}: see --max-size", self.max_size);
@@ -141,6 +153,26 @@ impl PullArgs {
                 let sentence = format!("{} are in {name}", Bytes(offset));
                 session.output.sentence(&Copied { bytes: offset }, &sentence)
             }
+        }
+    }
+}
+
+/// Have a piece copied, and again if the guest does not answer for it: twice is the same as once.
+/// Who has not answered for the `first` byte of a file may never do so, and is not waited for.
+async fn again<T>(
+    first: u64,
+    mut copy: impl AsyncFnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut tries = 1;
+    loop {
+        match copy().await {
+            Err(Failure { cause: Cause::Refused(fault), .. })
+                if fault.data.reason == Reason::GuestUnavailable && first > 0 && tries < TRIES =>
+            {
+                tokio::time::sleep(PAUSE).await;
+                tries += 1;
+            }
+            copied => return copied,
         }
     }
 }

@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::InstanceRef;
 use crate::args::Format;
 use crate::commands::Session;
-use crate::failure::{Cause, Failure};
+use crate::failure::{Cause, Failure, Program};
 use crate::output::{clean, note, write_out};
 
 /// How long the node holds one question.
@@ -89,7 +89,14 @@ impl ExecArgs {
             agent: (node.started != Timestamp::default()).then_some(node.started),
         };
         let key = self.key.unwrap_or_else(IdempotencyKey::random);
-        let started = session.client.act::<GuestExec>(&request, Some(&key), Duration::ZERO).await?;
+        let started = session.client.act::<GuestExec>(&request, Some(&key), Duration::ZERO).await;
+        let started = started.map_err(|failure| {
+            if matches!(failure.cause, Cause::Interrupted) {
+                failure.cause.leaving_change(key.clone())
+            } else {
+                failure
+            }
+        })?;
         let format = session.output.format();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut sizes = [0_u64; 2];
@@ -101,7 +108,11 @@ impl ExecArgs {
                 stdout_from: sizes[0],
                 stderr_from: sizes[1],
             };
-            let now = session.client.call_patiently::<GuestExecWait>(&wait, POLL).await?;
+            let now = session.client.call_patiently::<GuestExecWait>(&wait, POLL).await;
+            let now = now.map_err(|failure| {
+                let program = Program { instance: id, pid: started.pid, key: key.clone() };
+                left(failure, program)
+            })?;
             match format {
                 Format::Table => {
                     write_out(&now.stdout.0)?;
@@ -144,6 +155,15 @@ impl ExecArgs {
             }
         }
     }
+}
+
+/// What an operator is left with who does not hear of the program any more.
+fn left(mut failure: Failure, program: Program) -> Failure {
+    // What the node answered is about the program: it knows of none, or is about to forget it.
+    if !matches!(failure.cause, Cause::Refused(_)) {
+        failure.pending.program = Some(program);
+    }
+    failure
 }
 
 fn exit(last: &Execution) -> u8 {

@@ -71,7 +71,13 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     ) -> Result<(), StepError> {
         let record = self.image_of(operation)?;
         if operation.cancel.is_cancelled() {
-            let forgotten = self.node.images.forget(&source_of(operation, &record)?).await;
+            let images = &self.node.images;
+            let forgotten = match (&operation.change, &operation.volatile.source) {
+                (Change::ImageImport { partial_source: true, .. }, None) => {
+                    images.forget_image(&record.name).await
+                }
+                (_, _) => images.forget(&source_of(operation, &record)?).await,
+            };
             forgotten.map_err(|error| StepError::failed(image_fault(&error)))?;
         }
         self.drop_file(&record).await

@@ -3,16 +3,20 @@
 use std::time::Duration;
 
 use ostler_protocol::qga::commands::power::ShutdownMode as GuestMode;
+use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::PowerState;
-use ostler_protocol::rpc::operation::{Progress, Unit};
+use ostler_protocol::rpc::operation::{self, Progress, StepState, Subject, Unit};
 use ostler_protocol::rpc::values::InstanceId;
 use tokio::time::Instant;
 
-use super::{Change, Flow, StepError};
+use super::{Change, Flow, Step, StepError, can_undo, plan};
 use crate::compute::manager::Compute;
 use crate::compute::registry::{LiveOperation, Observed};
 use crate::hypervisor::{Change as Made, Error, Hypervisor, RebootMode, ShutdownMode};
 use crate::network::Network;
+
+/// How long somebody who cancelled is kept waiting for a last look at the instance.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// What the guest is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -164,6 +168,65 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 () = self.shutdown.cancelled() => return Err(StepError::Suspended),
             }
         }
+    }
+
+    /// What a cancellation came to. What was asked of a guest, or of libvirt, cannot be taken
+    /// back, so libvirt is asked how the instance is.
+    ///
+    /// # Errors
+    /// How it is cancelled, and what may come yet. None if it is done all the same.
+    pub(in crate::compute) async fn cancelled(
+        &self,
+        operation: &LiveOperation,
+    ) -> Result<(), Fault> {
+        let fault = |more: &str| {
+            Fault::new(Reason::Cancelled, format!("cancelled on request{more}"))
+                .about(operation.subject.to_string())
+        };
+        let plan = plan(&operation.change, operation.was);
+        let steps = operation.operation().steps;
+        let begun = |(_, now): &(&Step, &operation::Step)| now.state != StepState::Pending;
+        let last = plan.iter().zip(&steps).filter(begun).map(|(step, _)| *step).next_back();
+        // Where the plug was pulled and can be put back in, it was.
+        let asked = match last {
+            Some(Step::AskShutdown) => "the guest was asked to shut down already",
+            Some(Step::AskReboot) => "the guest was asked to reboot already",
+            Some(Step::PowerOff) if !can_undo(&operation.change) => {
+                "libvirt was told to switch it off already"
+            }
+            Some(_) | None => return Err(fault("")),
+        };
+        let id = match operation.subject {
+            Subject::Instance(id) => id,
+            Subject::Image(_) | Subject::Network(_) => return Err(fault("")),
+        };
+        match self.power_now(id).await {
+            PowerState::None | PowerState::Shutdown | PowerState::Crashed => {
+                if matches!(operation.change, Change::Stop { .. }) {
+                    return Ok(());
+                }
+                Err(fault(&format!("; {asked}, and it is off"))
+                    .next(format!("start it: ostler instance start {id}")))
+            }
+            PowerState::Unknown
+            | PowerState::Running
+            | PowerState::Paused
+            | PowerState::Suspended => Err(fault(&format!("; {asked}, and that may still happen"))
+                .next(format!("see how it is in a moment: ostler instance show {id}"))),
+        }
+    }
+
+    /// How an instance is now, as far as libvirt tells at once.
+    async fn power_now(&self, id: InstanceId) -> PowerState {
+        let before = self.registry.lock().sightings.get(&id).copied();
+        let state = tokio::time::timeout(AT_ONCE, self.node.hypervisor.state(id)).await;
+        let power = match state {
+            Ok(Ok(state)) => state.power,
+            Ok(Err(Error::NotFound { .. })) => PowerState::None,
+            Ok(Err(_)) | Err(_) => return PowerState::Unknown,
+        };
+        self.power_found(id, power, before).await;
+        power
     }
 
     /// Pull the plug.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ostler_protocol::qga::commands::power::ShutdownMode;
+use ostler_protocol::rpc::guest::work::{Data, FileWrite};
 use ostler_protocol::rpc::guest::{GuestState, Transport};
 use ostler_protocol::rpc::instance::Word;
 use ostler_protocol::rpc::values::Secret;
@@ -188,4 +189,42 @@ async fn a_password_and_a_shutdown_go_through_libvirt_too() {
         |name| &heard.iter().find(|request| request["execute"] == name).unwrap()["arguments"];
     assert_eq!(arguments("guest-set-user-password")["crypted"], true);
     assert_eq!(arguments("guest-shutdown")["mode"], "powerdown");
+}
+
+#[tokio::test]
+async fn a_stock_agent_is_given_little_to_write_at_a_time() {
+    let node = Node::new();
+    let id = node.stock().await;
+    let written = Arc::new(Mutex::new(Vec::new()));
+    let file = Arc::clone(&written);
+    node.fake.connect_agent(id, move |command| {
+        let request: Value = serde_json::from_str(command).unwrap();
+        let value = match request["execute"].as_str().unwrap() {
+            "guest-file-open" => json!(7),
+            "guest-file-close" => json!({}),
+            "guest-file-write" => {
+                let piece: Data =
+                    serde_json::from_value(request["arguments"]["buf-b64"].clone()).unwrap();
+                assert!(piece.0.len() <= 48 << 10, "{} bytes at once", piece.0.len());
+                let count = piece.0.len();
+                file.lock().unwrap().extend(piece.0);
+                json!({"count": count, "eof": false})
+            }
+            _ => return stock(command),
+        };
+        Ok(json!({"return": value}).to_string())
+    });
+    node.guests.running(id, nowhere());
+    node.is(id, GuestState::Ready).await;
+    let data: Vec<u8> = (0..200_000_u32).map(|n| (n / 7) as u8).collect();
+    let write = FileWrite {
+        id,
+        path: "/f".to_owned(),
+        offset: 0,
+        data: Data(data.clone()),
+        truncate: true,
+        mode: None,
+    };
+    assert_eq!(node.guests.file_write(write).await.unwrap().written, 200_000);
+    assert!(*written.lock().unwrap() == data);
 }
