@@ -107,6 +107,11 @@ impl Machine<'_> {
             .replace(&template.id.to_string(), &self.id.to_string())
     }
 
+    /// Its id.
+    pub(crate) fn id(&self) -> Uuid {
+        self.id
+    }
+
     /// Its XML.
     pub(crate) fn xml(&self) -> String {
         self.own(&self.template.xml)
@@ -117,7 +122,8 @@ impl Machine<'_> {
         self.template.place.join(format!("{}.sock", self.id))
     }
 
-    fn folder(&self) -> PathBuf {
+    /// Its own folder.
+    pub(crate) fn folder(&self) -> PathBuf {
         self.template.place.join(self.id.to_string())
     }
 

@@ -1,0 +1,135 @@
+//! What one stuck thing does to the others: the same questions and changes with it and without it,
+//! round by round in turn.
+//!
+//! ```text
+//!   without: ask, ask, ... │ with: ask, ask, ... │ without ... │ with ...
+//!                          └ trouble made        └ and unmade, waited for
+//! ```
+
+use std::time::Instant;
+
+use ostler_tests::guest_image::Mode;
+use ostler_tests::poll;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::figures::Series;
+use crate::reads::{Asker, Target, pong, request};
+use crate::report::{Line, Section, Unit};
+use crate::stand::{Lab, PATIENCE, Stand};
+use crate::trouble::Trouble;
+
+/// Of each kind, in a round with or without trouble. A hung call of libvirt's is given up after a
+/// minute, so a round is to be over by then.
+const PINGS: usize = 150;
+const SHOWS: usize = 150;
+const QUESTIONS: usize = 60;
+const PAUSES: usize = 10;
+
+/// How far a median may move.
+const GOAL: f64 = 1.1;
+
+/// What is asked of those that are not in trouble.
+const KINDS: [&str; 5] = [
+    "host.ping, broker",
+    "instance.show, socket",
+    "guest.time, neighbour",
+    "instance.pause, neighbour",
+    "instance.unpause, neighbour",
+];
+
+type Times = [Series; KINDS.len()];
+
+/// Make each trouble, again and again.
+///
+/// # Errors
+/// If somebody who is not in trouble does not answer.
+pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
+    let mut stand = Stand::open(lab, &[Mode::Ostler]).await?;
+    let neighbour = stand.boot(Mode::Ostler).await?.id;
+    let victim = stand.boot(Mode::Ostler).await?.id;
+    stand.ready(neighbour).await?;
+    stand.ready(victim).await?;
+    let mut well = Well {
+        asker: Asker::connect(lab.broker.uri()).await?,
+        host: Target::host(stand.agent.host()),
+        request: request(),
+        neighbour,
+    };
+    let mut section = Section::new("Isolation: others, with one thing stuck, beside without it");
+    // warm up
+    well.round(&mut stand, &mut Times::default()).await?;
+    for trouble in Trouble::ALL {
+        let (mut with, mut without) = (Times::default(), Times::default());
+        for round in 0..lab.settings.rounds {
+            crate::tell(&format!("{}, {} of {}", trouble.name(), round + 1, lab.settings.rounds));
+            well.round(&mut stand, &mut without).await?;
+            let stuck = trouble.begin(&mut stand, victim).await?;
+            well.round(&mut stand, &mut with).await?;
+            stuck.end(&mut stand).await?;
+            recovered(&mut stand, victim).await?;
+        }
+        for ((kind, with), without) in KINDS.iter().zip(&with).zip(&without) {
+            let line = Line::new(format!("{}: {kind}", trouble.name()), Unit::Milliseconds, with);
+            section.line(line.against("without it", without).goal(GOAL));
+        }
+    }
+    stand.close(lab).await?;
+    section.note("the guest's time is asked of the guest, over Ostler's port");
+    Ok(section)
+}
+
+/// Wait until the victim is as it was.
+async fn recovered(stand: &mut Stand, victim: Uuid) -> Result<()> {
+    poll::until("the victim is itself again", PATIENCE, async || {
+        let shown = stand.call("instance.show", json!({"id": victim})).await;
+        let shown = shown.map_err(|error| error.told())?;
+        let well = shown["status"] == "ACTIVE"
+            && shown["power_state"] == "running"
+            && shown["guest"]["state"] == "ready";
+        if well { Ok(()) } else { Err(shown.to_string()) }
+    })
+    .await
+    .map_err(Error::from)
+}
+
+/// Those that are not in trouble.
+struct Well {
+    asker: Asker,
+    host: Target,
+    request: String,
+    neighbour: Uuid,
+}
+
+impl Well {
+    async fn round(&mut self, stand: &mut Stand, times: &mut Times) -> Result<()> {
+        let [pings, shows, questions, pauses, unpauses] = times;
+        for _ in 0..PINGS {
+            let begun = Instant::now();
+            let answer = self.asker.ask(&self.host, &self.request).await?;
+            pings.took(begun.elapsed());
+            pong(&answer)?;
+        }
+        let it = json!({"id": self.neighbour});
+        for (series, method, count) in
+            [(shows, "instance.show", SHOWS), (questions, "guest.time", QUESTIONS)]
+        {
+            for _ in 0..count {
+                let begun = Instant::now();
+                let _answer: Value = stand.call(method, it.clone()).await?;
+                series.took(begun.elapsed());
+            }
+        }
+        for _ in 0..PAUSES {
+            for (series, method) in
+                [(&mut *pauses, "instance.pause"), (&mut *unpauses, "instance.unpause")]
+            {
+                let begun = Instant::now();
+                stand.change(method, it.clone()).await?;
+                series.took(begun.elapsed());
+            }
+        }
+        Ok(())
+    }
+}
