@@ -49,7 +49,7 @@ pub(crate) async fn measure(settings: &Settings) -> Result<Section> {
     let bytes = (size(&log) - before) / WARM_UP as u64;
     let mut bare = Bare::open(&place.join("bare"), bytes)?;
 
-    let (mut ours, mut floor, mut together) = Default::default();
+    let (mut ours, mut floor, mut together): (Series, Series, Series) = Default::default();
     for _ in 0..settings.commits {
         took(&mut ours, async || journal.write(next(&mut instance)).await.map_err(refused)).await?;
         took(&mut floor, async || tokio::task::block_in_place(|| bare.write())).await?;

@@ -63,7 +63,7 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
             stand.finished(operation).await?;
             stand.ready(id).await?;
         }
-        Ok(begun.elapsed())
+        Ok::<Duration, crate::error::Error>(begun.elapsed())
     };
     let mut busy = Times::default();
     let all = tokio::select! {
