@@ -49,7 +49,7 @@ test: install guest-agent ## all tests, the system tests on real libvirt, QEMU a
 
 # The bench by itself; `make test` has its short form. libfaketime sets the agent's clock, never the
 # machine's, and only here. OSTLER_FAULTS_ONLY=resize OSTLER_FAULTS_TRIAL=disk tries a part.
-faults: guest-agent ## cut off every step of every operation, in all ways there are; some 25 minutes
+faults: guest-agent ## cut off every step of every operation, in all ways there are; takes long
 	@tests/lab/install faults
 	$(CARGO) test --locked -p ostler-tests --test system --no-run
 	$(CARGO) build --locked --quiet --workspace --bins

@@ -156,8 +156,7 @@ async fn crowd(count: usize) {
     }
     let pings = Pings::begin(&broker, &node).await;
     let begun = Instant::now();
-    let deletes: Vec<Call> =
-        ids.iter().map(|id| Call::new("instance.delete", gone(id))).collect();
+    let deletes: Vec<Call> = ids.iter().map(|id| Call::new("instance.delete", gone(id))).collect();
     for operation in sender.send_all(&deletes).await.unwrap() {
         let over = end_of(&mut node.client, &operation.unwrap()).await;
         assert_eq!(over["state"], "succeeded", "{over:#}");

@@ -9,6 +9,7 @@
     reason = "a test's own functions"
 )]
 
+mod agents;
 mod broker;
 mod broker_chaos;
 mod broker_limits;
@@ -26,6 +27,5 @@ mod load;
 mod network;
 mod node;
 mod operations;
-mod qga;
 mod refusals;
 mod service;

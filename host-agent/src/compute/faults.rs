@@ -19,7 +19,6 @@ use ostler_protocol::rpc::operation::Kind;
 
 /// Where an operation can be cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(debug_assertions), expect(dead_code, reason = "read in debug builds only"))]
 pub(super) enum Moment {
     /// It is in the journal, and the caller does not know yet.
     Accepted,

@@ -269,8 +269,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         Ok(operation)
     }
 
-    /// Ask an operation to stop. That it was asked is on disk when this returns: a crash does not
-    /// make it go on.
+    /// Ask an operation to stop. That it was asked is on disk when this returns, if the journal can
+    /// be written: a crash does not make it go on.
     ///
     /// # Errors
     /// There is no such operation, or one of its kind cannot be stopped.

@@ -178,9 +178,7 @@ impl Amqp {
     pub(super) async fn send(&mut self, call: &Call) -> Result<Value, CallError> {
         let id = Uuid::new_v4().to_string();
         let until = Instant::now() + call.patience;
-        timeout_at(until, self.publish(call, &id))
-            .await
-            .map_err(|_| call.unanswered())??;
+        timeout_at(until, self.publish(call, &id)).await.map_err(|_| call.unanswered())??;
         loop {
             let delivery: Delivery = timeout_at(until, self.replies.next())
                 .await

@@ -63,9 +63,9 @@ impl OwnLibvirt {
         let socket = place.join("run/libvirt-sock");
         let uri = format!("qemu:///system?socket={}", socket.display());
         let mut own = Self { libvirtd: None, reapers: Vec::new(), virtlogd, uri, place };
-        let log = own.place.join("run/virtlogd-sock");
+        let log_socket = own.place.join("run/virtlogd-sock");
         poll::until("virtlogd listens", PATIENCE, async || {
-            if log.exists() { Ok(()) } else { Err(own.virtlogd.tail(5)) }
+            if log_socket.exists() { Ok(()) } else { Err(own.virtlogd.tail(5)) }
         })
         .await?;
         own.start_again().await?;

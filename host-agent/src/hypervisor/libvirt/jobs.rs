@@ -16,7 +16,7 @@ use virt::sys;
 use super::connection::{Libvirt, Traffic};
 use super::domain::{CHANGE, QUERY, lookup, told};
 use super::error::{from_xml, is_wrong_state};
-use super::ffi::jobs::{self as raw, RawJob, Which};
+use super::ffi::jobs::{self as raw, Progress, RawJob, Which};
 use super::xml;
 use crate::hypervisor::spec::DiskTarget;
 use crate::hypervisor::{Change, Error, Job, Jobs};
@@ -216,13 +216,22 @@ fn ended(last: &RawJob) -> Job {
         return failed("the hypervisor no longer knows how it ended; do it again");
     }
     match (last.kind, &last.error) {
-        (sys::VIR_DOMAIN_JOB_COMPLETED, None) => Job::Completed,
+        (sys::VIR_DOMAIN_JOB_COMPLETED, None) if is_all(last.disk) => Job::Completed,
         (_, Some(error)) => failed(error),
+        (sys::VIR_DOMAIN_JOB_COMPLETED, None) => {
+            failed("the domain went off before all of the disk was copied")
+        }
         (sys::VIR_DOMAIN_JOB_CANCELLED, None) => {
             failed("it was called off: the domain went off, or somebody aborted it")
         }
         (_, None) => failed("the hypervisor does not say why"),
     }
+}
+
+/// All bytes are through. Where QEMU goes away in the middle of a copy, libvirt at times finds no
+/// error any more and calls it completed, with no bytes copied of none.
+fn is_all(disk: Progress) -> bool {
+    disk.done.is_some_and(|done| done > 0) && disk.done == disk.total
 }
 
 /// An operation for people.
@@ -284,7 +293,6 @@ impl Outcomes {
 
 #[cfg(test)]
 mod tests {
-    use super::raw::Progress;
     use super::*;
 
     fn last(kind: u32, error: Option<&str>) -> RawJob {
@@ -294,7 +302,11 @@ mod tests {
 
     #[test]
     fn only_a_copy_that_is_said_to_be_complete_is() {
-        assert_eq!(ended(&last(sys::VIR_DOMAIN_JOB_COMPLETED, None)), Job::Completed);
+        let disk = |done, total| RawJob {
+            disk: Progress { done, total },
+            ..last(sys::VIR_DOMAIN_JOB_COMPLETED, None)
+        };
+        assert_eq!(ended(&disk(Some(9), Some(9))), Job::Completed);
         let save = RawJob {
             operation: sys::VIR_DOMAIN_JOB_OPERATION_SAVE,
             ..last(sys::VIR_DOMAIN_JOB_COMPLETED, None)
@@ -303,6 +315,9 @@ mod tests {
             save,
             RawJob::default(),
             last(sys::VIR_DOMAIN_JOB_COMPLETED, Some("no space")),
+            disk(None, None),
+            disk(Some(0), Some(0)),
+            disk(Some(7), Some(9)),
             last(sys::VIR_DOMAIN_JOB_CANCELLED, None),
             last(sys::VIR_DOMAIN_JOB_FAILED, None),
             last(99, None),
