@@ -16,6 +16,7 @@ use uuid::Uuid;
 use virt::connect::Connect;
 use virt::sys;
 
+use crate::boot::open_libvirt;
 use crate::echo;
 use crate::error::{Error, Result};
 use crate::figures::Series;
@@ -45,13 +46,16 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
     let booted = stand.boot(Mode::None).await?;
     let stop = json!({"id": booted.id, "manner": "hard"});
     stand.change("instance.stop", stop).await?;
-    let libvirt = connected(own.uri())?;
+    let libvirt = open_libvirt(own.uri())?;
     let xml = tokio::task::block_in_place(|| {
         let domain = libvirt.lookup_domain_by_name(&booted.domain())?;
         domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)
     });
     let xml = xml.map_err(Error::libvirt("reading a definition"))?;
-    let mut many = Many { stand, libvirt, xml, of: booted.id, ids: vec![booted.id] };
+    let shown = stand.call("instance.show", json!({"id": booted.id})).await?;
+    let port = &shown["ports"][0];
+    let of = Own::new(booted.id, text(port, "id")?, text(port, "mac")?);
+    let mut many = Many { stand, libvirt, xml, of, ids: vec![booted.id] };
     let mut section = Section::new("Many instances, defined and not running");
 
     let none = settled(many.pid()).await?;
@@ -78,26 +82,47 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
     let mut stand = many.stand;
     stand.stop_agent().await?;
     lab.broker.forget_host(stand.agent.host()).await?;
-    section.note("beside a start: one connection lists all domains and asks each for state and mark");
+    section
+        .note("beside a start: one connection lists all domains and asks each for state and mark");
     section.note("all known: the agent tells the power state of the last of them");
     Ok(section)
 }
 
-/// A connection to this libvirtd.
-#[expect(clippy::disallowed_methods, reason = "what libvirt takes by itself is measured here")]
-fn connected(uri: &str) -> Result<Connect> {
-    virt::error::clear_error_callback();
-    tokio::task::block_in_place(|| Connect::open(Some(uri)))
-        .map_err(Error::libvirt("connecting"))
+/// What is one instance's own in its definition.
+struct Own {
+    id: String,
+    port: String,
+    mac: String,
+    tap: String,
+}
+
+impl Own {
+    fn new(id: Uuid, port: String, mac: String) -> Self {
+        let digits: String = port.chars().filter(char::is_ascii_hexdigit).take(11).collect();
+        Self { id: id.to_string(), port, mac, tap: format!("tap{digits}") }
+    }
+
+    /// The definition of another, made this one's.
+    fn instead_of(&self, other: &Self, xml: &str) -> String {
+        xml.replace(&other.id, &self.id)
+            .replace(&other.port, &self.port)
+            .replace(&other.mac, &self.mac)
+            .replace(&other.tap, &self.tap)
+    }
+}
+
+fn text(of: &Value, name: &str) -> Result<String> {
+    let text = of[name].as_str().map(str::to_owned);
+    text.ok_or_else(|| Error::Garbled { what: "a port", text: of.to_string() })
 }
 
 /// The node that has many.
 struct Many {
     stand: Stand,
     libvirt: Connect,
-    /// The definition all of them have, but for the id.
+    /// The definition all of them have, but for what is each one's own.
     xml: String,
-    of: Uuid,
+    of: Own,
     ids: Vec<Uuid>,
 }
 
@@ -109,8 +134,10 @@ impl Many {
     /// Define more until there are so many, and have the agent adopt them.
     async fn grow_to(&mut self, count: usize) -> Result<()> {
         while self.ids.len() < count {
-            let id = Uuid::new_v4();
-            let xml = self.xml.replace(&self.of.to_string(), &id.to_string());
+            let (id, port) = (Uuid::new_v4(), Uuid::new_v4());
+            let [.., a, b, c] = port.into_bytes();
+            let own = Own::new(id, port.to_string(), format!("52:54:00:{a:02x}:{b:02x}:{c:02x}"));
+            let xml = own.instead_of(&self.of, &self.xml);
             tokio::task::block_in_place(|| self.libvirt.define_domain_xml(&xml))
                 .map_err(Error::libvirt("defining a domain"))?;
             self.ids.push(id);

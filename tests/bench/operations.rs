@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ostler_tests::guest_image::Mode;
 use ostler_tests::poll;
+use ostler_tests::services::SYSTEM;
 use serde_json::{Value, json};
-use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain;
 
@@ -45,7 +45,7 @@ type Times = [Series; VERBS.len()];
 /// If something is refused.
 pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
     let mut stand = Stand::open(lab, &[Mode::Ostler]).await?;
-    let libvirt = open_libvirt()?;
+    let libvirt = open_libvirt(SYSTEM)?;
     let first = stand.boot(Mode::Ostler).await?;
     stand.ready(first.id).await?;
     let template = Template::of(&stand, &first).await?;
@@ -118,7 +118,7 @@ async fn by_libvirt(template: &Template, libvirt: &Connect, times: &mut Times) -
         times;
     let machine = template.machine().await?;
     let xml = machine.xml();
-    let _gone = Gone(machine.id());
+    let _gone = machine.domain();
     let create = |domain: &Domain| domain.create();
     let run = || {
         let domain = libvirt.define_domain_xml(&xml)?;
@@ -196,17 +196,3 @@ async fn backup(domain: &Domain, machine: &Machine<'_>) -> Result<Duration> {
 
 /// libvirt's word for having no job.
 const NO_JOB: i32 = 0;
-
-/// A domain that is taken away, whatever became of it.
-struct Gone(Uuid);
-
-impl Drop for Gone {
-    fn drop(&mut self) {
-        let name = format!("ostler-{}", self.0);
-        for verb in [&["destroy"][..], &["undefine", "--managed-save"]] {
-            let mut virsh = ostler_tests::process::command("virsh");
-            virsh.args(["-q", "-c", ostler_tests::services::SYSTEM]).args(verb).arg(&name);
-            let _already_gone = virsh.output();
-        }
-    }
-}

@@ -111,11 +111,8 @@ impl Stand {
         let agent = HostAgent::start(setup).await?;
         let client = agent.client().await.map_err(Error::call("connect"))?;
         let short = &Uuid::new_v4().simple().to_string()[..8];
-        let guests = Guests {
-            ids: Vec::new(),
-            bridge: format!("obench{short}"),
-            uri: uri.to_owned(),
-        };
+        let guests =
+            Guests { ids: Vec::new(), bridge: format!("obench{short}"), uri: uri.to_owned() };
         let bridge = guests.bridge.clone();
         let mut stand = Self { guests, agent, client, memory: lab.settings.memory };
         stand.change("network.ensure", json!({"name": "bench", "bridge": bridge})).await?;

@@ -1,6 +1,5 @@
 //! The troubles whose neighbours are asked in `isolation`, made and unmade.
 
-use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::by_hand::Qemu;
 use crate::error::{Error, Result};
 use crate::stand::{PATIENCE, Stand};
 
@@ -67,12 +67,8 @@ impl Trouble {
     /// # Errors
     /// If it cannot be made.
     pub(crate) async fn begin(self, stand: &mut Stand, victim: Uuid) -> Result<Stuck> {
-        let mut stuck = Stuck {
-            qemu: None,
-            asking: JoinSet::new(),
-            operations: Vec::new(),
-            _server: None,
-        };
+        let mut stuck =
+            Stuck { qemu: None, asking: JoinSet::new(), operations: Vec::new(), _server: None };
         let it = json!({"id": victim});
         match self {
             Self::HungGuest => {
@@ -151,16 +147,7 @@ async fn look(mut client: Client, it: Value) {
 
 /// Stop the QEMU of an instance.
 fn stopped(id: Uuid) -> Result<Stopped> {
-    let id = id.to_string();
-    let processes = fs::read_dir("/proc").map_err(Error::io("reading /proc"))?;
-    let pid = processes.flatten().find_map(|entry| {
-        let line = fs::read_to_string(entry.path().join("cmdline")).ok()?;
-        let words: Vec<&str> = line.split('\0').collect();
-        let is_it = words.first().is_some_and(|program| program.contains("qemu-system"))
-            && words.windows(2).any(|pair| pair[0] == "-uuid" && pair[1] == id);
-        is_it.then(|| entry.file_name().to_str()?.parse().ok()).flatten()
-    });
-    let pid = Pid::from_raw(pid.ok_or_else(|| Error::Nothing { what: format!("the QEMU of {id}") })?);
+    let pid = Pid::from_raw(Qemu::of(id)?.pid);
     kill(pid, Signal::SIGSTOP).map_err(|errno| Error::io("stopping QEMU")(errno.into()))?;
     Ok(Stopped(pid))
 }
