@@ -145,7 +145,7 @@ impl UnderWay {
             .map(|name| json!({"name": name, "state": "pending", "started": NOW, "finished": NOW}))
             .to_vec();
         let operation = json!({
-            "id": "0f8fad5b-d9cb-469f-a165-70867728950e", "kind": "start",
+            "id": "0f8fad5b-d9cb-469f-a165-70867728950e", "kind": "instance.start",
             "subject": {"instance": id}, "key": DIGEST, "state": "running", "steps": steps,
             "revision": 0, "accepted": NOW, "started": NOW,
         });
