@@ -24,7 +24,7 @@ use crate::memory::settled;
 use crate::reads::Lines;
 use crate::report::{Line, Section, Unit};
 use crate::stand::{Lab, PATIENCE, Stand};
-use crate::starts::Arrival;
+use crate::starts::{Arrival, PING, first_answer};
 
 /// Instances when memory is looked at.
 const SOME: usize = 200;
@@ -58,25 +58,27 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
     let mut many = Many { stand, libvirt, xml, of, ids: vec![booted.id] };
     let mut section = Section::new("Many instances, defined and not running");
 
-    let none = settled(many.pid()).await?;
+    // started anew, as with many: a boot leaves memory behind
+    many.stand.stop_agent().await?;
+    many.stand.start_agent().await?;
+    many.all_known().await?;
+    let one = settled(many.pid()).await?;
     let some = SOME.min(lab.settings.defined);
     crate::tell(&format!("defining {some} instances"));
     many.grow_to(some).await?;
     let with_some = settled(many.pid()).await?;
-    for ((name, none), (_, some_have)) in none.named().into_iter().zip(with_some.named()) {
-        let what = format!("host agent, {some} instances, {name}");
-        let line = Line::new(what, Unit::Kibibytes, &Series::one(some_have));
-        section.line(line.against("itself, with one", &Series::one(none)));
-    }
     let count = lab.settings.defined;
     crate::tell(&format!("defining {count} instances"));
     many.grow_to(count).await?;
     many.starts(&mut section).await?;
     many.lists(&mut section).await?;
     let with_all = settled(many.pid()).await?;
-    for (name, kib) in with_all.named() {
-        let what = format!("host agent, {count} instances, {name}");
-        section.line(Line::new(what, Unit::Kibibytes, &Series::one(kib)));
+    for (count, has) in [(some, with_some), (count, with_all)] {
+        for ((name, kib), (_, one)) in has.named().into_iter().zip(one.named()) {
+            let what = format!("host agent, {count} instances, {name}");
+            let line = Line::new(what, Unit::Kibibytes, &Series::one(kib));
+            section.line(line.against("itself, with one", &Series::one(one)));
+        }
     }
     many.forget()?;
     let mut stand = many.stand;
@@ -179,9 +181,16 @@ impl Many {
         let (mut known, mut answered, mut bare) = Default::default();
         for turn in 0..=STARTS {
             self.stand.stop_agent().await?;
+            let socket = self.stand.agent.socket();
+            // left by a stop, it would be connected to in vain
+            let _gone = std::fs::remove_file(&socket);
+            let mut arrival = Arrival::of(&self.stand.agent.run_dir())?;
             let begun = Instant::now();
-            self.stand.start_agent().await?;
+            self.stand.agent.launch()?;
+            let stream = arrival.connected(&socket, || Ok(())).await?;
+            first_answer(stream, PING).await?;
             let first = begun.elapsed();
+            self.stand.connect().await?;
             self.all_known().await?;
             let all = begun.elapsed();
             let begun = Instant::now();

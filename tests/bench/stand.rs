@@ -323,6 +323,14 @@ impl Stand {
     pub(crate) async fn start_agent(&mut self) -> Result<()> {
         self.agent.launch()?;
         self.agent.ready().await?;
+        self.connect().await
+    }
+
+    /// Connect anew, to an agent that was started again.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub(crate) async fn connect(&mut self) -> Result<()> {
         self.client = self.agent.client().await.map_err(Error::call("connect"))?;
         Ok(())
     }
