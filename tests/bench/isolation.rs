@@ -25,8 +25,9 @@ use crate::trouble::Trouble;
 /// minute, so a round is to be over by then.
 const PINGS: usize = 200;
 const SHOWS: usize = 1000;
+const LOOKS: usize = 200;
 const QUESTIONS: usize = 200;
-const PAUSES: usize = 20;
+const UPDATES: usize = 40;
 
 /// How far a 99th percentile may move.
 const GOAL: f64 = 1.1;
@@ -35,9 +36,9 @@ const GOAL: f64 = 1.1;
 const KINDS: [&str; 5] = [
     "host.ping, broker",
     "instance.show, socket",
+    "instance.diagnostics, neighbour",
     "guest.time, neighbour",
-    "instance.pause, neighbour",
-    "instance.unpause, neighbour",
+    "instance.update, neighbour",
 ];
 
 type Times = [Series; KINDS.len()];
@@ -81,7 +82,9 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
         }
     }
     stand.close(lab).await?;
-    section.note("the guest's time is asked of the guest, over Ostler's port");
+    section
+        .note("diagnostics are libvirt's and QEMU's, guest.time is the guest's over Ostler's port");
+    section.note("an update is an operation: commits of the journal, and libvirt's metadata");
     section
         .note("a ratio counts as far as it exceeds that of once more without it: that is chance");
     Ok(section)
@@ -111,7 +114,7 @@ struct Well {
 
 impl Well {
     async fn round(&mut self, stand: &mut Stand, times: &mut Times) -> Result<()> {
-        let [pings, shows, questions, pauses, unpauses] = times;
+        let [pings, shows, looks, questions, updates] = times;
         for _ in 0..PINGS {
             let begun = Instant::now();
             let answer = self.asker.ask(&self.host, &self.request).await?;
@@ -119,23 +122,22 @@ impl Well {
             pong(&answer)?;
         }
         let it = json!({"id": self.neighbour});
-        for (series, method, count) in
-            [(shows, "instance.show", SHOWS), (questions, "guest.time", QUESTIONS)]
-        {
+        for (series, method, count) in [
+            (shows, "instance.show", SHOWS),
+            (looks, "instance.diagnostics", LOOKS),
+            (questions, "guest.time", QUESTIONS),
+        ] {
             for _ in 0..count {
                 let begun = Instant::now();
                 let _answer: Value = stand.call(method, it.clone()).await?;
                 series.took(begun.elapsed());
             }
         }
-        for _ in 0..PAUSES {
-            for (series, method) in
-                [(&mut *pauses, "instance.pause"), (&mut *unpauses, "instance.unpause")]
-            {
-                let begun = Instant::now();
-                stand.change(method, it.clone()).await?;
-                series.took(begun.elapsed());
-            }
+        for turn in 0..UPDATES {
+            let update = json!({"id": self.neighbour, "metadata": {"turn": turn.to_string()}});
+            let begun = Instant::now();
+            stand.change("instance.update", update).await?;
+            updates.took(begun.elapsed());
         }
         Ok(())
     }
