@@ -25,9 +25,9 @@ use crate::trouble::Trouble;
 /// minute, so a round is to be over by then.
 const PINGS: usize = 200;
 const SHOWS: usize = 1000;
-const LOOKS: usize = 200;
+const LOOKS: usize = 100;
 const QUESTIONS: usize = 200;
-const UPDATES: usize = 40;
+const UPDATES: usize = 30;
 
 /// How far a 99th percentile may move.
 const GOAL: f64 = 1.1;

@@ -19,7 +19,7 @@ use crate::by_hand::{Machine, Template};
 use crate::error::{Error, Result};
 use crate::figures::Series;
 use crate::report::{Line, Section, Unit};
-use crate::stand::{Lab, Stand, virsh};
+use crate::stand::{Lab, PATIENCE, Stand, virsh};
 
 /// What is done to each machine, in this order, and the calls of libvirt's beside it.
 const VERBS: [(&str, &str); 11] = [
@@ -119,7 +119,6 @@ async fn by_libvirt(template: &Template, libvirt: &Connect, times: &mut Times) -
     let machine = template.machine().await?;
     let xml = machine.xml();
     let _gone = machine.domain();
-    let create = |domain: &Domain| domain.create();
     let run = || {
         let domain = libvirt.define_domain_xml(&xml)?;
         domain.create()?;
@@ -128,14 +127,18 @@ async fn by_libvirt(template: &Template, libvirt: &Connect, times: &mut Times) -
     let domain = called(boot, run)?;
     machine.ready().await?;
     // libvirt's own port of the guest is served a moment later
-    poll::until("the guest's agent answers libvirt", crate::stand::PATIENCE, async || {
-        tokio::task::block_in_place(|| set_time(&domain)).map_err(|error| error.to_string())
-    })
-    .await?;
+    answers(&domain).await?;
     called(pause, || domain.suspend())?;
     called(unpause, || domain.resume().and_then(|()| set_time(&domain)))?;
     called(suspend, || domain.managed_save(0).map(drop))?;
-    called(resume, || create(&domain).and_then(|()| set_time(&domain)))?;
+    // libvirt has to see first that the port is open in the guest; that is not counted
+    let begun = Instant::now();
+    tokio::task::block_in_place(|| domain.create()).map_err(Error::libvirt("a resume"))?;
+    let restored = begun.elapsed();
+    answers(&domain).await?;
+    let begun = Instant::now();
+    tokio::task::block_in_place(|| set_time(&domain)).map_err(Error::libvirt("a resume"))?;
+    resume.took(restored + begun.elapsed());
     snapshot.took(backup(&domain, &machine).await?);
     called(reboot, || domain.destroy().and_then(|()| run().map(drop)))?;
     called(stop, || domain.destroy())?;
@@ -143,6 +146,17 @@ async fn by_libvirt(template: &Template, libvirt: &Connect, times: &mut Times) -
     called(rebuild, || domain.destroy().and_then(|()| run().map(drop)))?;
     called(delete, || domain.destroy().and_then(|()| domain.undefine()))?;
     Ok(())
+}
+
+/// Wait until the guest's agent answers libvirt.
+async fn answers(domain: &Domain) -> Result<()> {
+    let ping = r#"{"execute":"guest-ping"}"#;
+    poll::until("the guest's agent answers libvirt", PATIENCE, async || {
+        let answer = tokio::task::block_in_place(|| domain.qemu_agent_command(ping, 10, 0));
+        answer.map(drop).map_err(|error| error.to_string())
+    })
+    .await
+    .map_err(Error::from)
 }
 
 /// Time calls of libvirt's.
@@ -185,7 +199,7 @@ async fn backup(domain: &Domain, machine: &Machine<'_>) -> Result<Duration> {
     agent("guest-fsfreeze-freeze")?;
     virsh(&["backup-begin", &name, &wish.to_string_lossy()]).await?;
     agent("guest-fsfreeze-thaw")?;
-    poll::until("the backup is over", crate::stand::PATIENCE, async || {
+    poll::until("the backup is over", PATIENCE, async || {
         let job = tokio::task::block_in_place(|| domain.job_info());
         let job = job.map_err(|error| error.to_string())?;
         if job.r#type == NO_JOB { Ok(()) } else { Err(format!("{job:?}")) }

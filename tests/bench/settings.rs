@@ -55,7 +55,7 @@ impl Settings {
             starts: number("OSTLER_BENCH_STARTS", 20)?,
             instances: number("OSTLER_BENCH_INSTANCES", 20)?,
             memory: number("OSTLER_BENCH_MEMORY", 128)? as u64,
-            crowd: number("OSTLER_BENCH_CROWD", 12)?,
+            crowd: number("OSTLER_BENCH_CROWD", 8)?,
             cycles: number("OSTLER_BENCH_CYCLES", 5)?,
             rounds: number("OSTLER_BENCH_ROUNDS", 5)?,
             commits: number("OSTLER_BENCH_COMMITS", 300)?,
