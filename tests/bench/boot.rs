@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ostler_tests::guest_image::Mode;
+use ostler_tests::services::SYSTEM;
 use serde_json::Value;
 use virt::connect::Connect;
 
@@ -36,7 +37,7 @@ struct Boots {
 pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
     let mut stand = Stand::open(lab, &[Mode::Ostler]).await?;
     let mut news = stand.guest_events().await?;
-    let libvirt = open_libvirt()?;
+    let libvirt = open_libvirt(SYSTEM)?;
     // the warm-up, which is also what the others boot
     let first = stand.boot(Mode::Ostler).await?;
     news.ready(first.id).await?;
@@ -74,15 +75,14 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
     Ok(section)
 }
 
-/// A connection of the bench's own.
+/// A connection of the bench's own to this libvirtd.
 ///
 /// # Errors
 /// If libvirt does not answer.
 #[expect(clippy::disallowed_methods, reason = "what libvirt takes by itself is measured here")]
-pub(crate) fn open_libvirt() -> Result<Connect> {
+pub(crate) fn open_libvirt(uri: &str) -> Result<Connect> {
     virt::error::clear_error_callback();
-    tokio::task::block_in_place(|| Connect::open(Some("qemu:///system")))
-        .map_err(Error::libvirt("connecting"))
+    tokio::task::block_in_place(|| Connect::open(Some(uri))).map_err(Error::libvirt("connecting"))
 }
 
 impl Boots {

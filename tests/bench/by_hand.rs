@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ostler_tests::place::Place;
 use ostler_tests::process::{Daemon, Run, command};
+use ostler_tests::services::SYSTEM;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -45,7 +46,7 @@ pub(crate) struct Machine<'a> {
     id: Uuid,
 }
 
-/// A domain that libvirt runs, ended when dropped.
+/// A domain that libvirt has, ended and forgotten when dropped.
 #[derive(Debug)]
 pub(crate) struct Domain(Uuid);
 
@@ -72,7 +73,7 @@ impl Template {
             id: booted.id,
             base: base.into(),
             xml,
-            line: command_line(booted.id)?,
+            line: Qemu::of(booted.id)?.line,
             place: Place::new("by-hand")?,
             disks,
             sockets,
@@ -107,6 +108,11 @@ impl Machine<'_> {
             .replace(&template.id.to_string(), &self.id.to_string())
     }
 
+    /// Its id.
+    pub(crate) fn id(&self) -> Uuid {
+        self.id
+    }
+
     /// Its XML.
     pub(crate) fn xml(&self) -> String {
         self.own(&self.template.xml)
@@ -117,8 +123,14 @@ impl Machine<'_> {
         self.template.place.join(format!("{}.sock", self.id))
     }
 
-    fn folder(&self) -> PathBuf {
+    /// Its own folder.
+    pub(crate) fn folder(&self) -> PathBuf {
         self.template.place.join(self.id.to_string())
+    }
+
+    /// Its domain, ended and forgotten when dropped.
+    pub(crate) fn domain(&self) -> Domain {
+        Domain(self.id)
     }
 
     /// Start it with `virsh create`.
@@ -126,7 +138,7 @@ impl Machine<'_> {
     /// # Errors
     /// If libvirt refuses.
     pub(crate) async fn virsh_create(&self, file: &Path) -> Result<Domain> {
-        let domain = Domain(self.id);
+        let domain = self.domain();
         virsh(&["create", &file.to_string_lossy()]).await?;
         Ok(domain)
     }
@@ -146,7 +158,7 @@ impl Machine<'_> {
     /// # Errors
     /// If libvirt refuses.
     pub(crate) fn api_create(&self, libvirt: &virt::connect::Connect, xml: &str) -> Result<Domain> {
-        let domain = Domain(self.id);
+        let domain = self.domain();
         tokio::task::block_in_place(|| libvirt.create_domain_xml(xml, 0))
             .map_err(Error::libvirt("starting a domain"))?;
         Ok(domain)
@@ -197,9 +209,12 @@ impl Drop for Machine<'_> {
 
 impl Drop for Domain {
     fn drop(&mut self) {
-        let mut virsh = command("virsh");
-        virsh.args(["-q", "-c", "qemu:///system", "destroy", &self.0.to_string()]);
-        let _already_gone = virsh.output();
+        let id = self.0.to_string();
+        for verb in [&["destroy"][..], &["undefine", "--managed-save"]] {
+            let mut virsh = command("virsh");
+            virsh.args(["-q", "-c", SYSTEM]).args(verb).arg(&id);
+            let _already_gone = virsh.output();
+        }
     }
 }
 
@@ -217,19 +232,34 @@ async fn heard(stream: UnixStream) -> Result<()> {
     timeout(PATIENCE, ready).await.map_err(late)?
 }
 
-/// The command line of the QEMU of this instance.
-fn command_line(id: Uuid) -> Result<Vec<String>> {
-    let id = id.to_string();
-    let processes = fs::read_dir("/proc").map_err(Error::io("reading /proc"))?;
-    processes
-        .flatten()
-        .filter_map(|entry| fs::read_to_string(entry.path().join("cmdline")).ok())
-        .map(|line| line.trim_end_matches('\0').split('\0').map(str::to_owned).collect::<Vec<_>>())
-        .find(|words| {
-            words.first().is_some_and(|program| program.contains("qemu-system"))
-                && words.windows(2).any(|pair| pair[0] == "-uuid" && pair[1] == id)
-        })
-        .ok_or_else(|| Error::Nothing { what: format!("the QEMU of {id}") })
+/// The QEMU of an instance.
+#[derive(Debug)]
+pub(crate) struct Qemu {
+    /// Its process.
+    pub(crate) pid: i32,
+    /// Its command line.
+    line: Vec<String>,
+}
+
+impl Qemu {
+    /// Look for it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn of(id: Uuid) -> Result<Self> {
+        let id = id.to_string();
+        let processes = fs::read_dir("/proc").map_err(Error::io("reading /proc"))?;
+        let found = processes.flatten().find_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let text = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            let line: Vec<String> =
+                text.trim_end_matches('\0').split('\0').map(str::to_owned).collect();
+            let is_it = line.first()?.contains("qemu-system")
+                && line.windows(2).any(|pair| pair[0] == "-uuid" && pair[1] == id);
+            is_it.then_some(Self { pid, line })
+        });
+        found.ok_or_else(|| Error::Nothing { what: format!("the QEMU of {id}") })
+    }
 }
 
 /// libvirt's command line without what only libvirt can give: its monitor, its secret, and

@@ -6,6 +6,11 @@
 //!    ├── stand            a node, its network and guests; gone when dropped
 //!    ├── boot ── by_hand  accepted -> running -> ready     against libvirt alone, QEMU alone
 //!    ├── reads ── echo    host.ping on both transports     against servers that only answer
+//!    ├── load             the same while many guests boot   against an echo behind a queue
+//!    ├── isolation ── trouble   others, with one stuck     against the same without
+//!    ├── operations       each operation                   against libvirt's own calls
+//!    ├── many             a thousand instances             against libvirt's answers, an echo
+//!    ├── journal          a commit                         against a bare write
 //!    ├── trips            guest-ping over Ostler's port    against libvirt's path, qemu-ga
 //!    ├── starts           exec -> first answer, sizes      against an echo, qemu-ga
 //!    ├── agents           ping, bulk, exec, crowds, memory  against qemu-ga
@@ -27,13 +32,19 @@ mod by_hand;
 mod echo;
 mod error;
 mod figures;
+mod isolation;
+mod journal;
+mod load;
+mod many;
 mod memory;
+mod operations;
 mod reads;
 mod report;
 mod settings;
 mod stand;
 mod starts;
 mod trips;
+mod trouble;
 
 use std::fs;
 use std::process::ExitCode;
@@ -70,6 +81,7 @@ async fn run() -> Result<ExitCode> {
     print(&format!("{machine:#}\n"));
     let mut report = Report::default();
     section("agents", &settings, &mut report, async || agents::measure(&settings).await).await?;
+    section("journal", &settings, &mut report, async || journal::measure(&settings).await).await?;
     if SECTIONS.iter().any(|name| settings.wants(name)) {
         on_a_node(settings.clone(), &mut report).await?;
     }
@@ -79,7 +91,8 @@ async fn run() -> Result<ExitCode> {
 }
 
 /// What needs libvirt and a broker.
-const SECTIONS: [&str; 5] = ["starts", "reads", "trips", "boot", "memory"];
+const SECTIONS: [&str; 9] =
+    ["starts", "reads", "trips", "boot", "operations", "isolation", "load", "many", "memory"];
 
 async fn on_a_node(settings: Settings, report: &mut Report) -> Result<()> {
     tell("starting libvirt and a broker, baking the guest");
@@ -89,6 +102,10 @@ async fn on_a_node(settings: Settings, report: &mut Report) -> Result<()> {
     section("reads", settings, report, async || reads::measure(&lab).await).await?;
     section("trips", settings, report, async || trips::measure(&lab).await).await?;
     section("boot", settings, report, async || boot::measure(&lab).await).await?;
+    section("operations", settings, report, async || operations::measure(&lab).await).await?;
+    section("isolation", settings, report, async || isolation::measure(&lab).await).await?;
+    section("load", settings, report, async || load::measure(&lab).await).await?;
+    section("many", settings, report, async || many::measure(&lab).await).await?;
     section("memory", settings, report, async || memory::measure(&lab).await).await
 }
 
@@ -104,11 +121,11 @@ async fn section(
         return Ok(());
     }
     tell(name);
-    let before = load();
+    let before = load_average();
     match measure().await {
         Ok(section) => {
             print(&section.table());
-            report.measured(section, json!({"before": before, "after": load()}));
+            report.measured(section, json!({"before": before, "after": load_average()}));
         }
         Err(error) => {
             let why = error.told();
@@ -142,12 +159,12 @@ async fn machine() -> Value {
         "kernel": version("uname", &["-r"]).await,
         "libvirt": version("virsh", &["--version"]).await,
         "qemu": version("qemu-system-x86_64", &["--version"]).await,
-        "load": load(),
+        "load": load_average(),
     })
 }
 
 /// The load averages.
-fn load() -> Value {
+fn load_average() -> Value {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let parts = text.split_whitespace().take(3).filter_map(|word| word.parse::<f64>().ok());
     parts.collect::<Vec<f64>>().into()

@@ -23,7 +23,7 @@ const STEADY: usize = 5;
 
 /// What a process keeps in memory, KiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Resident {
+pub(crate) struct Resident {
     /// Everything mapped and present.
     rss: f64,
     /// The same, what is shared divided by its users.
@@ -77,13 +77,16 @@ async fn hosts(lab: &Lab, section: &mut Section) -> Result<()> {
 
 impl Resident {
     /// Both, by their names.
-    fn named(self) -> [(&'static str, f64); 2] {
+    pub(crate) fn named(self) -> [(&'static str, f64); 2] {
         [("RSS", self.rss), ("PSS", self.pss)]
     }
 }
 
 /// What a process has once it has stopped growing.
-async fn settled(pid: u32) -> Result<Resident> {
+///
+/// # Errors
+/// If it is gone, or grows on.
+pub(crate) async fn settled(pid: u32) -> Result<Resident> {
     let mut last = Resident::default();
     let mut same = 0;
     poll::until("a process stops growing", Duration::from_secs(30), async || {

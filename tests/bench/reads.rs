@@ -48,7 +48,8 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
     Ok(section)
 }
 
-fn request() -> String {
+/// A ping.
+pub(crate) fn request() -> String {
     json!({"jsonrpc": "2.0", "id": Uuid::new_v4(), "method": "host.ping"}).to_string()
 }
 
@@ -63,7 +64,7 @@ async fn socket(lab: &Lab, stand: &Stand, place: &Place, section: &mut Section) 
     let mut arrival = Arrival::of(place.path())?;
     let mut echo = echo::on_socket(&path, answer.len(), &place.join("socket.log"))?;
     let stream = arrival.connected(&path, || echo.check()).await?;
-    let mut peer = Lines(BufReader::new(stream));
+    let mut peer = Lines::over(stream);
 
     let (mut our_times, mut peer_times) = (Series::default(), Series::default());
     for turn in 0..lab.settings.calls + lab.settings.calls / WARM_UP {
@@ -79,15 +80,28 @@ async fn socket(lab: &Lab, stand: &Stand, place: &Place, section: &mut Section) 
 }
 
 /// A connection that carries lines.
-struct Lines(BufReader<UnixStream>);
+pub(crate) struct Lines(BufReader<UnixStream>);
 
 impl Lines {
-    async fn connect(path: &std::path::Path) -> Result<Self> {
+    /// Over this connection.
+    pub(crate) fn over(stream: UnixStream) -> Self {
+        Self(BufReader::new(stream))
+    }
+
+    /// To this socket.
+    ///
+    /// # Errors
+    /// If nobody listens.
+    pub(crate) async fn connect(path: &std::path::Path) -> Result<Self> {
         let stream = UnixStream::connect(path).await;
         Ok(Self(BufReader::new(stream.map_err(Error::io("connecting"))?)))
     }
 
-    async fn ask(&mut self, line: &str) -> Result<String> {
+    /// Ask one line; the answer's.
+    ///
+    /// # Errors
+    /// If none comes in time.
+    pub(crate) async fn ask(&mut self, line: &str) -> Result<String> {
         self.0.write_all(line.as_bytes()).await.map_err(Error::io("asking"))?;
         let mut answer = String::new();
         let read = timeout(PATIENCE, self.0.read_line(&mut answer)).await;
@@ -98,7 +112,11 @@ impl Lines {
         }
     }
 
-    async fn timed(&mut self, line: &str) -> Result<Duration> {
+    /// How long that takes.
+    ///
+    /// # Errors
+    /// As that.
+    pub(crate) async fn timed(&mut self, line: &str) -> Result<Duration> {
         let begun = Instant::now();
         self.ask(line).await?;
         Ok(begun.elapsed())
@@ -106,15 +124,22 @@ impl Lines {
 }
 
 /// Where a request through the broker goes.
-struct Target {
+pub(crate) struct Target {
     exchange: &'static str,
     key: String,
+}
+
+impl Target {
+    /// The queue of this node.
+    pub(crate) fn host(host: &str) -> Self {
+        Self { exchange: "ostler.rpc", key: host.to_owned() }
+    }
 }
 
 async fn broker(lab: &Lab, stand: &Stand, place: &Place, section: &mut Section) -> Result<()> {
     crate::tell("reads through the broker");
     let mut asker = Asker::connect(lab.broker.uri()).await?;
-    let host = Target { exchange: "ostler.rpc", key: stand.agent.host().to_owned() };
+    let host = Target::host(stand.agent.host());
     let request = request();
     let answer = asker.ask(&host, &request).await?;
     pong(&answer)?;
@@ -136,28 +161,32 @@ async fn broker(lab: &Lab, stand: &Stand, place: &Place, section: &mut Section) 
     section.line(line.clone().against("bare lapin echo", &bare_times).goal(1.3));
     section.line(line.against("the same on a quorum queue", &quorum_times).goal(1.3));
     for floor in [bare, quorum] {
-        drop(floor._server);
-        asker.forget(&floor.target.key).await?;
+        asker.leave(floor).await?;
     }
     Ok(())
 }
 
 /// An echo behind a queue.
-struct Floor {
-    target: Target,
+pub(crate) struct Floor {
+    /// Its queue.
+    pub(crate) target: Target,
     _server: Daemon,
 }
 
 /// A client through the broker that does no more than it must: no confirmation, no parsing.
-struct Asker {
+pub(crate) struct Asker {
     channel: Channel,
     replies: Consumer,
     _connection: Connection,
 }
 
 impl Asker {
+    /// To this broker.
+    ///
+    /// # Errors
+    /// If it refuses.
     #[expect(clippy::disallowed_methods, reason = "the same bare client for all that is measured")]
-    async fn connect(uri: &str) -> Result<Self> {
+    pub(crate) async fn connect(uri: &str) -> Result<Self> {
         let connection = Connection::connect(uri, ConnectionProperties::default())
             .await
             .map_err(Error::broker("connecting"))?;
@@ -176,7 +205,11 @@ impl Asker {
         Ok(Self { channel, replies, _connection: connection })
     }
 
-    async fn ask(&mut self, target: &Target, request: &str) -> Result<Vec<u8>> {
+    /// Ask; the answer as it came.
+    ///
+    /// # Errors
+    /// If none comes in time.
+    pub(crate) async fn ask(&mut self, target: &Target, request: &str) -> Result<Vec<u8>> {
         let id = Uuid::new_v4().to_string();
         let properties = BasicProperties::default()
             .with_content_type("application/json".into())
@@ -203,7 +236,10 @@ impl Asker {
     }
 
     /// An echo on a queue of its own, answering.
-    async fn floor(
+    ///
+    /// # Errors
+    /// If the broker refuses, or it does not answer.
+    pub(crate) async fn floor(
         &mut self,
         lab: &Lab,
         place: &Place,
@@ -232,6 +268,15 @@ impl Asker {
         Ok(floor)
     }
 
+    /// Take a floor away.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub(crate) async fn leave(&self, floor: Floor) -> Result<()> {
+        drop(floor._server);
+        self.forget(&floor.target.key).await
+    }
+
     async fn forget(&self, queue: &str) -> Result<()> {
         self.channel
             .queue_delete(queue.into(), QueueDeleteOptions::default())
@@ -242,7 +287,10 @@ impl Asker {
 }
 
 /// An answer to `host.ping`, or what it is instead.
-fn pong(answer: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// It is something else.
+pub(crate) fn pong(answer: &[u8]) -> Result<()> {
     let value: Value = serde_json::from_slice(answer).unwrap_or_default();
     match value["result"]["host"].is_string() {
         true => Ok(()),

@@ -52,8 +52,17 @@ impl Unit {
 pub(crate) struct Peer {
     name: String,
     values: Series,
-    /// The ratio of medians we want to stay below.
-    goal: Option<f64>,
+    /// The ratio we want to stay below.
+    goal: Option<Goal>,
+}
+
+/// What we want a ratio to be at most.
+#[derive(Debug, Clone, Copy)]
+enum Goal {
+    /// The median of the ratios.
+    Median(f64),
+    /// The ratio of the 99th percentiles.
+    Tail(f64),
 }
 
 /// One line: ours, and a peer if there is one.
@@ -80,11 +89,31 @@ impl Line {
 
     /// We want to stay within so many times the peer.
     #[must_use]
-    pub(crate) fn goal(mut self, ratio: f64) -> Self {
+    pub(crate) fn goal(self, ratio: f64) -> Self {
+        self.wanted(Goal::Median(ratio))
+    }
+
+    /// We want the 99th percentile to stay within so many times the peer's.
+    #[must_use]
+    pub(crate) fn tail_goal(self, ratio: f64) -> Self {
+        self.wanted(Goal::Tail(ratio))
+    }
+
+    fn wanted(mut self, goal: Goal) -> Self {
         if let Some(peer) = &mut self.peer {
-            peer.goal = Some(ratio);
+            peer.goal = Some(goal);
         }
         self
+    }
+
+    /// What is wanted, and what is; `None` if nothing is wanted, or there is too little to tell.
+    fn verdict(&self) -> Option<(Goal, f64)> {
+        let goal = self.peer.as_ref()?.goal?;
+        let is = match goal {
+            Goal::Median(_) => self.ratio()?.median,
+            Goal::Tail(_) => self.tail_ratio()?,
+        };
+        Some((goal, is))
     }
 
     fn ratio(&self) -> Option<Spread> {
@@ -106,7 +135,12 @@ impl Line {
             line["peer"] = json!({"name": peer.name, "values": summary(&peer.values)});
             line["ratio"] = self.ratio().map(|r| spread(&r)).unwrap_or_default();
             line["ratio_p99"] = json!(self.tail_ratio());
-            line["goal"] = json!(peer.goal);
+            let (name, wanted) = match peer.goal {
+                None => ("goal", None),
+                Some(Goal::Median(wanted)) => ("goal", Some(wanted)),
+                Some(Goal::Tail(wanted)) => ("goal_p99", Some(wanted)),
+            };
+            line[name] = json!(wanted);
         }
         line
     }
@@ -222,8 +256,12 @@ fn row(line: &Line) -> Vec<Cell> {
         ratio.map(|r| format!("{:.3}", r.median)),
         ratio.filter(|_| many).map(|r| format!("[{:.2}..{:.2}]", r.low, r.high)),
         line.tail_ratio().map(|r| format!("{r:.2}")),
-        peer.goal.zip(ratio).map(|(goal, ratio)| {
-            format!("{goal} {}", if ratio.median <= goal { "met" } else { "MISSED" })
+        line.verdict().map(|(goal, is)| {
+            let (what, wanted) = match goal {
+                Goal::Median(wanted) => ("", wanted),
+                Goal::Tail(wanted) => ("p99 ", wanted),
+            };
+            format!("{what}{wanted} {}", if is <= wanted { "met" } else { "MISSED" })
         }),
         Some(peer.name.clone()),
     ]);

@@ -24,6 +24,16 @@ pub(crate) struct Settings {
     pub(crate) instances: usize,
     /// Memory of each of those, MiB.
     pub(crate) memory: u64,
+    /// Boots at once.
+    pub(crate) crowd: usize,
+    /// Times that every operation is done.
+    pub(crate) cycles: usize,
+    /// Rounds with and without each trouble.
+    pub(crate) rounds: usize,
+    /// Commits to a journal.
+    pub(crate) commits: usize,
+    /// Instances that are defined and do not run, on a node that has many.
+    pub(crate) defined: usize,
     /// The sections to measure; all if empty.
     only: Vec<String>,
     /// The folder the numbers are kept in.
@@ -45,6 +55,11 @@ impl Settings {
             starts: number("OSTLER_BENCH_STARTS", 20)?,
             instances: number("OSTLER_BENCH_INSTANCES", 20)?,
             memory: number("OSTLER_BENCH_MEMORY", 128)? as u64,
+            crowd: number("OSTLER_BENCH_CROWD", 8)?,
+            cycles: number("OSTLER_BENCH_CYCLES", 5)?,
+            rounds: number("OSTLER_BENCH_ROUNDS", 5)?,
+            commits: number("OSTLER_BENCH_COMMITS", 300)?,
+            defined: number("OSTLER_BENCH_DEFINED", 1000)?,
             only: only
                 .split(',')
                 .map(str::trim)
@@ -65,7 +80,8 @@ impl Settings {
         serde_json::json!({
             "runs": self.runs, "boots": self.boots, "calls": self.calls, "questions": self.questions,
             "starts": self.starts, "instances": self.instances, "instance_memory_mib": self.memory,
-            "only": self.only,
+            "crowd": self.crowd, "cycles": self.cycles, "rounds": self.rounds,
+            "commits": self.commits, "defined": self.defined, "only": self.only,
             // the agent's, as the harness takes it
             "log": std::env::var("OSTLER_LOG").ok(),
         })

@@ -9,7 +9,7 @@ use ostler_tests::agent::{HostAgent, Setup};
 use ostler_tests::guest_image::{GuestImage, Mode};
 use ostler_tests::process::{Run, command};
 use ostler_tests::rpc::{Call, Client, Events};
-use ostler_tests::services::{Broker, Libvirt};
+use ostler_tests::services::{Broker, Libvirt, SYSTEM};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -63,6 +63,7 @@ pub(crate) struct Stand {
 struct Guests {
     ids: Vec<Uuid>,
     bridge: String,
+    uri: String,
 }
 
 /// An instance that was booted.
@@ -91,15 +92,27 @@ impl Stand {
     /// # Errors
     /// If the agent does not start, or refuses something.
     pub(crate) async fn open(lab: &Lab, modes: &[Mode]) -> Result<Self> {
+        Self::open_on(lab, modes, SYSTEM, "").await
+    }
+
+    /// The same on this libvirt, with more in its configuration.
+    ///
+    /// # Errors
+    /// As that.
+    pub(crate) async fn open_on(lab: &Lab, modes: &[Mode], uri: &str, more: &str) -> Result<Self> {
         let setup = Setup {
             // more small guests than processors
-            more: "[admission]\ncpu_ratio = 1000\nmemory_reserve = 0\n".to_owned(),
+            more: format!(
+                "[hypervisor]\nuri = \"{uri}\"\n\
+                 [admission]\ncpu_ratio = 1000\nmemory_reserve = 0\n{more}"
+            ),
             ..Setup::with_broker(lab.broker.uri())
         };
         let agent = HostAgent::start(setup).await?;
         let client = agent.client().await.map_err(Error::call("connect"))?;
         let short = &Uuid::new_v4().simple().to_string()[..8];
-        let guests = Guests { ids: Vec::new(), bridge: format!("obench{short}") };
+        let guests =
+            Guests { ids: Vec::new(), bridge: format!("obench{short}"), uri: uri.to_owned() };
         let bridge = guests.bridge.clone();
         let mut stand = Self { guests, agent, client, memory: lab.settings.memory };
         stand.change("network.ensure", json!({"name": "bench", "bridge": bridge})).await?;
@@ -144,26 +157,32 @@ impl Stand {
         self.client.call(method, params).await.map_err(Error::call(method))
     }
 
-    /// Wait for the end of an operation.
+    /// Wait until an operation has succeeded.
     ///
     /// # Errors
     /// If it fails.
-    async fn finished(&mut self, mut operation: Value) -> Result<Value> {
-        loop {
-            let state = operation["state"].as_str().unwrap_or_default();
-            if state == "succeeded" {
-                return Ok(operation);
-            }
-            if !matches!(state, "queued" | "running") {
-                return Err(Error::Operation {
-                    kind: operation["kind"].as_str().unwrap_or("an operation").to_owned(),
-                    why: operation["error"].to_string(),
-                });
-            }
+    pub(crate) async fn finished(&mut self, operation: Value) -> Result<Value> {
+        let over = self.over(operation).await?;
+        if over["state"] == "succeeded" {
+            return Ok(over);
+        }
+        Err(Error::Operation {
+            kind: over["kind"].as_str().unwrap_or("an operation").to_owned(),
+            why: over["error"].to_string(),
+        })
+    }
+
+    /// Wait for the end of an operation, whatever that is.
+    ///
+    /// # Errors
+    /// If the agent does not tell.
+    pub(crate) async fn over(&mut self, mut operation: Value) -> Result<Value> {
+        while matches!(operation["state"].as_str(), Some("queued" | "running")) {
             let wait = json!({"id": operation["id"], "timeout": 60_000});
             let call = Call::new("operation.wait", wait).patience(PATIENCE);
             operation = self.client.send(&call).await.map_err(Error::call("operation.wait"))?;
         }
+        Ok(operation)
     }
 
     /// Boot an instance and wait until the agent says that it runs.
@@ -197,7 +216,38 @@ impl Stand {
         Ok(())
     }
 
+    /// Ask for so many boots at once, through the broker; each with its accepted operation.
+    ///
+    /// # Errors
+    /// If one is refused.
+    pub(crate) async fn ask_for_boots(
+        &mut self,
+        image: Mode,
+        count: usize,
+    ) -> Result<Vec<(Uuid, Value)>> {
+        let mut client = self.agent.amqp_client().await.map_err(Error::call("connect"))?;
+        let Client::Amqp(amqp) = &mut client else {
+            return Err(Error::Nothing { what: "a client through the broker".to_owned() });
+        };
+        let boots: Vec<(Uuid, Value)> = (0..count).map(|_| self.boot_params(image)).collect();
+        let calls: Vec<Call> = boots
+            .iter()
+            .map(|(_, params)| Call::new("instance.boot", params.clone()).patience(PATIENCE))
+            .collect();
+        let answers = amqp.send_all(&calls).await.map_err(Error::call("instance.boot"))?;
+        boots
+            .iter()
+            .zip(answers)
+            .map(|((id, _), answer)| Ok((*id, answer.map_err(Error::call("instance.boot"))?)))
+            .collect()
+    }
+
     async fn ask_for_boot(&mut self, image: Mode) -> Result<(Uuid, Value)> {
+        let (id, boot) = self.boot_params(image);
+        Ok((id, self.call("instance.boot", boot).await?))
+    }
+
+    fn boot_params(&mut self, image: Mode) -> (Uuid, Value) {
         let id = Uuid::new_v4();
         // before it is asked for: the answer may be lost
         self.guests.ids.push(id);
@@ -206,7 +256,7 @@ impl Stand {
             "image": image.word(), "vcpus": 1, "memory": self.memory << 20,
             "networks": [{"network": "bench"}],
         });
-        Ok((id, self.call("instance.boot", boot).await?))
+        (id, boot)
     }
 
     /// Delete it and wait until it is gone.
@@ -273,6 +323,14 @@ impl Stand {
     pub(crate) async fn start_agent(&mut self) -> Result<()> {
         self.agent.launch()?;
         self.agent.ready().await?;
+        self.connect().await
+    }
+
+    /// Connect anew, to an agent that was started again.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub(crate) async fn connect(&mut self) -> Result<()> {
         self.client = self.agent.client().await.map_err(Error::call("connect"))?;
         Ok(())
     }
@@ -328,8 +386,8 @@ impl Drop for Guests {
         };
         for id in &self.ids {
             let domain = domain(*id);
-            quiet("virsh", &["-q", "-c", "qemu:///system", "destroy", &domain]);
-            quiet("virsh", &["-q", "-c", "qemu:///system", "undefine", &domain]);
+            quiet("virsh", &["-q", "-c", &self.uri, "destroy", &domain]);
+            quiet("virsh", &["-q", "-c", &self.uri, "undefine", "--managed-save", &domain]);
         }
         quiet("ip", &["link", "del", &self.bridge]);
     }

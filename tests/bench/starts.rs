@@ -21,6 +21,8 @@ use crate::figures::Series;
 use crate::report::{Line, Section, Unit};
 use crate::stand::Lab;
 
+/// The first question to a host agent.
+pub(crate) const PING: &str = "{\"jsonrpc\":\"2.0\",\"id\":\"1\",\"method\":\"host.ping\"}\n";
 /// How long a start may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Starts before the ones that count.
@@ -86,7 +88,10 @@ impl Arrival {
 }
 
 /// Ask one line; what comes back.
-async fn first_answer(stream: UnixStream, line: &str) -> Result<String> {
+///
+/// # Errors
+/// If none comes in time, or it is an error.
+pub(crate) async fn first_answer(stream: UnixStream, line: &str) -> Result<String> {
     let mut stream = BufReader::new(stream);
     stream.write_all(line.as_bytes()).await.map_err(Error::io("asking"))?;
     let mut answer = String::new();
@@ -116,7 +121,6 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
 
 async fn hosts(lab: &Lab, section: &mut Section) -> Result<()> {
     crate::tell("starts of the host agent");
-    let ping = "{\"jsonrpc\":\"2.0\",\"id\":\"1\",\"method\":\"host.ping\"}\n";
     let place = Place::new("start")?;
     let mut agent = HostAgent::start(Setup::with_broker(lab.broker.uri())).await?;
     agent.stop().await?;
@@ -130,7 +134,7 @@ async fn hosts(lab: &Lab, section: &mut Section) -> Result<()> {
         let begun = Instant::now();
         agent.launch()?;
         let stream = arrival.connected(&socket, || Ok(())).await?;
-        first_answer(stream, ping).await?;
+        first_answer(stream, PING).await?;
         let took = begun.elapsed();
         agent.stop().await?;
 
@@ -139,7 +143,7 @@ async fn hosts(lab: &Lab, section: &mut Section) -> Result<()> {
         let begun = Instant::now();
         let mut echo = echo::on_socket(&socket, 100, &place.join("echo.log"))?;
         let stream = floor_arrival.connected(&socket, || echo.check()).await?;
-        first_answer(stream, ping).await?;
+        first_answer(stream, PING).await?;
         let echoed = begun.elapsed();
         echo.terminate().await?;
         if turn >= WARM_UP {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ostler_tests::guest_image::Mode;
 use ostler_tests::poll;
+use ostler_tests::services::SYSTEM;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -38,7 +39,7 @@ pub(crate) async fn measure(lab: &Lab) -> Result<Section> {
     let stock = stand.boot(Mode::QemuGa).await?;
     stand.ready(ours.id).await?;
     stand.stop_agent().await?;
-    let libvirt = open_libvirt()?;
+    let libvirt = open_libvirt(SYSTEM)?;
     let lookup = |name: String| {
         tokio::task::block_in_place(|| libvirt.lookup_domain_by_name(&name))
             .map_err(Error::libvirt("looking for a guest"))
