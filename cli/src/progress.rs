@@ -139,7 +139,8 @@ fn quarters(step: &Step) -> u64 {
 /// One line for where the operation is.
 fn live_line(operation: &Operation) -> String {
     let all = operation.steps.len();
-    let undoing = operation.steps.iter().any(|step| step.is(StepState::Failed));
+    let is_undoing = |step: &Step| step.is(StepState::Failed) || step.is(StepState::Undone);
+    let undoing = operation.steps.iter().any(is_undoing);
     match operation.steps.iter().position(|step| step.is(StepState::Running)) {
         _ if undoing => format!("{}: undoing what it did", operation.kind),
         Some(index) => {
@@ -152,8 +153,8 @@ fn live_line(operation: &Operation) -> String {
 
 fn with_amount(step: &Step) -> String {
     match &step.progress {
-        None => step.name.clone(),
-        Some(progress) => format!("{}  {}", step.name, amount(progress)),
+        None => format!("{}{}", step.name, step.tries()),
+        Some(progress) => format!("{}  {}{}", step.name, amount(progress), step.tries()),
     }
 }
 

@@ -124,6 +124,8 @@ pub(crate) struct Operation {
 pub(crate) struct Step {
     pub(crate) name: String,
     pub(crate) state: Word<StepState>,
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) failures: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) progress: Option<Word<Progress>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,6 +135,11 @@ pub(crate) struct Step {
     /// Fields newer than this build.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_none(failures: &u32) -> bool {
+    *failures == 0
 }
 
 impl Operation {
@@ -162,6 +169,15 @@ impl Operation {
 }
 
 impl Step {
+    /// How often it was tried in vain and is tried again, in words; nothing if it was not.
+    pub(crate) fn tries(&self) -> String {
+        match self.failures {
+            0 => String::new(),
+            n if self.is(StepState::Running) => format!(", failed {n} times and is tried again"),
+            n => format!(", after {n} failed tries"),
+        }
+    }
+
     /// Whether it is in this state.
     pub(crate) fn is(&self, state: StepState) -> bool {
         self.state.known() == Some(&state)

@@ -84,8 +84,11 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     // The socket is bound before anything is taken up, so that a second agent does no harm.
     let listener = Listener::bind(&settings.socket, settings.socket_group.as_deref())?;
 
-    let libvirt_settings =
-        libvirt::Settings { uri: settings.hypervisor_uri.clone(), ..libvirt::Settings::default() };
+    let libvirt_settings = libvirt::Settings {
+        uri: settings.hypervisor_uri.clone(),
+        node: settings.host.to_string(),
+        ..libvirt::Settings::default()
+    };
     let hypervisor = Arc::new(Libvirt::start(&libvirt_settings)?);
     let guest_settings = GuestSettings::new(settings.answer_timeout);
     let limits = Limits {

@@ -67,6 +67,7 @@ impl Show for Operation {
             if let (Some(started), Some(finished)) = (step.started, step.finished) {
                 text.push_str(&format!(", took {}", span(finished.since(started))));
             }
+            text.push_str(&step.tries());
             rows.push(("step", Field::new(text, mood)));
         }
         if let Some(result) = &self.result {

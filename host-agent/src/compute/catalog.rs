@@ -90,6 +90,7 @@ impl Registry {
             change: Change::ImageImport { sha256: import.sha256, partial_source: partial },
             volatile: Volatile { word: None, source: partial.then_some(import.source) },
             was: Running::No,
+            to_do: true,
             undo: Reservation::NewImage(record.name.clone()),
             write: Write { image: Some(Entry::Put(record)), ..Write::default() },
         })
@@ -119,6 +120,7 @@ impl Registry {
             change: Change::ImageRemove,
             volatile: Volatile::default(),
             was: Running::No,
+            to_do: true,
             undo: Reservation::None,
             write: Write::default(),
         })
@@ -189,6 +191,7 @@ impl Registry {
             change: Change::NetworkEnsure { network },
             volatile: Volatile::default(),
             was: Running::No,
+            to_do: true,
             undo: Reservation::None,
             write: Write::default(),
         })

@@ -244,7 +244,8 @@ fn fault(id: InstanceId) -> impl Fn(hypervisor::Error) -> Fault {
         Error::Refused { .. } => Fault::of(Reason::Conflict, &error)
             .about(subject(id))
             .next(format!("see whether it runs: ostler instance show {id}")),
-        Error::Busy { .. }
+        Error::NotOurs { .. }
+        | Error::Busy { .. }
         | Error::Unreachable { .. }
         | Error::Timeout { .. }
         | Error::GuestAgentUnavailable { .. }

@@ -245,6 +245,48 @@ const fn way_out(vm: VmState) -> Option<&'static str> {
     }
 }
 
+/// Whether what a change brings about is so already: as its record says, and as it is seen. What is
+/// not known is not so.
+pub(super) const fn is_so(change: &Change, vm: VmState, power: PowerState) -> bool {
+    match change {
+        Change::Start | Change::Unpause | Change::Resume => {
+            matches!((vm, power), (VmState::Active, PowerState::Running))
+        }
+        Change::Stop { .. } => {
+            matches!((vm, power), (VmState::Stopped, PowerState::Shutdown | PowerState::Crashed))
+        }
+        Change::Pause => matches!((vm, power), (VmState::Paused, PowerState::Paused)),
+        Change::Suspend => matches!((vm, power), (VmState::Suspended, PowerState::Shutdown)),
+        Change::SoftDelete { .. } => matches!(
+            (vm, power),
+            (VmState::SoftDeleted, PowerState::Shutdown | PowerState::Crashed | PowerState::None)
+        ),
+        // A reboot of what runs, a snapshot of what was made an image of: these are done each time.
+        Change::Boot
+        | Change::Reboot { .. }
+        | Change::Rebuild { .. }
+        | Change::Rescue { .. }
+        | Change::Unrescue
+        | Change::Resize { .. }
+        | Change::ConfirmResize
+        | Change::RevertResize { .. }
+        | Change::Adjust { .. }
+        | Change::Snapshot { .. }
+        | Change::Shelve { .. }
+        | Change::Offload
+        | Change::Unshelve { .. }
+        | Change::Update { .. }
+        | Change::Lock { .. }
+        | Change::Unlock
+        | Change::Restore { .. }
+        | Change::Delete
+        | Change::Password { .. }
+        | Change::ImageImport { .. }
+        | Change::ImageRemove
+        | Change::NetworkEnsure { .. } => false,
+    }
+}
+
 /// Whether nobody has locked the instance against `action`.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::event::{Event, News};
 use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::{Status, VmState};
+use ostler_protocol::rpc::instance::{Boot, Status, VmState};
 use ostler_protocol::rpc::operation::{Kind, Operation, State, Subject};
 use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Timestamp};
 use tokio::sync::{OnceCell, Semaphore, broadcast, watch};
@@ -18,18 +18,18 @@ use tokio_util::task::TaskTracker;
 use super::admission::Capacity;
 use super::command::{Command, Context};
 use super::faults::{self, Moment};
-use super::operations::{can_cancel, pending};
+use super::operations::{can_cancel, hypervisor_fault, pending};
 use super::registry::{LiveOperation, Registry, Shared, Volatile};
 use super::requests::Asked;
 use crate::config::Settings;
 use crate::guest::Guests;
 use crate::host::{Host, Usage};
-use crate::hypervisor::{Hypervisor, VirtType};
+use crate::hypervisor::{self, Hypervisor, VirtType};
 use crate::image::Cache;
 use crate::journal::records::{Change, InstanceRecord, OperationRecord, Running};
 use crate::journal::{self, Accepted, Journal, Write};
 use crate::network::Network;
-use crate::volume::Directory;
+use crate::volume::{Directory, Volumes};
 
 /// Events kept for listeners that lag; they tell what is, so a lost one is made good by the next.
 const EVENTS: usize = 1024;
@@ -88,6 +88,8 @@ pub(super) struct Admitted {
     pub(super) subject: Subject,
     pub(super) change: Change,
     pub(super) was: Running,
+    /// Whether there is anything to do: what is so already needs no step.
+    pub(super) to_do: bool,
     pub(super) volatile: Volatile,
     pub(super) write: Write,
     pub(super) undo: Reservation,
@@ -171,11 +173,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     async fn take_up(self: &Arc<Self>, unfinished: Vec<OperationRecord>) {
         for record in unfinished {
             let subject = record.operation.subject.clone();
-            let pointless = matches!(record.change, Change::Delete);
-            self.enqueue(LiveOperation::new(record, Volatile::default()));
-            if pointless {
+            if matches!(record.change, Change::Delete) {
                 self.registry.lock().cancel_pointless(&subject);
             }
+            self.enqueue(LiveOperation::new(record, Volatile::default()));
         }
     }
 
@@ -193,6 +194,12 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         command: Command,
         context: Context,
     ) -> Result<Operation, Fault> {
+        // Asked before the gate, where nobody waits for it.
+        let free = if let Command::Boot(Boot { id: Some(id), .. }) = &command {
+            self.is_free(*id).await
+        } else {
+            Ok(())
+        };
         let _one_at_a_time = self.gate.lock().await;
         let fingerprint = command.fingerprint();
         if let Some(key) = &context.key {
@@ -219,6 +226,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             return Err(Fault::new(Reason::Expired, "the deadline passed before the request came")
                 .next("ask again with a later deadline; compare the clocks"));
         }
+        free?;
         let capacity = self.capacity().await?;
         let kind = command.kind();
         let id = OperationId::random();
@@ -240,7 +248,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             subject: admitted.subject,
             key: context.key,
             state: State::Queued,
-            steps: pending(&admitted.change, admitted.was),
+            steps: match admitted.to_do {
+                true => pending(&admitted.change, admitted.was),
+                false => Vec::new(),
+            },
             error: None,
             result: None,
             deadline: context.deadline,
@@ -293,6 +304,34 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         }
         self.tell_operation(&live);
         Ok(live.operation())
+    }
+
+    /// Whether an id that a caller chose is nobody's on this node.
+    ///
+    /// # Errors
+    /// `conflict`, with what has it; or that it could not be seen.
+    async fn is_free(&self, id: InstanceId) -> Result<(), Fault> {
+        if self.registry.lock().instances.contains_key(&id) {
+            return Ok(()); // a matter of admission
+        }
+        let taken = |by: String| {
+            Err(Fault::new(Reason::Conflict, format!("conflict: the id {id} is taken by {by}"))
+                .about(format!("instance {id}"))
+                .next("choose another id, or leave it out to have one made"))
+        };
+        match self.node.hypervisor.state(id).await {
+            Err(hypervisor::Error::NotFound { .. }) => {}
+            Ok(_) => {
+                return taken("a domain of this node that the journal does not know".to_owned());
+            }
+            Err(error @ hypervisor::Error::NotOurs { .. }) => return taken(error.to_string()),
+            Err(error) => return Err(hypervisor_fault(&error)),
+        }
+        let folder = self.node.volumes.files(id).folder;
+        match tokio::fs::symlink_metadata(&folder).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Ok(_) | Err(_) => taken(format!("{}, which is there already", folder.display())),
+        }
     }
 
     pub(super) fn live(&self, id: OperationId) -> Option<Arc<LiveOperation>> {

@@ -48,8 +48,13 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             }
         };
         self.orphans(&domains).await;
+        // Of somebody else's domain under an instance's id nothing is believed.
+        let power = |domain: &DomainRecord| match self.is_ours(domain) {
+            true => domain.power,
+            false => PowerState::Unknown,
+        };
         let seen: HashMap<InstanceId, PowerState> =
-            domains.iter().map(|domain| (domain.id, domain.power)).collect();
+            domains.iter().map(|domain| (domain.id, power(domain))).collect();
         let known: Vec<InstanceRecord> = {
             let registry = self.registry.lock();
             let placed = |i: &&InstanceRecord| i.vm_state != VmState::Deleted;
@@ -86,6 +91,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         });
     }
 
+    fn is_ours(&self, domain: &DomainRecord) -> bool {
+        domain.ours.as_ref().is_some_and(|ours| ours.node == self.settings.host.as_str())
+    }
+
     /// Start an instance without having been asked.
     async fn start_again(self: &Arc<Self>, instance: InstanceId) -> Result<(), Fault> {
         let _one_at_a_time = self.gate.lock().await;
@@ -102,6 +111,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 subject: Subject::Instance(instance),
                 change: Change::Start,
                 was: Running::No,
+                to_do: true,
                 volatile: Volatile::default(),
                 undo: Reservation::Instance(Box::new(before)),
                 write: Write { instance: write, ..Write::default() },
@@ -114,12 +124,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     /// See to the domains of this node that the journal does not know.
     async fn orphans(&self, domains: &[DomainRecord]) {
-        let ours = |domain: &&DomainRecord| {
-            domain.ours.as_ref().is_some_and(|ours| ours.node == self.settings.host.as_str())
-        };
         let mut left = Vec::new();
         let reported = self.registry.lock().orphans.clone();
-        for domain in domains.iter().filter(ours) {
+        for domain in domains.iter().filter(|domain| self.is_ours(domain)) {
             let known = {
                 let registry = self.registry.lock();
                 registry.instances.get(&domain.id).map(|i| i.vm_state)
@@ -203,6 +210,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             let redefined = match found {
                 Ok(found) if found == made => None,
                 Ok(_) => Some("its definition was changed behind the agent".to_owned()),
+                Err(error @ Error::NotOurs { .. }) => Some(error.to_string()),
                 // That it is gone is told by its power state.
                 Err(Error::NotFound { .. }) => None,
                 Err(error) => {

@@ -47,6 +47,8 @@ pub(super) struct LiveOperation {
     pub(super) was: Running,
     /// Set when somebody asks for it to stop.
     pub(super) cancel: CancellationToken,
+    /// Set when a delete waits behind it: what still fails then is left to that.
+    pub(super) superseded: CancellationToken,
     /// As the caller sees it; changes are told to whoever waits.
     pub(super) now: watch::Sender<Operation>,
 }
@@ -74,6 +76,7 @@ impl LiveOperation {
             resumed: record.operation.state != State::Queued,
             volatile,
             cancel,
+            superseded: CancellationToken::new(),
             now: watch::Sender::new(record.operation),
         })
     }

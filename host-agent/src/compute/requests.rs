@@ -3,7 +3,6 @@
 //! reserved is put back if the operation cannot be written down.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::image::State as ImageState;
@@ -20,7 +19,7 @@ use super::command::Command;
 use super::lifecycle::{self, Action};
 use super::manager::{Admitted, Compute, Reservation};
 use super::operations::{can_cancel, root_serial};
-use super::registry::{LiveOperation, Registry, Volatile};
+use super::registry::{Registry, Volatile};
 use crate::hypervisor::spec::DiskTarget;
 use crate::hypervisor::{Hypervisor, Link};
 use crate::journal::records::{Change, ImageRecord, InstanceRecord, Running, Source};
@@ -62,6 +61,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     subject: Subject::Instance(record.id),
                     change: Change::Boot,
                     was: Running::No,
+                    to_do: true,
                     volatile: Volatile::default(),
                     undo: Reservation::NewInstance(record.id),
                     write: Write { instance: Some(record), ..Write::default() },
@@ -146,6 +146,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 let Adjust { id, vcpus, memory } = adjust;
                 self.act(registry, id, Action::Adjust, asked, |record, registry| {
                     admission::adjust(&adjust, record, &self.facts(registry, asked))?;
+                    let vcpus = vcpus.filter(|vcpus| *vcpus != record.vcpus);
+                    let memory = memory.filter(|memory| *memory != record.memory);
                     Ok(Change::Adjust { vcpus, memory })
                 })
             }
@@ -255,6 +257,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             return Err(about(Fault::new(Reason::HypervisorUnavailable, text))
                 .next("ask again in a moment: the hypervisor is being asked"));
         }
+        let to_do = !lifecycle::is_so(&change, record.vm_state, power);
         let write = registry.update(instance, |instance| {
             instance.task_state = Some(action.task());
             instance.operation = Some(asked.by);
@@ -263,6 +266,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             subject,
             change,
             was: running(power),
+            to_do,
             volatile: Volatile::default(),
             undo: Reservation::Instance(Box::new(record)),
             write: Write { instance: write, ..Write::default() },
@@ -407,11 +411,14 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 }
 
 impl Registry {
-    /// Cancel what is under way on a subject that is about to go.
+    /// End what is under way on a subject that is about to go: what can be is cancelled, and what
+    /// is tried again and again is not any more.
     pub(super) fn cancel_pointless(&self, subject: &Subject) {
-        if let Some(queue) = self.queues.get(subject) {
-            let pointless = |o: &&Arc<LiveOperation>| can_cancel(o.now.borrow().kind);
-            queue.iter().filter(pointless).for_each(|o| o.ask_to_stop());
+        for operation in self.queues.get(subject).into_iter().flatten() {
+            operation.superseded.cancel();
+            if can_cancel(operation.now.borrow().kind) {
+                operation.ask_to_stop();
+            }
         }
     }
 

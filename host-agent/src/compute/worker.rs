@@ -11,7 +11,9 @@
 //! ```
 //!
 //! What a step has committed is not undone: from there the operation goes on, and a crash in it is
-//! taken up. A cancellation gives a step a moment to end by itself, then leaves it where it waits
+//! taken up. A step that fails there is tried again, with growing pauses, over restarts too, until
+//! it is done or a delete of the instance takes its place. An undo leaves what a step had found so
+//! before it began. A cancellation gives a step a moment to end by itself, then leaves it where it waits
 //! for the hypervisor.
 //!
 //! While libvirt cannot be reached a step waits, and is tried again when it is back: its outcome
@@ -29,7 +31,7 @@ use super::change::applied;
 use super::faults::{self, Moment};
 use super::lifecycle;
 use super::manager::Compute;
-use super::operations::{Change, Flow, Step, StepError, can_undo, committed, plan, too_late};
+use super::operations::{Change, Flow, Step, StepError, can_undo, committed, plan_of, too_late};
 use super::registry::LiveOperation;
 use crate::hypervisor::{Hypervisor, Link};
 use crate::journal::{Entry, Write};
@@ -37,6 +39,8 @@ use crate::network::Network;
 
 /// How long a step that is waiting may go on after a cancellation.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(2);
+/// The pause before a step that can only go on is tried again: the first, and the longest.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
 /// How an operation's steps ended.
 enum End {
@@ -44,6 +48,15 @@ enum End {
     Failed(Fault),
     Cancelled,
     /// The agent is stopping; the journal has all that is needed to go on.
+    Suspended,
+}
+
+/// What ended a pause before the next try.
+enum Pause {
+    Over,
+    /// A delete waits, and will see to it.
+    Superseded(Fault),
+    /// The agent is stopping.
     Suspended,
 }
 
@@ -182,7 +195,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     async fn steps(&self, operation: &Arc<LiveOperation>, kind: Kind) -> End {
-        let plan = plan(&operation.change, operation.was);
+        let plan = plan_of(operation);
         let before = operation.operation();
         let undoing =
             |s: &operation::Step| matches!(s.state, StepState::Failed | StepState::Undone);
@@ -194,85 +207,167 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             };
         }
         for (n, &step) in plan.iter().enumerate() {
-            let before = operation.now.borrow().steps.get(n).map(|s| s.state);
-            if before == Some(StepState::Done) {
+            if self.state_of(operation, n) == Some(StepState::Done) {
                 continue;
             }
-            if self.shutdown.is_cancelled() {
-                // Between two steps is the safest place to stop: the next start goes on from here.
-                let _ = self.write_progress(operation).await;
-                return End::Suspended;
-            }
-            let committed = {
-                let mut steps = operation.now.borrow().steps.clone();
-                // What a crash cut off may have been done.
-                if let Some(cut_off) = steps.get_mut(n).filter(|s| s.state == StepState::Running) {
-                    cut_off.state = StepState::Done;
+            loop {
+                if self.shutdown.is_cancelled() {
+                    // Between two steps is the safest place to stop: the next start goes on.
+                    let _ = self.write_progress(operation).await;
+                    return End::Suspended;
                 }
-                too_late(&operation.change, &plan, &steps)
-            };
-            if operation.cancel.is_cancelled() && !committed {
-                return End::Cancelled;
-            }
-            let failed = |fault: Fault| {
-                let fault = fault.at(step.name()).about(operation.subject.to_string());
-                // With what it is undone for, should a crash come before the end of that.
-                operation.now.send_modify(|o| o.error = Some(fault.clone()));
-                self.mark(operation, n, StepState::Failed);
-                End::Failed(fault)
-            };
-            if before == Some(StepState::Running) && !step.may_repeat() {
-                return failed(interrupted("whether it took effect is not known"));
-            }
-            self.mark(operation, n, StepState::Running);
-            if let Err(error) = self.write_progress(operation).await {
-                return failed(error);
-            }
-            match self.persevere(operation, kind, step, committed).await {
-                Ok(Flow::Next) => self.mark(operation, n, StepState::Done),
-                Ok(Flow::Finish) => {
-                    self.mark(operation, n, StepState::Done);
-                    operation.now.send_modify(|o| o.steps.truncate(n + 1));
-                    return End::Done;
-                }
-                Err(StepError::Suspended) => return End::Suspended,
-                Err(StepError::Cancelled) => {
-                    self.mark(operation, n, StepState::Failed);
+                let before = self.state_of(operation, n);
+                let committed = {
+                    let mut steps = operation.now.borrow().steps.clone();
+                    // What a crash, or a failure, cut off may have been done.
+                    let cut_off = steps.get_mut(n).filter(|s| s.state == StepState::Running);
+                    if let Some(cut_off) = cut_off {
+                        cut_off.state = StepState::Done;
+                    }
+                    too_late(&operation.change, &plan, &steps)
+                };
+                if operation.cancel.is_cancelled() && !committed {
                     return End::Cancelled;
                 }
-                Err(StepError::Failed(fault) | StepError::Unreachable(fault)) => {
-                    tracing::warn!(%kind, step = step.name(), %fault, "step failed");
-                    return failed(*fault);
+                let failed = |fault: Fault| {
+                    let fault = fault.at(step.name()).about(operation.subject.to_string());
+                    // With what it is undone for, should a crash come before the end of that.
+                    operation.now.send_modify(|o| o.error = Some(fault.clone()));
+                    // One that was not begun has nothing that could be taken back.
+                    let state = match self.state_of(operation, n) {
+                        Some(StepState::Running) => StepState::Failed,
+                        Some(_) | None => StepState::Undone,
+                    };
+                    self.mark(operation, n, state);
+                    End::Failed(fault)
+                };
+                let again = before == Some(StepState::Running);
+                let failures = operation.now.borrow().steps.get(n).map_or(0, |s| s.failures);
+                if again && failures == 0 && !step.may_repeat() {
+                    return failed(interrupted("whether it took effect is not known"));
+                }
+                let goes_on = step.goes_on(&operation.change);
+                match self.attempt(operation, kind, n, step, committed).await {
+                    Ok(Flow::Next) => {
+                        operation.now.send_modify(|o| o.error = None);
+                        self.mark(operation, n, StepState::Done);
+                        break;
+                    }
+                    Ok(Flow::Finish) => {
+                        self.mark(operation, n, StepState::Done);
+                        operation.now.send_modify(|o| o.steps.truncate(n + 1));
+                        return End::Done;
+                    }
+                    Err(StepError::Suspended) => return End::Suspended,
+                    Err(StepError::Cancelled) => {
+                        self.mark(operation, n, StepState::Failed);
+                        return End::Cancelled;
+                    }
+                    Err(StepError::Failed(fault)) if goes_on => {
+                        let fault = fault.at(step.name()).about(operation.subject.to_string());
+                        let steps = operation.operation().steps;
+                        let may_end = !too_late(&operation.change, &plan, &steps);
+                        match self.wait_to_retry(operation, n, fault, may_end).await {
+                            Pause::Over => {}
+                            Pause::Superseded(fault) => return failed(fault),
+                            Pause::Suspended => return End::Suspended,
+                        }
+                    }
+                    Err(
+                        StepError::Failed(fault)
+                        | StepError::Refused(fault)
+                        | StepError::Unreachable(fault),
+                    ) => {
+                        tracing::warn!(%kind, step = step.name(), %fault, "step failed");
+                        return failed(*fault);
+                    }
                 }
             }
         }
         End::Done
     }
 
-    /// Do a step, as often as it takes while libvirt comes and goes.
-    async fn persevere(
+    fn state_of(&self, operation: &LiveOperation, n: usize) -> Option<StepState> {
+        operation.now.borrow().steps.get(n).map(|step| step.state)
+    }
+
+    /// See how things are, write down what is about to be done, and do it.
+    async fn attempt(
         &self,
         operation: &Arc<LiveOperation>,
         kind: Kind,
+        n: usize,
         step: Step,
         committed: bool,
     ) -> Result<Flow, StepError> {
-        loop {
-            if let Some(fault) = faults::reach(Moment::Before, kind, step.name()) {
-                return Err(StepError::failed(fault));
-            }
-            let outcome = if step.may_be_left() && !committed {
-                let doing = self.perform(operation, step);
-                tokio::pin!(doing);
-                tokio::select! {
-                    biased;
-                    outcome = &mut doing => outcome,
-                    () = left_behind(operation) => Err(StepError::Cancelled),
+        let before = self.state_of(operation, n);
+        if before != Some(StepState::Running) && can_undo(&operation.change) {
+            let looked =
+                self.reaching(operation, step, committed, || self.is_so_already(operation, step));
+            let already = looked.await?;
+            operation.now.send_modify(|o| {
+                if let Some(step) = o.steps.get_mut(n) {
+                    step.already = already;
                 }
-            } else {
-                self.perform(operation, step).await
-            };
-            match outcome {
+            });
+        }
+        self.mark(operation, n, StepState::Running);
+        if let Err(fault) = self.write_progress(operation).await {
+            if before != Some(StepState::Running) {
+                self.mark(operation, n, StepState::Pending);
+            }
+            return Err(StepError::failed(fault));
+        }
+        self.persevere(operation, kind, step, committed).await
+    }
+
+    /// A step failed of an operation that can only go on: show that, and wait, longer each time.
+    async fn wait_to_retry(
+        &self,
+        operation: &LiveOperation,
+        n: usize,
+        fault: Fault,
+        may_end: bool,
+    ) -> Pause {
+        let mut failures = 0;
+        operation.now.send_modify(|o| {
+            o.error = Some(fault.clone());
+            o.revision += 1;
+            if let Some(step) = o.steps.get_mut(n) {
+                step.failures = step.failures.saturating_add(1);
+                failures = step.failures;
+            }
+        });
+        if let Subject::Instance(id) = operation.subject {
+            let shown = fault.clone();
+            self.registry.lock().update(id, |instance| instance.fault = Some(shown));
+        }
+        let pause = AGAIN.0.saturating_mul(1 << failures.min(16).saturating_sub(1)).min(AGAIN.1);
+        let seconds = pause.as_secs_f32();
+        tracing::warn!(%fault, failures, seconds, "it can only go on, and is tried again");
+        if let Err(error) = self.write_progress(operation).await {
+            tracing::warn!(%error, "that a step failed could not be written down");
+        }
+        self.tell_operation(operation);
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => Pause::Suspended,
+            () = operation.superseded.cancelled() => Pause::Superseded(fault),
+            () = operation.cancel.cancelled(), if may_end => Pause::Over,
+            () = tokio::time::sleep(pause) => Pause::Over,
+        }
+    }
+
+    /// Do what needs the hypervisor, as often as it takes while that comes and goes.
+    async fn reaching<T, F: Future<Output = Result<T, StepError>> + Send>(
+        &self,
+        operation: &LiveOperation,
+        step: Step,
+        committed: bool,
+        mut act: impl FnMut() -> F + Send,
+    ) -> Result<T, StepError> {
+        loop {
+            match act().await {
                 Err(StepError::Unreachable(fault)) => {
                     tracing::warn!(step = step.name(), %fault, "waiting for the hypervisor");
                     tokio::select! {
@@ -283,12 +378,36 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                         () = self.shutdown.cancelled() => return Err(StepError::Suspended),
                     }
                 }
-                outcome => {
-                    let fault = faults::reach(Moment::After, kind, step.name());
-                    return fault.map_or(outcome, |fault| Err(StepError::failed(fault)));
-                }
+                outcome => return outcome,
             }
         }
+    }
+
+    /// Do a step, as often as it takes while libvirt comes and goes.
+    async fn persevere(
+        &self,
+        operation: &Arc<LiveOperation>,
+        kind: Kind,
+        step: Step,
+        committed: bool,
+    ) -> Result<Flow, StepError> {
+        let doing = self.reaching(operation, step, committed, async || {
+            if let Some(fault) = faults::reach(Moment::Before, kind, step.name()) {
+                return Err(StepError::failed(fault));
+            }
+            let doing = self.perform(operation, step);
+            if committed || !step.may_be_left() {
+                return doing.await;
+            }
+            tokio::select! {
+                biased;
+                outcome = doing => outcome,
+                () = left_behind(operation) => Err(StepError::Cancelled),
+            }
+        });
+        let outcome = doing.await;
+        let fault = faults::reach(Moment::After, kind, step.name());
+        fault.map_or(outcome, |fault| Err(StepError::failed(fault)))
     }
 
     /// Wait until libvirt can be reached, a moment at least: a link that broke during a call may
@@ -305,7 +424,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// stopping, and will go on when it is back.
     async fn undo(&self, operation: &Arc<LiveOperation>, kind: Kind) -> Result<Undoing, ()> {
         let mut left = Vec::new();
-        let plan = plan(&operation.change, operation.was);
+        let plan = plan_of(operation);
         if !can_undo(&operation.change) || committed(&plan, &operation.now.borrow().steps) {
             return Ok(Undoing { whole: false, left });
         }
@@ -314,8 +433,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             tracing::warn!(%fault, "that an operation is undone could not be written down");
         }
         for (n, &step) in plan.iter().enumerate().rev() {
-            let state = operation.now.borrow().steps.get(n).map(|s| s.state);
-            if !matches!(state, Some(StepState::Done | StepState::Failed | StepState::Running)) {
+            let begun = |step: &operation::Step| match step.state {
+                StepState::Done | StepState::Failed | StepState::Running => !step.already,
+                StepState::Pending | StepState::Undone => false,
+            };
+            if !operation.now.borrow().steps.get(n).is_some_and(begun) {
                 continue;
             }
             let _ = faults::reach(Moment::UndoBefore, kind, step.name());
@@ -331,7 +453,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     },
                     Err(StepError::Suspended) => return Err(()),
                     Err(StepError::Cancelled) => break,
-                    Err(StepError::Failed(fault)) => {
+                    Err(StepError::Failed(fault) | StepError::Refused(fault)) => {
                         left.push(fault.at(format!("undo {}", step.name())));
                         break;
                     }
@@ -353,11 +475,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             if let Some(step) = o.steps.get_mut(n) {
                 step.state = state;
                 match state {
-                    StepState::Running => step.started = Some(now),
-                    StepState::Pending
-                    | StepState::Done
-                    | StepState::Failed
-                    | StepState::Undone => step.finished = Some(now),
+                    StepState::Running => drop(step.started.get_or_insert(now)),
+                    StepState::Pending => step.started = None,
+                    StepState::Done | StepState::Failed | StepState::Undone => {
+                        step.finished = Some(now);
+                    }
                 }
             }
             o.state = State::Running;
@@ -394,8 +516,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             match &operation.subject {
                 Subject::Instance(id) => {
                     let made = state == State::Succeeded || {
-                        let plan = plan(&operation.change, operation.was);
-                        committed(&plan, &over.steps)
+                        committed(&plan_of(operation), &over.steps)
                     };
                     if let (Change::Snapshot { image, .. } | Change::Shelve { image, .. }, false) =
                         (&operation.change, made)

@@ -151,7 +151,7 @@ fn failure(entry: &Entry, command: &'static str, error: hypervisor::Error) -> Fa
     use hypervisor::Error as Cause;
     let instance = entry.id;
     match error {
-        Cause::NotFound { .. } => Error::NotRunning { instance }.into(),
+        Cause::NotFound { .. } | Cause::NotOurs { .. } => Error::NotRunning { instance }.into(),
         Cause::Timeout { .. } => Failure { error: Error::Timeout { command }, mute: true },
         Cause::GuestAgentUnavailable { reason, .. } => {
             Failure { error: Error::Unavailable { instance, why: reason }, mute: true }

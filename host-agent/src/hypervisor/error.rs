@@ -11,6 +11,14 @@ pub enum Error {
         /// The domain.
         domain: InstanceId,
     },
+    /// There is such a domain, and it is somebody else's: nothing was done to it.
+    #[error("the domain {domain} on this node is not this agent's: {why}")]
+    NotOurs {
+        /// The domain.
+        domain: InstanceId,
+        /// What its mark says, or that there is none.
+        why: String,
+    },
     /// Others are before us: our own queue is full, or another job holds the domain.
     #[error("{step}: busy: {reason}")]
     Busy {
@@ -80,6 +88,7 @@ impl Error {
             | Self::Timeout { .. }
             | Self::GuestAgentUnavailable { .. } => true,
             Self::NotFound { .. }
+            | Self::NotOurs { .. }
             | Self::GuestAgentRefused { .. }
             | Self::Refused { .. }
             | Self::Failed { .. } => false,
@@ -91,6 +100,7 @@ impl Error {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => true,
             Self::NotFound { .. }
+            | Self::NotOurs { .. }
             | Self::Busy { .. }
             | Self::GuestAgentUnavailable { .. }
             | Self::GuestAgentRefused { .. }

@@ -90,6 +90,8 @@ struct World {
 
 struct Domain {
     spec: DomainSpec,
+    /// Whether it carries our mark.
+    ours: bool,
     state: DomainState,
     ignores_shutdown: bool,
     agent: Option<Agent>,
@@ -155,6 +157,13 @@ impl Fake {
         if let Some(domain) = self.world().domains.get_mut(&id) {
             domain.state = DomainState { power, reason };
             self.tell(HypervisorEvent::Lifecycle { id, power, reason });
+        }
+    }
+
+    /// Takes our mark off a domain: it is somebody else's from now on.
+    pub fn disown(&self, id: InstanceId) {
+        if let Some(domain) = self.world().domains.get_mut(&id) {
+            domain.ours = false;
         }
     }
 
@@ -254,13 +263,19 @@ impl Fake {
         if *self.link.borrow() == Link::Down {
             return Err(Error::Unreachable { step: step(call), reason: "cut".to_owned() });
         }
+        let mut world = self.world();
+        let of = about.and_then(|id| world.domains.get(&id));
+        if let Some(domain) = about.filter(|_| of.is_some_and(|domain| !domain.ours)) {
+            let why = "it does not carry an agent's mark".to_owned();
+            return Err(Error::NotOurs { domain, why });
+        }
         match failure {
             Some((Failing::Before, error)) => Err(error),
             Some((Failing::After, error)) => {
-                drop(work(&mut self.world()));
+                drop(work(&mut world));
                 Err(error)
             }
-            None => work(&mut self.world()),
+            None => work(&mut world),
         }
     }
 
@@ -359,6 +374,7 @@ impl Hypervisor for Fake {
                     let spec = spec.clone();
                     let domain = Domain {
                         spec,
+                        ours: true,
                         state,
                         ignores_shutdown: false,
                         agent: None,
@@ -508,7 +524,7 @@ impl Hypervisor for Fake {
             id: *id,
             name: domain.spec.domain_name(),
             power: domain.state.power,
-            ours: Some(domain.spec.metadata.clone()),
+            ours: domain.ours.then(|| domain.spec.metadata.clone()),
         };
         self.call(Call::List, None, |world| Ok(world.domains.iter().map(record).collect())).await
     }

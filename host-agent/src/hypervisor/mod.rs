@@ -13,6 +13,9 @@
 //! resumed after a crash repeats its steps. A query that failed is an error or
 //! [`PowerState::Unknown`], never "off" and never "absent".
 //!
+//! A domain is ours by its mark, our metadata with this node's name in it. Before each call about
+//! one the driver has it proven; any other is [`Error::NotOurs`], and nothing is done to it.
+//!
 //! After [`Error::Timeout`] or [`Error::Unreachable`] a change may still have happened, or happen
 //! later: ask [`Hypervisor::state`] before deciding what to do next.
 

@@ -13,6 +13,7 @@ mod adjust;
 mod domain;
 mod jobs;
 mod link;
+mod strangers;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,7 +66,13 @@ fn spec(name: &str) -> DomainSpec {
 
 /// A driver whose link is up, or none where there is no libvirt.
 async fn connected(uri: &str) -> Option<Libvirt> {
-    let settings = Settings { uri: uri.to_owned(), ..Settings::default() };
+    connected_as("tests", uri).await
+}
+
+/// The same, of another node.
+async fn connected_as(node: &str, uri: &str) -> Option<Libvirt> {
+    let node = node.to_owned();
+    let settings = Settings { uri: uri.to_owned(), node, ..Settings::default() };
     let driver = Libvirt::start(&settings).unwrap();
     let mut link = driver.link();
     match tokio::time::timeout(Duration::from_secs(5), link.wait_for(|l| *l == Link::Up)).await {

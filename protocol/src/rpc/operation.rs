@@ -184,6 +184,14 @@ pub struct Step {
     pub name: String,
     /// Where it is.
     pub state: StepState,
+    /// Whether it found so what it is to bring about: then it has made nothing, and an undo of the
+    /// operation leaves that as it is.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub already: bool,
+    /// How often it has failed and is tried again, with growing pauses, because the operation can
+    /// only go on; the operation's `error` is the last of them.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub failures: u32,
     /// How far it is, for the ones that take long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
@@ -193,6 +201,16 @@ pub struct Step {
     /// When it was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<Timestamp>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_false(already: &bool) -> bool {
+    !*already
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_none(failures: &u32) -> bool {
+    *failures == 0
 }
 
 /// An operation, as the node sees it now.

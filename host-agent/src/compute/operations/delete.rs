@@ -20,6 +20,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     ) -> Result<(), StepError> {
         match self.node.hypervisor.undefine(id).await {
             Ok(_) | Err(Error::NotFound { .. }) => {}
+            Err(Error::NotOurs { .. }) if !self.was_built(id) => {}
             Err(error) => return Err(error.into()),
         }
         self.power_seen(id, PowerState::None).await;

@@ -14,6 +14,8 @@ use crate::volume::VolumeError;
 pub(in crate::compute) enum StepError {
     /// It failed.
     Failed(Box<Fault>),
+    /// It will not be done, however often it is asked for, unless somebody sees to something.
+    Refused(Box<Fault>),
     /// libvirt was lost; whether it was done is not known.
     Unreachable(Box<Fault>),
     /// Somebody asked for it to stop.
@@ -35,6 +37,7 @@ impl From<hypervisor::Error> for StepError {
         let fault = Box::new(hypervisor_fault(&error));
         match error {
             hypervisor::Error::Unreachable { .. } => Self::Unreachable(fault),
+            hypervisor::Error::NotOurs { .. } => Self::Refused(fault),
             hypervisor::Error::NotFound { .. }
             | hypervisor::Error::Busy { .. }
             | hypervisor::Error::Timeout { .. }
@@ -99,6 +102,10 @@ pub(in crate::compute) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
             .next("see whether libvirtd runs: systemctl status libvirtd"),
         Error::Timeout { .. } => Fault::of(Reason::TimedOut, error)
             .next("see what libvirtd and the instance's QEMU wait for, and ask again"),
+        Error::NotOurs { domain, .. } => Fault::of(Reason::Conflict, error).next(format!(
+            "see whose it is: virsh dumpxml {domain}; what runs there goes on. If it is not wanted, \
+             remove it with virsh, and ask again"
+        )),
         Error::Busy { .. } => Fault::of(Reason::Busy, error).next("ask again later"),
         Error::GuestAgentUnavailable { .. } => {
             Fault::of(Reason::GuestUnavailable, error).next(NO_GUEST_AGENT)

@@ -5,6 +5,7 @@
 //! * the rest: what the steps do, a file for each topic.
 
 mod adjust;
+mod already;
 mod boot;
 mod delete;
 mod error;
@@ -19,7 +20,6 @@ mod root;
 pub(super) mod sample;
 mod snapshot;
 
-use ostler_protocol::rpc::instance::VmState;
 use ostler_protocol::rpc::operation::{Progress, StepState, Subject};
 use ostler_protocol::rpc::values::InstanceId;
 
@@ -89,15 +89,14 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         Ok(Flow::Next)
     }
 
-    /// Take a step back. It may have been done wholly, in part or not at all.
+    /// Take a step back that did not find it so already ([`Self::is_so_already`]). It may have been
+    /// done wholly, in part or not at all.
     pub(super) async fn take_back(
         &self,
         operation: &LiveOperation,
         step: Step,
     ) -> Result<(), StepError> {
-        // Nothing of it was there before: what is made is removed, rather than put back.
-        let fresh =
-            matches!(operation.change, Change::Boot | Change::Unshelve { base: Some(_), .. });
+        let fresh = is_fresh(&operation.change);
         match step {
             Step::FetchImage => self.drop_partial_image(operation).await,
             Step::EnsureBridge => self.remove_new_bridge(operation).await,
@@ -118,20 +117,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 self.ensure_bridges(&record).await?;
                 self.start_domain(&record).await
             }
-            Step::Pause => {
-                let record = self.record_of(operation)?;
-                if record.vm_state == VmState::Paused {
-                    return Ok(());
-                }
-                self.unpause(record.id).await
-            }
-            Step::Unpause => {
-                let record = self.record_of(operation)?;
-                if record.vm_state != VmState::Paused {
-                    return Ok(());
-                }
-                self.pause(record.id).await
-            }
+            Step::Pause => self.unpause(self.record_of(operation)?.id).await,
+            Step::Unpause => self.pause(self.record_of(operation)?.id).await,
             Step::SaveMemory => self.unsave_memory(operation).await,
             Step::SetRootAside | Step::CopyRootAside => self.put_root_back(operation).await,
             Step::CreateRescueDisk => self.drop_rescue_disk(operation).await,
@@ -190,6 +177,20 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             }
         });
     }
+}
+
+/// The steps of an operation; none where there was nothing to do when it was accepted.
+pub(super) fn plan_of(operation: &LiveOperation) -> Vec<Step> {
+    match operation.now.borrow().steps.is_empty() {
+        true => Vec::new(),
+        false => plan(&operation.change, operation.was),
+    }
+}
+
+/// Whether nothing of the instance was there before: what is made is removed by an undo, rather
+/// than put back.
+const fn is_fresh(change: &Change) -> bool {
+    matches!(change, Change::Boot | Change::Unshelve { base: Some(_), .. })
 }
 
 /// The guest's serial number of the root disk: an id that is as long as virtio-blk allows.

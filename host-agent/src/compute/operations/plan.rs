@@ -98,24 +98,27 @@ impl Step {
         !matches!(self, Self::AskReboot | Self::SetPassword)
     }
 
-    /// Whether it destroys what undoing would need: once it has begun (`PutRootBack`, which
-    /// happens whole or not at all: once it is done) the operation only goes on.
+    /// Whether it destroys what undoing would need: once it has begun the operation only goes on.
     pub(in crate::compute) const fn commits(self, state: StepState) -> bool {
-        let (begun, done) = match state {
-            StepState::Pending | StepState::Undone => (false, false),
-            StepState::Running | StepState::Failed => (true, false),
-            StepState::Done => (true, true),
+        let begun = match state {
+            StepState::Pending | StepState::Undone => false,
+            StepState::Running | StepState::Failed | StepState::Done => true,
         };
+        begun && self.destroys()
+    }
+
+    const fn destroys(self) -> bool {
         match self {
-            Self::DropAside
+            Self::PutRootBack
+            | Self::DropAside
             | Self::DropRescueDisk
             | Self::DropShelvedImage
             | Self::DiscardMemory
             | Self::UndefineDomain
             | Self::RemoveLinks
             | Self::RemoveFiles
-            | Self::DropBase => begun,
-            Self::PutRootBack => done,
+            | Self::DropBase
+            | Self::RemoveImage => true,
             Self::CreateRootDisk
             | Self::EnsureBridges
             | Self::DefineDomain
@@ -139,9 +142,14 @@ impl Step {
             | Self::WriteMetadata
             | Self::SetPassword
             | Self::FetchImage
-            | Self::RemoveImage
             | Self::EnsureBridge => false,
         }
+    }
+
+    /// Whether it is tried again until it is done, when it fails: there is no way back from it, or
+    /// none is wanted, and half of it must not stay.
+    pub(in crate::compute) const fn goes_on(self, change: &Change) -> bool {
+        self.destroys() || matches!(change, Change::Delete | Change::SoftDelete { .. })
     }
 
     /// Whether waiting for it may be given up when somebody cancels: it waits for the hypervisor
@@ -299,6 +307,8 @@ pub(in crate::compute) fn pending(change: &Change, was: Running) -> Vec<operatio
     let pending = |step: Step| operation::Step {
         name: step.name().to_owned(),
         state: StepState::Pending,
+        already: false,
+        failures: 0,
         progress: None,
         started: None,
         finished: None,

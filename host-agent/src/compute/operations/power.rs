@@ -9,7 +9,7 @@ use ostler_protocol::rpc::operation::{self, Progress, StepState, Subject, Unit};
 use ostler_protocol::rpc::values::InstanceId;
 use tokio::time::Instant;
 
-use super::{Change, Flow, Step, StepError, can_undo, plan};
+use super::{Change, Flow, Step, StepError, can_undo, plan_of};
 use crate::compute::manager::Compute;
 use crate::compute::registry::{LiveOperation, Observed};
 use crate::hypervisor::{Change as Made, Error, Hypervisor, RebootMode, ShutdownMode};
@@ -183,7 +183,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             Fault::new(Reason::Cancelled, format!("cancelled on request{more}"))
                 .about(operation.subject.to_string())
         };
-        let plan = plan(&operation.change, operation.was);
+        let plan = plan_of(operation);
         let steps = operation.operation().steps;
         let begun = |(_, now): &(&Step, &operation::Step)| now.state != StepState::Pending;
         let last = plan.iter().zip(&steps).filter(begun).map(|(step, _)| *step).next_back();
@@ -229,11 +229,17 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         power
     }
 
+    /// Whether an instance was ever up. Where it was not, a domain of its id is not its own.
+    pub(super) fn was_built(&self, id: InstanceId) -> bool {
+        self.registry.lock().instances.get(&id).is_some_and(|instance| instance.built)
+    }
+
     /// Pull the plug.
     pub(in crate::compute) async fn power_off(&self, id: InstanceId) -> Result<(), StepError> {
         self.node.guests.stopped(id);
         match self.node.hypervisor.destroy(id).await {
             Ok(Made::Made | Made::AlreadySo) | Err(Error::NotFound { .. }) => {}
+            Err(Error::NotOurs { .. }) if !self.was_built(id) => {}
             Err(error) => return Err(error.into()),
         }
         self.power_seen(id, PowerState::Shutdown).await;

@@ -22,7 +22,7 @@ use super::events;
 use super::ffi::{CloseNotice, EventSink, Subscriptions};
 use super::jobs::Outcomes;
 use super::lane::{Full, Lane, LaneHandle, Opener, Plan, Report};
-use super::mark::Illegible;
+use super::mark::{self, Illegible};
 use crate::hypervisor::event::EVENT_CAPACITY;
 use crate::hypervisor::{Error, HypervisorEvent, Link};
 
@@ -38,6 +38,8 @@ const TURNS_SWEPT_AT: usize = 256;
 pub struct Settings {
     /// `qemu:///system`, if nothing speaks for another.
     pub uri: String,
+    /// This node, as the marks of its domains name it.
+    pub node: String,
     /// Connections for changes, at least one.
     pub control_connections: usize,
     /// Changes at once on each of them. libvirtd serves five of one connection.
@@ -60,6 +62,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             uri: "qemu:///system".to_owned(),
+            node: String::new(),
             control_connections: 3,
             control_threads: 4,
             stats_connections: 2,
@@ -98,6 +101,7 @@ pub(super) enum Traffic {
 pub struct Libvirt(Arc<Inside>);
 
 struct Inside {
+    node: Arc<str>,
     control: Vec<Lane>,
     stats: Vec<Lane>,
     guest_agent: Vec<Lane>,
@@ -156,6 +160,7 @@ impl Libvirt {
             }
         });
         Ok(Self(Arc::new(Inside {
+            node: settings.node.as_str().into(),
             _events: lane("libvirt-event", 0, Some(sink))?,
             control: lanes("libvirt-control", control, settings.control_threads)?,
             stats: lanes("libvirt-stats", stats, settings.stats_threads)?,
@@ -211,6 +216,7 @@ impl Libvirt {
 
     /// Makes one blocking call on a thread of its lane. Calls about one `domain` take turns within
     /// a lane: the next begins when libvirt has answered the last, even if nobody waited for that.
+    /// A domain that does not carry our mark is refused as [`Error::NotOurs`], whatever the call.
     ///
     /// Dropping the future, or running out of time, does not stop a call that has begun.
     pub(super) async fn call<T, F>(
@@ -234,13 +240,17 @@ impl Libvirt {
             (_, None) => None,
         };
         let (reply, answer) = oneshot::channel();
+        let node = Arc::clone(&self.0.node);
         let job = Box::new(move |connection: Result<&Connect, String>| {
             let _turn = turn;
             if reply.is_closed() {
                 return;
             }
             let outcome = match connection {
-                Ok(connection) => work(connection).map_err(|error| blame(connection, step, error)),
+                Ok(connection) => domain
+                    .map_or(Ok(()), |domain| mark::prove(connection, step, domain, &node))
+                    .and_then(|()| work(connection))
+                    .map_err(|error| blame(connection, step, error)),
                 Err(reason) => Err(Error::Unreachable { step, reason }),
             };
             // gone is gone: the caller ran out of time

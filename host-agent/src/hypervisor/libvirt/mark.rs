@@ -2,17 +2,21 @@
 //!
 //! A mark that says nothing we can use makes the domain nobody's: it is left alone, for a guess
 //! could remove a guest of somebody else's. It is told of once, not at each look.
+//!
+//! [`prove`] comes before every call about a domain (`connection.rs`).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use ostler_protocol::rpc::values::InstanceId;
+use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error as VirtError;
 use virt::sys;
 
+use super::error::from_libvirt;
 use super::xml;
-use crate::hypervisor::Metadata;
+use crate::hypervisor::{Error, Metadata};
 
 /// What a domain carries in our name.
 pub(super) enum Mark {
@@ -44,6 +48,35 @@ impl Mark {
             Err(error) => Self::Illegible(error.to_string()),
         }
     }
+}
+
+/// Whether the domain with this id, if there is one, is this node's.
+///
+/// # Errors
+/// [`Error::NotOurs`] if it is not.
+pub(super) fn prove(
+    connect: &Connect,
+    step: &'static str,
+    id: InstanceId,
+    node: &str,
+) -> Result<(), Error> {
+    // what the call itself makes of a domain that is absent, or goes, is its own affair
+    let gone = |error: &VirtError| error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN;
+    let domain = match connect.lookup_domain_by_uuid(id.0) {
+        Err(error) if gone(&error) => return Ok(()),
+        found => found.map_err(|error| from_libvirt(step, Some(id), &error))?,
+    };
+    let why = match Mark::of(&domain, id) {
+        Ok(Mark::Read(metadata)) if metadata.node == node => return Ok(()),
+        Ok(Mark::Read(metadata)) => {
+            format!("its mark is of the node {:?}, and this is {node:?}", metadata.node)
+        }
+        Ok(Mark::Absent) => "it does not carry an agent's mark".to_owned(),
+        Ok(Mark::Illegible(why)) => format!("its mark cannot be read: {why}"),
+        Err(error) if gone(&error) => return Ok(()),
+        Err(error) => return Err(from_libvirt(step, Some(id), &error)),
+    };
+    Err(Error::NotOurs { domain: id, why })
 }
 
 /// The domains whose mark is of no use, as they were at the last look.

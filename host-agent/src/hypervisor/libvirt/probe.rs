@@ -89,7 +89,12 @@ async fn prove(libvirt: &Libvirt, on: VirtType) -> Result<Result<(), String>, Er
             }
         }
     };
-    if let Err(error) = libvirt.destroy(id).await {
+    // it carries no mark: nobody but this call knows it
+    let destroyed = libvirt.call(Traffic::Destroy, None, STEP, START_WITHIN, move |connect| {
+        let told = |error| from_libvirt(STEP, Some(id), &error);
+        connect.lookup_domain_by_uuid(id.0).map_err(told)?.destroy().map_err(told)
+    });
+    if let Err(error) = destroyed.await {
         tracing::warn!(domain = %id, %error, "the guest of a probe is left behind");
     }
     Ok(Err(outcome))

@@ -2,6 +2,9 @@
 //! taken up again, whatever the step.
 #![expect(clippy::unwrap_used, reason = "a test's own functions")]
 
+mod goes_on;
+mod ours;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
