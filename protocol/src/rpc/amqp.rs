@@ -10,6 +10,8 @@
 //! A deadline as a point in time travels in the request's
 //! [`context`](super::envelope::Context::deadline).
 
+pub mod frames;
+
 /// Direct exchange for requests; the routing key is the host's name.
 pub const EXCHANGE_RPC: &str = "ostler.rpc";
 /// Fanout exchange: a request published here reaches every host.

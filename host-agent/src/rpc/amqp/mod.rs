@@ -22,6 +22,7 @@ mod dead;
 mod outbox;
 mod session;
 mod topology;
+mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -210,7 +211,7 @@ async fn connect(endpoint: &str, host: &str, side: &str) -> Result<Connection, E
     uri.query.heartbeat.get_or_insert(HEARTBEAT);
     let name: LongString = format!("ostler-host-agent {host} {side}").into();
     let properties = ConnectionProperties::default().with_connection_name(name);
-    Connection::connect_uri(uri, properties).await.map_err(amqp("connect to the broker"))
+    wire::connect(uri, properties).await.map_err(amqp("connect to the broker"))
 }
 
 /// Part from a broker. One that does not answer is left without a word.
