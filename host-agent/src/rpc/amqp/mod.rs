@@ -6,11 +6,13 @@
 //!      └────────────── next endpoint, after a jittered pause ────────────────┘
 //!
 //!   inward    deliveries, acknowledgements                     session.rs
-//!   outward   replies, events, dead letters, probes            outbox.rs, dead.rs
+//!   outward   events, dead letters, probes                     outbox.rs, dead.rs
+//!   replies   answers                                          replies.rs
 //! ```
 //!
-//! There are two connections because a broker that runs out of memory or disk stops reading from
-//! those that publish, and acknowledgements must not wait behind events for hours.
+//! There are three connections. A broker that runs out of memory or disk stops reading from those
+//! that publish, and acknowledgements must not wait behind events for hours; and an answer with
+//! an address no broker knows what to do with ends the one it goes by.
 //!
 //! A command is acknowledged when it is in the journal and its answer is at the broker, never
 //! held through its operation; one that is delivered again finds its own operation. A read is
@@ -20,6 +22,7 @@
 
 mod dead;
 mod outbox;
+mod replies;
 mod session;
 mod topology;
 mod wire;
@@ -34,6 +37,8 @@ use ostler_protocol::rpc::host::Link;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::outbox::Outbox;
+use self::replies::Replies;
 use self::session::Session;
 use super::service::Service;
 use crate::hypervisor::Hypervisor;
@@ -79,6 +84,8 @@ enum Ended {
     Deaf,
     #[error("the broker does not take messages")]
     Stuck,
+    #[error("there is no connection for answers")]
+    Mute,
     #[error("the handling of a message failed")]
     Broken,
     #[error("the agent is stopping")]
@@ -102,7 +109,7 @@ impl Ended {
     fn next(&self) -> Option<&'static str> {
         match self {
             Self::Uri => Some("correct [broker] in the configuration and restart the agent"),
-            Self::Connect | Self::Stuck => {
+            Self::Connect | Self::Stuck | Self::Mute => {
                 Some("see whether the broker runs, and whether this node reaches it")
             }
             Self::Denied { .. } => Some(
@@ -184,7 +191,9 @@ async fn session<H: Hypervisor, N: Network>(
     let opening = async {
         let inward = connect(endpoint, host, "in").await?;
         let outward = connect(endpoint, host, "out").await?;
-        Session::open(inward, outward, host, service).await
+        let replies = Replies::open(endpoint, host).await?;
+        let outbox = Outbox::open(outward, replies).await?;
+        Session::open(inward, outbox, host, service).await
     };
     let opened = tokio::select! {
         () = stopping.taking.cancelled() => return Ended::Shutdown,

@@ -34,7 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::dead::{brief, is_dead, letter};
-use super::outbox::{Outbox, PROBE_KIND, Reply, mind};
+use super::outbox::{Outbox, PROBE_KIND, mind};
+use super::replies::Reply;
 use super::{Ended, PARTING, Stopping, amqp, close, topology};
 use crate::hypervisor::Hypervisor;
 use crate::network::Network;
@@ -80,11 +81,10 @@ struct Waiting {
 impl<H: Hypervisor, N: Network> Session<H, N> {
     pub(super) async fn open(
         inward: Connection,
-        outward: Connection,
+        outbox: Outbox,
         host: &str,
         service: &Service<H, N>,
     ) -> Result<Self, Ended> {
-        let outbox = Outbox::open(outward).await?;
         let channel = inward.create_channel().await.map_err(amqp("open a channel"))?;
         topology::declare(&channel, host).await?;
         channel
