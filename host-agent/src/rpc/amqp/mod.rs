@@ -27,7 +27,7 @@ mod session;
 mod topology;
 mod wire;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::LongString;
@@ -82,6 +82,8 @@ enum Ended {
     Cancelled,
     #[error("the consumer does not get its own messages")]
     Deaf,
+    #[error("another consumer has this host's queue")]
+    Shared,
     #[error("the broker does not take messages")]
     Stuck,
     #[error("there is no connection for answers")]
@@ -112,6 +114,10 @@ impl Ended {
             Self::Connect | Self::Stuck | Self::Mute => {
                 Some("see whether the broker runs, and whether this node reaches it")
             }
+            Self::Shared => Some(
+                "see whether a second node has this name, and who consumes the queue (rabbitmqctl \
+                 list_consumers); what is left of a broken connection goes within half a minute",
+            ),
             Self::Denied { .. } => Some(
                 "check user, password and virtual host in [broker], and the user's rights: \
                  configure, write and read on ostler\\..*, write on the default exchange",
@@ -151,14 +157,14 @@ pub async fn serve<H: Hypervisor, N: Network>(
 ) {
     let mut pause = PAUSE.0;
     for (n, endpoint) in endpoints.iter().enumerate().cycle() {
-        let mut up = None;
-        let ended = session(endpoint, &host, &service, &link, &stopping, &mut up).await;
+        let mut stood = false;
+        let ended = session(endpoint, &host, &service, &link, &stopping, &mut stood).await;
         link.send_replace(Link::Down);
         if matches!(ended, Ended::Shutdown) || stopping.taking.is_cancelled() {
             return;
         }
-        // One that served for longer than it was waited for is no reason to wait longer.
-        if up.is_some_and(|since: Instant| since.elapsed() > pause) {
+        // One that stood is there: if it ended for a message, the others are not to wait for that.
+        if stood {
             pause = PAUSE.0;
         }
         let cause = std::error::Error::source(&ended).map(ToString::to_string);
@@ -178,15 +184,15 @@ fn jittered(pause: Duration) -> Duration {
     pause / 2 + pause / 2 * (random % 1000) / 1000
 }
 
-/// One session with one broker. It does not return `Ok`: it ends for a reason. `up` is when it
-/// began to serve, if it did.
+/// One session with one broker. It does not return `Ok`: it ends for a reason. `stood` tells whether
+/// it got as far as to serve.
 async fn session<H: Hypervisor, N: Network>(
     endpoint: &str,
     host: &str,
     service: &Service<H, N>,
     link: &watch::Sender<Link>,
     stopping: &Stopping,
-    up: &mut Option<Instant>,
+    stood: &mut bool,
 ) -> Ended {
     let opening = async {
         let inward = connect(endpoint, host, "in").await?;
@@ -206,7 +212,7 @@ async fn session<H: Hypervisor, N: Network>(
         Err(ended) => return ended,
         Ok(session) => session,
     };
-    *up = Some(Instant::now());
+    *stood = true;
     link.send_replace(Link::Up);
     tracing::info!(host, "broker connected");
     let ended = session.serve(stopping).await;
