@@ -12,6 +12,7 @@
 mod agents;
 mod broker;
 mod broker_chaos;
+mod broker_hostile;
 mod broker_limits;
 mod console;
 mod crash;

@@ -10,6 +10,8 @@
 //! A deadline as a point in time travels in the request's
 //! [`context`](super::envelope::Context::deadline).
 
+pub mod frames;
+
 /// Direct exchange for requests; the routing key is the host's name.
 pub const EXCHANGE_RPC: &str = "ostler.rpc";
 /// Fanout exchange: a request published here reaches every host.
@@ -27,6 +29,9 @@ pub const QUEUE_DEAD: &str = "ostler.dead";
 pub const DEAD_TTL: i64 = 7 * 86_400_000;
 /// How many dead letters are kept; then the oldest goes.
 pub const DEAD_MAX: i64 = 10_000;
+/// How often an agent takes a message before it gives it up: before the broker does, which would
+/// keep it whole.
+pub const TRIES: i64 = 5;
 /// How often the broker delivers one message before it counts as poison.
 pub const DELIVERY_LIMIT: i64 = 10;
 /// How many requests may wait in a host's queue; more are refused to their publisher.

@@ -5,6 +5,7 @@
 //! The names of the exchanges are spelt out here for the same reason.
 
 mod amqp;
+mod raw;
 mod socket;
 
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 pub use amqp::{Amqp, Events};
+pub use raw::{RawMessage, nested, short};
 pub use socket::Socket;
 
 /// How long a call may take if not said.

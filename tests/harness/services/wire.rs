@@ -2,6 +2,7 @@
 //! on loopback, for partitions that need neither root nor a second machine.
 
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -28,7 +29,22 @@ enum Way {
 pub struct Wire {
     uri: String,
     way: watch::Sender<Way>,
+    poison: Arc<Poison>,
     relay: JoinHandle<()>,
+}
+
+/// What breaks a connection when it comes from the broker, as if its client died of it; and how
+/// often it still does.
+#[derive(Debug, Default)]
+struct Poison(Mutex<(String, usize)>);
+
+impl Poison {
+    fn is_in(&self, read: &[u8]) -> bool {
+        let (text, left) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = *left > 0 && read.windows(text.len()).any(|part| part == text.as_bytes());
+        *left -= usize::from(found);
+        found
+    }
 }
 
 impl Wire {
@@ -48,13 +64,25 @@ impl Wire {
             .map_err(Error::io("listening for a wire"))?;
         let own = listener.local_addr().map_err(Error::io("looking for a port"))?.port();
         let way = watch::Sender::new(Way::Open);
-        let relay = tokio::spawn(relay(listener, port, way.subscribe()));
-        Ok(Self { uri: format!("{before}:{own}/{after}"), way, relay })
+        let poison = Arc::new(Poison::default());
+        let relay = tokio::spawn(relay(listener, port, way.subscribe(), Arc::clone(&poison)));
+        Ok(Self { uri: format!("{before}:{own}/{after}"), way, poison, relay })
     }
 
     /// The broker's URI, by this wire.
     pub fn uri(&self) -> &str {
         &self.uri
+    }
+
+    /// Break each connection by which this comes from the broker; so many times.
+    pub fn poison(&self, text: &str, times: usize) {
+        let mut poison = self.poison.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *poison = (text.to_owned(), times);
+    }
+
+    /// How often it will still be broken for that.
+    pub fn deaths_left(&self) -> usize {
+        self.poison.0.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 
     /// Let everything through.
@@ -80,10 +108,10 @@ impl Drop for Wire {
     }
 }
 
-async fn relay(listener: TcpListener, port: u16, way: watch::Receiver<Way>) {
+async fn relay(listener: TcpListener, port: u16, way: watch::Receiver<Way>, poison: Arc<Poison>) {
     loop {
         let Ok((near, _)) = listener.accept().await else { continue };
-        let way = way.clone();
+        let (way, poison) = (way.clone(), Arc::clone(&poison));
         tokio::spawn(async move {
             if *way.borrow() == Way::Cut {
                 return;
@@ -93,15 +121,20 @@ async fn relay(listener: TcpListener, port: u16, way: watch::Receiver<Way>) {
             let (far_in, far_out) = far.into_split();
             // the end of one direction ends both
             tokio::select! {
-                () = pump(near_in, far_out, way.clone()) => {}
-                () = pump(far_in, near_out, way) => {}
+                () = pump(near_in, far_out, way.clone(), None) => {}
+                () = pump(far_in, near_out, way, Some(&poison)) => {}
             }
         });
     }
 }
 
 /// Carry one direction until it ends or is cut.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut way: watch::Receiver<Way>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut way: watch::Receiver<Way>,
+    poison: Option<&Poison>,
+) {
     let mut buffer = vec![0; 64 << 10];
     let mut cut = way.clone();
     let carried = async {
@@ -110,7 +143,8 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut way: watch::R
             if read == 0 || way.wait_for(|way| *way != Way::Silent).await.is_err() {
                 return;
             }
-            if to.write_all(&buffer[..read]).await.is_err() {
+            let deadly = poison.is_some_and(|poison| poison.is_in(&buffer[..read]));
+            if deadly || to.write_all(&buffer[..read]).await.is_err() {
                 return;
             }
         }

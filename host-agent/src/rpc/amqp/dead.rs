@@ -1,4 +1,4 @@
-//! Dead letters: what is kept of a message that no agent can read.
+//! Dead letters: what is kept of a message that no agent can read, or on which sessions end.
 //!
 //! Not the message. It may hold a password, in a place where nobody looks for one just because
 //! the message cannot be read, and dead letters are kept for a week. What is kept tells whose it
@@ -32,7 +32,9 @@ pub(super) const fn is_dead(reason: Reason) -> bool {
 /// The letter about a message with this body and these properties.
 pub(super) fn letter(host: &str, body: &[u8], of: &BasicProperties, fault: &Fault) -> Letter {
     let reason = brief(&fault.to_string(), REASON_MAX);
-    let read = if body.len() > BODY_LIMIT { Value::Null } else { envelope(body) };
+    // What was given up is not read: that may be what ends sessions.
+    let unread = body.len() > BODY_LIMIT || !is_dead(fault.data.reason);
+    let read = if unread { Value::Null } else { envelope(body) };
     let told = json!({
         "host": host,
         "reason": fault.data.reason,

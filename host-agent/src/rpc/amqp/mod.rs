@@ -6,11 +6,13 @@
 //!      └────────────── next endpoint, after a jittered pause ────────────────┘
 //!
 //!   inward    deliveries, acknowledgements                     session.rs
-//!   outward   replies, events, dead letters, probes            outbox.rs, dead.rs
+//!   outward   events, dead letters, probes                     outbox.rs, dead.rs
+//!   replies   answers                                          replies.rs
 //! ```
 //!
-//! There are two connections because a broker that runs out of memory or disk stops reading from
-//! those that publish, and acknowledgements must not wait behind events for hours.
+//! There are three connections. A broker that runs out of memory or disk stops reading from those
+//! that publish, and acknowledgements must not wait behind events for hours; and an answer with
+//! an address no broker knows what to do with ends the one it goes by.
 //!
 //! A command is acknowledged when it is in the journal and its answer is at the broker, never
 //! held through its operation; one that is delivered again finds its own operation. A read is
@@ -20,10 +22,12 @@
 
 mod dead;
 mod outbox;
+mod replies;
 mod session;
 mod topology;
+mod wire;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::LongString;
@@ -33,6 +37,8 @@ use ostler_protocol::rpc::host::Link;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::outbox::Outbox;
+use self::replies::Replies;
 use self::session::Session;
 use super::service::Service;
 use crate::hypervisor::Hypervisor;
@@ -76,8 +82,12 @@ enum Ended {
     Cancelled,
     #[error("the consumer does not get its own messages")]
     Deaf,
+    #[error("another consumer has this host's queue")]
+    Shared,
     #[error("the broker does not take messages")]
     Stuck,
+    #[error("there is no connection for answers")]
+    Mute,
     #[error("the handling of a message failed")]
     Broken,
     #[error("the agent is stopping")]
@@ -101,9 +111,13 @@ impl Ended {
     fn next(&self) -> Option<&'static str> {
         match self {
             Self::Uri => Some("correct [broker] in the configuration and restart the agent"),
-            Self::Connect | Self::Stuck => {
+            Self::Connect | Self::Stuck | Self::Mute => {
                 Some("see whether the broker runs, and whether this node reaches it")
             }
+            Self::Shared => Some(
+                "see whether a second node has this name, and who consumes the queue (rabbitmqctl \
+                 list_consumers); what is left of a broken connection goes within half a minute",
+            ),
             Self::Denied { .. } => Some(
                 "check user, password and virtual host in [broker], and the user's rights: \
                  configure, write and read on ostler\\..*, write on the default exchange",
@@ -143,14 +157,14 @@ pub async fn serve<H: Hypervisor, N: Network>(
 ) {
     let mut pause = PAUSE.0;
     for (n, endpoint) in endpoints.iter().enumerate().cycle() {
-        let mut up = None;
-        let ended = session(endpoint, &host, &service, &link, &stopping, &mut up).await;
+        let mut stood = false;
+        let ended = session(endpoint, &host, &service, &link, &stopping, &mut stood).await;
         link.send_replace(Link::Down);
         if matches!(ended, Ended::Shutdown) || stopping.taking.is_cancelled() {
             return;
         }
-        // One that served for longer than it was waited for is no reason to wait longer.
-        if up.is_some_and(|since: Instant| since.elapsed() > pause) {
+        // One that stood is there: if it ended for a message, the others are not to wait for that.
+        if stood {
             pause = PAUSE.0;
         }
         let cause = std::error::Error::source(&ended).map(ToString::to_string);
@@ -170,20 +184,22 @@ fn jittered(pause: Duration) -> Duration {
     pause / 2 + pause / 2 * (random % 1000) / 1000
 }
 
-/// One session with one broker. It does not return `Ok`: it ends for a reason. `up` is when it
-/// began to serve, if it did.
+/// One session with one broker. It does not return `Ok`: it ends for a reason. `stood` tells whether
+/// it got as far as to serve.
 async fn session<H: Hypervisor, N: Network>(
     endpoint: &str,
     host: &str,
     service: &Service<H, N>,
     link: &watch::Sender<Link>,
     stopping: &Stopping,
-    up: &mut Option<Instant>,
+    stood: &mut bool,
 ) -> Ended {
     let opening = async {
         let inward = connect(endpoint, host, "in").await?;
         let outward = connect(endpoint, host, "out").await?;
-        Session::open(inward, outward, host, service).await
+        let replies = Replies::open(endpoint, host).await?;
+        let outbox = Outbox::open(outward, replies).await?;
+        Session::open(inward, outbox, host, service).await
     };
     let opened = tokio::select! {
         () = stopping.taking.cancelled() => return Ended::Shutdown,
@@ -196,7 +212,7 @@ async fn session<H: Hypervisor, N: Network>(
         Err(ended) => return ended,
         Ok(session) => session,
     };
-    *up = Some(Instant::now());
+    *stood = true;
     link.send_replace(Link::Up);
     tracing::info!(host, "broker connected");
     let ended = session.serve(stopping).await;
@@ -210,7 +226,7 @@ async fn connect(endpoint: &str, host: &str, side: &str) -> Result<Connection, E
     uri.query.heartbeat.get_or_insert(HEARTBEAT);
     let name: LongString = format!("ostler-host-agent {host} {side}").into();
     let properties = ConnectionProperties::default().with_connection_name(name);
-    Connection::connect_uri(uri, properties).await.map_err(amqp("connect to the broker"))
+    wire::connect(uri, properties).await.map_err(amqp("connect to the broker"))
 }
 
 /// Part from a broker. One that does not answer is left without a word.

@@ -1,4 +1,4 @@
-//! What goes out to a broker: replies, events, dead letters, and probes.
+//! What goes out to a broker: events, dead letters, probes, and by [`Replies`] answers.
 //!
 //! A broker short of memory or disk takes nothing for as long as that lasts, and says so. Nothing
 //! piles up meanwhile: events are dropped, for each tells what is and the next tells it again;
@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::ShortString;
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, Event as Notice, PublisherConfirm,
 };
@@ -20,8 +19,8 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::dead::Letter;
+use super::replies::{Replies, Reply};
 use super::{Ended, amqp, close};
-use crate::rpc::service::bytes;
 
 /// Events that may be on their way at a time; the next waits, and those after it may be lost.
 const UNCONFIRMED: usize = 128;
@@ -30,38 +29,23 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// The type of the messages the agent sends to itself.
 pub(super) const PROBE_KIND: &str = "ostler-probe";
 
-/// Where the answer to a message goes.
-#[derive(Debug, Clone)]
-pub(super) struct Reply {
-    to: Option<ShortString>,
-    correlation: Option<ShortString>,
-}
-
-impl Reply {
-    pub(super) fn of(properties: &BasicProperties) -> Self {
-        Self { to: properties.reply_to().clone(), correlation: properties.correlation_id().clone() }
-    }
-
-    /// Whether somebody waits for it.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.to.is_some()
-    }
-}
-
 /// The connection that publishes.
 pub(super) struct Outbox {
     connection: Connection,
-    /// Replies, dead letters and probes.
+    /// Dead letters and probes.
     messages: Channel,
     /// Events, apart: a queue of somebody's that is slow to confirm them holds nothing else.
     events: Channel,
+    replies: Replies,
+    /// Set when an answer found no connection.
+    lost: CancellationToken,
 }
 
 impl Outbox {
-    pub(super) async fn open(connection: Connection) -> Result<Self, Ended> {
+    pub(super) async fn open(connection: Connection, replies: Replies) -> Result<Self, Ended> {
         let messages = confirming(&connection).await?;
         let events = confirming(&connection).await?;
-        Ok(Self { connection, messages, events })
+        Ok(Self { connection, messages, events, replies, lost: CancellationToken::new() })
     }
 
     /// Whether the broker has said that it takes nothing now.
@@ -69,19 +53,16 @@ impl Outbox {
         self.connection.status().blocked()
     }
 
-    /// Publish a reply, and wait until the broker has it. One that it does not take, or that
-    /// nobody waits for any more, is its sender's to ask for again.
-    pub(super) async fn reply(&self, reply: &Reply, response: &Response) -> lapin::Result<()> {
-        let Some(to) = &reply.to else { return Ok(()) };
-        let mut properties = BasicProperties::default().with_content_type(CONTENT_TYPE.into());
-        if let Some(correlation) = &reply.correlation {
-            properties = properties.with_correlation_id(correlation.clone());
+    /// Send an answer, and wait until the broker has it, or it cannot be given.
+    ///
+    /// # Errors
+    /// If there is no connection for it; the session ends.
+    pub(super) async fn reply(&self, reply: &Reply, response: &Response) -> Result<(), Ended> {
+        let sent = self.replies.send(reply, response).await;
+        if sent.is_err() {
+            self.lost.cancel();
         }
-        let sent = publish(&self.messages, "", to.as_str(), &bytes(response), properties).await?;
-        if !matches!(sent.await?, Confirmation::Ack(_)) {
-            tracing::debug!("a reply was not taken: the queue it goes to is full");
-        }
-        Ok(())
+        sent
     }
 
     /// Publish a dead letter until the broker has it.
@@ -153,12 +134,15 @@ impl Outbox {
 
     /// Say what the broker says of this connection, until it breaks.
     pub(super) async fn mind(&self) -> Ended {
-        mind(&self.connection).await
+        tokio::select! {
+            ended = mind(&self.connection) => ended,
+            () = self.lost.cancelled() => Ended::Mute,
+        }
     }
 
     /// Part from the broker.
     pub(super) async fn close(&self) {
-        close(&self.connection).await;
+        tokio::join!(close(&self.connection), self.replies.close());
     }
 }
 
@@ -183,7 +167,7 @@ pub(super) async fn mind(connection: &Connection) -> Ended {
     }
 }
 
-async fn confirming(connection: &Connection) -> Result<Channel, Ended> {
+pub(super) async fn confirming(connection: &Connection) -> Result<Channel, Ended> {
     let channel = connection.create_channel().await.map_err(amqp("open a channel"))?;
     channel
         .confirm_select(ConfirmSelectOptions::default())
@@ -193,7 +177,7 @@ async fn confirming(connection: &Connection) -> Result<Channel, Ended> {
 }
 
 /// Publish; the confirmation is to be awaited, for the library keeps one that is dropped.
-async fn publish(
+pub(super) async fn publish(
     channel: &Channel,
     exchange: &str,
     key: &str,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   delivery ── probe ──────────────────────────────────────────> acknowledged
-//!            ├─ cannot be read ──> dead letter confirmed, told ─> acknowledged
+//!            ├─ cannot be read, or was given up ─> dead letter confirmed, told ─> acknowledged
 //!            ├─ read ─────────────────────────────────────────── acknowledged ──> answered
 //!            └─ change, in its turn ──> in the journal, or refused
 //!                                          └─> answer confirmed ─> acknowledged
@@ -14,17 +14,26 @@
 //! What was delivered and not acknowledged when a session ends goes back to the queue; whatever of
 //! it was done already is known by its key. So a change is never acknowledged on a guess, and no
 //! change under way is abandoned with the session: it runs in a task of its own.
+//!
+//! A message on which sessions end must not take others with it, for all that was delivered when
+//! one ends counts as delivered once more. So what comes again comes one at a time, and only when
+//! the first new one is there are more delivered together. For that there are two consumers, of
+//! which the broker gives to one: the careful one, and when that is cancelled the other. The
+//! queue is single-active-consumer for it, and so that nobody else's consumer gets a share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, BasicProperties, Channel, Connection, Consumer};
-use ostler_protocol::rpc::amqp::{BODY_LIMIT, host_queue};
+use ostler_protocol::rpc::amqp::frames::DELIVERIES;
+use ostler_protocol::rpc::amqp::{BODY_LIMIT, TRIES, host_queue};
 use ostler_protocol::rpc::envelope::Response;
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::values::IdempotencyKey;
@@ -34,14 +43,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::dead::{brief, is_dead, letter};
-use super::outbox::{Outbox, PROBE_KIND, Reply, mind};
+use super::outbox::{Outbox, PROBE_KIND, mind};
+use super::replies::Reply;
 use super::{Ended, PARTING, Stopping, amqp, close, topology};
 use crate::hypervisor::Hypervisor;
 use crate::network::Network;
 use crate::rpc::service::{Asked, Service};
 
-/// Deliveries under way at a time. Few: each may be as large as the broker allows, and all of
-/// them count as delivered once more whenever a session ends.
+/// Deliveries under way at a time, once none comes again. Few: each may be as large as the broker
+/// allows, and all of them count as delivered once more whenever a session ends.
 const PREFETCH: u16 = 32;
 /// Long polls under way at a time; more are refused as `busy`.
 const WAITS: usize = 512;
@@ -59,7 +69,11 @@ pub(super) struct Session<H: Hypervisor, N> {
     host: String,
     inward: Connection,
     channel: Channel,
+    /// Gets one delivery at a time, until one is new.
+    careful: Consumer,
     consumer: Consumer,
+    /// The careful one is done with.
+    trusting: AtomicBool,
     outbox: Arc<Outbox>,
     tasks: TaskTracker,
     waits: Arc<Semaphore>,
@@ -80,29 +94,22 @@ struct Waiting {
 impl<H: Hypervisor, N: Network> Session<H, N> {
     pub(super) async fn open(
         inward: Connection,
-        outward: Connection,
+        outbox: Outbox,
         host: &str,
         service: &Service<H, N>,
     ) -> Result<Self, Ended> {
-        let outbox = Outbox::open(outward).await?;
         let channel = inward.create_channel().await.map_err(amqp("open a channel"))?;
         topology::declare(&channel, host).await?;
-        channel
-            .basic_qos(PREFETCH, BasicQosOptions::default())
-            .await
-            .map_err(amqp("limit the deliveries under way"))?;
-        let queue = host_queue(host);
-        let options = BasicConsumeOptions::default();
-        let consumer = channel
-            .basic_consume(queue.into(), "".into(), options, FieldTable::default())
-            .await
-            .map_err(amqp("consume from the host's queue"))?;
+        let careful = consume(&channel, host, 1).await?;
+        let consumer = consume(&channel, host, PREFETCH).await?;
         Ok(Self {
             service: service.clone(),
             host: host.to_owned(),
             inward,
             channel,
+            careful,
             consumer,
+            trusting: AtomicBool::new(false),
             outbox: Arc::new(outbox),
             tasks: TaskTracker::new(),
             waits: Arc::new(Semaphore::new(WAITS)),
@@ -183,23 +190,29 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
         turns: mpsc::Sender<Waiting>,
         stop: &CancellationToken,
     ) -> Result<(), Ended> {
-        let mut consumer = self.consumer.clone();
+        let mut arriving = stream::select(self.careful.clone(), self.consumer.clone());
         loop {
             let delivery = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    let options = BasicCancelOptions::default();
-                    let cancelling = self.channel.basic_cancel(consumer.tag(), options);
+                    // The one that waits first: it would be given to when the other is gone.
+                    let cancelling = async {
+                        self.cancel(&self.consumer).await?;
+                        self.trust().await
+                    };
                     let _ = tokio::time::timeout(PARTING, cancelling).await;
                     return Ok(());
                 }
-                delivery = consumer.next() => delivery,
+                delivery = arriving.next() => delivery,
             };
             let delivery = match delivery {
                 None => return Err(Ended::Cancelled),
                 Some(delivery) => delivery.map_err(amqp("consume"))?,
             };
             self.heard.send_replace(Instant::now());
+            if !delivery.redelivered {
+                self.trust().await?;
+            }
             self.underway.fetch_add(1, Ordering::Relaxed);
             match self.take(delivery).await? {
                 // No more are delivered than have a place.
@@ -208,6 +221,30 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
                     self.underway.fetch_sub(1, Ordering::Relaxed);
                 }
             }
+        }
+    }
+
+    /// Take many at a time from now on.
+    async fn trust(&self) -> Result<(), Ended> {
+        if self.trusting.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.cancel(&self.careful).await
+    }
+
+    async fn cancel(&self, consumer: &Consumer) -> Result<(), Ended> {
+        let cancelled = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        cancelled.await.map_err(amqp("cancel a consumer"))
+    }
+
+    /// Why the agent does not get its own messages: if none waits, another has them.
+    async fn deaf(&self) -> Ended {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = host_queue(&self.host);
+        match self.channel.queue_declare(queue.into(), options, FieldTable::default()).await {
+            Ok(queue) if queue.message_count() == 0 => Ended::Shared,
+            Ok(_) => Ended::Deaf,
+            Err(source) => Ended::of("look at the host's queue", source),
         }
     }
 
@@ -236,7 +273,7 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
             let deaf = tokio::time::timeout(PROBE_PATIENCE, came).await.is_err()
                 && self.underway.load(Ordering::Relaxed) == 0;
             if deaf {
-                return Ended::Deaf;
+                return self.deaf().await;
             }
         }
     }
@@ -244,12 +281,20 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
     /// Take one delivery, but for a change, which has to wait for its turn. What is wrong with it is
     /// its sender's to know, not an error here.
     async fn take(&self, delivery: Delivery) -> Result<Option<Waiting>, Ended> {
-        let Delivery { acker, properties, data, .. } = delivery;
+        let Delivery { acker, properties, data, redelivered, .. } = delivery;
         if properties.kind().as_ref().is_some_and(|kind| kind.as_str() == PROBE_KIND) {
             ack(&acker).await?;
             return Ok(None);
         }
         let reply = Reply::of(&properties);
+        if redelivered && deliveries(&properties) >= TRIES {
+            let text = format!("given up: each of {TRIES} times it was taken, a session ended");
+            let next = "see the agent's log; whether it was carried out, operation list tells";
+            let fault = Fault::new(Reason::Internal, text).next(next);
+            let refused = Response::new(None, Err(fault.clone()));
+            self.bury(acker, &data, &properties, reply, refused, &fault);
+            return Ok(None);
+        }
         let asked = match self.read(&data, &properties) {
             Ok(asked) => asked,
             Err(refused) => {
@@ -382,7 +427,7 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
         fault: &Fault,
     ) {
         let reason = brief(&fault.to_string(), 200);
-        tracing::warn!(reason, size = data.len(), "a message no agent can read is a dead letter");
+        tracing::warn!(reason, size = data.len(), "a message is a dead letter");
         let letter = letter(&self.host, data, properties, fault);
         let (outbox, host) = (Arc::clone(&self.outbox), self.host.clone());
         self.tasks.spawn(async move {
@@ -395,6 +440,29 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
             }
             let _ = ack(&acker).await;
         });
+    }
+}
+
+/// Subscribe to the host's queue, for this many deliveries at a time.
+async fn consume(channel: &Channel, host: &str, prefetch: u16) -> Result<Consumer, Ended> {
+    channel
+        .basic_qos(prefetch, BasicQosOptions::default())
+        .await
+        .map_err(amqp("limit the deliveries under way"))?;
+    let (queue, options) = (host_queue(host), BasicConsumeOptions::default());
+    channel
+        .basic_consume(queue.into(), "".into(), options, FieldTable::default())
+        .await
+        .map_err(amqp("consume from the host's queue"))
+}
+
+/// How often a message was delivered before, in vain.
+fn deliveries(properties: &BasicProperties) -> i64 {
+    let headers = properties.headers().as_ref();
+    match headers.and_then(|headers| headers.inner().get(DELIVERIES)) {
+        Some(AMQPValue::LongLongInt(count)) => *count,
+        Some(AMQPValue::LongInt(count)) => (*count).into(),
+        _ => 0,
     }
 }
 

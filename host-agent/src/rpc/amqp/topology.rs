@@ -8,7 +8,8 @@
 //!                                  │ delivered too often: the broker gives it up
 //!                                  v
 //!      the agent ──> ostler.dead  ostler.undelivered
-//!    cannot read it       └──────────┴──> queue ostler.dead
+//!    cannot read it,      └──────────┴──> queue ostler.dead
+//!    or gives it up
 //! ```
 //!
 //! `ostler.undelivered` tells the broker's reasons apart by the header the broker sets, so that
@@ -54,6 +55,8 @@ pub(super) async fn declare(channel: &Channel, host: &str) -> Result<(), Ended> 
     let own = table(&[
         ("x-queue-type", text("quorum")),
         ("x-delivery-limit", number(DELIVERY_LIMIT)),
+        // A second node of this name, or anyone else, gets nothing while the agent is there.
+        ("x-single-active-consumer", AMQPValue::Boolean(true)),
         ("x-max-length", number(HOST_MAX)),
         ("x-max-length-bytes", number(HOST_MAX_BYTES)),
         // A command that has no room is refused to its sender, and none that waits is dropped.
