@@ -26,7 +26,7 @@ use crate::node::need_root;
 const SOON: Duration = Duration::from_secs(60);
 
 /// An agent on a broker, once that delivers to it.
-async fn agent_on(broker: &Broker, more: &str) -> HostAgent {
+pub(crate) async fn agent_on(broker: &Broker, more: &str) -> HostAgent {
     let setup = Setup { more: more.to_owned(), ..Setup::with_broker(broker.uri()) };
     let agent = HostAgent::start(setup).await.unwrap();
     up(&agent).await;

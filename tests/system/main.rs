@@ -13,6 +13,7 @@ mod agents;
 mod broker;
 mod broker_chaos;
 mod broker_limits;
+mod broker_shares;
 mod console;
 mod crash;
 mod drain;
