@@ -45,7 +45,7 @@ async fn up(agent: &HostAgent) {
 }
 
 /// The agent's log says this.
-async fn logged(agent: &HostAgent, text: &str) -> String {
+pub(crate) async fn logged(agent: &HostAgent, text: &str) -> String {
     poll::until("the log", SOON, async || {
         let log = std::fs::read_to_string(agent.log()).map_err(|e| e.to_string())?;
         match log.lines().find(|line| line.contains(text)) {

@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::caller::caller;
 use super::dead::{brief, is_dead, letter};
 use super::outbox::{Outbox, PROBE_KIND, Reply, mind};
 use super::{Ended, PARTING, Stopping, amqp, close, topology};
@@ -317,7 +318,7 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
                 }
             },
         };
-        self.service.read(data, "amqp", key)
+        self.service.read(data, &caller(properties), key)
     }
 
     /// Take a change: it is in the journal, or refused, when this returns.
