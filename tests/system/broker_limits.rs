@@ -26,7 +26,7 @@ use crate::node::need_root;
 const SOON: Duration = Duration::from_secs(60);
 
 /// An agent on a broker, once that delivers to it.
-async fn agent_on(broker: &Broker, more: &str) -> HostAgent {
+pub(crate) async fn agent_on(broker: &Broker, more: &str) -> HostAgent {
     let setup = Setup { more: more.to_owned(), ..Setup::with_broker(broker.uri()) };
     let agent = HostAgent::start(setup).await.unwrap();
     up(&agent).await;
@@ -45,7 +45,7 @@ async fn up(agent: &HostAgent) {
 }
 
 /// The agent's log says this.
-async fn logged(agent: &HostAgent, text: &str) -> String {
+pub(crate) async fn logged(agent: &HostAgent, text: &str) -> String {
     poll::until("the log", SOON, async || {
         let log = std::fs::read_to_string(agent.log()).map_err(|e| e.to_string())?;
         match log.lines().find(|line| line.contains(text)) {

@@ -190,6 +190,12 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         })
     }
 
+    /// Whether `operation.wait` has to wait: not for what is over, or has moved on already.
+    pub fn has_to_wait(&self, wait: &Wait) -> bool {
+        wait.timeout != Some(0)
+            && self.live(wait.id).is_some_and(|live| !moved(wait, &live.operation()))
+    }
+
     /// `operation.wait`
     ///
     /// # Errors
@@ -198,12 +204,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let limit = wait.timeout.map_or(WAIT, |ms| Duration::from_millis(ms.into())).min(WAIT_MAX);
         let Some(live) = self.live(wait.id) else { return self.operation(wait.id).await };
         let mut now = live.now.subscribe();
-        let moved = now.wait_for(|operation| {
-            operation.state.is_over() || wait.revision.is_some_and(|seen| operation.revision > seen)
-        });
         tokio::select! {
             // The sender is in `live`, so this ends only when it has moved.
-            _ = moved => {}
+            _ = now.wait_for(|operation| moved(wait, operation)) => {}
             () = tokio::time::sleep(limit) => {}
             () = self.shutdown.cancelled() => {}
         }
@@ -309,6 +312,11 @@ fn fits(pattern: &str, name: &str) -> bool {
         rest = &rest[at + part.len()..];
     }
     rest.ends_with(last)
+}
+
+/// Whether this is news to who waits.
+fn moved(wait: &Wait, operation: &Operation) -> bool {
+    operation.state.is_over() || wait.revision.is_some_and(|seen| operation.revision > seen)
 }
 
 fn no_instance(id: InstanceId) -> Fault {

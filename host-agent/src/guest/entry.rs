@@ -172,7 +172,7 @@ impl Entry {
         standing.transport().ok_or_else(|| self.silence(standing.state()))
     }
 
-    /// Why a guest in this state cannot be asked.
+    /// Why a guest in this state cannot be asked, and was not.
     pub(super) fn silence(&self, state: GuestState) -> Error {
         let why = match state {
             GuestState::Off => return Error::NotRunning { instance: self.id },
@@ -181,7 +181,7 @@ impl Entry {
             GuestState::Garbled => "what it sends is not the protocol",
             GuestState::Ready => "its agent does not answer on this port",
         };
-        Error::Unavailable { instance: self.id, why: why.to_owned() }
+        Error::Unavailable { instance: self.id, why: why.to_owned(), asked: false }
     }
 
     /// What the guest said of itself.

@@ -19,6 +19,8 @@ pub enum Error {
         instance: InstanceId,
         /// What is known of it.
         why: String,
+        /// Whether the question may have reached it all the same.
+        asked: bool,
     },
     /// The agent answered that it will not or cannot.
     #[error("the guest refused {command}: {desc}")]
@@ -109,7 +111,8 @@ impl Error {
     /// Whether the guest may have done it, or do it yet, all the same.
     pub const fn may_have_happened(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Garbled { .. } | Self::Timeout { .. } => true,
+            Self::Unavailable { asked, .. } => *asked,
+            Self::Garbled { .. } | Self::Timeout { .. } => true,
             Self::NotRunning { .. }
             | Self::Refused { .. }
             | Self::Busy { .. }

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ostler_protocol::qga::Command as _;
 use ostler_protocol::qga::commands::exec::{
     EXEC_PIECE, ExecArguments, ExecCapture, ExecStatus, ExecStatusArguments, GuestExec,
     GuestExecStatus,
@@ -93,7 +94,7 @@ impl<H: Hypervisor> Guests<H> {
         };
         let Some(now) = settled else {
             let why = "the host agent stops".to_owned();
-            return Err(Error::Unavailable { instance: record.instance, why });
+            return Err(Error::Unavailable { instance: record.instance, why, asked: true });
         };
         match now.phase {
             Phase::NotStarted(error) => Err(error),
@@ -240,7 +241,9 @@ impl<H: Hypervisor> Guests<H> {
         let secrets: Vec<&str> =
             words.chain(values).filter(|word| word.len() >= SECRET_LEAST).collect();
         let inquiry = self.inquiry(entry)?;
-        inquiry.ask::<GuestExec>(arguments, &secrets).await.map(|started| started.pid)
+        let pid = inquiry.ask::<GuestExec>(arguments, &secrets).await?.pid;
+        // others are no program's, and `kill` takes them for many
+        if pid > 0 { Ok(pid) } else { Err(Error::Garbled { command: GuestExec::NAME }) }
     }
 
     /// Looks at a program until it is over or lost.

@@ -22,6 +22,12 @@ const ENTRIES: usize = 1024;
 const PART_BYTES: usize = 256 << 10;
 /// What an entry of a list takes beside its text.
 const ENTRY_BYTES: usize = 64;
+/// The most of bytes: what a signed number of any client's holds.
+const BYTES: u64 = i64::MAX as u64;
+/// The highest load.
+const LOAD: f64 = 1e6;
+/// The longest a guest is up: a hundred years, in seconds.
+const UPTIME: f64 = 100.0 * 365.25 * 86_400.0;
 
 /// A text free of characters that do something, at most 255 characters of it.
 pub(super) fn clean(text: &str) -> String {
@@ -128,8 +134,8 @@ pub(super) fn interfaces(given: &[NetworkInterface]) -> Part<Vec<Interface>> {
                 let size = address.len();
                 Some((address, size))
             }),
-            rx_bytes: given.statistics.map(|s| s.rx_bytes),
-            tx_bytes: given.statistics.map(|s| s.tx_bytes),
+            rx_bytes: given.statistics.map(|s| s.rx_bytes.min(BYTES)),
+            tx_bytes: given.statistics.map(|s| s.tx_bytes.min(BYTES)),
         };
         let size = interface.name.len() + interface.mac.as_ref().map_or(0, String::len);
         Some((interface, size))
@@ -147,13 +153,14 @@ fn address(address: &str, prefix: i64) -> Option<String> {
 pub(super) fn filesystems(given: &[FilesystemInfo]) -> Part<Vec<Filesystem>> {
     let mut room = Room::new();
     let list = room.list(given, |room, given| {
+        let total = given.total_bytes.map_or(BYTES, |total| total.min(BYTES));
         let serials: Vec<_> = given.disk.iter().filter_map(|d| d.serial.as_deref()).collect();
         let filesystem = Filesystem {
             mountpoint: clean(&given.mountpoint),
             kind: clean(&given.kind),
             device: clean(&given.name),
-            used: given.used_bytes,
-            total: given.total_bytes,
+            used: given.used_bytes.map(|used| used.min(total)),
+            total: given.total_bytes.map(|_| total),
             serials: room.list(&serials, |_, serial| {
                 let serial = clean(serial);
                 let size = serial.len();
@@ -166,15 +173,16 @@ pub(super) fn filesystems(given: &[FilesystemInfo]) -> Part<Vec<Filesystem>> {
     room.part(list)
 }
 
-/// A heartbeat; a number that is none, or below nothing, is nothing.
+/// A heartbeat; a number that is none, or below nothing, is nothing, and none is beyond what can be.
 pub(super) fn heartbeat(given: &events::Heartbeat, at: Timestamp) -> Heartbeat {
-    let sound = |number: f64| if number.is_finite() { number.max(0.0) } else { 0.0 };
+    let sound = |number: f64, most| if number.is_finite() { number.clamp(0.0, most) } else { 0.0 };
+    let total = given.memory.total.min(BYTES);
     Heartbeat {
         at,
-        uptime: sound(given.uptime),
-        load: given.load.map(sound),
-        memory_total: given.memory.total,
-        memory_available: given.memory.available.min(given.memory.total),
+        uptime: sound(given.uptime, UPTIME),
+        load: given.load.map(|load| sound(load, LOAD)),
+        memory_total: total,
+        memory_available: given.memory.available.min(total),
     }
 }
 
@@ -262,5 +270,26 @@ mod tests {
         let beat = heartbeat(&given, Timestamp(7));
         assert_eq!((beat.uptime, beat.load), (0.0, [0.0, 0.0, 0.5]));
         assert_eq!(beat.memory_available, 1);
+    }
+
+    #[test]
+    fn no_number_is_beyond_what_can_be() {
+        let memory = events::Memory { total: u64::MAX, available: u64::MAX };
+        let given =
+            events::Heartbeat { uptime: 1e308, load: [1e308, 1e300, 2.0], memory, interval: 1 };
+        let beat = heartbeat(&given, Timestamp(7));
+        assert_eq!((beat.uptime, beat.load), (UPTIME, [LOAD, LOAD, 2.0]));
+        assert_eq!((beat.memory_total, beat.memory_available), (BYTES, BYTES));
+        for (used, total, kept) in [(9, 5, (5, 5)), (u64::MAX, u64::MAX, (BYTES, BYTES))] {
+            let given = json!([{"name": "a", "mountpoint": "/", "type": "b", "disk": [],
+                "used-bytes": used, "total-bytes": total}]);
+            let one = &filesystems(&read::<Vec<FilesystemInfo>>(given)).value[0];
+            assert_eq!((one.used, one.total), (Some(kept.0), Some(kept.1)));
+        }
+        let counted = json!({"rx-bytes": u64::MAX, "rx-packets": 0, "rx-errs": 0, "rx-dropped": 0,
+            "tx-bytes": u64::MAX, "tx-packets": 0, "tx-errs": 0, "tx-dropped": 0});
+        let given = json!([{"name": "eth0", "statistics": counted}]);
+        let one = &interfaces(&read::<Vec<NetworkInterface>>(given)).value[0];
+        assert_eq!((one.rx_bytes, one.tx_bytes), (Some(BYTES), Some(BYTES)));
     }
 }

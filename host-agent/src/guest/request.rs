@@ -78,7 +78,9 @@ pub(super) fn without(error: Error, secrets: &[&str]) -> Error {
         Error::Refused { command, class, desc } => {
             Error::Refused { command, class, desc: clean(&hide(desc)) }
         }
-        Error::Unavailable { instance, why } => Error::Unavailable { instance, why: hide(why) },
+        Error::Unavailable { instance, why, asked } => {
+            Error::Unavailable { instance, why: hide(why), asked }
+        }
         Error::Unwritable { command, why } => Error::Unwritable { command, why: hide(why) },
         error @ (Error::NotRunning { .. }
         | Error::Garbled { .. }

@@ -367,7 +367,8 @@ impl<'a> Talk<'a> {
                 End::Stopped | End::Closed if quiet => Ok(Value::Null),
                 End::Stopped => Err(Error::NotRunning { instance }),
                 End::Closed | End::Absent => {
-                    Err(Error::Unavailable { instance, why: "its port was closed".to_owned() })
+                    let why = "its port was closed".to_owned();
+                    Err(Error::Unavailable { instance, why, asked: true })
                 }
                 End::Unanswered => Err(Error::Timeout { command }),
                 End::Garbled => Err(Error::Garbled { command }),

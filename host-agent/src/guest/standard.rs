@@ -154,19 +154,20 @@ fn failure(entry: &Entry, command: &'static str, error: hypervisor::Error) -> Fa
         Cause::NotFound { .. } | Cause::NotOurs { .. } => Error::NotRunning { instance }.into(),
         Cause::Timeout { .. } => Failure { error: Error::Timeout { command }, mute: true },
         Cause::GuestAgentUnavailable { reason, .. } => {
-            Failure { error: Error::Unavailable { instance, why: reason }, mute: true }
+            Failure { error: Error::Unavailable { instance, why: reason, asked: true }, mute: true }
         }
         Cause::GuestAgentRefused { reason, .. } => {
             let desc = own_words(command, &reason).to_owned();
             Error::Refused { command, class: class(command, &desc), desc }.into()
         }
         // libvirt has looked, and this guest cannot be asked: it is paused, say.
-        error @ (Cause::Refused { .. } | Cause::Failed { .. }) => {
-            Failure { error: Error::Unavailable { instance, why: error.to_string() }, mute: true }
-        }
+        error @ (Cause::Refused { .. } | Cause::Failed { .. }) => Failure {
+            error: Error::Unavailable { instance, why: error.to_string(), asked: true },
+            mute: true,
+        },
         // These say nothing of the guest.
         error @ (Cause::Busy { .. } | Cause::Unreachable { .. }) => {
-            Error::Unavailable { instance, why: error.to_string() }.into()
+            Error::Unavailable { instance, why: error.to_string(), asked: true }.into()
         }
     }
 }

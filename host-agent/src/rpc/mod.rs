@@ -12,6 +12,7 @@
 
 pub mod amqp;
 mod service;
+mod shares;
 pub mod socket;
 
 pub use service::{Asked, Service};

@@ -47,7 +47,7 @@ impl<H: Hypervisor, N> Clone for Service<H, N> {
 /// A request that could be read.
 pub struct Asked {
     id: Option<Id>,
-    call: Call,
+    pub(super) call: Call,
     context: Context,
     span: tracing::Span,
 }
@@ -71,69 +71,6 @@ impl Asked {
     /// The id its response carries.
     pub fn id(&self) -> Option<Id> {
         self.id.clone()
-    }
-
-    /// Whether its answer may take long.
-    pub fn may_wait(&self) -> bool {
-        match &self.call {
-            Call::OperationWait(_)
-            | Call::GuestReport(_)
-            | Call::GuestExec(_)
-            | Call::GuestExecWait(_)
-            | Call::GuestFileRead(_)
-            | Call::GuestFileWrite(_)
-            | Call::GuestTime(_)
-            | Call::GuestSyncTime(_)
-            | Call::GuestSshKeys(_)
-            | Call::GuestTrim(_)
-            | Call::NetworkList(_) => true,
-            Call::InstanceXml(_)
-            | Call::InstanceDiagnostics(_)
-            | Call::InstanceVnc(_)
-            | Call::InstanceVncOpen(_)
-            | Call::InstanceConsoleLog(_)
-            | Call::ConsoleRead(_)
-            | Call::ConsoleWrite(_) => true,
-            Call::ConsoleOpen(_) | Call::ConsoleClose(_) => false,
-            Call::HostPing(_)
-            | Call::HostShow(_)
-            | Call::Discover(_)
-            | Call::InstanceBoot(_)
-            | Call::InstanceList(_)
-            | Call::InstanceShow(_)
-            | Call::InstanceStart(_)
-            | Call::InstanceStop(_)
-            | Call::InstanceReboot(_)
-            | Call::InstancePause(_)
-            | Call::InstanceUnpause(_)
-            | Call::InstanceSuspend(_)
-            | Call::InstanceResume(_)
-            | Call::InstanceRebuild(_)
-            | Call::InstanceReset(_)
-            | Call::InstanceRescue(_)
-            | Call::InstanceUnrescue(_)
-            | Call::InstanceResize(_)
-            | Call::InstanceConfirmResize(_)
-            | Call::InstanceRevertResize(_)
-            | Call::InstanceAdjust(_)
-            | Call::InstanceSnapshot(_)
-            | Call::InstanceShelve(_)
-            | Call::InstanceOffload(_)
-            | Call::InstanceUnshelve(_)
-            | Call::InstanceUpdate(_)
-            | Call::InstanceLock(_)
-            | Call::InstanceUnlock(_)
-            | Call::InstanceRestore(_)
-            | Call::InstanceDelete(_)
-            | Call::InstancePassword(_)
-            | Call::OperationGet(_)
-            | Call::OperationList(_)
-            | Call::OperationCancel(_)
-            | Call::ImageImport(_)
-            | Call::ImageList(_)
-            | Call::ImageRemove(_)
-            | Call::NetworkEnsure(_) => false,
-        }
     }
 }
 

@@ -195,7 +195,7 @@ async fn converse<H: Hypervisor, N: Network>(
         }
         match service.read(&line, caller, None) {
             Err(refused) => write(&writer, &refused).await?,
-            Ok(asked) if asked.may_wait() => {
+            Ok(asked) if service.waits(&asked).is_some() => {
                 // The semaphore is never closed.
                 let Ok(place) = Arc::clone(&waiting).acquire_owned().await else { return Ok(()) };
                 let (service, writer, gone) = (service.clone(), Arc::clone(&writer), gone.clone());

@@ -1,4 +1,5 @@
-//! The programs that are known, and what they wrote: bounded in number and bytes.
+//! The programs that are known, and what they wrote: bounded in number and bytes, for each instance and
+//! for all, so that one guest does not use up what others have.
 //!
 //! A program has a record from the moment it is asked for, under its idempotency key, so that the
 //! same request finds it whatever became of it. Records go ten minutes after the end.
@@ -16,10 +17,14 @@ use crate::guest::error::Error;
 
 /// Programs at a time, those that are over and still kept included.
 const PROGRAMS: usize = 256;
+/// How many of them may be one instance's.
+const OWN_PROGRAMS: usize = PROGRAMS / 4;
 /// Bytes of one stream.
 pub(super) const STREAM: usize = 16 << 20;
 /// Bytes of all streams.
-const OUTPUT: usize = 64 << 20;
+const OUTPUT: usize = 128 << 20;
+/// How many of them may be one instance's.
+const OWN_OUTPUT: usize = OUTPUT / 4;
 /// So much must be free for another program whose output is kept.
 const ROOM: usize = 1 << 20;
 
@@ -35,7 +40,90 @@ pub(in crate::guest) struct Execs {
 struct Table {
     records: HashMap<ExecId, Arc<Record>>,
     keys: HashMap<IdempotencyKey, ExecId>,
+    all: Use,
+    own: HashMap<InstanceId, Use>,
+}
+
+/// What programs take.
+#[derive(Debug, Default, Clone, Copy)]
+struct Use {
+    programs: usize,
     bytes: usize,
+}
+
+impl Table {
+    /// What the programs of this instance take.
+    fn own(&self, instance: InstanceId) -> Use {
+        self.own.get(&instance).copied().unwrap_or_default()
+    }
+
+    /// Bytes there are for it still.
+    fn room(&self, instance: InstanceId) -> usize {
+        let own = OWN_OUTPUT.saturating_sub(self.own(instance).bytes);
+        OUTPUT.saturating_sub(self.all.bytes).min(own)
+    }
+
+    /// Refuses what there is no room for.
+    fn admit(&self, request: &Exec) -> Result<(), Error> {
+        let busy = |why| Err(Error::Busy { why });
+        let (all, own) = (self.all, self.own(request.id));
+        if own.programs >= OWN_PROGRAMS {
+            return busy(format!(
+                "{OWN_PROGRAMS} programs run in this guest or ended in the last 10 minutes, which is the most"
+            ));
+        }
+        if all.programs >= PROGRAMS {
+            return busy(format!(
+                "{PROGRAMS} programs run in guests or ended in the last 10 minutes, which is the most"
+            ));
+        }
+        if request.capture != Capture::Both || self.room(request.id) >= ROOM {
+            return Ok(());
+        }
+        if own.bytes + ROOM > OWN_OUTPUT {
+            return busy(format!(
+                "what programs in this guest wrote in the last 10 minutes takes all of the {} MiB it has",
+                OWN_OUTPUT >> 20
+            ));
+        }
+        busy(format!(
+            "what programs in guests wrote in the last 10 minutes takes all of the {} MiB there are",
+            OUTPUT >> 20
+        ))
+    }
+
+    fn add(&mut self, record: Arc<Record>) {
+        self.all.programs += 1;
+        self.own.entry(record.instance).or_default().programs += 1;
+        if let Some(key) = &record.key {
+            self.keys.insert(key.clone(), record.id);
+        }
+        self.records.insert(record.id, record);
+    }
+
+    fn add_bytes(&mut self, instance: InstanceId, bytes: usize) {
+        self.all.bytes += bytes;
+        self.own.entry(instance).or_default().bytes += bytes;
+    }
+
+    fn remove(&mut self, record: &Record) {
+        if self.records.remove(&record.id).is_none() {
+            return;
+        }
+        if let Some(key) = &record.key {
+            self.keys.remove(key);
+        }
+        let output = std::mem::take(&mut *record.output());
+        let bytes = output.iter().map(Vec::len).sum::<usize>();
+        self.all.programs -= 1;
+        self.all.bytes -= bytes;
+        let Some(own) = self.own.get_mut(&record.instance) else { return };
+        own.programs -= 1;
+        own.bytes -= bytes;
+        if own.programs == 0 {
+            self.own.remove(&record.instance);
+        }
+    }
 }
 
 /// A program that was asked for.
@@ -112,19 +200,7 @@ impl Execs {
                 Err(Error::KeyReused)
             };
         }
-        if table.records.len() >= PROGRAMS {
-            let why = format!(
-                "{PROGRAMS} programs run in guests or ended in the last 10 minutes, which is the most"
-            );
-            return Err(Error::Busy { why });
-        }
-        if request.capture == Capture::Both && table.bytes + ROOM > OUTPUT {
-            let why = format!(
-                "what programs in guests wrote in the last 10 minutes takes all of the {} MiB there are",
-                OUTPUT >> 20
-            );
-            return Err(Error::Busy { why });
-        }
+        table.admit(request)?;
         let status = Status {
             phase: Phase::Starting,
             pid: 0,
@@ -141,10 +217,7 @@ impl Execs {
             request: digest,
             output: Mutex::default(),
         });
-        if let Some(key) = key {
-            table.keys.insert(key.clone(), record.id);
-        }
-        table.records.insert(record.id, Arc::clone(&record));
+        table.add(Arc::clone(&record));
         Ok(Begun::New(record))
     }
 
@@ -165,10 +238,10 @@ impl Execs {
         }
         let mut output = record.output();
         let kept = &mut output[stream];
-        let room = (STREAM - kept.len()).min(OUTPUT.saturating_sub(table.bytes));
+        let room = (STREAM - kept.len()).min(table.room(record.instance));
         let taken = &data[..data.len().min(room)];
         kept.extend_from_slice(taken);
-        table.bytes += taken.len();
+        table.add_bytes(record.instance, taken.len());
         let size = kept.len() as u64;
         drop((output, table));
         record.status.send_modify(|status| {
@@ -180,15 +253,7 @@ impl Execs {
 
     /// Forgets a program, and its key.
     pub(super) fn forget(&self, record: &Record) {
-        let mut table = self.table();
-        if table.records.remove(&record.id).is_none() {
-            return;
-        }
-        if let Some(key) = &record.key {
-            table.keys.remove(key);
-        }
-        let output = std::mem::take(&mut *record.output());
-        table.bytes -= output.iter().map(Vec::len).sum::<usize>();
+        self.table().remove(record);
     }
 
     fn digest(&self, request: &Exec) -> u64 {
@@ -225,51 +290,86 @@ impl Record {
 mod tests {
     use super::*;
 
-    fn request(args: &[&str]) -> Exec {
+    fn of(instance: u128, args: &[&str]) -> Exec {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        let helper = super::super::helper(InstanceId(uuid::Uuid::from_u128(1)), "p", args);
+        let helper = super::super::helper(InstanceId(uuid::Uuid::from_u128(instance)), "p", args);
         Exec { capture: Capture::Both, ..helper }
     }
 
-    fn new(execs: &Execs, key: Option<&str>) -> Arc<Record> {
-        let key = key.map(|key| key.parse().unwrap());
-        match execs.begin(&request(&[]), key.as_ref()).unwrap() {
-            Begun::New(record) => record,
+    fn request(args: &[&str]) -> Exec {
+        of(1, args)
+    }
+
+    fn begin(execs: &Execs, instance: u128) -> Result<Arc<Record>, Error> {
+        match execs.begin(&of(instance, &[]), None)? {
+            Begun::New(record) => Ok(record),
             Begun::Known(_) => panic!("it is known"),
+        }
+    }
+
+    fn busy(execs: &Execs, instance: u128) -> String {
+        match begin(execs, instance) {
+            Err(Error::Busy { why }) => why,
+            other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn a_key_stands_for_one_request_until_it_is_forgotten() {
         let (execs, key) = (Execs::default(), "k".parse().unwrap());
-        let first = new(&execs, Some("k"));
-        let again = execs.begin(&request(&[]), Some(&key)).unwrap();
-        assert!(matches!(again, Begun::Known(known) if known.id == first.id));
+        let first = |execs: &Execs| match execs.begin(&request(&[]), Some(&key)).unwrap() {
+            Begun::New(record) | Begun::Known(record) => record,
+        };
+        let new = first(&execs);
+        assert_eq!(first(&execs).id, new.id);
         let other = execs.begin(&request(&["x"]), Some(&key));
         assert!(matches!(other, Err(Error::KeyReused)));
-        execs.forget(&first);
-        assert_ne!(new(&execs, Some("k")).id, first.id);
+        execs.forget(&new);
+        assert_ne!(first(&execs).id, new.id);
     }
 
     #[test]
-    fn there_is_an_end_to_programs_and_to_what_they_write() {
+    fn one_guest_does_not_use_up_what_others_have() {
         let execs = Execs::default();
-        let chatty = new(&execs, None);
         let data = vec![0; STREAM + 1];
+        let chatty = begin(&execs, 1).unwrap();
         assert!(!execs.keep(&chatty, 0, &data));
         let status = chatty.now();
         assert_eq!((status.sizes, status.truncated), ([STREAM as u64, 0], [true, false]));
         assert_eq!(chatty.piece(0, STREAM as u64 - 1, 10), [0]);
         assert!(chatty.piece(1, u64::MAX, 10).is_empty());
-        for _ in 0..3 {
-            assert!(!execs.keep(&new(&execs, None), 0, &data));
+        assert!(!execs.keep(&begin(&execs, 1).unwrap(), 1, &data));
+        assert!(busy(&execs, 1).contains("this guest"));
+        // its neighbour has as much
+        let other = begin(&execs, 2).unwrap();
+        assert!(execs.keep(&other, 0, &data[..STREAM]));
+        execs.forget(&chatty);
+        execs.forget(&chatty);
+        let mut own: Vec<_> = (1..OWN_PROGRAMS).map(|_| begin(&execs, 1).unwrap()).collect();
+        assert!(busy(&execs, 1).contains("this guest"));
+        begin(&execs, 2).unwrap();
+        execs.forget(&own.remove(0));
+        begin(&execs, 1).unwrap();
+    }
+
+    #[test]
+    fn there_is_an_end_to_all_programs_and_to_all_they_write() {
+        let execs = Execs::default();
+        let data = vec![0; STREAM];
+        let chatty: Vec<_> = (0..OUTPUT / STREAM)
+            .map(|n| {
+                let record = begin(&execs, n as u128 / 2).unwrap();
+                assert!(execs.keep(&record, 0, &data));
+                record
+            })
+            .collect();
+        assert!(busy(&execs, 100).contains("in guests"));
+        for record in &chatty {
+            execs.forget(record);
         }
-        assert!(matches!(execs.begin(&request(&[]), None), Err(Error::Busy { .. })));
-        execs.forget(&chatty);
-        execs.forget(&chatty);
-        let mut rest: Vec<_> = (3..PROGRAMS).map(|_| new(&execs, None)).collect();
-        assert!(matches!(execs.begin(&request(&[]), None), Err(Error::Busy { .. })));
-        execs.forget(&rest.remove(0));
-        new(&execs, None);
+        for n in 0..PROGRAMS {
+            begin(&execs, n as u128).unwrap();
+        }
+        assert!(busy(&execs, 1000).contains("in guests"));
     }
 }

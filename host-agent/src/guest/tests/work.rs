@@ -213,11 +213,30 @@ async fn a_lease_goes_to_agents_that_have_them_and_its_lapse_is_noted() {
 }
 
 #[tokio::test]
+async fn nothing_may_have_been_run_in_a_guest_that_could_not_be_asked() {
+    let (node, port) = (Node::new(), Port::new());
+    let id = node.instance(port.path());
+    let key = Some("k".parse().unwrap());
+    let unasked = async || {
+        let error = node.guests.exec(program(id), key.clone()).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+        assert!(!error.may_have_happened(), "{error}");
+    };
+    unasked().await;
+    let mut wire = port.opened().await;
+    while wire.send(&[b'['; 16 << 10]).await {}
+    node.is(id, GuestState::Garbled).await;
+    unasked().await;
+}
+
+#[tokio::test]
 async fn numbers_no_agent_means_are_no_answers() {
     let (node, id, mut wire) = guest(SOON, &ready()).await;
     let agent = async {
         for (command, value) in [
             ("guest-get-time", json!(-1)),
+            ("guest-exec", json!({"pid": 0})),
+            ("guest-exec", json!({"pid": -1})),
             ("guest-fstrim", json!({"paths": [{"path": "/", "trimmed": -5}]})),
         ] {
             let request = asked(&mut wire, command).await;
@@ -226,6 +245,10 @@ async fn numbers_no_agent_means_are_no_answers() {
     };
     let host = async {
         assert!(matches!(node.guests.clock(id).await, Err(Error::Garbled { .. })));
+        for _ in 0..2 {
+            let outcome = node.guests.exec(program(id), None).await;
+            assert!(matches!(outcome, Err(Error::Garbled { .. })), "{outcome:?}");
+        }
         assert!(matches!(node.guests.trim(id, None).await, Err(Error::Garbled { .. })));
     };
     tokio::join!(agent, host);

@@ -20,6 +20,7 @@
 //! proven by messages the agent sends to itself through the broker, for a TCP connection proves
 //! nothing.
 
+mod caller;
 mod dead;
 mod outbox;
 mod replies;

@@ -42,6 +42,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::caller::caller;
 use super::dead::{brief, is_dead, letter};
 use super::outbox::{Outbox, PROBE_KIND, mind};
 use super::replies::Reply;
@@ -49,12 +50,11 @@ use super::{Ended, PARTING, Stopping, amqp, close, topology};
 use crate::hypervisor::Hypervisor;
 use crate::network::Network;
 use crate::rpc::service::{Asked, Service};
+use crate::rpc::shares::Shares;
 
 /// Deliveries under way at a time, once none comes again. Few: each may be as large as the broker
 /// allows, and all of them count as delivered once more whenever a session ends.
 const PREFETCH: u16 = 32;
-/// Long polls under way at a time; more are refused as `busy`.
-const WAITS: usize = 512;
 /// Answers on their way at a time; more are dropped, and asked for again.
 const REPLIES: usize = 1024;
 /// How long a change's acknowledgement waits for its answer to be at the broker.
@@ -76,7 +76,7 @@ pub(super) struct Session<H: Hypervisor, N> {
     trusting: AtomicBool,
     outbox: Arc<Outbox>,
     tasks: TaskTracker,
-    waits: Arc<Semaphore>,
+    shares: Arc<Shares>,
     replies: Arc<Semaphore>,
     /// When something was last delivered.
     heard: watch::Sender<Instant>,
@@ -112,7 +112,7 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
             trusting: AtomicBool::new(false),
             outbox: Arc::new(outbox),
             tasks: TaskTracker::new(),
-            waits: Arc::new(Semaphore::new(WAITS)),
+            shares: Arc::default(),
             replies: Arc::new(Semaphore::new(REPLIES)),
             heard: watch::Sender::new(Instant::now()),
             underway: AtomicUsize::new(0),
@@ -320,17 +320,20 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
             return Ok(Some(Waiting { asked, acker, reply }));
         }
         ack(&acker).await?;
-        if !asked.may_wait() {
+        let Some(kind) = self.service.waits(&asked) else {
             if let Some(response) = self.service.answer(asked).await {
                 self.answer(None, reply, response);
             }
             return Ok(None);
-        }
-        let Ok(place) = Arc::clone(&self.waits).try_acquire_owned() else {
-            let text = "busy: too many requests are waiting on this node";
-            let fault = Fault::new(Reason::Busy, text).next("ask again later");
-            self.answer(None, reply, Response::new(asked.id(), Err(fault)));
-            return Ok(None);
+        };
+        // The broker vouches for a user; short of that, whoever gets the answer is who asks.
+        let caller = properties.user_id().as_ref().or(properties.reply_to().as_ref());
+        let place = match self.shares.place(kind, caller.map_or("", |name| name.as_str())) {
+            Ok(place) => place,
+            Err(fault) => {
+                self.answer(None, reply, Response::new(asked.id(), Err(fault)));
+                return Ok(None);
+            }
         };
         let (service, outbox) = (self.service.clone(), Arc::clone(&self.outbox));
         self.tasks.spawn(async move {
@@ -360,7 +363,7 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
                 }
             },
         };
-        self.service.read(data, "amqp", key)
+        self.service.read(data, &caller(properties), key)
     }
 
     /// Take a change: it is in the journal, or refused, when this returns.
