@@ -13,6 +13,7 @@
 //!     console::Console   world::World       what is really so: a login on the
 //!                                           guest's serial line; domains, links,
 //!                                           sockets and files on this machine
+//!                       strangers::Strangers  what is there too, and not ours
 //! ```
 //!
 //! Whatever starts something is a guard: dropping it stops what it started and
@@ -34,6 +35,7 @@ pub mod rfb;
 pub mod rpc;
 pub mod seat;
 pub mod services;
+pub mod strangers;
 pub mod world;
 
 pub use error::{Error, Result};

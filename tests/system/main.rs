@@ -32,3 +32,4 @@ mod node;
 mod operations;
 mod refusals;
 mod service;
+mod strangers;

@@ -13,6 +13,7 @@ use ostler_tests::poll;
 use ostler_tests::process::{Run, command};
 use ostler_tests::rpc::{Call, CallError, Client};
 use ostler_tests::services::{Broker, Libvirt, OwnLibvirt, SYSTEM};
+use ostler_tests::strangers;
 use ostler_tests::world::World;
 use serde_json::{Value, json};
 
@@ -334,12 +335,7 @@ impl Node {
 
     /// The pid of an instance's QEMU.
     pub(crate) fn qemu(&self, id: &str) -> Option<u32> {
-        std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-            let line = String::from_utf8_lossy(&line).into_owned();
-            let ours = line.split('\0').next()?.contains("qemu-system") && line.contains(id);
-            if ours { entry.file_name().to_str()?.parse().ok() } else { None }
-        })
+        strangers::machine(id)
     }
 }
 

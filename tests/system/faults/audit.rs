@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostler_tests::process::Run;
+use ostler_tests::strangers;
 use ostler_tests::world::World;
 use serde_json::{Value, json};
 
@@ -181,7 +182,13 @@ impl Lane {
         let saves = names(saves).into_iter().filter(|name| ours(name).is_some());
         differ("saved memory", &saves.collect(), &wanted.saves, found);
 
+        match self.strangers.look().await {
+            Ok(now) => found.extend(strangers::changes(&self.theirs, &now)),
+            Err(error) => found.push(format!("somebody else's things: {error}")),
+        }
+
         let mut wanted_files = wanted.files.clone();
+        wanted_files.extend(self.strangers.files().iter().cloned());
         wanted_files.insert(run.join("host-agent.sock"));
         for file in world.files.difference(&wanted_files) {
             if !wanted.maybe.contains(file) {
@@ -189,10 +196,14 @@ impl Lane {
             }
         }
         for file in wanted_files.difference(&world.files) {
-            found.push(format!("missing: file {}", file.display()));
+            // the state's own folder is not looked into
+            if !file.exists() {
+                found.push(format!("missing: file {}", file.display()));
+            }
         }
         for folder in names(&state.join("instances")) {
-            if !wanted.domains.contains(&folder) {
+            let file = self.strangers.files().iter().any(|file| file.ends_with(&folder));
+            if !wanted.domains.contains(&folder) && !file {
                 found.push(format!("left: folder of instance {folder}"));
             }
         }

@@ -14,6 +14,7 @@ use ostler_tests::guest_image::Mode;
 use ostler_tests::poll;
 use ostler_tests::process::Run;
 use ostler_tests::rpc::{Call, CallError};
+use ostler_tests::strangers::{Seen, Strangers};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -38,6 +39,10 @@ const IMAGES: [&str; 4] = ["kernel", "ramdisk", "blank", "other"];
 
 /// A node, and what is tried on it.
 pub(super) struct Lane {
+    // Dropped before its libvirtd.
+    pub(super) strangers: Strangers,
+    /// How they are to stay.
+    pub(super) theirs: Seen,
     pub(super) node: Node,
     pub(super) bridge: String,
     /// The instances there ever were.
@@ -74,6 +79,8 @@ pub(super) struct Asked {
     pub(super) subject: String,
     /// The instance as it was; null where it is about none.
     pub(super) before: Value,
+    /// The process of its QEMU.
+    pub(super) machine: Option<u32>,
 }
 
 impl Lane {
@@ -106,7 +113,27 @@ impl Lane {
         let bridge = networks[0]["bridge"].as_str().unwrap().to_owned();
         let world = ostler_tests::world::World::look_by(node.uri(), &[]).await.unwrap();
         let (ever, tables) = (Vec::new(), world.tables);
-        Self { node, bridge, ever, tables, frailty, folder, held: None, serial: 0 }
+        let state = node.agent.state_dir();
+        let folders = [
+            state.clone(),
+            state.join("images"),
+            state.join("instances"),
+            node.agent.run_dir().join("guest"),
+        ];
+        let strangers = Strangers::settle(node.uri(), &folders).await.unwrap();
+        let theirs = strangers.look().await.unwrap();
+        Self {
+            strangers,
+            theirs,
+            node,
+            bridge,
+            ever,
+            tables,
+            frailty,
+            folder,
+            held: None,
+            serial: 0,
+        }
     }
 
     /// By what it can be harmed.
@@ -244,7 +271,8 @@ impl Lane {
             About::Instance => self.show(&subject).await?,
             About::NewInstance | About::Image | About::Network => Value::Null,
         };
-        Ok(Asked { method, params, key, subject, before })
+        let machine = self.node.qemu(&subject);
+        Ok(Asked { method, params, key, subject, before, machine })
     }
 
     fn new_instance(&mut self, image: &str) -> Value {

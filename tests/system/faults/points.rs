@@ -5,7 +5,7 @@ use ostler_tests::rpc::CallError;
 use serde_json::{Value, json};
 
 use super::lane::{Asked, Lane, USERS, Wrong, byte};
-use super::scenarios::{About, Fate, Scenario, may_be_interrupted};
+use super::scenarios::{About, ENDS_QEMU, Fate, Scenario, may_be_interrupted};
 use super::tally::{Ended, Tally};
 
 /// What is allowed beyond what a crash may come to.
@@ -265,7 +265,7 @@ impl Lane {
         }
         let looked = match scenario.about {
             About::Instance | About::NewInstance => {
-                self.instance_fits(scenario, asked, ended, leave).await
+                self.instance_fits(scenario, asked, over, ended, leave).await
             }
             About::Image => self.image_fits(scenario, asked, ended).await,
             About::Network => self.network_fits(asked, ended).await,
@@ -292,6 +292,7 @@ impl Lane {
         &mut self,
         scenario: &Scenario,
         asked: &Asked,
+        over: &Value,
         ended: Ended,
         leave: Leave,
     ) -> Result<Vec<Wrong>, Wrong> {
@@ -322,6 +323,22 @@ impl Lane {
                 "its power was {}, and is {}",
                 asked.before["power_state"], shown["power_state"]
             ));
+        }
+        // What ran goes on in the same QEMU, unless the operation had come so far as to end that.
+        let ends = |step: &&Value| {
+            let name = step["name"].as_str().unwrap_or_default();
+            ENDS_QEMU.contains(&name) && step["state"] != "pending"
+        };
+        let ended_it = over["steps"].as_array().into_iter().flatten().any(|step| ends(&step));
+        let machine = self.node.qemu(&asked.subject);
+        if ended != Ended::Finished
+            && !new
+            && !leave.off
+            && !ended_it
+            && asked.machine.is_some()
+            && machine != asked.machine
+        {
+            wrongs.push(format!("its QEMU was {:?}, and is {machine:?}", asked.machine));
         }
         if state == "error" && shown["fault"]["data"]["next"].is_null() && !new {
             wrongs.push(format!("its fault does not say what to do: {}", shown["fault"]));

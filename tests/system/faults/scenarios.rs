@@ -54,6 +54,8 @@ pub(super) struct Scenario {
     pub(super) once: bool,
     /// Whether it has no step that another one of its kind has not: the short form does without.
     pub(super) more: bool,
+    /// Whether what is asked for is so already.
+    pub(super) idle: bool,
 }
 
 impl Scenario {
@@ -67,7 +69,7 @@ impl Scenario {
 
     /// Whether there is anything to do but to write it down.
     pub(super) const fn has_steps(&self) -> bool {
-        !matches!(self.kind, Kind::Lock | Kind::Unlock)
+        !self.idle && !matches!(self.kind, Kind::Lock | Kind::Unlock)
     }
 
     /// Whether its first step asks for what is not asked for twice: the operation ends there when
@@ -89,6 +91,11 @@ impl Scenario {
     fn after(mut self, first: &[Deed]) -> Self {
         self.first = first.to_vec();
         self
+    }
+
+    /// It is so already: nothing is to be done.
+    fn idle(self) -> Self {
+        Self { idle: true, ..self.when("nothing to do") }
     }
 
     fn replaced(mut self) -> Self {
@@ -150,15 +157,19 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
         fate: Fate::Kept,
         once: false,
         more: false,
+        idle: false,
     };
     let deed = |deed: Deed, then| of(deed.1, then);
     let about = |about, then| Scenario { about, ..of(nothing, then) };
     match kind {
         Kind::Boot => vec![about(About::NewInstance, "active").replaced()],
-        Kind::Start => vec![of(nothing, "active").after(&[STOP])],
+        Kind::Start => {
+            vec![of(nothing, "active").after(&[STOP]), of(nothing, "active").idle()]
+        }
         Kind::Stop => vec![
             deed(STOP, "stopped"),
             of(|_| json!({"timeout": 300}), "stopped").when("the guest does not comply"),
+            of(|_| json!({"timeout": 300}), "stopped").idle().after(&[STOP]),
         ],
         Kind::Reboot => vec![
             of(|_| json!({"manner": "hard"}), "active"),
@@ -167,10 +178,18 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
                 .more("its memory is saved")
                 .after(&[SUSPEND]),
         ],
-        Kind::Pause => vec![deed(PAUSE, "paused")],
-        Kind::Unpause => vec![of(nothing, "active").after(&[PAUSE])],
-        Kind::Suspend => vec![deed(SUSPEND, "suspended")],
-        Kind::Resume => vec![of(nothing, "active").after(&[SUSPEND])],
+        Kind::Pause => {
+            vec![deed(PAUSE, "paused"), deed(PAUSE, "paused").idle().after(&[PAUSE])]
+        }
+        Kind::Unpause => {
+            vec![of(nothing, "active").after(&[PAUSE]), of(nothing, "active").idle()]
+        }
+        Kind::Suspend => {
+            vec![deed(SUSPEND, "suspended"), deed(SUSPEND, "suspended").idle().after(&[SUSPEND])]
+        }
+        Kind::Resume => {
+            vec![of(nothing, "active").after(&[SUSPEND]), of(nothing, "active").idle()]
+        }
         Kind::Rebuild => vec![
             deed(REBUILD, "active").replaced(),
             deed(REBUILD, "stopped").more("off").after(&[STOP]).replaced(),
@@ -198,6 +217,7 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
                 .more("off")
                 .after(&[STOP])
                 .once(),
+            of(|_| json!({"vcpus": 1, "memory": 48u64 << 20}), "active").idle(),
         ],
         Kind::Snapshot => {
             vec![deed(SNAPSHOT, "active"), deed(SNAPSHOT, "stopped").more("off").after(&[STOP])]
@@ -215,9 +235,10 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
         Kind::Update => vec![
             of(|_| json!({"owner": "bench", "metadata": {"role": "tried"}}), "active"),
             of(|_| json!({"name": "renamed"}), "stopped").more("off").after(&[STOP]),
+            of(|_| json!({}), "active").more("as it is"),
         ],
-        Kind::Lock => vec![deed(LOCK, "active")],
-        Kind::Unlock => vec![of(nothing, "active").after(&[LOCK])],
+        Kind::Lock => vec![deed(LOCK, "active"), deed(LOCK, "active").idle().after(&[LOCK])],
+        Kind::Unlock => vec![of(nothing, "active").after(&[LOCK]), of(nothing, "active").idle()],
         Kind::Delete => {
             let delete = |then| Scenario { fate: Fate::Gone, ..deed(DELETE, then) };
             vec![
@@ -227,6 +248,8 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
                 delete("deleted").more("rescued").after(&[RESCUE]),
                 delete("deleted").more("resized").after(&[RESIZE]),
                 delete("deleted").more("offloaded").after(&[SHELVE, OFFLOAD]),
+                delete("deleted").more("deleted").after(&[DELETE]),
+                deed(SOFT_DELETE, "soft-delete").idle().after(&[SOFT_DELETE]),
             ]
         }
         Kind::Restore => vec![of(nothing, "active").after(&[SOFT_DELETE])],
@@ -250,6 +273,10 @@ pub(super) fn all() -> Vec<Scenario> {
 pub(super) const fn may_be_interrupted(kind: Kind) -> bool {
     matches!(kind, Kind::Reboot | Kind::Password)
 }
+
+/// The steps that end an instance's QEMU, or may.
+pub(super) const ENDS_QEMU: [&str; 4] =
+    ["ask the guest to shut down", "ask the guest to reboot", "power off", "save memory"];
 
 /// The steps that talk to the guest.
 pub(super) const ASKS_THE_GUEST: [&str; 5] = [
