@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// Runs instances on this node: takes commands from its socket and from RabbitMQ, drives libvirt.
 ///
-/// Exit codes: 0 stopped on request, 1 could not start, 2 wrong arguments or configuration.
+/// Exit codes: 0 stopped on request, 1 could not start or go on, 2 wrong arguments or configuration.
 #[derive(Parser)]
 #[command(name = "ostler-host-agent", version)]
 struct Arguments {
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = chain(&error), "could not start");
+            tracing::error!(error = chain(&error), "ended");
             ExitCode::FAILURE
         }
     }

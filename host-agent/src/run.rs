@@ -64,6 +64,12 @@ pub enum Error {
     /// Netlink cannot be used.
     #[error("the network cannot be managed")]
     Network(#[from] NetworkError),
+    /// Something has ended while it ran, without which it serves nobody.
+    #[error("{what} ended by itself, which is a fault of the agent's; see its log")]
+    Broken {
+        /// What.
+        what: &'static str,
+    },
     /// The libvirt driver cannot be started.
     #[error("the libvirt driver cannot be started")]
     Hypervisor(#[from] crate::hypervisor::Error),
@@ -72,7 +78,8 @@ pub enum Error {
 /// Run an agent until `shutdown`. Guests go on running after it.
 ///
 /// # Errors
-/// Why it could not start. Once it runs, it goes on whatever happens to libvirt and the broker.
+/// Why it could not start. Once it runs, it goes on whatever happens to libvirt and the broker;
+/// only a fault of its own ends it ([`Error::Broken`]).
 pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
     let settings = Arc::new(settings);
     // QEMU's user passes through to its own files, and cannot look around.
@@ -133,27 +140,39 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
             stopping,
         ));
     }
-    doors.spawn(notify::watchdog(shutdown.clone()));
+    let watchdog = tokio::spawn(notify::watchdog(shutdown.clone()));
     notify::tell(NotifyState::Ready);
     tracing::info!(
         host = %settings.host, socket = %settings.socket.display(),
         version = env!("CARGO_PKG_VERSION"), "ready"
     );
 
-    shutdown.cancelled().await;
+    let mut journal_ended = journal_ended;
+    let broken = tokio::select! {
+        () = shutdown.cancelled() => None,
+        () = compute.is_broken() => Some("a part of the agent"),
+        _ = doors.join_next() => Some("a door of the agent"),
+        _ = &mut journal_ended => Some("the journal"),
+    };
+    if let Some(what) = broken {
+        tracing::error!(what, "ended by itself; the agent ends, and goes on when it is started again");
+        shutdown.cancel();
+    }
     notify::tell(NotifyState::Stopping);
     tracing::info!("stopping; guests go on running");
     compute.drain(PATIENCE).await;
     telling.cancel();
     while doors.join_next().await.is_some() {}
+    let _ = watchdog.await;
     service.drain().await;
     drop((service, compute));
     // It ends with its last handle. Operations left behind keep theirs; what they have not written
     // by then is what the next start finds undone.
-    if tokio::time::timeout(Duration::from_secs(2), journal_ended).await.is_err() {
+    let gone = matches!(broken, Some("the journal"));
+    if !gone && tokio::time::timeout(Duration::from_secs(2), journal_ended).await.is_err() {
         tracing::warn!("the journal is still in use");
     }
-    Ok(())
+    broken.map_or(Ok(()), |what| Err(Error::Broken { what }))
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), Error> {

@@ -30,6 +30,8 @@ pub struct Setup {
     pub more: String,
     /// More of the environment.
     pub env: Vec<(String, String)>,
+    /// Whether it is made to panic; otherwise a panic in its log fails the test.
+    pub may_panic: bool,
 }
 
 impl Setup {
@@ -276,6 +278,16 @@ impl HostAgent {
 
 impl Drop for HostAgent {
     fn drop(&mut self) {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let panicked = log.lines().find(|line| line.contains("panicked at"));
+        if let (Some(line), false, false) =
+            (panicked, self.setup.may_panic, std::thread::panicking())
+        {
+            #[expect(clippy::panic, reason = "no test is passed by an agent that panicked")]
+            {
+                panic!("the agent panicked: {line}");
+            }
+        }
         if std::thread::panicking() {
             let tail = crate::process::tail(&self.log(), 60);
             #[expect(clippy::print_stderr, reason = "a failing test shows what the agent said")]

@@ -30,6 +30,7 @@ mod load;
 mod network;
 mod node;
 mod operations;
+mod panics;
 mod refusals;
 mod service;
 mod strangers;

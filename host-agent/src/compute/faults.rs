@@ -9,7 +9,7 @@
 //! * kind and step by their names (`instance.boot`, `define domain`), `*` is any;
 //! * what: `kill` (SIGKILL), `stop` (SIGSTOP: the test sees it, does something to the world, and
 //!   lets it go on by SIGCONT), `hold` (the operation goes on when the rule is not in the file any
-//!   more; the agent answers meanwhile), or `fail` (the step fails).
+//!   more; the agent answers meanwhile), `fail` (the step fails), or `panic` (the code does).
 //!
 //! A rule holds once in the life of a process; what follows in it, after another `|`, is not looked
 //! at, and makes two rules of the same words two rules.
@@ -74,6 +74,7 @@ mod on_demand {
         Stop,
         Hold,
         Fail,
+        Panic,
     }
 
     /// How often it is looked whether an operation may go on.
@@ -111,6 +112,8 @@ mod on_demand {
                 tokio::task::block_in_place(|| while_held(|| rules().contains(rule)));
                 return None;
             }
+            #[expect(clippy::panic, reason = "a test wants to see what becomes of one")]
+            What::Panic => panic!("it was told to panic here"),
             What::Kill => Signal::SIGKILL,
             What::Stop => Signal::SIGSTOP,
         };
@@ -135,6 +138,7 @@ mod on_demand {
             "stop" => What::Stop,
             "hold" => What::Hold,
             "fail" => What::Fail,
+            "panic" => What::Panic,
             _ => return None,
         };
         Some(Rule { moment, kind, step, what })

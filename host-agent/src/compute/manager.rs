@@ -2,10 +2,12 @@
 //! rest; one at a time, so that what was checked still holds when it is written down.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ostler_protocol::rpc::event::{Event, News};
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::{Boot, Status, VmState};
@@ -65,6 +67,8 @@ pub struct Compute<H: Hypervisor, N> {
     pub(super) observed_changed: watch::Sender<()>,
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
+    /// Set when something has ended that the agent cannot do without.
+    broken: CancellationToken,
     pub(super) started: Timestamp,
     /// Whether the node was restarted since the agent last ran, and what ran before is off.
     pub(super) node_restarted: AtomicBool,
@@ -140,6 +144,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             observed_changed: watch::Sender::new(()),
             tasks: TaskTracker::new(),
             shutdown,
+            broken: CancellationToken::new(),
             started: Timestamp::now(),
             node_restarted: AtomicBool::new(snapshot.boot.is_some_and(|known| known != boot)),
             events: broadcast::Sender::new(EVENTS),
@@ -147,15 +152,45 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             tidying: tokio::sync::Mutex::default(),
         });
         compute.take_up(snapshot.unfinished).await;
-        let follower = Arc::clone(&compute);
-        compute.tasks.spawn(async move { follower.follow_power().await });
-        let guests = Arc::clone(&compute);
-        compute.tasks.spawn(async move { guests.follow_guests().await });
+        compute.mind("following the domains", |compute| async move {
+            compute.follow_power().await;
+        });
+        compute.mind("following the guests", |compute| async move {
+            compute.follow_guests().await;
+        });
+        compute.mind("forgetting what is old", |compute| async move {
+            compute.forget_old().await;
+        });
         let prober = Arc::clone(&compute);
         compute.tasks.spawn(async move { prober.probe_virt_type().await });
-        let keeper = Arc::clone(&compute);
-        compute.tasks.spawn(async move { keeper.forget_old().await });
         Ok(compute)
+    }
+
+    /// Have a task run that the agent cannot do without: should it end before the agent stops, the
+    /// agent ends, and whoever looks after it starts it again.
+    fn mind<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        what: &'static str,
+        task: impl FnOnce(Arc<Self>) -> F,
+    ) {
+        let (compute, task) = (Arc::clone(self), task(Arc::clone(self)));
+        self.tasks.spawn(async move {
+            let ended = AssertUnwindSafe(task).catch_unwind().await;
+            if ended.is_err() || !compute.shutdown.is_cancelled() {
+                compute.give_up(what);
+            }
+        });
+    }
+
+    /// End the agent, since something of it has ended without which it serves nobody.
+    pub(super) fn give_up(&self, what: &str) {
+        tracing::error!(what, "ended, and the agent cannot do without it: the agent ends");
+        self.broken.cancel();
+    }
+
+    /// Done when the agent cannot go on ([`Self::give_up`]).
+    pub async fn is_broken(&self) {
+        self.broken.cancelled().await;
     }
 
     /// Wait until all work has ended, after the shutdown token was cancelled: what is at a safe

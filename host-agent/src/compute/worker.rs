@@ -19,9 +19,11 @@
 //! While libvirt cannot be reached a step waits, and is tried again when it is back: its outcome
 //! is unknown, and doing it again is safe.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::operation::{self, Kind, Operation, State, StepState, Subject};
 use ostler_protocol::rpc::values::Timestamp;
@@ -87,7 +89,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 next
             };
             let Some(operation) = next else { return };
-            self.carry_out(&operation).await;
+            if AssertUnwindSafe(self.carry_out(&operation)).catch_unwind().await.is_err() {
+                // How far it is, is on disk; who starts the agent again takes it up from there.
+                self.give_up("the carrying out of an operation");
+                return;
+            }
             if let Some(queue) = self.registry.lock().queues.get_mut(&subject) {
                 queue.pop_front();
             }
@@ -247,7 +253,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     return failed(interrupted("whether it took effect is not known"));
                 }
                 let goes_on = step.goes_on(&operation.change);
-                match self.attempt(operation, kind, n, step, committed).await {
+                match guarded(self.attempt(operation, kind, n, step, committed)).await {
                     Ok(Flow::Next) => {
                         operation.now.send_modify(|o| o.error = None);
                         self.mark(operation, n, StepState::Done);
@@ -442,7 +448,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             }
             let _ = faults::reach(Moment::UndoBefore, kind, step.name());
             loop {
-                match self.take_back(operation, step).await {
+                match guarded(self.take_back(operation, step)).await {
                     Ok(()) => {
                         self.mark(operation, n, StepState::Undone);
                         break;
@@ -582,6 +588,15 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             self.after_task(id).await;
         }
     }
+}
+
+/// A step's work: a panic in it is the step's failure, and nobody else's.
+async fn guarded<T>(work: impl Future<Output = Result<T, StepError>>) -> Result<T, StepError> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        let text = "the agent made a mistake (a panic), which its log has";
+        let fault = Fault::new(Reason::Internal, text);
+        Err(StepError::failed(fault.next("report it, with the log: journalctl -u ostler-host-agent")))
+    })
 }
 
 /// What undoing came to.

@@ -124,11 +124,15 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
         let events = self.service.compute().events();
         let mut telling = std::pin::pin!(self.outbox.tell(events, &stopping.telling));
         let mut minding = std::pin::pin!(self.outbox.mind());
+        let mut all_told = false;
         let ended = tokio::select! {
             ended = self.consume(&stopping.taking) => ended,
             ended = self.prove() => ended,
             ended = mind(&self.inward) => ended,
-            ended = &mut telling => ended,
+            ended = &mut telling => {
+                all_told = true;
+                ended
+            }
             ended = &mut minding => ended,
         };
         if !matches!(ended, Ended::Shutdown) {
@@ -137,6 +141,9 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
         // What is answered by now is acknowledged; the rest goes back with the connection.
         self.settle().await;
         close(&self.inward).await;
+        if all_told {
+            return Ended::Shutdown;
+        }
         // What is under way is told until it has come to rest, by a broker that takes it.
         let told = async {
             tokio::select! {
