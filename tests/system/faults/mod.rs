@@ -29,6 +29,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use ostler_protocol::rpc::operation::Kind;
 use ostler_tests::agent::Setup;
 use ostler_tests::guest_image::Mode;
 use ostler_tests::services::Broker;
@@ -58,6 +59,8 @@ enum Trial {
     Crashes,
     /// All crashes in one operation.
     CrashAfterCrash,
+    /// Each step fails.
+    Fails,
     /// Something else, at each step.
     Harmed(Harm),
 }
@@ -67,6 +70,7 @@ impl Trial {
         match self {
             Self::Crashes => "crashes",
             Self::CrashAfterCrash => "crash after crash",
+            Self::Fails => "the step fails",
             Self::Harmed(harm) => harm.name(),
         }
     }
@@ -82,7 +86,7 @@ fn jobs(trials: &[Trial]) -> VecDeque<(Trial, Scenario)> {
         for scenario in scenarios::all() {
             let scenario = match trial {
                 Trial::CrashAfterCrash if scenario.more => continue,
-                Trial::Crashes | Trial::CrashAfterCrash => scenario,
+                Trial::Crashes | Trial::CrashAfterCrash | Trial::Fails => scenario,
                 Trial::Harmed(harm) if !harm.concerns(&scenario) => continue,
                 Trial::Harmed(Harm::GuestHangs) => scenario.in_guest(Mode::Mute),
                 Trial::Harmed(_) => scenario,
@@ -113,6 +117,7 @@ async fn work(lanes: Vec<Lane>, jobs: VecDeque<(Trial, Scenario)>, tally: &RefCe
             match trial {
                 Trial::Crashes => lane.crashes(&scenario, &mut own).await,
                 Trial::CrashAfterCrash => lane.crash_after_crash(&scenario, &mut own).await,
+                Trial::Fails => lane.fails(&scenario, &mut own).await,
                 Trial::Harmed(harm) => lane.harmed(harm, &scenario, &mut own).await,
             }
             tally.borrow_mut().add(own);
@@ -190,11 +195,24 @@ async fn a_crash_at_every_step_of_every_operation_leaves_nothing_half_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_fails_when_it_can_only_go_on_is_done_all_the_same() {
+    need_root!();
+    let tally = RefCell::new(Tally::default());
+    let goes_on =
+        [Kind::ConfirmResize, Kind::RevertResize, Kind::Offload, Kind::Delete, Kind::ImageRemove];
+    let mut jobs = jobs(&[Trial::Fails]);
+    jobs.retain(|(_, scenario)| goes_on.contains(&scenario.kind) && !scenario.more);
+    work(sound(LANES).await, jobs, &tally).await;
+    close(&tally.into_inner(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes long: make faults"]
 async fn faults_at_every_step_of_every_operation_leave_nothing_half_done() {
     need_root!();
     let tally = RefCell::new(Tally::default());
     let trials = [
+        Trial::Fails,
         Trial::Crashes,
         Trial::Harmed(Harm::Cancel),
         Trial::Harmed(Harm::Delete),

@@ -126,19 +126,36 @@ impl Lane {
         self.node.agent.kill().await.map_err(|error| error.to_string())
     }
 
-    /// Do it once without any fault, and fail each step once: its steps, and what undoing does.
-    async fn plan(&mut self, scenario: &Scenario, tally: &mut Tally) -> Option<Plan> {
-        let whole = self.whole(scenario).await;
-        let (steps, came) = match whole {
+    /// Have each step of a scenario's plan fail: before it has done anything, and when it has done
+    /// all.
+    pub(super) async fn fails(&mut self, scenario: &Scenario, tally: &mut Tally) {
+        let Some(steps) = self.steps_of(scenario, tally).await else { return };
+        for step in &steps {
+            for moment in ["before", "after"] {
+                let rule = format!("{moment}|{}|{step}|fail", scenario.kind);
+                let failed = self.failed(scenario, &rule).await;
+                let came = failed.map(|(ended, _)| ended);
+                tally.hit(scenario.kind, step);
+                self.note("the step fails", scenario, &rule, came, tally).await;
+            }
+        }
+    }
+
+    /// Do it once without any fault: its steps.
+    async fn steps_of(&mut self, scenario: &Scenario, tally: &mut Tally) -> Option<Vec<String>> {
+        let (steps, came) = match self.whole(scenario).await {
             Ok((steps, ended)) => (steps, Ok(ended)),
             Err(wrongs) => (Vec::new(), Err(wrongs)),
         };
         let ok = matches!(came, Ok(Ended::Finished));
         self.note("none", scenario, "as it is", came, tally).await;
-        if !ok {
-            return None;
-        }
-        let mut undo = None;
+        ok.then_some(steps)
+    }
+
+    /// Its steps, and what undoing does: the last step after which it is undone is found by having
+    /// them fail.
+    async fn plan(&mut self, scenario: &Scenario, tally: &mut Tally) -> Option<Plan> {
+        let steps = self.steps_of(scenario, tally).await?;
         for step in steps.iter().rev() {
             let rule = format!("after|{}|{step}|fail", scenario.kind);
             let failed = self.failed(scenario, &rule).await;
@@ -146,12 +163,14 @@ impl Lane {
                 Ok((ended, taken_back)) => (Ok(ended), taken_back),
                 Err(wrongs) => (Err(wrongs), Vec::new()),
             };
-            if undo.is_none() && came == Ok(Ended::Undone) {
-                undo = Some((step.clone(), taken_back));
-            }
+            let is_undone = came == Ok(Ended::Undone);
             self.note("the step fails", scenario, &rule, came, tally).await;
+            if is_undone {
+                let undo = Some((step.clone(), taken_back));
+                return Some(Plan { steps, undo });
+            }
         }
-        Some(Plan { steps, undo })
+        Some(Plan { steps, undo: None })
     }
 
     async fn whole(&mut self, scenario: &Scenario) -> Result<(Vec<String>, Ended), Vec<Wrong>> {
