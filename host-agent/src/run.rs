@@ -155,7 +155,10 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         _ = &mut journal_ended => Some("the journal"),
     };
     if let Some(what) = broken {
-        tracing::error!(what, "ended by itself; the agent ends, and goes on when it is started again");
+        tracing::error!(
+            what,
+            "ended by itself; the agent ends, and goes on when it is started again"
+        );
         shutdown.cancel();
     }
     notify::tell(NotifyState::Stopping);

@@ -1,14 +1,19 @@
 //! Wrong requests: refused with a stable word and a text that says what to change, and nothing
 //! is made.
 
+use ostler_tests::agent::{HostAgent, Setup};
 use ostler_tests::guest_image::Mode;
+use ostler_tests::poll;
 use ostler_tests::rpc::{Client, Socket};
 use ostler_tests::services::Broker;
 use ostler_tests::world::World;
 use serde_json::{Value, json};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 use crate::node::{Node, need_root};
+
+const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_requests_are_refused_and_make_nothing() {
@@ -169,4 +174,51 @@ async fn what_the_state_forbids_is_refused_with_what_would_be_legal() {
     assert_eq!(reason, "in_use");
     node.delete(&id).await;
     node.done("image.remove", json!({"name": "mini-none"})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_keep_nobody_out_and_busy_ones_say_so() {
+    let agent = HostAgent::start(Setup::default()).await.unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..400 {
+        idle.push(tokio::net::UnixStream::connect(agent.socket()).await.unwrap());
+    }
+    let mut client = served(&agent).await;
+
+    // All places are taken by those that wait for something: a download that does not begin.
+    drop(idle);
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let source = format!("http://{}/image", silent.local_addr().unwrap());
+    let import = json!({"name": "slow", "source": source, "format": "raw"});
+    let operation = client.call("image.import", import).await.unwrap();
+    let wait = json!({"jsonrpc": "2.0", "id": 1, "method": "operation.wait",
+                      "params": {"id": operation["id"], "timeout": 60_000}});
+    let mut waiting = Vec::new();
+    for _ in 0..200 {
+        let mut stream = tokio::net::UnixStream::connect(agent.socket()).await.unwrap();
+        // One that is turned away does not read.
+        let _ = stream.write_all(format!("{wait}\n").as_bytes()).await;
+        waiting.push(stream);
+    }
+    let told = poll::until("a connection is told busy", SOON, async || {
+        let mut line = vec![0; 4096];
+        let read = waiting.iter().find_map(|stream| stream.try_read(&mut line).ok());
+        let read = read.filter(|read| *read > 0).ok_or_else(|| "nobody is told".to_owned())?;
+        Ok(String::from_utf8_lossy(&line[..read]).into_owned())
+    });
+    let told: Value = serde_json::from_str(&told.await.unwrap()).unwrap();
+    assert_eq!(told["error"]["data"]["reason"], "busy", "{told}");
+    drop(waiting);
+    served(&agent).await;
+}
+
+/// Wait until somebody who connects is served.
+async fn served(agent: &HostAgent) -> Client {
+    poll::until("somebody else is served", SOON, async || {
+        let mut client = agent.client().await.map_err(|error| error.to_string())?;
+        let pong = client.call("host.ping", Value::Null).await;
+        pong.map(|_| client).map_err(|error| error.to_string())
+    })
+    .await
+    .unwrap()
 }

@@ -595,7 +595,9 @@ async fn guarded<T>(work: impl Future<Output = Result<T, StepError>>) -> Result<
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
         let text = "the agent made a mistake (a panic), which its log has";
         let fault = Fault::new(Reason::Internal, text);
-        Err(StepError::failed(fault.next("report it, with the log: journalctl -u ostler-host-agent")))
+        Err(StepError::failed(
+            fault.next("report it, with the log: journalctl -u ostler-host-agent"),
+        ))
     })
 }
 

@@ -11,6 +11,7 @@
 //! neither its connection nor its queue.
 
 pub mod amqp;
+mod seats;
 mod service;
 mod shares;
 pub mod socket;

@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,14 +20,21 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::seats::{Seat, Seats};
 use super::service::{Service, bytes};
 use crate::hypervisor::Hypervisor;
 use crate::network::Network;
+use crate::threads::Threads;
 
 /// The longest request line, bytes.
 const LINE_MAX: usize = 1 << 20;
-/// Connections at a time; more wait in the listener's backlog.
+/// Connections at a time; for one more, the one that has been idle for longest is closed.
 const CONNECTIONS: usize = 128;
+/// How long a connection that asks for nothing is left alone when places are short.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
+/// Callers looked up at a time, and how long that may take: a directory service may be asked.
+const LOOK_UPS: usize = 4;
+const LOOK_UP_PATIENCE: Duration = Duration::from_secs(10);
 /// Long answers under way for one connection; then its next request waits.
 const WAITING: usize = 64;
 /// How long a client may take to read a response before it is dropped.
@@ -43,6 +50,12 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// Something else is there.
+    #[error("{path} is there, and is no socket: move it away, or set another socket.path")]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
     },
     /// Another agent answers at this path.
     #[error("another agent is listening on {path}: stop it, or set another socket.path")]
@@ -61,8 +74,8 @@ pub struct Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // It may have been removed already; a stale file is replaced at the next start.
-        let _ = std::fs::remove_file(&self.path);
+        // It may have been removed already; a stale socket is replaced at the next start.
+        let _ = remove_socket(&self.path);
     }
 }
 
@@ -74,12 +87,11 @@ impl Listener {
     /// See [`enum@Error`].
     pub fn bind(path: &Path, group: Option<&str>) -> Result<Self, Error> {
         let failed = |source| Error::Listen { path: path.to_owned(), source };
-        match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => return Err(Error::Taken { path: path.to_owned() }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // A file nobody listens on is what an agent that was killed leaves.
-            Err(_) => std::fs::remove_file(path).map_err(failed)?,
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(Error::Taken { path: path.to_owned() });
         }
+        // A socket nobody listens on is what an agent that was killed leaves.
+        remove_socket(path)?;
         let group = group.and_then(|name| match Group::from_name(name) {
             Ok(Some(group)) => Some(group.gid),
             Ok(None) | Err(_) => {
@@ -89,7 +101,7 @@ impl Listener {
         });
         // Bound under a private name first, so that it is never there with the wrong mode.
         let private = path.with_extension("new");
-        let _ = std::fs::remove_file(&private);
+        remove_socket(&private)?;
         let listener = UnixListener::bind(&private).map_err(failed)?;
         let mode = if group.is_some() { 0o660 } else { 0o600 };
         std::fs::set_permissions(&private, std::fs::Permissions::from_mode(mode))
@@ -105,11 +117,10 @@ impl Listener {
         service: Service<H, N>,
         shutdown: CancellationToken,
     ) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let seats = Seats::new(CONNECTIONS, IDLE_GRACE);
+        let look_ups = Threads::new("socket-peer", LOOK_UPS);
         let tasks = TaskTracker::new();
         loop {
-            // The semaphore is never closed.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { break };
             let stream = tokio::select! {
                 () = shutdown.cancelled() => break,
                 accepted = self.listener.accept() => match accepted {
@@ -121,23 +132,29 @@ impl Listener {
                     }
                 },
             };
-            let caller = match stream.peer_cred() {
-                Ok(peer) if may_use(&peer, self.group) => format!("uid {}", peer.uid()),
-                Ok(peer) => {
-                    tracing::warn!(uid = peer.uid(), "a caller without the right was turned away");
-                    continue;
-                }
+            let peer = match stream.peer_cred() {
+                Ok(peer) => peer,
                 Err(error) => {
                     tracing::warn!(%error, "a caller could not be identified");
                     continue;
                 }
             };
+            let Some(seat) = seats.take() else {
+                tracing::warn!(uid = peer.uid(), "a caller was told busy: all connections work");
+                turn_away(&stream);
+                continue;
+            };
             let (service, shutdown) = (service.clone(), shutdown.clone());
+            let (look_ups, group) = (look_ups.clone(), self.group);
             tasks.spawn(async move {
-                if let Err(error) = converse(stream, &caller, &service, &shutdown).await {
+                if !may_use(peer, group, &look_ups).await {
+                    tracing::warn!(uid = peer.uid(), "a caller without the right was turned away");
+                    return;
+                }
+                let caller = format!("uid {}", peer.uid());
+                if let Err(error) = converse(stream, &caller, &service, &seat, &shutdown).await {
                     tracing::debug!(caller, %error, "connection ended");
                 }
-                drop(place);
             });
         }
         tasks.close();
@@ -145,8 +162,28 @@ impl Listener {
     }
 }
 
+/// Remove a socket, and nothing else.
+fn remove_socket(path: &Path) -> Result<(), Error> {
+    let failed = |source| Error::Listen { path: path.to_owned(), source };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(error)),
+        Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path).map_err(failed),
+        Ok(_) => Err(Error::NotASocket { path: path.to_owned() }),
+    }
+}
+
+/// Tell a caller that there is no place. It is not waited for.
+fn turn_away(stream: &UnixStream) {
+    let fault = Fault::new(Reason::Busy, "busy: all connections to the agent are at work");
+    let fault = fault.next("ask again in a moment");
+    let mut line = bytes(&Response::new(None, Err(fault)));
+    line.push(b'\n');
+    let _ = stream.try_write(&line);
+}
+
 /// Root, the agent's own user, and members of the group.
-fn may_use(peer: &UCred, group: Option<Gid>) -> bool {
+async fn may_use(peer: UCred, group: Option<Gid>, look_ups: &Threads) -> bool {
     if peer.uid() == 0 || peer.uid() == Uid::effective().as_raw() {
         return true;
     }
@@ -154,7 +191,19 @@ fn may_use(peer: &UCred, group: Option<Gid>) -> bool {
     if peer.gid() == group.as_raw() {
         return true;
     }
-    let Ok(Some(user)) = User::from_uid(Uid::from_raw(peer.uid())) else { return false };
+    let look_up = look_ups.run(move || is_member(peer.uid(), group));
+    match tokio::time::timeout(LOOK_UP_PATIENCE, look_up).await {
+        Ok(Ok(member)) => member,
+        Ok(Err(_)) | Err(_) => {
+            tracing::warn!(uid = peer.uid(), "whose member a caller is could not be looked up");
+            false
+        }
+    }
+}
+
+/// Whether a user is a member of a group. Blocks: a directory service may be asked.
+fn is_member(uid: u32, group: Gid) -> bool {
+    let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) else { return false };
     let Ok(name) = CString::new(user.name) else { return false };
     getgrouplist(&name, user.gid).is_ok_and(|groups| groups.contains(&group))
 }
@@ -164,6 +213,7 @@ async fn converse<H: Hypervisor, N: Network>(
     stream: UnixStream,
     caller: &str,
     service: &Service<H, N>,
+    seat: &Seat,
     shutdown: &CancellationToken,
 ) -> io::Result<()> {
     let (reader, writer) = stream.into_split();
@@ -177,6 +227,7 @@ async fn converse<H: Hypervisor, N: Network>(
         line.clear();
         let read = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
+            () = seat.leave.cancelled() => return Ok(()),
             read = read_line(&mut reader, &mut line) => read?,
         };
         match read {
@@ -193,6 +244,7 @@ async fn converse<H: Hypervisor, N: Network>(
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
+        let work = seat.at_work();
         match service.read(&line, caller, None) {
             Err(refused) => write(&writer, &refused).await?,
             Ok(asked) if service.waits(&asked).is_some() => {
@@ -208,7 +260,7 @@ async fn converse<H: Hypervisor, N: Network>(
                         // A client that has gone needs no answer.
                         let _ = write(&writer, &response).await;
                     }
-                    drop(place);
+                    drop((place, work));
                 });
             }
             Ok(asked) => {
@@ -254,5 +306,32 @@ async fn write(writer: &Mutex<OwnedWriteHalf>, response: &Response) -> io::Resul
     match tokio::time::timeout(WRITE_PATIENCE, writer.write_all(&line)).await {
         Ok(written) => written,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_but_a_socket_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        for there in [&path, &path.with_extension("new")] {
+            std::fs::write(there, "somebody's").unwrap();
+            let refused = Listener::bind(&path, None).map(drop).unwrap_err();
+            assert!(matches!(refused, Error::NotASocket { .. }), "{refused}");
+            assert_eq!(std::fs::read_to_string(there).unwrap(), "somebody's");
+            std::fs::remove_file(there).unwrap();
+        }
+        // What a killed agent leaves is.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind(&path, None).unwrap();
+        assert!(matches!(Listener::bind(&path, None), Err(Error::Taken { .. })));
+        // Another file in its place by then stays.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "somebody's").unwrap();
+        drop(listener);
+        assert!(path.exists());
     }
 }
