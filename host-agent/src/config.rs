@@ -167,6 +167,7 @@ struct AdmissionFile {
     cpu_ratio: Option<f64>,
     memory_ratio: Option<f64>,
     memory_reserve: Option<Size>,
+    disk_ratio: Option<f64>,
     disk_reserve: Option<Size>,
 }
 
@@ -251,6 +252,8 @@ pub struct Admission {
     pub memory_ratio: f64,
     /// Memory kept for the node itself.
     pub memory_reserve: Bytes,
+    /// Disk promised for each byte that instances can have, after the reserve.
+    pub disk_ratio: f64,
     /// Disk kept free on the filesystem instances live on.
     pub disk_reserve: Bytes,
 }
@@ -405,6 +408,7 @@ impl File {
             cpu_ratio: ratio("admission.cpu_ratio", self.admission.cpu_ratio, 4.0)?,
             memory_ratio: ratio("admission.memory_ratio", self.admission.memory_ratio, 1.0)?,
             memory_reserve: self.admission.memory_reserve.map_or(Bytes::mib(512), |s| s.0),
+            disk_ratio: ratio("admission.disk_ratio", self.admission.disk_ratio, 1.5)?,
             disk_reserve: self.admission.disk_reserve.map_or(Bytes::gib(1), |s| s.0),
         };
         let flavors = match self.flavors {

@@ -13,7 +13,7 @@ impl Show for Host {
         let count = self.instances.iter().map(|(status, count)| format!("{count} {status}"));
         let instances: Vec<String> = count.collect();
         let share = |claimed: String, limit: String| Field::plain(format!("{claimed} of {limit}"));
-        let (vcpus, memory) = (self.vcpus_share, self.memory_share);
+        let (vcpus, memory, disk) = (self.vcpus_share, self.memory_share, self.disk_share);
         let mut rows = vec![
             ("host", Field::plain(&self.host)),
             ("version", Field::plain(&self.version)),
@@ -31,6 +31,7 @@ impl Show for Host {
                 "memory claimed",
                 share(Bytes(memory.claimed).to_string(), Bytes(memory.limit).to_string()),
             ),
+            ("disk claimed", share(Bytes(disk.claimed).to_string(), Bytes(disk.limit).to_string())),
             (
                 "instances",
                 Field::plain(if instances.is_empty() {

@@ -13,7 +13,7 @@ use ostler_protocol::rpc::values::{
 
 use crate::config::Admission;
 use crate::journal::records::{
-    Base, DirectBoot, ImageRecord, InstanceRecord, NetworkRecord, PortRecord, Source,
+    Base, Change, DirectBoot, ImageRecord, InstanceRecord, NetworkRecord, PortRecord, Source,
 };
 
 /// The most vCPUs one instance may have: what QEMU's q35 machine takes without more.
@@ -36,8 +36,8 @@ pub(super) struct Capacity {
     pub(super) cpus: u32,
     /// Memory.
     pub(super) memory: Bytes,
-    /// Free on the filesystem instances live on.
-    pub(super) disk_available: Bytes,
+    /// The filesystem instances live on: what is free, with what their disks take of it by now.
+    pub(super) disk: Bytes,
 }
 
 /// What is promised to instances.
@@ -45,22 +45,26 @@ pub(super) struct Capacity {
 pub(super) struct Claims {
     pub(super) vcpus: u64,
     pub(super) memory: u64,
+    pub(super) disk: u64,
 }
 
 impl Claims {
     /// The claims of the instances that have a place on the node. Memory counts as much as a guest
-    /// may ever take, since a guest need not heed its balloon; and until a resize is confirmed,
-    /// what the way back would need.
+    /// may ever take, since a guest need not heed its balloon; a disk in its whole size, with the
+    /// one a rescue boots from; and until a resize is confirmed, what the way back would need.
     pub(super) fn of<'a>(instances: impl IntoIterator<Item = &'a InstanceRecord>) -> Self {
         let placed = |i: &&InstanceRecord| {
             !matches!(i.vm_state, VmState::Deleted | VmState::ShelvedOffloaded)
         };
         instances.into_iter().filter(placed).fold(Self::default(), |sum, i| {
-            let (old_vcpus, old_memory) =
-                i.resized.as_ref().map_or((0, 0), |r| (r.from.vcpus, r.from.max_memory.0));
+            let old = i.resized.as_ref().map(|resized| &resized.from);
+            let (old_vcpus, old_memory) = old.map_or((0, 0), |old| (old.vcpus, old.max_memory.0));
+            let aside = old.map_or(0, |old| old.disk.0);
+            let rescue = i.rescue.as_ref().map_or(0, |rescue| rescue.base.virtual_size.0);
             Self {
                 vcpus: sum.vcpus + u64::from(i.vcpus.max(old_vcpus)),
                 memory: sum.memory + i.memory.0.max(i.max_memory.0).max(old_memory),
+                disk: sum.disk + i.disk.0 + aside + rescue,
             }
         })
     }
@@ -69,15 +73,65 @@ impl Claims {
     pub(super) fn grow(&mut self, from: &Self, to: &Self) {
         self.vcpus += to.vcpus.saturating_sub(from.vcpus);
         self.memory += to.memory.saturating_sub(from.memory);
+        self.disk += to.disk.saturating_sub(from.disk);
     }
 }
 
-/// What there is of vCPUs and of memory, and what of it is promised.
-pub(super) fn shares(capacity: Capacity, claims: Claims, policy: &Admission) -> (Share, Share) {
-    let vcpus = (f64::from(capacity.cpus) * policy.cpu_ratio) as u64;
-    let memory = capacity.memory.0.saturating_sub(policy.memory_reserve.0);
-    let memory = (memory as f64 * policy.memory_ratio) as u64;
-    (Share { limit: vcpus, claimed: claims.vcpus }, Share { limit: memory, claimed: claims.memory })
+/// What a change needs of the disk while it is under way: a copy of what the instance has, or
+/// another beside it.
+pub(super) const fn beside(change: &Change, record: &InstanceRecord) -> u64 {
+    match change {
+        Change::Rebuild { .. } | Change::Snapshot { .. } | Change::Shelve { .. } => record.disk.0,
+        Change::Boot
+        | Change::Start
+        | Change::Stop { .. }
+        | Change::Reboot { .. }
+        | Change::Pause
+        | Change::Unpause
+        | Change::Suspend
+        | Change::Resume
+        | Change::Rescue { .. }
+        | Change::Unrescue
+        | Change::Resize { .. }
+        | Change::ConfirmResize
+        | Change::RevertResize { .. }
+        | Change::Adjust { .. }
+        | Change::Offload
+        | Change::Unshelve { .. }
+        | Change::Update { .. }
+        | Change::Lock { .. }
+        | Change::Unlock
+        | Change::SoftDelete { .. }
+        | Change::Restore { .. }
+        | Change::Delete
+        | Change::Password { .. }
+        | Change::ImageImport { .. }
+        | Change::ImageRemove
+        | Change::NetworkEnsure { .. } => 0,
+    }
+}
+
+/// What there is, and what of it is promised.
+pub(super) struct Shares {
+    pub(super) vcpus: Share,
+    pub(super) memory: Share,
+    pub(super) disk: Share,
+}
+
+impl Shares {
+    pub(super) fn of(capacity: Capacity, claims: Claims, policy: &Admission) -> Self {
+        let share = |all: u64, reserve: Bytes, ratio: f64, claimed| Share {
+            limit: (all.saturating_sub(reserve.0) as f64 * ratio) as u64,
+            claimed,
+        };
+        let Admission { cpu_ratio, memory_ratio, memory_reserve, disk_ratio, disk_reserve } =
+            *policy;
+        Self {
+            vcpus: share(capacity.cpus.into(), Bytes(0), cpu_ratio, claims.vcpus),
+            memory: share(capacity.memory.0, memory_reserve, memory_ratio, claims.memory),
+            disk: share(capacity.disk.0, disk_reserve, disk_ratio, claims.disk),
+        }
+    }
 }
 
 /// What a boot is judged by.
@@ -459,31 +513,33 @@ fn free_mac(taken: &[MacAddress]) -> (PortId, MacAddress) {
 /// `no_capacity`, with what there is.
 pub(super) fn room(more: &Size, facts: &Facts<'_>) -> Result<(), Fault> {
     let (vcpus, memory, disk) = (more.vcpus, more.memory.max(more.max_memory), more.disk);
-    let (vcpu_share, memory_share) = shares(facts.capacity, facts.claims, facts.policy);
+    let shares = Shares::of(facts.capacity, facts.claims, facts.policy);
     let full = |parameter: &str, text: String| {
         Err(Fault::new(Reason::NoCapacity, text)
             .about(format!("parameter {parameter}"))
             .next("ask for less, delete instances, or use another node: ostler host show"))
     };
-    let free = vcpu_share.limit.saturating_sub(vcpu_share.claimed);
+    let free = shares.vcpus.limit.saturating_sub(shares.vcpus.claimed);
     if u64::from(vcpus) > free {
         return full(
             "vcpus",
-            format!("no room for {vcpus} vCPUs: {free} of {} are free", vcpu_share.limit),
+            format!("no room for {vcpus} vCPUs: {free} of {} are free", shares.vcpus.limit),
         );
     }
-    let free = Bytes(memory_share.limit.saturating_sub(memory_share.claimed));
+    let free = Bytes(shares.memory.limit.saturating_sub(shares.memory.claimed));
     if memory > free {
         let text = format!(
             "no room for {memory} of memory: {free} of {} is free",
-            Bytes(memory_share.limit)
+            Bytes(shares.memory.limit)
         );
         return full("memory", text);
     }
-    // Overlays grow as they are written; what is asked for must at least fit now.
-    let free = Bytes(facts.capacity.disk_available.0.saturating_sub(facts.policy.disk_reserve.0));
+    // Overlays grow as they are written, so what counts is how large they may become.
+    let free = Bytes(shares.disk.limit.saturating_sub(shares.disk.claimed));
     if disk > free {
-        return full("disk", format!("no room for a disk of {disk}: {free} is free"));
+        let text =
+            format!("no room for {disk} of disk: {free} of {} is free", Bytes(shares.disk.limit));
+        return full("disk", text);
     }
     Ok(())
 }
@@ -530,6 +586,7 @@ mod tests {
                 cpu_ratio: 2.0,
                 memory_ratio: 1.0,
                 memory_reserve: Bytes::gib(1),
+                disk_ratio: 1.5,
                 disk_reserve: Bytes::gib(1),
             },
             flavors: BTreeMap::from([(
@@ -545,11 +602,7 @@ mod tests {
     impl World {
         fn admit(&self, boot: serde_json::Value) -> Result<InstanceRecord, Fault> {
             let facts = Facts {
-                capacity: Capacity {
-                    cpus: 2,
-                    memory: Bytes::gib(4),
-                    disk_available: Bytes::gib(10),
-                },
+                capacity: Capacity { cpus: 2, memory: Bytes::gib(4), disk: Bytes::gib(10) },
                 claims: Claims::of(self.instances.values()),
                 policy: &self.policy,
                 flavors: &self.flavors,
@@ -565,6 +618,45 @@ mod tests {
         fn refused(&self, boot: serde_json::Value) -> (Reason, String) {
             let fault = self.admit(boot).unwrap_err();
             (fault.data.reason, fault.message)
+        }
+    }
+
+    #[test]
+    fn disks_are_promised_only_as_often_as_there_is_room() {
+        let mut world = world();
+        // 10 GiB, of which 1 GiB is kept, half as much again: six disks of 2 GiB.
+        let boot = || {
+            serde_json::json!({"name": "a", "image": "debian", "vcpus": 1,
+            "memory": 64u64 << 20, "disk": 2u64 << 30})
+        };
+        world.policy.cpu_ratio = 100.0;
+        for n in 0..6 {
+            let record = world.admit(boot()).unwrap_or_else(|fault| panic!("{n}: {fault}"));
+            world.instances.insert(record.id, record);
+        }
+        assert_eq!(world.refused(boot()).0, Reason::NoCapacity);
+    }
+
+    #[test]
+    fn copies_count_while_they_are_made() {
+        let record = crate::compute::operations::sample::record();
+        for change in crate::compute::operations::sample::changes() {
+            let beside = beside(&change, &record);
+            let after = crate::compute::change::applied(
+                &change,
+                &record,
+                crate::journal::records::Running::Yes,
+            );
+            let more = Claims::of([&after]).disk + beside > Claims::of([&record]).disk;
+            let copies = matches!(
+                change,
+                Change::Rebuild { .. }
+                    | Change::Rescue { .. }
+                    | Change::Resize { .. }
+                    | Change::Snapshot { .. }
+                    | Change::Shelve { .. }
+            );
+            assert_eq!(more, copies, "{change:?}");
         }
     }
 
@@ -601,7 +693,11 @@ mod tests {
                 "no room for 5 GiB of memory: 3 GiB",
             ),
             (serde_json::json!({"disk": 1u64 << 30}), Reason::InvalidParams, "cannot hold image"),
-            (serde_json::json!({"disk": 20u64 << 30}), Reason::NoCapacity, "no room for a disk"),
+            (
+                serde_json::json!({"disk": 20u64 << 30}),
+                Reason::NoCapacity,
+                "no room for 20 GiB of disk: 13.5 GiB of 13.5 GiB",
+            ),
         ];
         for (changes, reason, text) in cases {
             let (found, message) = with(changes.clone());

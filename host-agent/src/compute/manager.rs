@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use ostler_protocol::rpc::event::{Event, News};
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::{Boot, Status, VmState};
 use ostler_protocol::rpc::operation::{Kind, Operation, State, Subject};
-use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Timestamp};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, OperationId, Timestamp};
 use tokio::sync::{OnceCell, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +35,9 @@ use crate::volume::{Directory, Volumes};
 
 /// Events kept for listeners that lag; they tell what is, so a lost one is made good by the next.
 const EVENTS: usize = 1024;
+
+/// How long it is believed what the instances' disks take.
+const ALLOCATED_FOR: Duration = Duration::from_secs(10);
 
 /// The node's drivers.
 pub struct Node<H: Hypervisor, N> {
@@ -74,6 +77,8 @@ pub struct Compute<H: Hypervisor, N> {
     pub(super) node_restarted: AtomicBool,
     events: broadcast::Sender<Event>,
     pub(super) gate: tokio::sync::Mutex<()>,
+    /// What the instances' disks take, and when that was seen.
+    allocated: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
     /// Held while what nobody waits for is tidied up.
     pub(super) tidying: tokio::sync::Mutex<()>,
 }
@@ -149,6 +154,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             node_restarted: AtomicBool::new(snapshot.boot.is_some_and(|known| known != boot)),
             events: broadcast::Sender::new(EVENTS),
             gate: tokio::sync::Mutex::default(),
+            allocated: tokio::sync::Mutex::default(),
             tidying: tokio::sync::Mutex::default(),
         });
         compute.take_up(snapshot.unfinished).await;
@@ -235,6 +241,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         } else {
             Ok(())
         };
+        let capacity = self.capacity().await;
         let _one_at_a_time = self.gate.lock().await;
         let fingerprint = command.fingerprint();
         if let Some(key) = &context.key {
@@ -262,7 +269,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 .next("ask again with a later deadline; compare the clocks"));
         }
         free?;
-        let capacity = self.capacity().await?;
+        let capacity = capacity?;
         let kind = command.kind();
         let id = OperationId::random();
         let admitted = self.admit(command, Asked { by: id, now, capacity })?;
@@ -379,8 +386,23 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     pub(super) async fn capacity(&self) -> Result<Capacity, Fault> {
         let inventory = self.node.host.inventory();
-        let disk = self.usage().await?.disk.free;
-        Ok(Capacity { cpus: inventory.cpus, memory: inventory.memory, disk_available: disk })
+        let disk = Bytes(self.usage().await?.disk.free.0 + self.allocated().await?.0);
+        Ok(Capacity { cpus: inventory.cpus, memory: inventory.memory, disk })
+    }
+
+    /// What the instances' disks take by now, as of some seconds ago: what they wrote since then is
+    /// missing from what is free.
+    async fn allocated(&self) -> Result<Bytes, Fault> {
+        let mut known = self.allocated.lock().await;
+        match *known {
+            Some((at, bytes)) if at.elapsed() < ALLOCATED_FOR => Ok(bytes),
+            Some(_) | None => {
+                let bytes = self.node.volumes.allocated().await;
+                let bytes = bytes.map_err(|error| Fault::of(Reason::Internal, &error))?;
+                *known = Some((Instant::now(), bytes));
+                Ok(bytes)
+            }
+        }
     }
 
     /// Tell listeners; nobody need be there.

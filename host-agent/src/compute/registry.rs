@@ -10,7 +10,7 @@ use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Sha256, Timest
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::Claims;
+use super::admission::{Claims, beside};
 use super::change::applied;
 use super::lifecycle;
 use crate::journal::records::{
@@ -150,9 +150,10 @@ impl Registry {
     pub(super) fn claims(&self) -> Claims {
         let mut claims = Claims::of(self.instances.values());
         for operation in self.live.values() {
-            if let Some(record) = self.target(operation) {
+            if let Some(record) = self.outcome(operation) {
                 let now = self.instances.get(&record.id);
                 claims.grow(&Claims::of(now), &Claims::of([&record]));
+                claims.disk += now.map_or(0, |now| beside(&operation.change, now));
             }
         }
         claims

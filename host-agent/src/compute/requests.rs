@@ -11,7 +11,7 @@ use ostler_protocol::rpc::instance::{
     Size, Snapshot, Update, VmState,
 };
 use ostler_protocol::rpc::operation::Subject;
-use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Timestamp};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, OperationId, Timestamp};
 
 use super::admission::{self, Capacity, Facts};
 use super::change::running;
@@ -96,7 +96,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             Command::Rebuild(Rebuild { id, image }) => {
                 self.act(registry, id, Action::Rebuild, asked, |record, registry| {
                     let from = admission::source(&image, &registry.images)?;
-                    self.fits_disk(record, &from, registry, asked)?;
+                    fits_disk(record, &from)?;
                     Ok(Change::Rebuild { from })
                 })
             }
@@ -116,6 +116,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                             Source { image, base, direct }
                         }
                     };
+                    let disk = only_disk(from.base.virtual_size);
+                    admission::room(&disk, &self.facts(registry, asked))?;
                     Ok(Change::Rescue { from })
                 })
             }
@@ -257,6 +259,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             return Err(about(Fault::new(Reason::HypervisorUnavailable, text))
                 .next("ask again in a moment: the hypervisor is being asked"));
         }
+        let beside = Bytes(admission::beside(&change, &record));
+        if beside > Bytes(0) {
+            admission::room(&only_disk(beside), &self.facts(registry, asked)).map_err(about)?;
+        }
         let to_do = !lifecycle::is_so(&change, record.vm_state, power);
         let write = registry.update(instance, |instance| {
             instance.task_state = Some(action.task());
@@ -371,33 +377,6 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         Ok(Change::Unshelve { image: shelved.image.clone(), base })
     }
 
-    /// Whether an image fits the disk the instance has.
-    fn fits_disk(
-        &self,
-        record: &InstanceRecord,
-        from: &Source,
-        registry: &Registry,
-        asked: Asked,
-    ) -> Result<(), Fault> {
-        if from.base.virtual_size > record.disk {
-            let text = format!(
-                "the instance's disk of {} cannot hold image {}, which needs {}",
-                record.disk, from.image, from.base.virtual_size
-            );
-            return Err(Fault::new(Reason::InvalidParams, text)
-                .about("parameter image")
-                .next("resize the instance first, or choose another image"));
-        }
-        // The old disk is kept until the new one runs.
-        let size = Size {
-            vcpus: 0,
-            memory: Default::default(),
-            max_memory: Default::default(),
-            ..record.size()
-        };
-        admission::room(&size, &self.facts(registry, asked))
-    }
-
     pub(super) fn need_hypervisor(&self) -> Result<(), Fault> {
         match *self.node.hypervisor.link().borrow() {
             Link::Up => Ok(()),
@@ -445,6 +424,26 @@ impl Registry {
             now.operation = record.operation;
         });
     }
+}
+
+/// Whether an image fits the disk the instance has.
+fn fits_disk(record: &InstanceRecord, from: &Source) -> Result<(), Fault> {
+    if from.base.virtual_size <= record.disk {
+        return Ok(());
+    }
+    let text = format!(
+        "the instance's disk of {} cannot hold image {}, which needs {}",
+        record.disk, from.image, from.base.virtual_size
+    );
+    Err(Fault::new(Reason::InvalidParams, text)
+        .about("parameter image")
+        .next("resize the instance first, or choose another image"))
+}
+
+/// So much more disk, and nothing else.
+const fn only_disk(disk: Bytes) -> Size {
+    let none = Bytes(0);
+    Size { flavor: None, vcpus: 0, memory: none, disk, max_vcpus: 0, max_memory: none }
 }
 
 /// The name of the image an instance is shelved as: nobody else has it.

@@ -13,7 +13,7 @@ use ostler_protocol::rpc::operation::{self, Operation, Wait};
 use ostler_protocol::rpc::values::{InstanceId, OperationId, Timestamp};
 use ostler_protocol::rpc::versions;
 
-use super::admission::shares;
+use super::admission::Shares;
 use super::catalog::bridge_spec;
 use super::lifecycle;
 use super::manager::{Compute, by_status, journal_fault};
@@ -54,7 +54,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let inventory = self.node.host.inventory();
         let registry = self.registry.lock();
         let claims = registry.claims();
-        let (vcpus_share, memory_share) = shares(capacity, claims, &self.settings.admission);
+        let shares = Shares::of(capacity, claims, &self.settings.admission);
         Ok(Host {
             host: self.settings.host.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -73,8 +73,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             memory_available: usage.memory_available,
             disk: usage.disk.total,
             disk_available: usage.disk.free,
-            vcpus_share,
-            memory_share,
+            vcpus_share: shares.vcpus,
+            memory_share: shares.memory,
+            disk_share: shares.disk,
             instances: by_status(&registry.instances),
             operations: registry.live.len() as u32,
             flavors: self.settings.flavors.clone(),

@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -210,6 +210,21 @@ impl Volumes for Directory {
         let removed = self.run("remove", path, remove).await?;
         info!(%instance, ?removed, "instance folder removed");
         Ok(removed)
+    }
+
+    async fn allocated(&self) -> Result<Bytes, VolumeError> {
+        let path = self.instances.clone();
+        let add_up = move || {
+            let mut blocks = 0;
+            for folder in fs::read_dir(path)?.flatten() {
+                // what goes while it is looked at takes nothing
+                for file in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+                    blocks += file.metadata().map_or(0, |meta| meta.blocks());
+                }
+            }
+            Ok(Bytes(blocks * 512))
+        };
+        self.run("add up", self.instances.clone(), add_up).await
     }
 
     async fn list(&self) -> Result<Vec<InstanceId>, VolumeError> {

@@ -137,6 +137,9 @@ pub trait Volumes: Send + Sync + 'static {
         instance: InstanceId,
     ) -> impl Future<Output = Result<Removed, VolumeError>> + Send;
 
+    /// What the files of all instances take of the disk now; holes take nothing.
+    fn allocated(&self) -> impl Future<Output = Result<Bytes, VolumeError>> + Send;
+
     /// The instances that have a folder.
     fn list(&self) -> impl Future<Output = Result<Vec<InstanceId>, VolumeError>> + Send;
 

@@ -56,7 +56,7 @@ pub struct Flavor {
 }
 
 /// So much of something: in all, promised to instances, and still to be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Share {
     /// What admission counts with: the physical amount, less the reserve, times the ratio.
     pub limit: u64,
@@ -99,6 +99,10 @@ pub struct Host {
     pub vcpus_share: Share,
     /// Memory for admission, bytes.
     pub memory_share: Share,
+    /// Disk for admission, bytes: what instances have of it by now and what is free, less the
+    /// reserve, times the ratio; claimed are the disks in their whole size.
+    #[serde(default)]
+    pub disk_share: Share,
     /// How many instances there are, by status.
     pub instances: BTreeMap<String, u32>,
     /// Operations not over yet.
