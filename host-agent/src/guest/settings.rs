@@ -9,6 +9,8 @@ pub struct GuestSettings {
     pub answer_timeout: Duration,
     /// How long a command whose success has no reply is listened after for an error.
     pub quiet: Duration,
+    /// What a program has between being asked to end and being ended.
+    pub grace: Duration,
     /// What a guest may send.
     pub caps: Caps,
     /// When things are tried again.
@@ -66,6 +68,7 @@ impl GuestSettings {
         Self {
             answer_timeout,
             quiet: Duration::from_millis(500),
+            grace: Duration::from_secs(5),
             caps: Caps {
                 answer: 1 << 20,
                 event: 256 << 10,

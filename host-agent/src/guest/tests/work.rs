@@ -149,6 +149,47 @@ async fn output_without_end_is_cut() {
 }
 
 #[tokio::test]
+async fn a_program_whose_agent_never_tells_its_end_is_lost_after_its_limit() {
+    for has_limits in [true, false] {
+        let (node, id, mut wire) = guest(SOON, &ready()).await;
+        let limited = Exec { timeout_ms: Some(1), ..program(id) };
+        let agent = async {
+            let mut signals = Vec::new();
+            while let Some(request) = wire.question().await {
+                let arguments = Value::Object(request.arguments.clone());
+                match (request.execute.as_str(), arguments["path"].as_str()) {
+                    ("guest-exec", Some("kill")) => {
+                        signals.push(arguments["arg"][0].clone());
+                        wire.answer(&request, json!({"pid": 2})).await;
+                    }
+                    ("guest-exec", _) if !has_limits && arguments.get("timeout").is_some() => {
+                        wire.refuse(&request, "Parameter 'timeout' is unexpected").await;
+                    }
+                    ("guest-exec", _) => {
+                        wire.answer(&request, json!({"pid": 1})).await;
+                    }
+                    _ => {
+                        let exited = arguments["pid"] == 2;
+                        wire.answer(&request, json!({"exited": exited, "exitcode": 0})).await;
+                    }
+                }
+            }
+            signals
+        };
+        let host = async {
+            let exec = node.guests.exec(limited, None).await.unwrap().exec;
+            let now = node.guests.exec_wait(id, exec, SOON, [0; 2]).await.unwrap();
+            node.guests.stopped(id);
+            now
+        };
+        let (now, signals) = tokio::join!(host, agent);
+        assert_eq!(now.state, ExecState::Lost);
+        assert!(now.why.unwrap().contains("in time"));
+        assert_eq!(signals, if has_limits { vec![] } else { vec!["-TERM", "-KILL"] });
+    }
+}
+
+#[tokio::test]
 async fn a_program_is_lost_when_its_guest_restarts_or_stops() {
     for restart in [true, false] {
         let (node, id, mut wire) = guest(SOON, &ready()).await;
