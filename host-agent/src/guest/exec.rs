@@ -318,9 +318,15 @@ impl<H: Hypervisor> Guests<H> {
                     Look::Runs
                 }
             }
-            Err(Error::Refused { desc, .. }) => {
+            // older stock agents give no reason, and it may be a freeze
+            Err(Error::Refused { desc, .. }) if !desc.contains("has been disabled") => {
                 let told = clean(&desc);
                 Look::Over(Phase::Lost(format!("the guest's agent does not know it: {told}")))
+            }
+            // it is frozen: it has its programs, and tells of them later
+            Err(Error::Busy { .. }) => {
+                follower.heard = Instant::now();
+                Look::Nothing
             }
             Err(error @ Error::Garbled { .. }) => Look::Over(Phase::Lost(error.to_string())),
             Err(_) if follower.heard.elapsed() > SILENCE => {

@@ -49,7 +49,9 @@ impl<H: Hypervisor> Inquiry<'_, H> {
             Transport::Ostler => self.send::<C>(arguments, Success::Reply).await,
             Transport::Libvirt => self.pass_on::<C>(arguments).await.map_err(|f| f.error),
         };
-        value.and_then(request::reply::<C>).map_err(|error| request::without(error, secrets))
+        value
+            .and_then(request::reply::<C>)
+            .map_err(|error| request::without(request::unless_frozen(error), secrets))
     }
 
     /// Tells the guest to do something whose success has no reply.
@@ -68,7 +70,7 @@ impl<H: Hypervisor> Inquiry<'_, H> {
                 }
             }
         };
-        outcome.map_err(|error| request::without(error, &[]))
+        outcome.map_err(|error| request::without(request::unless_frozen(error), &[]))
     }
 
     async fn pass_on<C: Command>(

@@ -120,7 +120,9 @@ pub(in crate::compute) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
 
 /// The guest's error in the caller's words.
 pub(in crate::compute) fn guest_fault(error: &guest::Error) -> Fault {
-    if error.is_unavailable() {
+    if matches!(error, guest::Error::Busy { .. }) {
+        Fault::of(Reason::Busy, error).next("try again later")
+    } else if error.is_unavailable() {
         Fault::of(Reason::GuestUnavailable, error).next(NO_GUEST_AGENT)
     } else {
         Fault::of(Reason::GuestFailed, error).next(REFUSED)

@@ -116,6 +116,54 @@ async fn a_program_the_guest_refused_may_be_tried_again_and_the_error_has_no_arg
 }
 
 #[tokio::test]
+async fn a_guest_that_is_frozen_has_its_programs_still() {
+    let (node, id, mut wire) = guest(SOON, &ready()).await;
+    let key = || Some("k".parse().unwrap());
+    let agent = async {
+        let request = asked(&mut wire, "guest-exec").await;
+        wire.refuse_frozen(&request).await;
+        let request = asked(&mut wire, "guest-exec").await;
+        wire.answer(&request, json!({"pid": 1})).await;
+        for _ in 0..3 {
+            let request = asked(&mut wire, "guest-exec-status").await;
+            wire.refuse_frozen(&request).await;
+        }
+        let request = asked(&mut wire, "guest-exec-status").await;
+        // an old agent's words, which do not say why
+        let old = "The command guest-exec-status has been disabled for this instance";
+        wire.refuse(&request, old).await;
+        let request = asked(&mut wire, "guest-exec-status").await;
+        wire.answer(&request, json!({"exited": true, "exitcode": 7})).await;
+    };
+    let host = async {
+        let outcome = node.guests.exec(program(id), key()).await;
+        assert!(matches!(outcome, Err(Error::Busy { .. })), "{outcome:?}");
+        let exec = node.guests.exec(program(id), key()).await.unwrap().exec;
+        let now = node.guests.exec_wait(id, exec, SOON, [0; 2]).await.unwrap();
+        assert_eq!((now.state, now.exit_code), (ExecState::Exited, Some(7)), "{:?}", now.why);
+    };
+    tokio::join!(agent, host);
+}
+
+#[tokio::test]
+async fn a_file_that_is_open_when_the_guest_is_frozen_is_closed_afterwards() {
+    let (node, id, mut wire) = guest(SOON, &ready()).await;
+    let agent = async {
+        let request = asked(&mut wire, "guest-file-open").await;
+        wire.answer(&request, json!(7)).await;
+        for command in ["guest-file-read", "guest-file-close"] {
+            let request = asked(&mut wire, command).await;
+            wire.refuse_frozen(&request).await;
+        }
+        let request = asked(&mut wire, "guest-file-close").await;
+        wire.answer(&request, json!({})).await;
+    };
+    let reading = read(id);
+    let (outcome, ()) = tokio::join!(node.guests.file_read(&reading), agent);
+    assert!(matches!(outcome, Err(Error::Busy { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn output_without_end_is_cut() {
     let able = GuestEvent::Ready(Box::new(Ready {
         capabilities: vec![capability::EXEC_OUTPUT.to_owned()],
