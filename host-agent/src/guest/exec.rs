@@ -74,14 +74,16 @@ impl<H: Hypervisor> Guests<H> {
             Begun::Known(record) => record,
             Begun::New(record) => {
                 if let Err(error) = entry.transport() {
+                    // whoever has found the record meanwhile is told as well
                     self.0.execs.forget(&record);
-                    return Err(error);
+                    finish(&record, Phase::NotStarted(error));
+                } else {
+                    let (guests, of) = (self.clone(), Arc::clone(&record));
+                    let task = async move { guests.follow(&entry, &of, request).await };
+                    let span =
+                        tracing::info_span!("exec", instance = %record.instance, exec = %record.id);
+                    self.0.tasks.spawn(task.instrument(span));
                 }
-                let (guests, of) = (self.clone(), Arc::clone(&record));
-                let task = async move { guests.follow(&entry, &of, request).await };
-                let span =
-                    tracing::info_span!("exec", instance = %record.instance, exec = %record.id);
-                self.0.tasks.spawn(task.instrument(span));
                 record
             }
         };

@@ -99,6 +99,25 @@ async fn a_program_whose_start_was_not_answered_is_not_started_again() {
     ping.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_request_that_comes_again_while_it_is_given_up_is_answered() {
+    let (node, port) = (Node::new(), Port::new());
+    // nobody has answered on it: nothing can be asked
+    let id = node.instance(port.path());
+    let twins = (0..4).map(|_| {
+        let guests = node.guests.clone();
+        tokio::spawn(async move {
+            for _ in 0..20_000 {
+                let outcome = guests.exec(program(id), Some("k".parse().unwrap())).await;
+                assert!(matches!(outcome, Err(Error::Unavailable { .. })), "{outcome:?}");
+            }
+        })
+    });
+    for twin in twins.collect::<Vec<_>>() {
+        timeout(SOON * 2, twin).await.expect("each is answered").unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_program_the_guest_refused_may_be_tried_again_and_the_error_has_no_arguments() {
     let (node, id, mut wire) = guest(SOON, &ready()).await;
