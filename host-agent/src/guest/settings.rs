@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ostler_protocol::qga::bounds;
+
 /// What bounds the dealings with each guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuestSettings {
@@ -70,8 +72,8 @@ impl GuestSettings {
             quiet: Duration::from_millis(500),
             grace: Duration::from_secs(5),
             caps: Caps {
-                answer: 1 << 20,
-                event: 256 << 10,
+                answer: bounds::ANSWER_BYTES,
+                event: bounds::EVENT_BYTES,
                 depth: 32,
                 rate: 256 << 10,
                 burst: 2 << 20,
