@@ -16,7 +16,7 @@ pub(crate) mod key;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{self, ConfigError, Contents};
@@ -110,6 +110,15 @@ impl Method {
             Self::IsaSerial => "isa-serial",
             Self::UnixListen => "unix-listen",
             Self::VsockListen => "vsock-listen",
+        }
+    }
+
+    /// Its standard channel and Ostler's own, where nothing else is said.
+    const fn usual(self) -> (Option<&'static str>, Option<&'static str>) {
+        match self {
+            Self::VirtioSerial => (Some(STANDARD_PORT), Some(OSTLER_PORT)),
+            Self::IsaSerial => (Some(SERIAL_LINE), None),
+            Self::UnixListen | Self::VsockListen => (None, None),
         }
     }
 }
@@ -254,11 +263,7 @@ fn settle(
             .find(|method| method.name() == name)
             .ok_or(OptionsError::Method(name))?,
     };
-    let (usual, usual_ostler) = match method {
-        Method::VirtioSerial => (Some(STANDARD_PORT), Some(OSTLER_PORT)),
-        Method::IsaSerial => (Some(SERIAL_LINE), None),
-        Method::UnixListen | Method::VsockListen => (None, None),
-    };
+    let (usual, usual_ostler) = method.usual();
     let path = given.take(Key::Path).or(usual.map(str::to_owned)).map(PathBuf::from);
     let ostler = given
         .take(Key::OstlerPath)
@@ -360,7 +365,10 @@ impl Settings {
         let names = |names: &BTreeSet<String>| {
             names.iter().map(String::as_str).collect::<Vec<_>>().join(",")
         };
-        let ostler = self.ostler.as_ref().map_or_else(|| "none".to_owned(), text);
+        let (_, usual_ostler) = self.method.usual();
+        // what is as usual is so for this method, and whoever reads this may have another
+        let ostler = (self.ostler.as_deref() != usual_ostler.map(Path::new))
+            .then(|| self.ostler.as_ref().map_or_else(|| "none".to_owned(), text));
         config::write(
             [
                 (Key::Daemon, Some(self.daemon.to_string())),
@@ -378,7 +386,7 @@ impl Settings {
                 (Key::ExecAllow, self.programs.as_ref().map(|programs| programs.join(";"))),
                 (Key::FreezeLease, seconds(self.freeze_lease)),
                 (Key::HookTimeout, seconds(self.hook_timeout)),
-                (Key::OstlerPath, Some(ostler)),
+                (Key::OstlerPath, ostler),
                 (Key::Heartbeat, seconds(self.heartbeat)),
                 (Key::Baud, Some(self.baud.to_string())),
             ]

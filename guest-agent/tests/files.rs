@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ostler_protocol::qga::base64::{Base64Data, decode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -547,6 +549,40 @@ fn a_time_limit_ends_a_program_and_what_it_started() {
 }
 
 #[test]
+fn at_its_limit_a_program_is_over_whoever_holds_its_output() {
+    let mut agent = Agent::start();
+    let held = agent.path("held");
+    for (leave, rest, end) in [
+        // in the group, which is ended
+        ("", "", json!({"exitcode": 0})),
+        // out of it
+        ("setsid", "", json!({"exitcode": 0})),
+        ("setsid", "; sleep 1000", json!({"signal": 15})),
+    ] {
+        // a shell of its own: that it runs is told only after it has left
+        let script = format!(
+            "{leave} sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000' & \
+            until test -e {0}; do :; done; echo x{rest}",
+            held.display()
+        );
+        let arg = ["-c", &script];
+        let start = Instant::now();
+        let pid = agent
+            .exec(json!({"path": "/bin/sh", "arg": arg, "capture-output": true, "timeout": 1}));
+        let status = agent.end(pid);
+        assert!(start.elapsed() < PATIENCE / 2);
+        let mut told = json!({"exited": true, "out-data": "eAo=", "out-truncated": false,
+            "timed-out": true});
+        told.as_object_mut().unwrap().extend(end.as_object().unwrap().clone());
+        assert_eq!(status, told, "{script}");
+        let holder: i32 = fs::read_to_string(&held).unwrap().trim().parse().unwrap();
+        let killed = kill(Pid::from_raw(holder), Signal::SIGKILL).is_ok();
+        assert!(killed || leave.is_empty(), "who has left is left alone");
+        fs::remove_file(&held).unwrap();
+    }
+}
+
+#[test]
 fn a_program_runs_where_and_as_whom_it_is_asked_to() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: only root can do this");
@@ -569,8 +605,8 @@ fn programs_outlive_the_agent() {
     let mut agent = Agent::start();
     let pid = agent.exec(json!({"path": "sleep", "arg": ["1000"]}));
     drop(agent.stop());
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+    kill(pid, Signal::SIGKILL).unwrap();
 }
 
 #[test]

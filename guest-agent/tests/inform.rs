@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use ostler_protocol::qga::bounds;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -369,6 +370,43 @@ fn what_is_not_there_cannot_be_changed_and_that_is_told() {
     assert_eq!(reply["error"], json!({"class": "CommandNotFound", "desc": expected}));
     let load = client.ask("guest-get-load");
     assert!(load["load1m"].is_f64() && load["load5m"].is_f64() && load["load15m"].is_f64());
+}
+
+#[test]
+fn thousands_of_addresses_are_told_as_many_as_a_host_reads() {
+    apart(CloneFlags::CLONE_NEWNET, || {
+        const ALL: usize = 10_000;
+        let folder = tempfile::tempdir().unwrap();
+        let batch = folder.path().join("batch");
+        let lines = (0..ALL).map(|n| format!("addr add 10.1.{}.{}/32 dev lo\n", n / 250, n % 250));
+        fs::write(&batch, lines.collect::<String>()).unwrap();
+        if output("ip", &["-batch", batch.to_str().unwrap()], &[]).is_none() {
+            return eprintln!("skipped: no ip, or it sets no addresses");
+        }
+        let agent = Agent::start(&[]);
+        let told = |interfaces: &Value| interfaces[0]["ip-addresses"].as_array().unwrap().len();
+        let mut ostler = agent.client("ostler");
+        let event = loop {
+            let mut line = String::new();
+            ostler.0.read_line(&mut line).unwrap();
+            let event: Value = serde_json::from_str(&line).unwrap();
+            if event["event"] == "OSTLER_NETWORK_CHANGED" {
+                assert!(line.len() <= bounds::EVENT_BYTES);
+                break event;
+            }
+        };
+        assert_eq!(event["data"]["truncated"], true);
+        assert_eq!(told(&event["data"]["interfaces"]), bounds::ENTRIES);
+        let ask = json!({"execute": "guest-network-get-interfaces"});
+        let reply = ostler.reply(&ask);
+        assert_eq!((&reply["truncated"], told(&reply["return"])), (&json!(true), bounds::ENTRIES));
+        let reply = agent.client("s").reply(&ask);
+        assert_eq!(
+            (reply.get("truncated"), told(&reply["return"])),
+            (None, ALL),
+            "as stock agents"
+        );
+    });
 }
 
 #[test]

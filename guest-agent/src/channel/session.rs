@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use ostler_protocol::qga::encode::Parts;
 use ostler_protocol::qga::framing::{Frame, Limits, Parser};
-use ostler_protocol::qga::{Fault, encode};
+use ostler_protocol::qga::{Fault, bounds, encode};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -227,7 +227,10 @@ impl<'a, L: Link> Session<'a, L> {
 
     fn answer(&mut self, answer: Answer) {
         if let Some(line) = answer {
-            self.output.push_parts(line);
+            self.output.push_parts(match self.kind {
+                Kind::Standard => line,
+                Kind::Ostler => bounds::answer(line),
+            });
         }
     }
 

@@ -12,6 +12,7 @@
 //! the one before is gone.
 
 mod capture;
+mod end;
 mod spawn;
 
 pub use spawn::keep_descriptors;
@@ -19,23 +20,16 @@ pub use spawn::keep_descriptors;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::rc::Rc;
 use std::time::Duration;
 
-use std::os::unix::process::ExitStatusExt;
-
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use ostler_protocol::qga::base64::Base64Data;
 use ostler_protocol::qga::base64::{Base64Error, decoded_len};
 use ostler_protocol::qga::commands::exec::{
     EXEC_PIECE, ExecArguments, ExecStarted, ExecStatus, ExecStatusArguments, GuestExec,
     GuestExecStatus,
 };
-use tokio::process::Child;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 
 use super::CommandError;
 use super::account::{self, Account, AccountError};
@@ -51,8 +45,6 @@ const MOST_RUNNING: usize = 100;
 const MOST_WAITING: usize = 64;
 /// How long one waits.
 const WAIT: Duration = Duration::from_secs(3600);
-/// How long a program has to end after it was asked to.
-const GRACE: Duration = Duration::from_secs(5);
 /// Starting one reads it from a disk, which may be dead.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -311,8 +303,8 @@ async fn mind(
         let err = capture::listen(pipes.err, &err, &room);
         tokio::join!(feed, out, err)
     };
-    let (ended, _) = tokio::join!(end(&mut child, pid, limit), output);
-    programs.finish(pid, serial, ExecStatus { exited: true, ..ended });
+    let status = end::end(&mut child, pid, limit, output).await;
+    programs.finish(pid, serial, status);
     drop((child, out, err));
     tokio::time::sleep(WAIT).await;
     programs.forget(pid, serial);
@@ -353,41 +345,6 @@ fn told(kept: &mut Kept) -> (Option<Base64Data>, Option<bool>) {
         return (None, None);
     }
     (Some(Base64Data(std::mem::take(&mut kept.data))), Some(kept.truncated))
-}
-
-/// Waits until a program has ended; after a while, if there is a limit, it is made to.
-async fn end(child: &mut Child, pid: i64, limit: Option<Duration>) -> ExecStatus {
-    let (ended, timed_out) = match limit {
-        None => (child.wait().await, None),
-        Some(limit) => match timeout(limit, child.wait()).await {
-            Ok(ended) => (ended, None),
-            Err(_) => {
-                signal(pid, Signal::SIGTERM);
-                let ended = timeout(GRACE, child.wait()).await;
-                // whatever it has left behind in its group; the group keeps its number while it has any
-                signal(pid, Signal::SIGKILL);
-                let ended = match ended {
-                    Ok(ended) => ended,
-                    Err(_) => child.wait().await,
-                };
-                (ended, Some(true))
-            }
-        },
-    };
-    let ended = ended.unwrap_or_else(|_| ExitStatus::from_raw(-1));
-    ExecStatus {
-        exitcode: ended.code(),
-        signal: ended.signal(),
-        timed_out,
-        ..ExecStatus::default()
-    }
-}
-
-fn signal(pid: i64, signal: Signal) {
-    // it may have ended just now
-    if let Ok(pid @ 1..) = i32::try_from(pid) {
-        let _ = killpg(Pid::from_raw(pid), signal);
-    }
 }
 
 impl Handle for GuestExecStatus {

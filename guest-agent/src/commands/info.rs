@@ -111,8 +111,8 @@ fn unquote(text: &str) -> String {
             ('\\', None) => value.extend(characters.next()),
             ('\\', Some('"')) => {
                 let next = characters.next();
-                // before anything else it stands for itself
-                if !next.is_some_and(|next| matches!(next, '"' | '\\' | '$' | '`')) {
+                // before anything else it stands for itself; os-release(5) has both quotes escaped
+                if !next.is_some_and(|next| matches!(next, '"' | '\'' | '\\' | '$' | '`')) {
                     value.push('\\');
                 }
                 value.extend(next);
@@ -149,6 +149,7 @@ mod tests {
     fn a_backslash_in_quotes_stands_for_itself_before_most_letters() {
         assert_eq!(unquote(r#""a\\b\n\"c\$d\`e""#), r#"a\b\n"c$d`e"#);
         assert_eq!(unquote(r"'a\b'"), r"a\b");
+        assert_eq!(unquote(r#""\'""#), "'", "a shell keeps it, readers of os-release do not");
         assert_eq!(unquote(r"a\ b c"), "a b");
         assert_eq!(unquote("\"open"), "open");
         assert_eq!(unquote(r#"a"b"'c' # comment"#), "abc");

@@ -62,6 +62,10 @@ pub enum ShadowError {
     Worker(#[from] WorkerError),
 }
 
+/// How words begin after `$` that a crypt(3) makes: those of glibc, musl and libxcrypt.
+const METHODS: [&str; 13] =
+    ["1$", "2a$", "2b$", "2x$", "2y$", "3$", "5$", "6$", "7$", "gy$", "md5", "sha1$", "y$"];
+
 /// What the files say of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -74,7 +78,23 @@ pub(super) struct Entry {
 impl Entry {
     /// Whether there is no password one could log in with.
     pub(super) fn is_locked(&self) -> bool {
-        self.password.starts_with(b"!") || self.password.starts_with(b"*")
+        !self.password.is_empty() && !is_hash(&self.password)
+    }
+}
+
+/// Whether some crypt(3) makes such words of passwords. Any other is one that no password fits.
+fn is_hash(word: &[u8]) -> bool {
+    let in_alphabet = |word: &[u8]| {
+        word.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/'))
+    };
+    match word {
+        [b'$', rest @ ..] => METHODS
+            .iter()
+            .any(|method| rest.strip_prefix(method.as_bytes()).is_some_and(|rest| rest.len() > 1)),
+        // the one with 24 bits of salt
+        [b'_', rest @ ..] => rest.len() == 19 && in_alphabet(rest),
+        // the oldest
+        word => word.len() == 13 && in_alphabet(word),
     }
 }
 
@@ -304,16 +324,55 @@ mod tests {
     }
 
     #[test]
+    fn a_word_that_no_crypt_makes_is_no_password() {
+        for hash in [
+            "$1$salt$x",
+            "$5$salt$x",
+            "$6$rounds=5000$salt$x",
+            "$2b$05$x",
+            "$y$j9T$salt$x",
+            "$gy$j9T$salt$x",
+            "$7$CU..../....salt$x",
+            "$sha1$1$salt$x",
+            "$md5,rounds=1$salt$x",
+            "$3$$x",
+            "abJnggxhB/yWI",
+            "_J9..rasmBYk8r9AiWNc",
+        ] {
+            assert!(is_hash(hash.as_bytes()), "{hash}");
+        }
+        for word in [
+            "",
+            "!",
+            "*",
+            "x",
+            "!$6$a$b",
+            "hunter2",
+            "$",
+            "$6",
+            "$6$",
+            "$8$salt$x",
+            "$z",
+            "_J9..",
+            "a:cdefghijklm",
+        ] {
+            assert!(!is_hash(word.as_bytes()), "{word}");
+        }
+    }
+
+    #[test]
     fn an_account_is_locked_or_expired_as_its_entry_says() {
         let folder = tempfile::tempdir().unwrap();
         let tomorrow = today() + 1;
         for (shadow, locked, expired) in [
             ("u:!x:1::::::\n".to_owned(), true, false),
             ("u:*:1:::::5:\n".to_owned(), true, true),
-            (format!("u:x:1:::::{}:\n", today()), false, true),
-            (format!("u:x:1:::::{tomorrow}:\n"), false, false),
-            ("u:x\n".to_owned(), false, false),
-            (String::new(), false, false),
+            (format!("u:$6$a$b:1:::::{}:\n", today()), false, true),
+            (format!("u:$6$a$b:1:::::{tomorrow}:\n"), false, false),
+            ("u:$6$a$b\n".to_owned(), false, false),
+            ("u:\n".to_owned(), false, false),
+            // what is in the other file alone
+            (String::new(), true, false),
         ] {
             fs::write(folder.path().join("passwd"), "u:x:1:1::/:/bin/sh\n").unwrap();
             fs::write(folder.path().join("shadow"), &shadow).unwrap();

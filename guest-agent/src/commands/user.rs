@@ -273,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_keeps_one_from_logging_in_is_told() {
-        let guest = guest("root:old:1:0:99999:7::5:\n");
+        let guest = guest("root:$6$o$o:1:0:99999:7::5:\n");
         let set = async |hash: &str| {
             let secret = Secret::new(Zeroizing::new(hash.as_bytes().to_vec()), true).ok().unwrap();
             set(&Workers::new(), guest.path(), Way::Files, "root", secret).await.unwrap()
@@ -281,6 +281,7 @@ mod tests {
         let expired = PasswordSet { expired: Some(true), ..PasswordSet::default() };
         assert_eq!(set("$6$a$b").await, expired);
         assert_eq!(set("!$6$a$b").await, PasswordSet { locked: Some(true), ..expired });
+        assert_eq!(set("hunter2").await, PasswordSet { locked: Some(true), ..expired });
         assert_eq!(set("$6$a$b").await, PasswordSet { unlocked: Some(true), ..expired });
     }
 

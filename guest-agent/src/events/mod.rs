@@ -15,11 +15,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ostler_protocol::qga::commands::filesystem::FilesystemInfo;
 use ostler_protocol::qga::commands::network::NetworkInterface;
-use ostler_protocol::qga::encode;
 use ostler_protocol::qga::envelope::Timestamp;
 use ostler_protocol::qga::events::{
     FilesystemsChanged, GuestEvent, NetworkChanged, Ready, Thawed, capability,
 };
+use ostler_protocol::qga::{bounds, encode};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -99,7 +99,8 @@ impl Sources {
         }
         if self.interfaces.as_ref() != Some(&interfaces) {
             self.interfaces = Some(interfaces.clone());
-            self.send(GuestEvent::NetworkChanged(NetworkChanged { interfaces })).await;
+            let changed = NetworkChanged { interfaces, truncated: false };
+            self.send(GuestEvent::NetworkChanged(changed)).await;
         }
     }
 
@@ -117,7 +118,8 @@ impl Sources {
         let same = |known: &Vec<_>| filesystems.iter().map(identity).eq(known.iter().map(identity));
         if !self.filesystems.as_ref().is_some_and(same) {
             self.filesystems = Some(filesystems.clone());
-            self.send(GuestEvent::FilesystemsChanged(FilesystemsChanged { filesystems })).await;
+            let changed = FilesystemsChanged { filesystems, truncated: false };
+            self.send(GuestEvent::FilesystemsChanged(changed)).await;
         }
     }
 
@@ -125,7 +127,8 @@ impl Sources {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let timestamp =
             Timestamp { seconds: now.as_secs().cast_signed(), microseconds: now.subsec_micros() };
-        let line = event.to_event(timestamp).and_then(|event| encode::line(&event));
+        let line =
+            event.to_event(timestamp).map(bounds::event).and_then(|event| encode::line(&event));
         match line {
             // the session that listened is over: so is this, at its next turn
             Ok(line) => drop(self.sender.send(line).await),

@@ -313,6 +313,14 @@ fn a_dump_reads_back_to_the_same_settings() {
 }
 
 #[test]
+fn a_dump_says_nothing_of_the_port_that_only_its_method_has() {
+    let files = Files::new();
+    let path = files.write("dumped", files.dump("").split_once('\n').unwrap().1);
+    let settings = files.settings(&format!("-c {path} -m unix-listen -p /s"));
+    assert_eq!((settings.path, settings.ostler), (Some("/s".into()), None));
+}
+
+#[test]
 fn a_dump_has_the_stock_agents_keys_in_its_order() {
     let dump = Files::new().dump("-l /log -F");
     let keys: Vec<_> =

@@ -46,10 +46,10 @@ pub enum Error {
         /// What was asked.
         command: &'static str,
     },
-    /// The node has no room for more of it.
+    /// The node has no room for more of it, or the guest is frozen. Nothing was done.
     #[error("busy: {why}")]
     Busy {
-        /// What there is too much of.
+        /// What there is too much of, or what is in the way.
         why: String,
     },
     /// What was asked for cannot be.

@@ -52,8 +52,9 @@ const PAUSE_MOST: Duration = Duration::from_millis(500);
 const KEPT: Duration = Duration::from_secs(600);
 /// A guest that says nothing for so long has lost its programs.
 const SILENCE: Duration = Duration::from_secs(600);
-/// How long a program has between being asked to end and being ended, where the agent has no limits.
-const GRACE: Duration = Duration::from_secs(5);
+/// So many times what a program has between being asked to end and being ended, after its limit, its
+/// agent is to have told its end.
+const LATE: u32 = 3;
 /// Bytes of each stream in one answer.
 const PIECE: usize = 256 << 10;
 /// An argument that is shorter may stand in any error by chance; hiding it would hide every error.
@@ -74,14 +75,16 @@ impl<H: Hypervisor> Guests<H> {
             Begun::Known(record) => record,
             Begun::New(record) => {
                 if let Err(error) = entry.transport() {
+                    // whoever has found the record meanwhile is told as well
                     self.0.execs.forget(&record);
-                    return Err(error);
+                    finish(&record, Phase::NotStarted(error));
+                } else {
+                    let (guests, of) = (self.clone(), Arc::clone(&record));
+                    let task = async move { guests.follow(&entry, &of, request).await };
+                    let span =
+                        tracing::info_span!("exec", instance = %record.instance, exec = %record.id);
+                    self.0.tasks.spawn(task.instrument(span));
                 }
-                let (guests, of) = (self.clone(), Arc::clone(&record));
-                let task = async move { guests.follow(&entry, &of, request).await };
-                let span =
-                    tracing::info_span!("exec", instance = %record.instance, exec = %record.id);
-                self.0.tasks.spawn(task.instrument(span));
                 record
             }
         };
@@ -164,7 +167,7 @@ impl<H: Hypervisor> Guests<H> {
         let life = async {
             let limit = request.timeout_ms.map(|ms| Duration::from_millis(ms.into()));
             let session = entry.session();
-            let own_limit = match self.start(entry, request).await {
+            let whose = match self.start(entry, request).await {
                 Ok((pid, limit)) => {
                     tracing::info!(pid, "a program was started");
                     record.status.send_modify(|status| {
@@ -184,10 +187,7 @@ impl<H: Hypervisor> Guests<H> {
                     return;
                 }
             };
-            let limit = match own_limit {
-                Limit::Agents => None,
-                Limit::Ours => limit.map(|limit| record.asked + limit),
-            };
+            let limit = limit.map(|limit| (record.asked + limit, whose));
             let end = self.watch(entry, record, session, limit).await;
             finish(record, end);
         };
@@ -252,11 +252,11 @@ impl<H: Hypervisor> Guests<H> {
         entry: &Entry,
         record: &Record,
         session: u64,
-        limit: Option<Instant>,
+        limit: Option<(Instant, Limit)>,
     ) -> Phase {
         let mut follower =
             Follower { record, heard: Instant::now(), ended: Ended::No, full: [false; 2] };
-        let mut pause = PAUSE;
+        let (mut pause, grace) = (PAUSE, self.0.settings.grace);
         loop {
             if entry.run().is_none() {
                 return Phase::Lost("the instance was stopped".to_owned());
@@ -271,10 +271,14 @@ impl<H: Hypervisor> Guests<H> {
                     pause = PAUSE;
                     continue;
                 }
-                Look::Nothing => {}
+                // whoever holds its output may hold it for ever
+                Look::Runs if limit.is_some_and(|(at, _)| Instant::now() >= at + grace * LATE) => {
+                    return Phase::Lost("it did not end in time, as its agent tells".to_owned());
+                }
+                Look::Runs | Look::Nothing => {}
             }
-            if let Some(limit) = limit {
-                self.enforce(entry, &mut follower, limit).await;
+            if let Some((at, Limit::Ours)) = limit {
+                self.enforce(entry, &mut follower, at).await;
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MOST);
@@ -316,12 +320,18 @@ impl<H: Hypervisor> Guests<H> {
                 } else if more {
                     Look::More
                 } else {
-                    Look::Nothing
+                    Look::Runs
                 }
             }
-            Err(Error::Refused { desc, .. }) => {
+            // older stock agents give no reason, and it may be a freeze
+            Err(Error::Refused { desc, .. }) if !desc.contains("has been disabled") => {
                 let told = clean(&desc);
                 Look::Over(Phase::Lost(format!("the guest's agent does not know it: {told}")))
+            }
+            // it is frozen: it has its programs, and tells of them later
+            Err(Error::Busy { .. }) => {
+                follower.heard = Instant::now();
+                Look::Nothing
             }
             Err(error @ Error::Garbled { .. }) => Look::Over(Phase::Lost(error.to_string())),
             Err(_) if follower.heard.elapsed() > SILENCE => {
@@ -335,7 +345,9 @@ impl<H: Hypervisor> Guests<H> {
     async fn enforce(&self, entry: &Entry, follower: &mut Follower<'_>, limit: Instant) {
         let (signal, next) = match follower.ended {
             Ended::No if Instant::now() >= limit => ("-TERM", Ended::Asked),
-            Ended::Asked if Instant::now() >= limit + GRACE => ("-KILL", Ended::Killed),
+            Ended::Asked if Instant::now() >= limit + self.0.settings.grace => {
+                ("-KILL", Ended::Killed)
+            }
             Ended::No | Ended::Asked | Ended::Killed => return,
         };
         let arguments = ExecArguments {
@@ -378,7 +390,11 @@ enum Limit {
 /// What a look at a program brought.
 enum Look {
     Over(Phase),
+    /// It runs, and there is more of what it wrote.
     More,
+    /// It runs.
+    Runs,
+    /// Nobody answered.
     Nothing,
 }
 

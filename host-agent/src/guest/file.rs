@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,7 +21,7 @@ use ostler_protocol::rpc::guest::Transport;
 use ostler_protocol::rpc::guest::work::{
     Data, Exec, FilePiece, FileRead, FileWrite, FileWritten, PIECE_MAX,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::entry::Entry;
 use super::error::Error;
@@ -28,6 +29,8 @@ use super::inquiry::Inquiry;
 use super::{Guests, exec};
 use crate::hypervisor::Hypervisor;
 
+/// Between two tries to close a file in a guest that is frozen.
+const FROZEN_PAUSE: Duration = Duration::from_millis(500);
 /// Characters of a path, which Linux allows too.
 const PATH_MAX: usize = 4095;
 
@@ -241,7 +244,15 @@ impl<H: Hypervisor> OpenFile<'_, H> {
 
     async fn close(self) -> Result<(), Error> {
         let arguments = FileHandle { handle: self.handle };
-        self.inquiry().ask::<GuestFileClose>(&arguments, &[]).await.map(drop)
+        let patience = self.guests.patience();
+        loop {
+            let closed = self.inquiry().ask::<GuestFileClose>(&arguments, &[]).await;
+            match closed {
+                // frozen meanwhile: it would stay open for ever
+                Err(Error::Busy { .. }) if Instant::now() < patience => sleep(FROZEN_PAUSE).await,
+                closed => return closed.map(drop),
+            }
+        }
     }
 }
 

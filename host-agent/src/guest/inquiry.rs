@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::entry::Entry;
 use super::error::Error;
 use super::knowledge::Gathered;
+use super::report::Part;
 use super::request;
 use super::session::{Ask, Success};
 use super::settings::GuestSettings;
@@ -45,11 +46,25 @@ impl<H: Hypervisor> Inquiry<'_, H> {
         arguments: &C::Arguments,
         secrets: &[&str],
     ) -> Result<C::Reply, Error> {
-        let value = match self.over {
+        self.list::<C>(arguments, secrets).await.map(|part| part.value)
+    }
+
+    /// The same of what is a list, and whether the agent has cut it.
+    pub(super) async fn list<C: Command>(
+        &self,
+        arguments: &C::Arguments,
+        secrets: &[&str],
+    ) -> Result<Part<C::Reply>, Error> {
+        let told = match self.over {
             Transport::Ostler => self.send::<C>(arguments, Success::Reply).await,
-            Transport::Libvirt => self.pass_on::<C>(arguments).await.map_err(|f| f.error),
+            Transport::Libvirt => {
+                self.pass_on::<C>(arguments).await.map(Part::whole).map_err(|f| f.error)
+            }
         };
-        value.and_then(request::reply::<C>).map_err(|error| request::without(error, secrets))
+        told.and_then(|Part { value, truncated }| {
+            request::reply::<C>(value).map(|value| Part { value, truncated })
+        })
+        .map_err(|error| request::without(request::unless_frozen(error), secrets))
     }
 
     /// Tells the guest to do something whose success has no reply.
@@ -68,7 +83,7 @@ impl<H: Hypervisor> Inquiry<'_, H> {
                 }
             }
         };
-        outcome.map_err(|error| request::without(error, &[]))
+        outcome.map_err(|error| request::without(request::unless_frozen(error), &[]))
     }
 
     async fn pass_on<C: Command>(
@@ -83,7 +98,7 @@ impl<H: Hypervisor> Inquiry<'_, H> {
         &self,
         arguments: &C::Arguments,
         success: Success,
-    ) -> Result<Value, Error> {
+    ) -> Result<Part<Value>, Error> {
         let (entry, deadline, command) = (self.entry, self.deadline, C::NAME);
         let instance = entry.id;
         let id = entry.question();
@@ -108,19 +123,20 @@ impl<H: Hypervisor> Inquiry<'_, H> {
         match self.over {
             Transport::Ostler => {
                 let (agent, os, host_name, interfaces, filesystems) = tokio::join!(
-                    self.ask::<GuestInfo>(&Nothing {}, &[]),
+                    self.list::<GuestInfo>(&Nothing {}, &[]),
                     self.ask::<GuestGetOsinfo>(&Nothing {}, &[]),
                     self.ask::<GuestGetHostName>(&Nothing {}, &[]),
-                    self.ask::<GuestNetworkGetInterfaces>(&Nothing {}, &[]),
-                    self.ask::<GuestGetFsinfo>(&Nothing {}, &[]),
+                    self.list::<GuestNetworkGetInterfaces>(&Nothing {}, &[]),
+                    self.list::<GuestGetFsinfo>(&Nothing {}, &[]),
                 );
                 Gathered { over: self.over, agent, os, host_name, interfaces, filesystems }
             }
             Transport::Libvirt => {
                 let mut given_up = None;
                 let agent = self.next::<GuestInfo>(&mut given_up).await;
-                let os = self.next::<GuestGetOsinfo>(&mut given_up).await;
-                let host_name = self.next::<GuestGetHostName>(&mut given_up).await;
+                let os = self.next::<GuestGetOsinfo>(&mut given_up).await.map(|os| os.value);
+                let host_name =
+                    self.next::<GuestGetHostName>(&mut given_up).await.map(|name| name.value);
                 let interfaces = self.next::<GuestNetworkGetInterfaces>(&mut given_up).await;
                 let filesystems = self.next::<GuestGetFsinfo>(&mut given_up).await;
                 Gathered { over: self.over, agent, os, host_name, interfaces, filesystems }
@@ -131,11 +147,11 @@ impl<H: Hypervisor> Inquiry<'_, H> {
     async fn next<C: Command<Arguments = Nothing>>(
         &self,
         given_up: &mut Option<Error>,
-    ) -> Result<C::Reply, Error> {
+    ) -> Result<Part<C::Reply>, Error> {
         if let Some(error) = given_up {
             return Err(error.clone());
         }
-        let answer = self.ask::<C>(&Nothing {}, &[]).await;
+        let answer = self.list::<C>(&Nothing {}, &[]).await;
         if let Err(error) = &answer
             && error.is_retryable()
         {

@@ -52,9 +52,9 @@ impl<H: Hypervisor> Guests<H> {
         match action {
             KeysAction::List => {
                 let account = SshAccount { username };
-                let told = inquiry.ask::<GuestSshGetAuthorizedKeys>(&account, &[]).await?;
-                let (keys, truncated) = bounded(&told.keys);
-                return Ok(Keys { keys: Some(keys), truncated });
+                let told = inquiry.list::<GuestSshGetAuthorizedKeys>(&account, &[]).await?;
+                let (keys, truncated) = bounded(&told.value.keys);
+                return Ok(Keys { keys: Some(keys), truncated: truncated || told.truncated });
             }
             KeysAction::Add | KeysAction::Replace => {
                 let reset = Some(*action == KeysAction::Replace);

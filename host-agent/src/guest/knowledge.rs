@@ -25,15 +25,15 @@ pub(super) struct Gathered {
     /// The way it came.
     pub(super) over: Transport,
     /// `guest-info`
-    pub(super) agent: Result<AgentInfo, Error>,
+    pub(super) agent: Result<Part<AgentInfo>, Error>,
     /// `guest-get-osinfo`
     pub(super) os: Result<OsInfo, Error>,
     /// `guest-get-host-name`
     pub(super) host_name: Result<HostName, Error>,
     /// `guest-network-get-interfaces`
-    pub(super) interfaces: Result<Vec<NetworkInterface>, Error>,
+    pub(super) interfaces: Result<Part<Vec<NetworkInterface>>, Error>,
     /// `guest-get-fsinfo`
-    pub(super) filesystems: Result<Vec<FilesystemInfo>, Error>,
+    pub(super) filesystems: Result<Part<Vec<FilesystemInfo>>, Error>,
 }
 
 impl Gathered {
@@ -88,11 +88,11 @@ impl Knowledge {
                 self.capabilities = words.map(|word| clean(word)).collect();
             }
             GuestEvent::NetworkChanged(data) => {
-                self.interfaces = report::interfaces(&data.interfaces);
+                self.interfaces = report::interfaces(&data.interfaces).of(data.truncated);
                 self.found("guest-network-get-interfaces");
             }
             GuestEvent::FilesystemsChanged(data) => {
-                self.filesystems = report::filesystems(&data.filesystems);
+                self.filesystems = report::filesystems(&data.filesystems).of(data.truncated);
                 self.found("guest-get-fsinfo");
             }
             GuestEvent::Heartbeat(data) => self.heartbeat = Some(report::heartbeat(data, now)),
@@ -116,7 +116,7 @@ impl Knowledge {
         self.taken = Some((now, gathered.over));
         self.agent = match part(gathered.agent, "guest-info", &mut missing) {
             Some(info) => {
-                let Part { value, truncated } = report::agent(&info);
+                let Part { value, truncated } = report::agent(&info.value).of(info.truncated);
                 Part { value: Some(value), truncated }
             }
             None => Part { value: known, truncated: false },
@@ -125,10 +125,10 @@ impl Knowledge {
         self.host_name = part(gathered.host_name, "guest-get-host-name", &mut missing)
             .map(|name| clean(&name.host_name));
         self.interfaces = part(gathered.interfaces, "guest-network-get-interfaces", &mut missing)
-            .map(|list| report::interfaces(&list))
+            .map(|list| report::interfaces(&list.value).of(list.truncated))
             .unwrap_or_default();
         self.filesystems = part(gathered.filesystems, "guest-get-fsinfo", &mut missing)
-            .map(|list| report::filesystems(&list))
+            .map(|list| report::filesystems(&list.value).of(list.truncated))
             .unwrap_or_default();
         self.missing = missing;
     }
@@ -205,10 +205,13 @@ mod tests {
     fn gathered() -> Gathered {
         Gathered {
             over: Transport::Libvirt,
-            agent: Ok(AgentInfo { version: "1".into(), supported_commands: Vec::new() }),
+            agent: Ok(Part::whole(AgentInfo {
+                version: "1".into(),
+                supported_commands: Vec::new(),
+            })),
             os: Ok(OsInfo::default()),
             host_name: Ok(HostName { host_name: "web".into() }),
-            interfaces: Ok(Vec::new()),
+            interfaces: Ok(Part::default()),
             filesystems: Err(Error::Refused {
                 command: "guest-get-fsinfo",
                 class: ErrorClass::CommandNotFound,
@@ -256,7 +259,7 @@ mod tests {
     fn an_event_renews_its_part_and_not_the_reports_time() {
         let mut knowledge = Knowledge::default();
         knowledge.gathered(gathered(), Timestamp(5));
-        let event = NetworkChanged { interfaces: vec![interface("eth1")] };
+        let event = NetworkChanged { interfaces: vec![interface("eth1")], truncated: false };
         knowledge.told(&GuestEvent::NetworkChanged(event), Timestamp(9));
         let report = knowledge.report(id(), GuestState::Ready, Timestamp(10)).unwrap();
         assert_eq!((report.interfaces[0].name.as_str(), report.taken), ("eth1", Timestamp(5)));
@@ -268,7 +271,7 @@ mod tests {
         let ready = |boot: &str| {
             GuestEvent::Ready(Box::new(Ready { boot_id: Some(boot.into()), ..Ready::default() }))
         };
-        let event = NetworkChanged { interfaces: vec![interface("eth1")] };
+        let event = NetworkChanged { interfaces: vec![interface("eth1")], truncated: false };
         knowledge.told(&ready("a"), Timestamp(1));
         knowledge.told(&GuestEvent::NetworkChanged(event), Timestamp(1));
         knowledge.told(&ready("a"), Timestamp(2));

@@ -10,8 +10,9 @@
 use std::collections::VecDeque;
 use std::io;
 
+use ostler_protocol::qga::bounds::limits;
 use ostler_protocol::qga::envelope::Message;
-use ostler_protocol::qga::framing::{Frame, Limits, Parser};
+use ostler_protocol::qga::framing::{Frame, Parser};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
@@ -136,12 +137,6 @@ impl<R: AsyncRead + Unpin> Inbound<R> {
             self.limit = limit;
         }
     }
-}
-
-/// Tokens are limited by the text they take at least, two bytes each with what parts them: what a
-/// value takes in memory stays within some ten times its text.
-pub(super) fn limits(bytes: usize, depth: usize) -> Limits {
-    Limits { bytes, depth, tokens: bytes / 8 }
 }
 
 /// The writing half.

@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 
+use ostler_protocol::qga::bounds::ENTRIES;
 use ostler_protocol::qga::commands::filesystem::FilesystemInfo;
 use ostler_protocol::qga::commands::info::{AgentInfo, OsInfo};
 use ostler_protocol::qga::commands::network::NetworkInterface;
@@ -16,8 +17,6 @@ use ostler_protocol::rpc::values::Timestamp;
 
 /// Characters of one text.
 const TEXT: usize = 255;
-/// Entries of one list.
-const ENTRIES: usize = 1024;
 /// Bytes of one part, by the text in it and what an entry takes beside.
 const PART_BYTES: usize = 256 << 10;
 /// What an entry of a list takes beside its text.
@@ -56,6 +55,18 @@ pub(super) struct Part<T> {
     pub(super) value: T,
     /// Whether something was cut.
     pub(super) truncated: bool,
+}
+
+impl<T> Part<T> {
+    /// All there was.
+    pub(super) fn whole(value: T) -> Self {
+        Self { value, truncated: false }
+    }
+
+    /// The same, if need be of something that was cut before.
+    pub(super) fn of(self, truncated: bool) -> Self {
+        Self { truncated: self.truncated || truncated, ..self }
+    }
 }
 
 /// Takes entries while there is room.

@@ -15,6 +15,9 @@ use zeroize::Zeroizing;
 use super::error::Error;
 use super::report::clean;
 
+/// How a command's refusal ends, in stock agents' words and ours, while file systems are frozen.
+const FROZEN: &str = ": the agent is in frozen state";
+
 /// A request on its way, newline included.
 pub(super) type Line = Zeroizing<Vec<u8>>;
 
@@ -62,6 +65,18 @@ pub(super) fn sync(number: i64) -> Result<Line, Error> {
 /// What the value says as a reply to `C`.
 pub(super) fn reply<C: Command>(value: Value) -> Result<C::Reply, Error> {
     serde_json::from_value(value).map_err(|_| Error::Garbled { command: C::NAME })
+}
+
+/// The same error; busy, if it is no answer but that the guest is frozen: nothing was done, and it may
+/// be as soon as it is thawed.
+pub(super) fn unless_frozen(error: Error) -> Error {
+    if let Error::Refused { desc, .. } = &error
+        && desc.ends_with(FROZEN)
+    {
+        let why = "the guest's file systems are frozen, for a copy of its disks".into();
+        return Error::Busy { why };
+    }
+    error
 }
 
 /// The same error, free of these words: a guest may repeat the password it was given.

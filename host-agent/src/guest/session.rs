@@ -25,7 +25,7 @@ use super::entry::Seat;
 use super::error::Error;
 use super::link::{Inbound, Incoming, Outbound};
 use super::pulse::{Beat, End, Pause, Pulse, Retry};
-use super::report::clean;
+use super::report::{Part, clean};
 use super::request::{self, Line};
 use super::state::Observation;
 
@@ -46,7 +46,7 @@ pub(super) struct Ask {
     /// How success shows.
     pub(super) success: Success,
     /// Where the answer goes.
-    pub(super) answer: oneshot::Sender<Result<Value, Error>>,
+    pub(super) answer: oneshot::Sender<Result<Part<Value>, Error>>,
 }
 
 /// How a command's success shows.
@@ -122,7 +122,7 @@ struct Pending {
     deadline: Instant,
     success: Success,
     sent: bool,
-    answer: oneshot::Sender<Result<Value, Error>>,
+    answer: oneshot::Sender<Result<Part<Value>, Error>>,
 }
 
 /// What is said on one link.
@@ -275,7 +275,7 @@ impl<'a> Talk<'a> {
     /// An answer to a question of ours, or to none: late, made up, or an agent's complaint about what
     /// another client left in its pipe.
     fn answered(&mut self, response: Response) {
-        let Response { outcome, id } = response;
+        let Response { outcome, id, truncated } = response;
         let now = Instant::now();
         if let Some(pending) =
             id.as_ref().and_then(Value::as_u64).and_then(|id| self.pending.remove(&id))
@@ -283,6 +283,7 @@ impl<'a> Talk<'a> {
             self.sound(None, now);
             self.inbound.refund();
             let Pending { command, answer, .. } = pending;
+            let outcome = outcome.map(|value| Part { value, truncated });
             let outcome = outcome.map_err(|fault| Error::Refused {
                 command,
                 class: fault.class,
@@ -315,7 +316,7 @@ impl<'a> Talk<'a> {
             let Some(pending) = self.pending.remove(&id) else { continue };
             let quiet = pending.sent && matches!(pending.success, Success::Quiet(_));
             let outcome = if quiet {
-                Ok(Value::Null)
+                Ok(Part::default())
             } else {
                 self.outbound.withdraw(id);
                 if self.pulse.silent_since(pending.asked) {
@@ -364,7 +365,7 @@ impl<'a> Talk<'a> {
             let Pending { command, success, sent, answer, .. } = pending;
             let quiet = sent && matches!(success, Success::Quiet(_));
             let outcome = match end {
-                End::Stopped | End::Closed if quiet => Ok(Value::Null),
+                End::Stopped | End::Closed if quiet => Ok(Part::default()),
                 End::Stopped => Err(Error::NotRunning { instance }),
                 End::Closed | End::Absent => {
                     let why = "its port was closed".to_owned();

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ostler_protocol::qga::bounds;
+
 /// What bounds the dealings with each guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuestSettings {
@@ -9,6 +11,8 @@ pub struct GuestSettings {
     pub answer_timeout: Duration,
     /// How long a command whose success has no reply is listened after for an error.
     pub quiet: Duration,
+    /// What a program has between being asked to end and being ended.
+    pub grace: Duration,
     /// What a guest may send.
     pub caps: Caps,
     /// When things are tried again.
@@ -66,9 +70,10 @@ impl GuestSettings {
         Self {
             answer_timeout,
             quiet: Duration::from_millis(500),
+            grace: Duration::from_secs(5),
             caps: Caps {
-                answer: 1 << 20,
-                event: 256 << 10,
+                answer: bounds::ANSWER_BYTES,
+                event: bounds::EVENT_BYTES,
                 depth: 32,
                 rate: 256 << 10,
                 burst: 2 << 20,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ostler_protocol::qga::Command;
 use ostler_protocol::qga::ErrorClass;
+use ostler_protocol::qga::bounds::limits;
 use ostler_protocol::qga::commands::Nothing;
 use ostler_protocol::qga::commands::info::GuestInfo;
 use ostler_protocol::qga::commands::sync::GuestPing;
@@ -21,7 +22,6 @@ use zeroize::Zeroizing;
 use super::budget::Budget;
 use super::entry::{Entry, Seat};
 use super::error::Error;
-use super::link::limits;
 use super::report::clean;
 use super::request::{self, Line};
 use super::settings::Caps;

@@ -1,6 +1,7 @@
 //! Telling the disks of a guest what its file systems do not use.
 
 use ostler_protocol::qga::Command as _;
+use ostler_protocol::qga::bounds::ENTRIES;
 use ostler_protocol::qga::commands::trim::{GuestFstrim, TrimArguments};
 use ostler_protocol::rpc::guest::work::{Trimmed, TrimmedFilesystem};
 use ostler_protocol::rpc::values::InstanceId;
@@ -10,9 +11,6 @@ use super::error::Error;
 use super::inquiry::Inquiry;
 use super::report::clean;
 use crate::hypervisor::Hypervisor;
-
-/// File systems that are told of.
-const ENTRIES: usize = 1024;
 
 impl<H: Hypervisor> Guests<H> {
     /// Trims the mounted file systems that can be; what became of each.
@@ -27,9 +25,9 @@ impl<H: Hypervisor> Guests<H> {
         let entry = self.known(id)?;
         // it takes as long as there is to trim
         let inquiry = Inquiry { deadline: self.patience(), ..self.inquiry(&entry)? };
-        let report = inquiry.ask::<GuestFstrim>(&TrimArguments { minimum }, &[]).await?;
-        let truncated = report.paths.len() > ENTRIES;
-        let told = report.paths.into_iter().take(ENTRIES).map(|one| {
+        let report = inquiry.list::<GuestFstrim>(&TrimArguments { minimum }, &[]).await?;
+        let truncated = report.truncated || report.value.paths.len() > ENTRIES;
+        let told = report.value.paths.into_iter().take(ENTRIES).map(|one| {
             let trimmed = one.trimmed.map(u64::try_from).transpose();
             Ok(TrimmedFilesystem {
                 mountpoint: clean(&one.path),

@@ -9,6 +9,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::bounds::TRUNCATED;
+
 /// The kind of an error reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ErrorClass {
@@ -180,6 +182,8 @@ pub struct Response {
     pub outcome: Result<Value, Fault>,
     /// The id of the request, if it had one and was readable.
     pub id: Option<Value>,
+    /// Whether a list in it was cut; see [`bounds`](super::bounds).
+    pub truncated: bool,
 }
 
 /// The time of an event, by the guest's clock.
@@ -236,12 +240,13 @@ impl Message {
             return event.map(Self::Event).map_err(MessageError::Event);
         }
         let id = members.remove("id");
+        let truncated = members.remove(TRUNCATED) == Some(Value::Bool(true));
         if let Some(fault) = members.remove("error") {
             let fault = serde_json::from_value(fault).map_err(MessageError::Fault)?;
-            return Ok(Self::Response(Response { outcome: Err(fault), id }));
+            return Ok(Self::Response(Response { outcome: Err(fault), id, truncated }));
         }
         match members.remove("return") {
-            Some(value) => Ok(Self::Response(Response { outcome: Ok(value), id })),
+            Some(value) => Ok(Self::Response(Response { outcome: Ok(value), id, truncated })),
             None => Err(MessageError::Neither),
         }
     }

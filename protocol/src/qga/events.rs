@@ -59,6 +59,9 @@ pub mod capability {
 pub struct NetworkChanged {
     /// As `guest-network-get-interfaces` lists them.
     pub interfaces: Vec<NetworkInterface>,
+    /// Whether there are more than are told; see [`bounds`](super::bounds).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
 }
 
 /// The mounted file systems as they are now.
@@ -67,6 +70,9 @@ pub struct NetworkChanged {
 pub struct FilesystemsChanged {
     /// As `guest-get-fsinfo` lists them.
     pub filesystems: Vec<FilesystemInfo>,
+    /// Whether there are more than are told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
 }
 
 /// The guest lives, and how it is.

@@ -13,6 +13,7 @@
 
 pub mod arguments;
 pub mod base64;
+pub mod bounds;
 pub mod commands;
 pub mod encode;
 pub mod envelope;

@@ -111,6 +111,12 @@ pub(in crate::compute) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
             Fault::of(Reason::GuestUnavailable, error).next(NO_GUEST_AGENT)
         }
         Error::GuestAgentRefused { .. } => Fault::of(Reason::GuestFailed, error).next(REFUSED),
+        Error::Failed { step: hypervisor::RESTORE, domain: Some(id), .. } => {
+            Fault::of(Reason::HypervisorFailed, error).next(format!(
+                "ask again, or do without the saved memory: ostler instance reboot --hard {id} \
+                 throws it away and starts from the disk"
+            ))
+        }
         Error::NotFound { .. } | Error::Refused { .. } | Error::Failed { .. } => {
             Fault::of(Reason::HypervisorFailed, error)
                 .next("see libvirt's log and the instance's: ostler instance show")
@@ -120,7 +126,9 @@ pub(in crate::compute) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
 
 /// The guest's error in the caller's words.
 pub(in crate::compute) fn guest_fault(error: &guest::Error) -> Fault {
-    if error.is_unavailable() {
+    if matches!(error, guest::Error::Busy { .. }) {
+        Fault::of(Reason::Busy, error).next("try again later")
+    } else if error.is_unavailable() {
         Fault::of(Reason::GuestUnavailable, error).next(NO_GUEST_AGENT)
     } else {
         Fault::of(Reason::GuestFailed, error).next(REFUSED)
@@ -161,4 +169,20 @@ pub(super) fn image_fault(error: &ImageError) -> Fault {
 
 pub(super) fn missing(subject: &Subject) -> StepError {
     StepError::failed(Fault::new(Reason::NotFound, format!("{subject} is not known any more")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ostler_protocol::rpc::values::InstanceId;
+
+    #[test]
+    fn what_is_to_be_done_about_damaged_memory_is_a_command_that_helps() {
+        let id = InstanceId::random();
+        let message = "the saved memory is damaged".to_owned();
+        let damaged =
+            hypervisor::Error::Failed { step: hypervisor::RESTORE, domain: Some(id), message };
+        let next = hypervisor_fault(&damaged).data.next.unwrap();
+        assert!(next.contains(&format!("ostler instance reboot --hard {id}")), "{next}");
+    }
 }

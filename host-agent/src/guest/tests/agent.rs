@@ -82,6 +82,13 @@ impl Wire {
         self.send(&encode::line(&json!({"error": error, "id": request.id})).unwrap()).await
     }
 
+    /// Refuses as agents do while the guest is frozen.
+    pub(super) async fn refuse_frozen(&mut self, request: &Request) -> bool {
+        let desc =
+            format!("Command {} has been disabled: the agent is in frozen state", request.execute);
+        self.refuse(request, &desc).await
+    }
+
     /// The next request; none when the host is gone.
     pub(super) async fn request(&mut self) -> Option<Request> {
         loop {

@@ -47,7 +47,12 @@ impl Node {
             probe: ms(20),
             probe_most: ms(100),
         };
-        let settings = GuestSettings { quiet: ms(100), pace, ..GuestSettings::new(answer_timeout) };
+        let settings = GuestSettings {
+            quiet: ms(100),
+            grace: ms(50),
+            pace,
+            ..GuestSettings::new(answer_timeout)
+        };
         let fake = Fake::new();
         let guests = Guests::new(Arc::new(fake.clone()), settings, CancellationToken::new());
         Self { fake, guests }

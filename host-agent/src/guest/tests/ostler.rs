@@ -5,6 +5,7 @@ use std::time::Duration;
 use ostler_protocol::qga::ErrorClass;
 use ostler_protocol::qga::commands::network::NetworkInterface;
 use ostler_protocol::qga::commands::power::ShutdownMode;
+use ostler_protocol::qga::encode;
 use ostler_protocol::qga::events::{GuestEvent, NetworkChanged};
 use ostler_protocol::rpc::guest::{GuestState, Transport};
 use ostler_protocol::rpc::instance::Word;
@@ -94,6 +95,28 @@ async fn a_report_is_asked_for_all_at_once_and_answered_in_any_order() {
 }
 
 #[tokio::test]
+async fn a_list_the_agent_has_cut_is_told_to_be() {
+    let (node, port) = (Node::new(), Port::new());
+    let id = node.instance(port.path());
+    let mut wire = port.opened().await;
+    wire.ready().await;
+    node.is(id, GuestState::Ready).await;
+    for cut in ["guest-info", "guest-network-get-interfaces", "guest-get-fsinfo", "none"] {
+        let agent = async {
+            for _ in 0..5 {
+                let question = wire.question().await.unwrap();
+                let value = reply(&question.execute).unwrap_or(json!([]));
+                let truncated = question.execute == cut;
+                let told = json!({"return": value, "id": question.id, "truncated": truncated});
+                wire.send(&encode::line(&told).unwrap()).await;
+            }
+        };
+        let (report, ()) = tokio::join!(node.guests.report(id, Duration::ZERO, false), agent);
+        assert_eq!(report.unwrap().truncated, cut != "none", "{cut}");
+    }
+}
+
+#[tokio::test]
 async fn what_the_agent_tells_unasked_is_known_without_asking() {
     let (node, port) = (Node::new(), Port::new());
     let id = node.instance(port.path());
@@ -105,7 +128,8 @@ async fn what_the_agent_tells_unasked_is_known_without_asking() {
         statistics: None,
     };
     wire.event(&ready()).await;
-    wire.event(&GuestEvent::NetworkChanged(NetworkChanged { interfaces: vec![interface] })).await;
+    let changed = NetworkChanged { interfaces: vec![interface], truncated: true };
+    wire.event(&GuestEvent::NetworkChanged(changed)).await;
     wire.event(&heartbeat()).await;
     // its answer comes after the events: once it is here, so are they
     let ping = async {
@@ -120,6 +144,7 @@ async fn what_the_agent_tells_unasked_is_known_without_asking() {
     let report = node.guests.report(id, Duration::ZERO, true).await.unwrap();
     assert_eq!(report.host_name.as_deref(), Some("web"));
     assert_eq!(report.interfaces[0].name, "eth7");
+    assert!(report.truncated, "the guest has said so");
     assert!(report.heartbeat.is_some());
 }
 

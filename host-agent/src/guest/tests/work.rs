@@ -99,6 +99,25 @@ async fn a_program_whose_start_was_not_answered_is_not_started_again() {
     ping.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_request_that_comes_again_while_it_is_given_up_is_answered() {
+    let (node, port) = (Node::new(), Port::new());
+    // nobody has answered on it: nothing can be asked
+    let id = node.instance(port.path());
+    let twins = (0..4).map(|_| {
+        let guests = node.guests.clone();
+        tokio::spawn(async move {
+            for _ in 0..20_000 {
+                let outcome = guests.exec(program(id), Some("k".parse().unwrap())).await;
+                assert!(matches!(outcome, Err(Error::Unavailable { .. })), "{outcome:?}");
+            }
+        })
+    });
+    for twin in twins.collect::<Vec<_>>() {
+        timeout(SOON * 2, twin).await.expect("each is answered").unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_program_the_guest_refused_may_be_tried_again_and_the_error_has_no_arguments() {
     let (node, id, mut wire) = guest(SOON, &ready()).await;
@@ -113,6 +132,54 @@ async fn a_program_the_guest_refused_may_be_tried_again_and_the_error_has_no_arg
         assert!(matches!(error, Error::Refused { .. }), "{error}");
         assert!(!format!("{error:?}").contains("hunter2"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_guest_that_is_frozen_has_its_programs_still() {
+    let (node, id, mut wire) = guest(SOON, &ready()).await;
+    let key = || Some("k".parse().unwrap());
+    let agent = async {
+        let request = asked(&mut wire, "guest-exec").await;
+        wire.refuse_frozen(&request).await;
+        let request = asked(&mut wire, "guest-exec").await;
+        wire.answer(&request, json!({"pid": 1})).await;
+        for _ in 0..3 {
+            let request = asked(&mut wire, "guest-exec-status").await;
+            wire.refuse_frozen(&request).await;
+        }
+        let request = asked(&mut wire, "guest-exec-status").await;
+        // an old agent's words, which do not say why
+        let old = "The command guest-exec-status has been disabled for this instance";
+        wire.refuse(&request, old).await;
+        let request = asked(&mut wire, "guest-exec-status").await;
+        wire.answer(&request, json!({"exited": true, "exitcode": 7})).await;
+    };
+    let host = async {
+        let outcome = node.guests.exec(program(id), key()).await;
+        assert!(matches!(outcome, Err(Error::Busy { .. })), "{outcome:?}");
+        let exec = node.guests.exec(program(id), key()).await.unwrap().exec;
+        let now = node.guests.exec_wait(id, exec, SOON, [0; 2]).await.unwrap();
+        assert_eq!((now.state, now.exit_code), (ExecState::Exited, Some(7)), "{:?}", now.why);
+    };
+    tokio::join!(agent, host);
+}
+
+#[tokio::test]
+async fn a_file_that_is_open_when_the_guest_is_frozen_is_closed_afterwards() {
+    let (node, id, mut wire) = guest(SOON, &ready()).await;
+    let agent = async {
+        let request = asked(&mut wire, "guest-file-open").await;
+        wire.answer(&request, json!(7)).await;
+        for command in ["guest-file-read", "guest-file-close"] {
+            let request = asked(&mut wire, command).await;
+            wire.refuse_frozen(&request).await;
+        }
+        let request = asked(&mut wire, "guest-file-close").await;
+        wire.answer(&request, json!({})).await;
+    };
+    let reading = read(id);
+    let (outcome, ()) = tokio::join!(node.guests.file_read(&reading), agent);
+    assert!(matches!(outcome, Err(Error::Busy { .. })), "{outcome:?}");
 }
 
 #[tokio::test]
@@ -146,6 +213,47 @@ async fn output_without_end_is_cut() {
     assert_eq!((now.state, now.stdout_size), (ExecState::Exited, 16 << 20));
     assert!(now.stdout_truncated && !now.stderr_truncated);
     flood.abort();
+}
+
+#[tokio::test]
+async fn a_program_whose_agent_never_tells_its_end_is_lost_after_its_limit() {
+    for has_limits in [true, false] {
+        let (node, id, mut wire) = guest(SOON, &ready()).await;
+        let limited = Exec { timeout_ms: Some(1), ..program(id) };
+        let agent = async {
+            let mut signals = Vec::new();
+            while let Some(request) = wire.question().await {
+                let arguments = Value::Object(request.arguments.clone());
+                match (request.execute.as_str(), arguments["path"].as_str()) {
+                    ("guest-exec", Some("kill")) => {
+                        signals.push(arguments["arg"][0].clone());
+                        wire.answer(&request, json!({"pid": 2})).await;
+                    }
+                    ("guest-exec", _) if !has_limits && arguments.get("timeout").is_some() => {
+                        wire.refuse(&request, "Parameter 'timeout' is unexpected").await;
+                    }
+                    ("guest-exec", _) => {
+                        wire.answer(&request, json!({"pid": 1})).await;
+                    }
+                    _ => {
+                        let exited = arguments["pid"] == 2;
+                        wire.answer(&request, json!({"exited": exited, "exitcode": 0})).await;
+                    }
+                }
+            }
+            signals
+        };
+        let host = async {
+            let exec = node.guests.exec(limited, None).await.unwrap().exec;
+            let now = node.guests.exec_wait(id, exec, SOON, [0; 2]).await.unwrap();
+            node.guests.stopped(id);
+            now
+        };
+        let (now, signals) = tokio::join!(host, agent);
+        assert_eq!(now.state, ExecState::Lost);
+        assert!(now.why.unwrap().contains("in time"));
+        assert_eq!(signals, if has_limits { vec![] } else { vec!["-TERM", "-KILL"] });
+    }
 }
 
 #[tokio::test]
