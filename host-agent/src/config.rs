@@ -15,6 +15,9 @@ use serde::Deserialize;
 /// Where the configuration is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ostler/host-agent.toml";
 
+/// The folder below `state_dir` for images to be imported, which the agent makes.
+pub const INCOMING: &str = "incoming";
+
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -289,9 +292,9 @@ pub struct Settings {
     pub answer_timeout: Duration,
     /// The largest image, as received and as a disk.
     pub image_max: Bytes,
-    /// Where images may be read from on this node; anywhere if none. Whoever may import an image
-    /// can read any such file through a guest.
-    pub image_directories: Option<Vec<PathBuf>>,
+    /// Where images may be read from on this node: whoever may import an image can read any such
+    /// file through a guest.
+    pub image_directories: Vec<PathBuf>,
     /// How long a soft-deleted instance can be restored; none: for ever.
     pub reclaim_after: Option<Duration>,
     /// What becomes of domains of ours that the journal does not know.
@@ -404,6 +407,13 @@ impl File {
             queue: positive("limits.queue", self.limits.queue, 8)?,
             operations: positive("limits.operations", self.limits.operations, 1000)?,
         };
+        let image_directories = self
+            .images
+            .directories
+            .unwrap_or_else(|| vec![state_dir.join(INCOMING), PathBuf::from("/srv/images")]);
+        if image_directories.iter().any(|directory| !directory.is_absolute()) {
+            return wrong("images.directories", "relative paths: use absolute ones");
+        }
         let admission = Admission {
             cpu_ratio: ratio("admission.cpu_ratio", self.admission.cpu_ratio, 4.0)?,
             memory_ratio: ratio("admission.memory_ratio", self.admission.memory_ratio, 1.0)?,
@@ -436,7 +446,7 @@ impl File {
             shutdown_timeout: Duration::from_secs(self.guest.shutdown_timeout.unwrap_or(60)),
             answer_timeout: Duration::from_secs(self.guest.answer_timeout.unwrap_or(10).max(1)),
             image_max: self.images.max_size.map_or(Bytes::gib(256), |s| s.0),
-            image_directories: self.images.directories,
+            image_directories,
             reclaim_after: match self.instances.reclaim_after {
                 None => Some(Duration::from_secs(7 * 86_400)),
                 Some(0) => None,

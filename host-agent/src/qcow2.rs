@@ -26,6 +26,8 @@ const CLUSTER: u64 = 1 << CLUSTER_BITS;
 const BYTES_PER_L1_ENTRY: u64 = CLUSTER / 8 * CLUSTER;
 /// With version 3 and the compression type, padded to eight.
 const HEADER_LENGTH: u32 = 112;
+/// The entry of an internal snapshot has so many bytes at least.
+const LEAST_SNAPSHOT: u64 = 40;
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 /// The format's own limit.
@@ -62,6 +64,8 @@ pub(crate) struct Header {
     pub(crate) encryption: u32,
     /// See [`feature`].
     pub(crate) incompatible: u64,
+    /// Where the last of the tables it names ends: mappings, reference counts, snapshots.
+    pub(crate) tables_end: u64,
 }
 
 /// A reference to a backing file.
@@ -138,8 +142,15 @@ impl Header {
             let name = String::from_utf8_lossy(name).into_owned();
             Some(Backing { name, format: backing_format(file, length) })
         };
+        let table = |at: u64, bytes: u64| u64_at(file, at).map(|start| start.saturating_add(bytes));
+        let ends = [
+            table(40, u64::from(u32_at(file, 36)?) * 8)?,
+            table(48, u64::from(u32_at(file, 56)?) << cluster_bits)?,
+            table(64, u64::from(u32_at(file, 60)?) * LEAST_SNAPSHOT)?,
+        ];
         Ok(Self {
             version,
+            tables_end: ends.into_iter().max().unwrap_or_default(),
             virtual_size: Bytes(u64_at(file, 24)?),
             backing,
             encryption: u32_at(file, 32)?,

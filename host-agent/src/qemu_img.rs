@@ -133,7 +133,7 @@ pub(crate) async fn run(
     let mut child = spawn(job)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let talk = async {
-        let (said, complained) = tokio::try_join!(hear(stdout, output), read(stderr))?;
+        let (said, complained) = tokio::try_join!(hear(stdout, output), complaints(stderr))?;
         let status = child.wait().await?;
         Ok(Ran { status, said, complained })
     };
@@ -192,6 +192,15 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > OUTPUT {
         return Err(io::Error::other("it said more than is reasonable"));
     }
+    Ok(bytes)
+}
+
+/// The first of what it complains of: of a file that is broken everywhere that is much.
+async fn complaints(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let Some(mut pipe) = pipe else { return Ok(Vec::new()) };
+    let mut bytes = Vec::new();
+    (&mut pipe).take(OUTPUT).read_to_end(&mut bytes).await?;
+    tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await?;
     Ok(bytes)
 }
 
@@ -262,6 +271,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let program = stand_in(folder.path(), "exec yes");
         assert!(run(job(&program), Output::Answer, late(WALL)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_program_may_complain_at_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = stand_in(folder.path(), "head -c 1000000 /dev/zero >&2; exit 2");
+        let ran = run(job(&program), Output::Answer, late(WALL)).await.unwrap();
+        assert_eq!((ran.status.code(), ran.complained.len() as u64), (Some(2), OUTPUT));
     }
 
     #[tokio::test]

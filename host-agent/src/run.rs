@@ -14,11 +14,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::compute::{Compute, Node};
-use crate::config::Settings;
+use crate::config::{INCOMING, Settings};
 use crate::guest::{GuestSettings, Guests};
 use crate::host::{Host, HostError};
 use crate::hypervisor::libvirt::{self, Libvirt};
-use crate::image::{Cache, ImageError, Limits, LocalSources};
+use crate::image::{Cache, ImageError, Limits};
 use crate::journal::{self, Journal};
 use crate::network::{Netlink, NetworkError};
 use crate::notify;
@@ -84,6 +84,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let settings = Arc::new(settings);
     // QEMU's user passes through to its own files, and cannot look around.
     directory(&settings.state_dir, 0o711)?;
+    directory(&settings.state_dir.join(INCOMING), 0o700)?;
     directory(&settings.run_dir, 0o755)?;
     directory(&settings.run_dir.join("guest"), 0o711)?;
     let _lock = lock(&settings.state_dir.join("lock"))?;
@@ -98,16 +99,6 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     };
     let hypervisor = Arc::new(Libvirt::start(&libvirt_settings)?);
     let guest_settings = GuestSettings::new(settings.answer_timeout);
-    let limits = Limits {
-        concurrent: settings.limits.downloads,
-        size: settings.image_max,
-        keep_free: settings.admission.disk_reserve,
-        local: match &settings.image_directories {
-            None => LocalSources::Anywhere,
-            Some(directories) => LocalSources::Below(directories.clone()),
-        },
-        ..Limits::default()
-    };
     let node = Node {
         guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
         hypervisor,
@@ -115,7 +106,7 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
         volumes: Directory::open(&settings.state_dir)
             .await?
             .keeping_free(settings.admission.disk_reserve),
-        images: Cache::open(&settings.state_dir.join("images"), limits).await?,
+        images: Cache::open(&settings.state_dir.join("images"), image_limits(&settings)).await?,
         host: Host::open(&settings.state_dir).await?,
         virt_type: tokio::sync::OnceCell::new(),
     };
@@ -178,6 +169,17 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     broken.map_or(Ok(()), |what| Err(Error::Broken { what }))
 }
 
+fn image_limits(settings: &Settings) -> Limits {
+    Limits {
+        concurrent: settings.limits.downloads,
+        size: settings.image_max,
+        virtual_size: settings.image_max,
+        keep_free: settings.admission.disk_reserve,
+        directories: settings.image_directories.clone(),
+        ..Limits::default()
+    }
+}
+
 fn directory(path: &Path, mode: u32) -> Result<(), Error> {
     DirBuilder::new()
         .recursive(true)
@@ -193,4 +195,20 @@ fn lock(path: &Path) -> Result<Flock<File>, Error> {
         File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| Error::Locked { path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use ostler_protocol::rpc::values::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn max_size_holds_for_the_file_and_for_the_disk_inside() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, "host = \"n\"\n[images]\nmax_size = \"5GiB\"\n").unwrap();
+        let limits = image_limits(&Settings::load(Some(&file)).unwrap());
+        assert_eq!((limits.size, limits.virtual_size), (Bytes::gib(5), Bytes::gib(5)));
+    }
 }

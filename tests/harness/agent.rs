@@ -28,6 +28,9 @@ pub struct Setup {
     /// More of the configuration file, in TOML: whole tables (`[limits]`...),
     /// other than those [`configuration`] writes.
     pub more: String,
+    /// Whether images are read from where the agent has them by default, not from where tests
+    /// make them.
+    pub image_defaults: bool,
     /// More of the environment.
     pub env: Vec<(String, String)>,
     /// Whether it is made to panic; otherwise a panic in its log fails the test.
@@ -312,6 +315,14 @@ fn configuration(place: &Place, host: &str, setup: &Setup) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let path = |name: &str| quoted(&place.join(name).to_string_lossy());
     let uris: Vec<String> = setup.broker.iter().map(|uri| quoted(uri)).collect();
+    // what a test makes is in folders beside the node's
+    let images = match setup.image_defaults {
+        true => String::new(),
+        false => {
+            let directory = std::env::temp_dir();
+            format!("[images]\ndirectories = [{}]\n\n", quoted(&directory.to_string_lossy()))
+        }
+    };
     // writing to a String cannot fail
     let _written = write!(
         text,
@@ -322,6 +333,7 @@ fn configuration(place: &Place, host: &str, setup: &Setup) -> String {
          [broker]\n\
          uris = [{}]\n\
          \n\
+         {}\
          [log]\n\
          format = \"text\"\n\
          filter = {}\n\
@@ -330,6 +342,7 @@ fn configuration(place: &Place, host: &str, setup: &Setup) -> String {
         path("state"),
         path("run"),
         uris.join(", "),
+        images,
         quoted(
             &std::env::var("OSTLER_LOG").unwrap_or_else(|_| "info,ostler_host_agent=debug".into())
         ),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ostler_tests::agent::Setup;
+use ostler_tests::agent::{HostAgent, Setup};
 use ostler_tests::poll;
 use ostler_tests::process::Run;
 use serde_json::{Value, json};
@@ -72,6 +72,51 @@ async fn an_image_comes_by_url_and_is_checked() {
     }
     let images = node.ask("image.list", Value::Null).await;
     assert!(!images.to_string().contains("\"w\""), "{images:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_default_only_files_where_images_lie_are_read() {
+    need_root!();
+    let setup = Setup { image_defaults: true, ..Setup::default() };
+    let agent = HostAgent::start(setup).await.unwrap();
+    let mut client = agent.client().await.unwrap();
+    let incoming = agent.state_dir().join("incoming");
+    std::os::unix::fs::symlink("/etc/shadow", incoming.join("link")).unwrap();
+    std::fs::write(incoming.join("good"), [7; 4096]).unwrap();
+    let mut tried = async |name: &str, source: &std::path::Path| {
+        let import = json!({"name": name, "source": source, "format": "raw"});
+        let operation = client.call("image.import", import).await.unwrap();
+        let wait = json!({"id": operation["id"], "timeout": 60_000});
+        client.call("operation.wait", wait).await.unwrap()
+    };
+    let journal = agent.state_dir().join("journal.db");
+    for source in ["/etc/shadow".as_ref(), journal.as_path(), &incoming.join("link")] {
+        let over = tried("stolen", source).await;
+        assert_eq!(over["state"], "undone", "{over:#}");
+        assert_eq!(over["error"]["data"]["reason"], "image_unavailable", "{over:#}");
+        assert!(over["error"].to_string().contains("images.directories"), "{over:#}");
+    }
+    let over = tried("good", &incoming.join("good")).await;
+    assert_eq!(over["state"], "succeeded", "{over:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_not_whole_or_too_large_inside_is_refused() {
+    need_root!();
+    let mut node = Node::start().await;
+    let cut = node.agent.folder().join("cut.qcow2");
+    let root = std::fs::read(&node.image.root).unwrap();
+    std::fs::write(&cut, &root[..root.len() - (128 << 10)]).unwrap();
+    let vast = node.agent.folder().join("vast.qcow2");
+    let create = ["create", "-q", "-f", "qcow2"].map(std::ffi::OsStr::new);
+    let create = create.into_iter().chain([vast.as_os_str(), "2T".as_ref()]);
+    Run::new("qemu-img").args(create).stdout().await.unwrap();
+    for (source, says) in [(cut, "cut short"), (vast, "more than the 256 GiB allowed")] {
+        let import = json!({"name": "bad", "source": source, "format": "qcow2"});
+        let over = node.tried("image.import", import).await;
+        assert_eq!(over["error"]["data"]["reason"], "image_invalid", "{over:#}");
+        assert!(over["error"].to_string().contains(says), "{over:#}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

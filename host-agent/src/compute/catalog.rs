@@ -104,6 +104,14 @@ impl Registry {
                 .about(subject.to_string())
                 .next("see ostler image list"));
         }
+        if self.images[&name].state == ImageState::Importing {
+            return Err(Fault::new(
+                Reason::Conflict,
+                format!("conflict: image {name} is being made"),
+            )
+            .about(subject.to_string())
+            .next("wait for it, or cancel what makes it: ostler operation list"));
+        }
         // What is made from it does as well with another name of the same file.
         let users =
             if self.is_shared(&name) { self.shelved_as(&name) } else { self.users_of(&name) };
@@ -129,14 +137,14 @@ impl Registry {
     /// How many instances need an image: as a disk's base, as kernel or ramdisk, or as what they are
     /// shelved as.
     pub(super) fn users_of(&self, name: &Name) -> usize {
-        let sha256 = self.images.get(name).and_then(|image| image.sha256.clone());
+        let file = self.images.get(name).and_then(|i| Some((i.sha256.clone()?, i.format)));
         let coming = |i: &InstanceRecord| {
             let under_way = |o: &Arc<LiveOperation>| o.subject == Subject::Instance(i.id);
             let targets = self.live.values().filter(|o| under_way(o));
             let mut targets = targets.filter_map(|o| self.target(o));
-            sha256
-                .as_ref()
-                .is_some_and(|sha256| i.needs(sha256) || targets.any(|target| target.needs(sha256)))
+            file.as_ref().is_some_and(|(sha256, format)| {
+                i.needs(sha256, *format) || targets.any(|target| target.needs(sha256, *format))
+            })
         };
         self.instances.values().filter(|i| is_shelved_as(i, name) || coming(i)).count()
     }

@@ -256,7 +256,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// arrival of a file and the note of it. While images come in, and while there are disks
     /// nobody knows, nothing can be said.
     async fn sweep_images(&self) {
-        let _nothing_new = self.gate.lock().await;
+        let nothing_new = self.gate.lock().await;
         let (folders, files) = match (self.node.volumes.list().await, self.node.images.list().await)
         {
             (Ok(folders), Ok(files)) => (folders, files),
@@ -284,14 +284,17 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             if registry.live.values().any(|operation| brings(&operation.change)) {
                 return;
             }
-            let unneeded = files.into_iter().filter(|file| !registry.needs(&file.sha256, None));
+            let unneeded =
+                files.into_iter().filter(|file| !registry.needs(&file.sha256, file.format, None));
             unneeded.collect::<Vec<_>>()
         };
+        // Each is decided again when it is removed.
+        drop(nothing_new);
         for file in unneeded {
             let path = file.path.display();
             tracing::info!(%path, "an image file that nothing needs is removed");
-            if let Err(error) = self.node.images.remove(&file.sha256, file.format).await {
-                tracing::warn!(%error, "it could not be removed");
+            if let Err(error) = self.drop_bytes(&file.sha256, file.format, None, |_| ()).await {
+                tracing::warn!(?error, "it could not be removed");
             }
         }
     }

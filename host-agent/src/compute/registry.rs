@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::{PowerState, VmState, Word};
 use ostler_protocol::rpc::operation::{Operation, State, Subject};
 use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Sha256, Timestamp};
@@ -14,7 +15,7 @@ use super::admission::{Claims, beside};
 use super::change::applied;
 use super::lifecycle;
 use crate::journal::records::{
-    Change, DirectBoot, ImageRecord, InstanceRecord, NetworkRecord, OperationRecord, Running,
+    Base, Change, DirectBoot, ImageRecord, InstanceRecord, NetworkRecord, OperationRecord, Running,
     Source,
 };
 
@@ -166,10 +167,12 @@ impl Registry {
         Some(applied(&operation.change, record, operation.was))
     }
 
-    /// Whether an image's bytes are needed by anything, this instance as it is now left out.
-    pub(super) fn needs(&self, sha256: &Sha256, but: Option<InstanceId>) -> bool {
-        let named = self.images.values().any(|image| image.sha256.as_ref() == Some(sha256));
-        let instance = |record: &InstanceRecord| record.needs(sha256);
+    /// Whether an image's file is needed by anything, this instance as it is now left out.
+    pub(super) fn needs(&self, sha256: &Sha256, format: Format, but: Option<InstanceId>) -> bool {
+        let is_it =
+            |image: &ImageRecord| image.format == format && image.sha256.as_ref() == Some(sha256);
+        let named = self.images.values().any(is_it);
+        let instance = |record: &InstanceRecord| record.needs(sha256, format);
         named
             || self.instances.values().filter(|i| Some(i.id) != but).any(instance)
             || self
@@ -177,7 +180,7 @@ impl Registry {
                 .values()
                 .filter(|operation| !matches!(operation.change, Change::Delete))
                 .filter_map(|operation| self.outcome(operation))
-                .any(|record| record.needs(sha256))
+                .any(|record| record.needs(sha256, format))
     }
 
     /// The record of the instance an operation works on, as it will be in the state that follows:
@@ -199,14 +202,16 @@ impl InstanceRecord {
             .map(|keep| Timestamp(self.updated.0.saturating_add(keep.as_millis() as u64)))
     }
 
-    /// Whether the instance needs an image's bytes: as a disk's base, as kernel or ramdisk.
-    pub(super) fn needs(&self, sha256: &Sha256) -> bool {
-        let direct = |direct: &DirectBoot| {
-            direct.kernel == *sha256 || direct.ramdisk.as_ref() == Some(sha256)
+    /// Whether the instance needs an image's file: as a disk's base, as kernel or ramdisk.
+    pub(super) fn needs(&self, sha256: &Sha256, format: Format) -> bool {
+        let base = |base: &Base| base.format == format && base.sha256 == *sha256;
+        let direct = |direct: &DirectBoot| match format {
+            Format::Kernel => direct.kernel == *sha256,
+            Format::Ramdisk => direct.ramdisk.as_ref() == Some(sha256),
+            Format::Qcow2 | Format::Raw => false,
         };
-        let rescue = |rescue: &Source| {
-            rescue.base.sha256 == *sha256 || rescue.direct.as_ref().is_some_and(direct)
-        };
+        let rescue =
+            |rescue: &Source| base(&rescue.base) || rescue.direct.as_ref().is_some_and(direct);
         match self.vm_state {
             VmState::Deleted => false,
             // Its disk is gone; what it boots with is needed again.
@@ -221,7 +226,7 @@ impl InstanceRecord {
             | VmState::Shelved
             | VmState::SoftDeleted
             | VmState::Error => {
-                self.base.sha256 == *sha256
+                base(&self.base)
                     || self.direct.as_ref().is_some_and(direct)
                     || self.rescue.as_ref().is_some_and(rescue)
             }
@@ -250,7 +255,6 @@ mod tests {
 
     use super::*;
     use crate::compute::operations::sample;
-    use crate::journal::records::Base;
 
     #[test]
     fn an_unshelve_needs_the_image_it_makes_the_disk_from() {
@@ -280,8 +284,8 @@ mod tests {
         );
         let mut registry = Registry::default();
         registry.instances.insert(record.id, record);
-        assert!(!registry.needs(&shelf.sha256, None));
+        assert!(!registry.needs(&shelf.sha256, shelf.format, None));
         registry.live.insert(live.id, live);
-        assert!(registry.needs(&shelf.sha256, None));
+        assert!(registry.needs(&shelf.sha256, shelf.format, None));
     }
 }

@@ -30,11 +30,12 @@ use tracing::info;
 use super::local::{self, Copy};
 use super::part::{Part, remove_if_there};
 use super::source::Source;
-use super::{Cache, ImageError, Imported, LocalSources, Progress, Stored, Unfit, qemu_img, verify};
+use super::sparse::{Piece, Reader, hash_zeros};
+use super::{Cache, ImageError, Imported, Progress, Stored, Unfit, qemu_img, verify};
 use crate::qcow2;
 
-/// Bytes hashed between looks at whether to go on.
-const CHUNK: usize = 1 << 20;
+/// However large the disk inside: nobody but us made it.
+const ANY_SIZE: Bytes = Bytes(u64::MAX);
 
 /// No disk is as short as a receipt.
 const LONGEST_RECEIPT: u64 = 256;
@@ -64,7 +65,7 @@ enum Linked {
 
 impl Cache {
     /// Take a finished qcow2 file of this node into the cache: judged as an import is (but however
-    /// long it is: nobody but us made it), hashed, and moved. Nobody may be writing to it.
+    /// large it is), hashed, and moved. Nobody may be writing to it. `claim` is as an import's.
     ///
     /// A small receipt takes the file's place, so that a repeat after a crash has the same answer;
     /// it is the caller's to remove when the answer is kept. A file that is gone, receipt and all,
@@ -76,6 +77,7 @@ impl Cache {
         name: &Name,
         progress: &watch::Sender<(Bytes, Bytes)>,
         cancel: &CancellationToken,
+        claim: impl FnOnce(&Imported) + Send,
     ) -> Result<Imported, ImageError> {
         let cancelled = || ImageError::Cancelled { path: file.to_owned() };
         let source: Source = file
@@ -91,15 +93,15 @@ impl Cache {
         let path = file.to_owned();
         let (open, beginning) = match self.write(file, move || look(&path)).await? {
             Found::File(open, beginning) => (open, beginning),
-            Found::Receipt(receipt) => return self.answer(file, &receipt).await,
+            Found::Receipt(receipt) => return self.answer(file, &receipt, claim).await,
         };
         let length = Bytes(open.metadata().map_err(ImageError::io("examine", file))?.len());
         let unfit = |source| ImageError::Unfit { source_shown: file.display().to_string(), source };
-        let judge = verify::beginning(Format::Qcow2, &beginning, length, self.limits.virtual_size);
+        let judge = verify::beginning(Format::Qcow2, &beginning, length, ANY_SIZE);
         let virtual_size = judge.map_err(unfit)?;
-        let said = cancel.run_until_cancelled(qemu_img::info(&self.limits.qemu_img, file)).await;
-        let opinion = |info| verify::second_opinion(&info, virtual_size);
-        said.ok_or_else(cancelled)??.and_then(opinion).map_err(unfit)?;
+        let judge = qemu_img::judge(&self.limits.qemu_img, file, virtual_size);
+        let said = cancel.run_until_cancelled(judge).await;
+        said.ok_or_else(cancelled)??.map_err(unfit)?;
 
         // A hashing thread goes on until it hears of it: also when nobody waits for it any more.
         let ends = cancel.child_token();
@@ -108,6 +110,7 @@ impl Cache {
         let hash = move || hash(open, &path, &told, &ends);
         let (open, sha256) = self.write(file, hash).await?;
 
+        let _nobody_removes_it = self.hold(&sha256, Format::Qcow2).await;
         let path = self.path(&sha256, Format::Qcow2);
         let (shown, target, folder) = (file.to_owned(), path.clone(), self.folder.clone());
         let link = move || link(&open, &target, &folder).map_err(ImageError::io("adopt", &shown));
@@ -122,11 +125,19 @@ impl Cache {
         self.leave_receipt(file, &path, &sha256, stored).await?;
         info!(image = %name, %sha256, size = %length, ?stored, "snapshot taken into the cache");
         let format = Format::Qcow2;
-        Ok(Imported { sha256, path, format, size: length, virtual_size, stored })
+        let imported = Imported { sha256, path, format, size: length, virtual_size, stored };
+        claim(&imported);
+        Ok(imported)
     }
 
     /// What an earlier call found, whose answer did not arrive.
-    async fn answer(&self, file: &Path, receipt: &Receipt) -> Result<Imported, ImageError> {
+    async fn answer(
+        &self,
+        file: &Path,
+        receipt: &Receipt,
+        claim: impl FnOnce(&Imported) + Send,
+    ) -> Result<Imported, ImageError> {
+        let _nobody_removes_it = self.hold(&receipt.adopted, Format::Qcow2).await;
         let path = self.path(&receipt.adopted, Format::Qcow2);
         let gone = || ImageError::Gone { path: file.to_owned() };
         let target = path.clone();
@@ -140,33 +151,35 @@ impl Cache {
         };
         let unfit =
             |source: Unfit| ImageError::Unfit { source_shown: path.display().to_string(), source };
-        let judge = verify::beginning(Format::Qcow2, &beginning, size, self.limits.virtual_size);
+        let judge = verify::beginning(Format::Qcow2, &beginning, size, ANY_SIZE);
         let virtual_size = judge.map_err(unfit)?;
         let stored = if receipt.already_there { Stored::AlreadyThere } else { Stored::New };
         let (sha256, format) = (receipt.adopted.clone(), Format::Qcow2);
-        Ok(Imported { sha256, path, format, size, virtual_size, stored })
+        let imported = Imported { sha256, path, format, size, virtual_size, stored };
+        claim(&imported);
+        Ok(imported)
     }
 
     /// The way there is between file systems.
     async fn copy_in(
         &self,
         file: &Path,
-        part: &Part,
+        into: &Part,
         sha256: &Sha256,
-        path: &Path,
+        name: &Path,
     ) -> Result<Stored, ImageError> {
-        let (allowed, keep_free) = (LocalSources::Anywhere, self.limits.keep_free);
-        let (from, to) = (file.to_owned(), part.clone());
-        let copy = Copy { path: from, part: to, allowed, cap: Bytes(u64::MAX), keep_free };
+        let directories = file.parent().map(Path::to_owned).into_iter().collect();
+        let (path, part, keep_free) = (file.to_owned(), into.clone(), self.limits.keep_free);
+        let copy = Copy { path, part, directories, cap: ANY_SIZE, keep_free };
         // It was hashed once, and progress that goes back to zero is none.
         let untold = watch::Sender::new(Progress::default());
         let copied = match local::copy(&self.writers, copy, &untold).await {
-            Ok(written) if written.sha256 == *sha256 => self.store(part, path).await,
+            Ok(written) if written.sha256 == *sha256 => self.store(into, name).await,
             Ok(_) => Err(ImageError::ChangedWhileRead { path: file.to_owned() }),
             Err(error) => Err(error),
         };
         if copied.is_err() {
-            let part = part.clone();
+            let part = into.clone();
             self.run("clear", &self.parts, move || part.discard()).await?;
         }
         copied
@@ -245,19 +258,24 @@ fn hash(
     let before = state(&file).map_err(failed())?;
     let length = Bytes(before.0);
     let mut hash = sha2::Sha256::new();
-    let mut buffer = vec![0; CHUNK];
+    let mut reader = Reader::new(&file, length.0);
     let mut at = 0;
     loop {
         progress.send_replace((Bytes(at), length));
         if cancel.is_cancelled() {
             return Err(ImageError::Cancelled { path: path.to_owned() });
         }
-        let count = std::os::unix::fs::FileExt::read_at(&file, &mut buffer, at).map_err(failed())?;
-        if count == 0 {
-            break;
-        }
-        hash.update(&buffer[..count]);
-        at += count as u64;
+        at += match reader.next().map_err(failed())? {
+            None => break,
+            Some(Piece::Data(bytes)) => {
+                hash.update(bytes);
+                bytes.len() as u64
+            }
+            Some(Piece::Hole(count)) => {
+                hash_zeros(&mut hash, count);
+                count
+            }
+        };
     }
     if state(&file).map_err(failed())? != before || at != length.0 {
         return Err(ImageError::ChangedWhileRead { path: path.to_owned() });
@@ -332,12 +350,19 @@ mod tests {
 
     async fn adopt(cache: &Cache, file: &Path) -> Result<Imported, ImageError> {
         let name = "snapshot".parse().unwrap();
-        cache.adopt(file, &name, &watch::Sender::default(), &CancellationToken::new()).await
+        let (progress, cancel) = (watch::Sender::default(), CancellationToken::new());
+        let mut claimed = None;
+        let claim = |imported: &Imported| claimed = Some(imported.clone());
+        let adopted = cache.adopt(file, &name, &progress, &cancel, claim).await;
+        assert_eq!(adopted.as_ref().ok(), claimed.as_ref());
+        adopted
     }
 
     async fn bench() -> (tempfile::TempDir, Cache, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
-        let limits = Limits { keep_free: Bytes(0), ..Limits::default() };
+        // What is made here may be larger than what may come from elsewhere.
+        let limits =
+            Limits { keep_free: Bytes(0), virtual_size: Bytes::mib(1), ..Limits::default() };
         let cache = Cache::open(&folder.path().join("images"), limits).await.unwrap();
         let file = folder.path().join("snapshot.qcow2");
         (folder, cache, file)
@@ -365,7 +390,7 @@ mod tests {
         fs::remove_file(&file).unwrap();
         qcow2_file(&file);
         assert_eq!(adopt(&cache, &file).await.unwrap().stored, Stored::AlreadyThere);
-        let removed = cache.remove(&first.sha256, Format::Qcow2).await.unwrap();
+        let removed = cache.remove(&first.sha256, Format::Qcow2, async { false }).await.unwrap();
         assert_eq!(removed, Removed::Removed);
         // A receipt for what is not there, and nothing at all.
         assert!(matches!(adopt(&cache, &file).await, Err(ImageError::Gone { .. })));
@@ -385,7 +410,7 @@ mod tests {
         qcow2_file(&file);
         let (cancel, name) = (CancellationToken::new(), "snapshot".parse().unwrap());
         cancel.cancel();
-        let cancelled = cache.adopt(&file, &name, &watch::Sender::default(), &cancel).await;
+        let cancelled = cache.adopt(&file, &name, &watch::Sender::default(), &cancel, |_| {}).await;
         assert!(matches!(cancelled, Err(ImageError::Cancelled { .. })));
         assert_eq!(cache.list().await.unwrap(), []);
     }

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
 use tracing::info;
 
 use super::fetch::Fetch;
@@ -59,7 +59,7 @@ pub struct Cache {
     pub(super) writers: Threads,
     /// Threads for what takes no time.
     threads: Threads,
-    /// One import at a time of each source, by its key.
+    /// One import at a time of each source, by its key; one at a time at each file, by its path.
     locks: Mutex<HashMap<String, Weak<Lock>>>,
 }
 
@@ -89,7 +89,8 @@ impl Cache {
         Ok(this)
     }
 
-    /// Bring an image into the cache, telling how far it is.
+    /// Bring an image into the cache, telling how far it is. `claim` notes whose it is, before
+    /// anybody can [remove](Self::remove) it; it is called if and only if the file is there.
     ///
     /// Dropping the future ends the import; a download goes on from there when it is imported
     /// again, on this boot of the node, unless it is [forgotten](Self::forget).
@@ -97,19 +98,22 @@ impl Cache {
         &self,
         spec: &ImportSpec,
         progress: &watch::Sender<Progress>,
+        claim: impl FnOnce(&Imported) + Send,
     ) -> Result<Imported, ImageError> {
         progress.send_replace(Progress::default());
         let key = spec.source.key();
         let lock = self.lock(&key).lock_owned().await;
-        if let Some(sha256) = &spec.sha256
-            && let Some(found) = self.find(spec, sha256).await?
-        {
-            return Ok(found);
+        if let Some(sha256) = &spec.sha256 {
+            let _nobody_removes_it = self.hold(sha256, spec.format).await;
+            if let Some(found) = self.find(spec, sha256).await? {
+                claim(&found);
+                return Ok(found);
+            }
         }
         // Never closed: only an owner could, and that is us.
         let _turn = self.turns.acquire().await;
         let part = Part::new(&self.parts, &key, lock);
-        let imported = self.bring(spec, &part, progress).await;
+        let imported = self.bring(spec, &part, progress, claim).await;
         if imported.as_ref().is_err_and(|error| !worth_resuming(error)) {
             let part = part.clone();
             self.run("clear", &self.parts, move || part.discard()).await?;
@@ -145,6 +149,7 @@ impl Cache {
         spec: &ImportSpec,
         part: &Part,
         progress: &watch::Sender<Progress>,
+        claim: impl FnOnce(&Imported) + Send,
     ) -> Result<Imported, ImageError> {
         let written = self.receive(spec, part, progress).await?;
         let total = Some(written.size);
@@ -161,11 +166,14 @@ impl Cache {
         if spec.format == Format::Qcow2 {
             self.second_opinion(spec, &part.data, virtual_size).await?;
         }
-        let path = self.path(&written.sha256, spec.format);
-        let stored = self.store(part, &path).await?;
         let Written { size, sha256 } = written;
+        let (path, format) = (self.path(&sha256, spec.format), spec.format);
+        let _nobody_removes_it = self.hold(&sha256, format).await;
+        let stored = self.store(part, &path).await?;
         info!(image = %spec.name, source = %spec.source, %sha256, %size, ?stored, "image imported");
-        Ok(Imported { sha256, path, format: spec.format, size, virtual_size, stored })
+        let imported = Imported { sha256, path, format, size, virtual_size, stored };
+        claim(&imported);
+        Ok(imported)
     }
 
     async fn receive(
@@ -178,13 +186,15 @@ impl Cache {
         let cap = spec.size_cap.map_or(limits.size, |cap| cap.min(limits.size));
         match spec.source.kind() {
             Kind::Local(path) => {
-                let (path, part, allowed) = (path.clone(), part.clone(), limits.local.clone());
-                let copy = Copy { path, part, allowed, cap, keep_free: limits.keep_free };
+                let (directories, keep_free) = (limits.directories.clone(), limits.keep_free);
+                let (path, part) = (path.clone(), part.clone());
+                let copy = Copy { path, part, directories, cap, keep_free };
                 local::copy(&self.writers, copy, progress).await
             }
             Kind::Remote(url) => {
                 let (image, threads) = (&spec.name, &self.writers);
-                Fetch { image, url, part, cap, limits, threads, progress }.run().await
+                let proved = spec.sha256.is_some();
+                Fetch { image, url, part, cap, proved, limits, threads, progress }.run().await
             }
         }
     }
@@ -213,9 +223,8 @@ impl Cache {
         path: &Path,
         virtual_size: Bytes,
     ) -> Result<(), ImageError> {
-        let said = qemu_img::info(&self.limits.qemu_img, path).await?;
-        said.and_then(|info| verify::second_opinion(&info, virtual_size))
-            .map_err(|source| ImageError::Unfit { source_shown: spec.source.to_string(), source })
+        let said = qemu_img::judge(&self.limits.qemu_img, path, virtual_size).await?;
+        said.map_err(|source| ImageError::Unfit { source_shown: spec.source.to_string(), source })
     }
 
     /// Give the file its name.
@@ -253,10 +262,19 @@ impl Cache {
         Ok(Some(Imported { sha256, path, format: spec.format, size, virtual_size, stored }))
     }
 
-    /// Remove an image from the cache. That nothing is made from it any more is the caller's to
-    /// know, and that nobody is importing the same just now.
-    pub async fn remove(&self, sha256: &Sha256, format: Format) -> Result<Removed, ImageError> {
+    /// Remove an image from the cache, unless it is `needed`: asked when nobody can import the same
+    /// until it is gone.
+    pub async fn remove(
+        &self,
+        sha256: &Sha256,
+        format: Format,
+        needed: impl Future<Output = bool> + Send,
+    ) -> Result<Removed, ImageError> {
         let path = self.path(sha256, format);
+        let _nobody_finds_it = self.hold(sha256, format).await;
+        if needed.await {
+            return Ok(Removed::Needed);
+        }
         let (file, folder) = (path.clone(), self.folder.clone());
         let remove = move || match fs::remove_file(file) {
             Ok(()) => File::open(folder)?.sync_all().map(|()| Removed::Removed),
@@ -329,6 +347,12 @@ impl Cache {
             Ok(keys)
         };
         self.run("list", &self.parts, keys).await
+    }
+
+    /// The right to name a file, to find it or to remove it.
+    pub(super) async fn hold(&self, sha256: &Sha256, format: Format) -> OwnedMutexGuard<()> {
+        let name = self.path(sha256, format);
+        self.lock(&name.to_string_lossy()).lock_owned().await
     }
 
     pub(super) fn lock(&self, key: &str) -> Arc<Lock> {

@@ -29,10 +29,12 @@ pub enum ImageError {
         kind: &'static str,
     },
     /// The node's configuration does not allow reading there.
-    #[error("{} lies outside of the directories images may be read from", path.display())]
+    #[error("{} is in none of images.directories ({})", path.display(), listed(directories))]
     NotAllowed {
-        /// Where the path led.
+        /// The path.
         path: PathBuf,
+        /// Where images may be read from.
+        directories: Vec<PathBuf>,
     },
     /// Somebody wrote to the file while it was read.
     #[error("{} changed while it was read: import it when it is complete", path.display())]
@@ -64,6 +66,12 @@ pub enum ImageError {
         url: String,
         /// What is wrong.
         what: &'static str,
+    },
+    /// Where the body ends is where the connection does, for whatever reason that does.
+    #[error("{url} does not say how long the image is: one that breaks off would look whole")]
+    NoEnd {
+        /// The URL, without credentials.
+        url: String,
     },
     /// Too many redirects, or one that must not be followed.
     #[error("{url} redirects too often, or from https to http")]
@@ -186,6 +194,7 @@ impl ImageError {
             | Self::NotAFile { .. }
             | Self::NotAllowed { .. }
             | Self::Answer { .. }
+            | Self::NoEnd { .. }
             | Self::Redirect { .. }
             | Self::Client(_)
             | Self::TooLarge { .. }
@@ -197,4 +206,10 @@ impl ImageError {
             | Self::Io { .. } => false,
         }
     }
+}
+
+fn listed(directories: &[PathBuf]) -> String {
+    let shown: Vec<_> =
+        directories.iter().map(|directory| directory.display().to_string()).collect();
+    shown.join(", ")
 }

@@ -2,7 +2,8 @@
 //!
 //! A transfer that breaks is taken up where it stopped, by a range request that names the version
 //! of the file it has the beginning of; a server that has another version by now sends all of it.
-//! Every wait has an end, and every length a cap, whatever the server claims or sends.
+//! Every wait has an end, and every length a cap, whatever the server claims or sends. A body whose
+//! end nothing proves is taken only if a digest does.
 
 use std::io;
 use std::time::Duration;
@@ -10,10 +11,10 @@ use std::time::Duration;
 use ostler_protocol::rpc::values::{Bytes, Name};
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED,
-    RANGE,
+    RANGE, TRANSFER_ENCODING,
 };
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, Response, StatusCode, Url, Version};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -29,6 +30,8 @@ pub(super) struct Fetch<'a> {
     pub(super) url: &'a Url,
     pub(super) part: &'a Part,
     pub(super) cap: Bytes,
+    /// Whether what comes is compared with a digest.
+    pub(super) proved: bool,
     pub(super) limits: &'a Limits,
     pub(super) threads: &'a Threads,
     pub(super) progress: &'a watch::Sender<Progress>,
@@ -78,6 +81,9 @@ impl Fetch<'_> {
     async fn once(&self, client: &Client) -> Result<Written, ImageError> {
         let resumable = self.part.resumable();
         let body = self.ask(client, resumable).await?;
+        if !self.proved && !tells_its_end(&body) {
+            return Err(ImageError::NoEnd { url: self.shown() });
+        }
         self.check_room(&body)?;
         if body.start == Start::Anew {
             let validator = validator(body.response.headers());
@@ -229,6 +235,17 @@ fn client(limits: &Limits) -> Result<Client, ImageError> {
         .redirect(policy)
         .build()
         .map_err(|error| ImageError::Client(io::Error::other(error)))
+}
+
+/// Whether a body that breaks off is known from one that ends. Without a length or pieces, of which
+/// the last is empty, HTTP/1 ends it with the connection; later versions have a mark for it.
+fn tells_its_end(body: &Body) -> bool {
+    let codings = body.response.headers().get_all(TRANSFER_ENCODING);
+    let last = codings.iter().next_back().and_then(|codings| codings.to_str().ok());
+    let last = last.and_then(|codings| codings.rsplit(',').next());
+    body.total.is_some()
+        || body.response.version() > Version::HTTP_11
+        || last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"))
 }
 
 /// What names this version of the file in a later request for its rest. A weak tag does not: two

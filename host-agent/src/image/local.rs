@@ -1,32 +1,35 @@
 //! Images from files of this node.
 //!
-//! Links are followed, since `latest.qcow2` is how people name images; what is opened is then
-//! judged by its descriptor, so nothing can be swapped between the look and the reading: it must
-//! be a regular file, and, where the configuration says so, lie in an allowed directory.
+//! The agent reads as root, and who may import need not be root: so only regular files in the
+//! directories of the configuration are read. `latest.qcow2` is how people name images, so a path
+//! is resolved first, links and all; where it leads is then opened below one of the directories
+//! with no link followed, whatever was swapped meanwhile. It is opened in two steps, as opening a
+//! device may do something.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use ostler_protocol::rpc::values::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::part::{Part, Sink, Written, writing};
-use super::{ImageError, LocalSources, Phase, Progress};
+use super::sparse::{Piece, Reader};
+use super::{ImageError, Phase, Progress};
 use crate::threads::Threads;
-
-/// Bytes read at once.
-const CHUNK: usize = 1 << 20;
 
 /// What to copy and how far.
 #[derive(Debug, Clone)]
 pub(super) struct Copy {
     pub(super) path: PathBuf,
     pub(super) part: Part,
-    pub(super) allowed: LocalSources,
+    /// At or below these.
+    pub(super) directories: Vec<PathBuf>,
     pub(super) cap: Bytes,
     pub(super) keep_free: Bytes,
 }
@@ -52,7 +55,7 @@ fn run(
 ) -> Result<Written, ImageError> {
     let path = &copy.path;
     let unreadable = |source| ImageError::Unreadable { path: path.clone(), source };
-    let mut file = open(path, &copy.allowed)?;
+    let file = open(path, &copy.directories)?;
     let before = file.metadata().map_err(unreadable)?;
     let shown = path.display().to_string();
     if before.len() == 0 {
@@ -63,20 +66,17 @@ fn run(
     }
     copy.part.discard().map_err(writing(&copy.part))?;
     let mut sink = Sink::create(&copy.part, copy.keep_free).map_err(writing(&copy.part))?;
-    let mut buffer = vec![0; CHUNK];
-    loop {
+    let total = Some(Bytes(before.len()));
+    let mut reader = Reader::new(&file, before.len());
+    while let Some(piece) = reader.next().map_err(unreadable)? {
+        match piece {
+            Piece::Data(bytes) => sink.push(bytes).map_err(writing(&copy.part))?,
+            Piece::Hole(count) => sink.skip(count),
+        }
         let received = sink.written();
-        let total = Some(Bytes(before.len()));
         progress.send_replace(Progress { phase: Phase::Receiving, received, total });
         if dropped.is_cancelled() {
             return Err(unreadable(io::ErrorKind::Interrupted.into()));
-        }
-        match file.read(&mut buffer).map_err(unreadable)? {
-            0 => break,
-            count if received.0 + count as u64 > before.len() => {
-                return Err(ImageError::ChangedWhileRead { path: path.clone() });
-            }
-            count => sink.push(&buffer[..count]).map_err(writing(&copy.part))?,
         }
     }
     let after = file.metadata().map_err(unreadable)?;
@@ -87,13 +87,33 @@ fn run(
     sink.finish().map_err(writing(&copy.part))
 }
 
-fn open(path: &Path, allowed: &LocalSources) -> Result<File, ImageError> {
+fn open(path: &Path, directories: &[PathBuf]) -> Result<File, ImageError> {
     let unreadable = |source| ImageError::Unreadable { path: path.to_owned(), source };
-    // Without O_NONBLOCK, opening a FIFO would wait for its other end.
-    let nonblock = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path);
-    let file = file.map_err(unreadable)?;
-    let kind = file.metadata().map_err(unreadable)?.file_type();
+    let refused =
+        || ImageError::NotAllowed { path: path.to_owned(), directories: directories.to_vec() };
+    let real = match path.canonicalize() {
+        Ok(real) => real,
+        Err(source) if is_below(path, directories) => return Err(unreadable(source)),
+        // Of what is elsewhere nothing is told, not even that it is not there.
+        Err(_) => return Err(refused()),
+    };
+    let real_directories = directories.iter().filter_map(|directory| directory.canonicalize().ok());
+    let below = |directory: PathBuf| {
+        let rest = real.strip_prefix(&directory).ok()?;
+        Some((directory, Path::new(".").join(rest)))
+    };
+    let (directory, rest) = { real_directories }.find_map(below).ok_or_else(refused)?;
+    let directory = File::open(directory).map_err(unreadable)?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let found = match openat2(&directory, &rest, how) {
+        Ok(found) => File::from(found),
+        // It is a link by now.
+        Err(Errno::ELOOP | Errno::EXDEV) => return Err(refused()),
+        Err(error) => return Err(unreadable(error.into())),
+    };
+    let kind = found.metadata().map_err(unreadable)?.file_type();
     if !kind.is_file() {
         let kind = if kind.is_dir() {
             "a directory"
@@ -106,16 +126,13 @@ fn open(path: &Path, allowed: &LocalSources) -> Result<File, ImageError> {
         };
         return Err(ImageError::NotAFile { path: path.to_owned(), kind });
     }
-    if let LocalSources::Below(directories) = allowed {
-        // Where the descriptor really is, wherever the path leads by now.
-        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let real = std::fs::read_link(link).map_err(unreadable)?;
-        let within = |directory: &PathBuf| {
-            directory.canonicalize().is_ok_and(|directory| real.starts_with(directory))
-        };
-        if !directories.iter().any(within) {
-            return Err(ImageError::NotAllowed { path: real });
-        }
-    }
-    Ok(file)
+    let known = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags).open(known).map_err(unreadable)
+}
+
+/// Whether a path is below one of the directories as it is written.
+fn is_below(path: &Path, directories: &[PathBuf]) -> bool {
+    path.components().all(|part| part != Component::ParentDir)
+        && directories.iter().any(|directory| path.starts_with(directory))
 }

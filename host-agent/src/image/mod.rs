@@ -5,7 +5,7 @@
 //!   ImportSpec ──> source.rs   a path or a URL, credentials kept out of sight
 //!                     │
 //!        local.rs ────┴──── fetch.rs      bytes in: capped, resumed, timed
-//!                     │
+//!                     │                   (sparse.rs: holes are not read)
 //!                  part.rs                written and hashed as they come, in one pass
 //!                     │
 //!                  verify.rs              is it what it was declared to be? (pure)
@@ -22,7 +22,9 @@
 //! image, and nothing here asks a program what a file might be.
 //!
 //! Files are named by what they contain: two imports of the same bytes share one file, and a file
-//! is never changed. Who uses which file is the caller's to know; so is when to remove one.
+//! is never changed. Who needs which file is the caller's to know, and is asked under the file's
+//! lock: a file that an import was told of is not removed before the import has claimed it, and
+//! one that is being removed is not found by an import.
 
 mod adopt;
 mod cache;
@@ -32,6 +34,7 @@ mod local;
 mod part;
 mod qemu_img;
 mod source;
+mod sparse;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -68,19 +71,10 @@ pub struct Limits {
     pub retries: u32,
     /// How many redirects are followed.
     pub redirects: usize,
-    /// Where images may be read from on this node.
-    pub local: LocalSources,
+    /// Where images may be read from on this node: at or below these directories.
+    pub directories: Vec<PathBuf>,
     /// What judges qcow2 files.
     pub qemu_img: PathBuf,
-}
-
-/// Where images may be read from on this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LocalSources {
-    /// Anywhere: whoever may import may read every file of the node through a guest.
-    Anywhere,
-    /// At or below these directories, wherever links lead from there.
-    Below(Vec<PathBuf>),
 }
 
 impl Default for Limits {
@@ -95,7 +89,7 @@ impl Default for Limits {
             total: Duration::from_secs(2 * 3600),
             retries: 4,
             redirects: 5,
-            local: LocalSources::Anywhere,
+            directories: Vec::new(),
             qemu_img: PathBuf::from("qemu-img"),
         }
     }
@@ -177,6 +171,8 @@ pub enum Removed {
     Removed,
     /// It was not there.
     AlreadyGone,
+    /// It stays: something needs it.
+    Needed,
 }
 
 /// A file in the cache.

@@ -9,7 +9,7 @@
 //! middle. So the note beside it names the boot it was written in.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinHandle;
 
 use super::error::ImageError;
+use super::sparse::{self, Reader, ZEROS, hash_zeros};
 use crate::host;
 use crate::threads::Threads;
 
@@ -28,7 +29,7 @@ use crate::threads::Threads;
 const AHEAD: usize = 16;
 
 /// Zeros are left out in pieces of this size.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = ZEROS.len();
 
 /// The free space is looked at every so many bytes.
 const LOOK_EVERY: u64 = 64 << 20;
@@ -137,16 +138,20 @@ impl Sink {
     /// Go on at the end of what is there.
     pub(super) fn resume(part: &Part, keep_free: Bytes) -> io::Result<Self> {
         let mut sink = Self::open(part, keep_free, &mut OpenOptions::new())?;
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match sink.file.read(&mut buffer)? {
-                0 => return Ok(sink),
-                count => {
-                    sink.hash.update(&buffer[..count]);
-                    sink.at += count as u64;
+        let mut reader = Reader::new(&sink.file, sink.file.metadata()?.len());
+        while let Some(piece) = reader.next()? {
+            match piece {
+                sparse::Piece::Data(bytes) => {
+                    sink.hash.update(bytes);
+                    sink.at += bytes.len() as u64;
+                }
+                sparse::Piece::Hole(count) => {
+                    hash_zeros(&mut sink.hash, count);
+                    sink.at += count;
                 }
             }
         }
+        Ok(sink)
     }
 
     fn open(part: &Part, keep_free: Bytes, options: &mut OpenOptions) -> io::Result<Self> {
@@ -171,13 +176,19 @@ impl Sink {
             }
         }
         for piece in bytes.chunks(PIECE) {
-            if piece.iter().any(|byte| *byte != 0) {
+            if *piece != ZEROS[..piece.len()] {
                 self.file.write_all_at(piece, self.at)?;
             }
             self.hash.update(piece);
             self.at += piece.len() as u64;
         }
         Ok(())
+    }
+
+    /// Take so many zeros.
+    pub(super) fn skip(&mut self, count: u64) {
+        hash_zeros(&mut self.hash, count);
+        self.at += count;
     }
 
     /// It was all: make it durable and read-only.

@@ -1,33 +1,65 @@
-//! What `qemu-img info` has to say of a qcow2 file that came from outside.
+//! What `qemu-img` has to say of a qcow2 file that came from outside: what it is, and whether it is
+//! whole.
 
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use ostler_protocol::rpc::values::Bytes;
+
 use super::error::ImageError;
-use super::verify::{Info, Unfit};
-use crate::qemu_img::{Bounds, Job, Output, late, run};
+use super::verify::{self, Info, Unfit};
+use crate::qemu_img::{Bounds, Job, Output, Ran, late, run};
 
 /// Longer than its CPU time, as the disk may be slow.
 const WALL: Duration = Duration::from_secs(60);
 
-/// Ask about a qcow2 file; `path` is absolute.
-pub(super) async fn info(qemu_img: &Path, path: &Path) -> Result<Result<Info, Unfit>, ImageError> {
-    let arguments = ["info", "-f", "qcow2", "--output", "json"].map(OsStr::new);
-    let arguments = arguments.into_iter().chain([path.as_os_str()]).collect();
-    let job = Job { program: qemu_img, arguments, bounds: Bounds::LOOK, stdin: None };
-    let ran = run(job, Output::Answer, late(WALL)).await.map_err(ImageError::QemuImg)?;
+/// Ask about a qcow2 file whose header says that its disk has this size; `path` is absolute.
+pub(super) async fn judge(
+    qemu_img: &Path,
+    path: &Path,
+    virtual_size: Bytes,
+) -> Result<Result<(), Unfit>, ImageError> {
+    let said = info(qemu_img, path).await?;
+    match said.and_then(|info| verify::second_opinion(&info, virtual_size)) {
+        Ok(()) => check(qemu_img, path).await,
+        Err(unfit) => Ok(Err(unfit)),
+    }
+}
+
+async fn info(qemu_img: &Path, path: &Path) -> Result<Result<Info, Unfit>, ImageError> {
+    let ran = ask(qemu_img, &["info", "-f", "qcow2", "--output", "json"], path).await?;
     if ran.status.success() {
         let info = serde_json::from_slice(&ran.said);
         return Ok(info.map_err(|_| Unfit::Unreadable("its answer is not understood".to_owned())));
     }
-    if !ran.began() {
-        return Err(ImageError::QemuImg(io::Error::other(ran.complaint())));
-    }
+    Ok(Err(unreadable(&ran, path)))
+}
+
+/// Whether all that its tables name is in the file. They are read, and no data: some megabytes for
+/// the largest disk.
+async fn check(qemu_img: &Path, path: &Path) -> Result<Result<(), Unfit>, ImageError> {
+    let ran = ask(qemu_img, &["check", "-q", "-f", "qcow2"], path).await?;
+    Ok(match ran.status.code() {
+        // Clusters that nothing names waste room, and harm nobody.
+        Some(0 | 3) => Ok(()),
+        Some(2) => Err(Unfit::Corrupt),
+        _ => Err(unreadable(&ran, path)),
+    })
+}
+
+async fn ask(qemu_img: &Path, arguments: &[&str], path: &Path) -> Result<Ran, ImageError> {
+    let arguments = arguments.iter().map(OsStr::new).chain([path.as_os_str()]).collect();
+    let job = Job { program: qemu_img, arguments, bounds: Bounds::LOOK, stdin: None };
+    let ran = run(job, Output::Answer, late(WALL)).await.map_err(ImageError::QemuImg)?;
+    if ran.began() { Ok(ran) } else { Err(ImageError::QemuImg(io::Error::other(ran.complaint()))) }
+}
+
+fn unreadable(ran: &Ran, path: &Path) -> Unfit {
     // It names the file in the cache's workshop, of which the operator knows nothing.
     let said = ran.complaint().replace(&*path.to_string_lossy(), "image");
-    Ok(Err(Unfit::Unreadable(said.chars().take(200).collect())))
+    Unfit::Unreadable(said.chars().take(200).collect())
 }
 
 #[cfg(test)]
@@ -39,7 +71,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_is_our_fault_not_the_images() {
-        let missing = info(Path::new("/does/not/exist"), Path::new("/x")).await;
+        let missing = judge(Path::new("/does/not/exist"), Path::new("/x"), Bytes(512)).await;
         assert!(matches!(missing, Err(ImageError::QemuImg(_))));
     }
 

@@ -35,7 +35,7 @@ fn limits() -> Limits {
 
 async fn bench_with(change: impl FnOnce(&mut Limits)) -> Bench {
     let folder = tempfile::tempdir().unwrap();
-    let mut limits = limits();
+    let mut limits = Limits { directories: vec![folder.path().to_owned()], ..limits() };
     change(&mut limits);
     let cache = Cache::open(&folder.path().join("cache"), limits).await.unwrap();
     Bench { folder, cache }
@@ -53,7 +53,12 @@ impl Bench {
     }
 
     async fn import(&self, spec: &ImportSpec) -> Result<Imported, ImageError> {
-        self.cache.import(spec, &watch::Sender::new(Progress::default())).await
+        let mut claimed = None;
+        let claim = |imported: &Imported| claimed = Some(imported.clone());
+        let progress = watch::Sender::new(Progress::default());
+        let imported = self.cache.import(spec, &progress, claim).await;
+        assert_eq!(imported.as_ref().ok(), claimed.as_ref());
+        imported
     }
 
     /// What is in the workshop.
@@ -98,6 +103,23 @@ fn qcow2_file(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     bytes
 }
 
+/// The same with one cluster of data, in the file's last.
+fn filled_qcow2() -> Vec<u8> {
+    const CLUSTER: usize = 1 << 16;
+    let mut bytes = qcow2_file(|_| {});
+    let copied = 1u64 << 63;
+    for (table, target) in [(3 * CLUSTER, 4 * CLUSTER), (4 * CLUSTER, 5 * CLUSTER)] {
+        bytes.resize(target, 0);
+        bytes[table..table + 8].copy_from_slice(&(copied | target as u64).to_be_bytes());
+    }
+    bytes.resize(6 * CLUSTER, 7);
+    // All six are in use.
+    for n in 0..6 {
+        bytes[2 * CLUSTER + 2 * n + 1] = 1;
+    }
+    bytes
+}
+
 fn has_qemu_img() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|folder| folder.join("qemu-img").exists());
@@ -139,11 +161,12 @@ async fn the_same_bytes_share_one_file_and_removing_is_idempotent() {
     assert_eq!((first.path.clone(), second.stored), (second.path, Stored::AlreadyThere));
     assert_eq!(bench.cache.list().await.unwrap().len(), 1);
     assert_eq!(bench.cache.path(&first.sha256, Format::Kernel), first.path);
-    assert_eq!(bench.cache.remove(&first.sha256, Format::Kernel).await.unwrap(), Removed::Removed);
-    assert_eq!(
-        bench.cache.remove(&first.sha256, Format::Kernel).await.unwrap(),
-        Removed::AlreadyGone
-    );
+    for (needed, wanted) in
+        [(true, Removed::Needed), (false, Removed::Removed), (false, Removed::AlreadyGone)]
+    {
+        let removed = bench.cache.remove(&first.sha256, Format::Kernel, async { needed }).await;
+        assert_eq!(removed.unwrap(), wanted);
+    }
     bench.assert_clean().await;
 }
 
@@ -173,16 +196,18 @@ async fn only_regular_files_within_the_cap_are_read() {
     let bench = bench().await;
     let fifo = bench.folder.path().join("fifo");
     nix::unistd::mkfifo(&fifo, Mode::S_IRUSR).unwrap();
+    let socket = bench.folder.path().join("socket");
+    let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let folder = bench.folder.path().to_str().unwrap().to_owned();
     let large = ImportSpec {
         size_cap: Some(Bytes(5)),
         ..spec(&bench.file("large", b"kernel"), Format::Kernel)
     };
     let cases = [
-        (spec("/does/not/exist", Format::Raw), "cannot read image /does/not/exist"),
+        (spec(&format!("{folder}/missing"), Format::Raw), "cannot read image"),
         (spec(&folder, Format::Raw), "is a directory"),
         (spec(fifo.to_str().unwrap(), Format::Raw), "is a FIFO"),
-        (spec("/dev/zero", Format::Raw), "is a device"),
+        (spec(socket.to_str().unwrap(), Format::Raw), "is a special file"),
         (spec(&bench.file("empty", b""), Format::Raw), "is empty"),
         (large, "larger than the 5 B allowed"),
     ];
@@ -197,14 +222,18 @@ async fn only_regular_files_within_the_cap_are_read() {
 #[tokio::test]
 async fn links_do_not_lead_out_of_the_allowed_directories() {
     let allowed = tempfile::tempdir().unwrap();
-    let below = LocalSources::Below(vec![allowed.path().to_owned()]);
-    let bench = bench_with(|limits| limits.local = below).await;
+    let below = vec!["/does/not/exist".into(), allowed.path().to_owned()];
+    let bench = bench_with(|limits| limits.directories = below).await;
     let secret = bench.file("secret", b"secret");
     let link = allowed.path().join("link");
     std::os::unix::fs::symlink(&secret, &link).unwrap();
-    for path in [secret.as_str(), link.to_str().unwrap()] {
-        let refused = bench.import(&spec(path, Format::Raw)).await;
-        assert!(matches!(refused, Err(ImageError::NotAllowed { .. })), "{path}");
+    let up = allowed.path().join("../missing");
+    for path in
+        [secret.as_str(), link.to_str().unwrap(), up.to_str().unwrap(), "/missing", "/dev/zero"]
+    {
+        let refused = bench.import(&spec(path, Format::Raw)).await.unwrap_err();
+        assert!(matches!(refused, ImageError::NotAllowed { .. }), "{path}: {refused:?}");
+        assert!(refused.to_string().contains("images.directories"), "{refused}");
     }
     let good = allowed.path().join("good");
     fs::write(&good, "good").unwrap();
@@ -265,14 +294,71 @@ async fn a_header_only_qemu_img_sees_through_is_refused() {
         return;
     }
     let bench = bench().await;
-    // An L1 table far beyond the limits of the format.
-    let source = bench.file("a.qcow2", &qcow2_file(|f| f[36..40].fill(0xff)));
+    // Reference counts wider than the format has.
+    let source = bench.file("a.qcow2", &qcow2_file(|f| f[99] = 7));
     let refused = bench.import(&spec(&source, Format::Qcow2)).await.unwrap_err();
     let ImageError::Unfit { source: Unfit::Unreadable(said), .. } = &refused else {
         panic!("{refused:?}");
     };
     assert!(!said.contains("parts"), "our own paths are nobody's business: {said}");
     bench.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_qcow2_that_breaks_off_is_refused_wherever_it_does() {
+    if !has_qemu_img() {
+        return;
+    }
+    let bench = bench().await;
+    let whole = filled_qcow2();
+    for length in [100, 70_000, 2 << 16, 3 << 16, 4 << 16, 5 << 16] {
+        let source = bench.file("cut.qcow2", &whole[..length]);
+        let refused = bench.import(&spec(&source, Format::Qcow2)).await;
+        assert!(matches!(refused, Err(ImageError::Unfit { .. })), "{length}: {refused:?}");
+        bench.assert_clean().await;
+    }
+    let source = bench.file("whole.qcow2", &whole);
+    bench.import(&spec(&source, Format::Qcow2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_disk_is_not_taken_for_a_raw_one() {
+    let bench = bench().await;
+    let vdi = [
+        b"<<< Oracle VM VirtualBox Disk Image >>>\n".as_slice(),
+        &[0; 24],
+        &[0x7f, 0x10, 0xda, 0xbe],
+    ];
+    let tar = [[b'x'; 257].as_slice(), b"ustar"];
+    let cases: [(Vec<u8>, &str); 13] = [
+        (vdi.concat(), "qemu-img convert"),
+        (b"KDMV".to_vec(), "qemu-img convert"),
+        (b"\x1f\x8b\x08".to_vec(), "gunzip"),
+        (b"\xfd7zXZ\0".to_vec(), "unxz"),
+        (b"\x28\xb5\x2f\xfd".to_vec(), "unzstd"),
+        (b"BZh91AY&SY".to_vec(), "bunzip2"),
+        (b"\x04\x22\x4d\x18".to_vec(), "unlz4"),
+        (b"PK\x03\x04".to_vec(), "unzip"),
+        (b"7z\xbc\xaf\x27\x1c".to_vec(), "7z x"),
+        (tar.concat(), "tar -x"),
+        (b"<!DOCTYPE html>".to_vec(), "address of the file"),
+        (b"\xef\xbb\xbf\n <HTML>".to_vec(), "address of the file"),
+        (b"<?xml version='1.0'?><Error/>".to_vec(), "address of the file"),
+    ];
+    for (mut bytes, cure) in cases {
+        bytes.resize(4096, 1);
+        let source = bench.file("image", &bytes);
+        for format in [Format::Raw, Format::Qcow2] {
+            let refused = bench.import(&spec(&source, format)).await.unwrap_err();
+            let ImageError::Unfit { source, .. } = &refused else { panic!("{refused:?}") };
+            assert!(source.to_string().contains(cure), "{source}");
+        }
+        bench.assert_clean().await;
+    }
+    // Ramdisks are archives, and compressed; kernels may be.
+    let source = bench.file("initrd.gz", b"\x1f\x8b\x08");
+    bench.import(&spec(&source, Format::Ramdisk)).await.unwrap();
+    bench.import(&spec(&source, Format::Kernel)).await.unwrap();
 }
 
 // From servers.
@@ -393,7 +479,7 @@ async fn a_download_is_told_as_it_goes() {
     let bench = bench().await;
     let progress = watch::Sender::new(Progress::default());
     let spec = ImportSpec { sha256: Some(sha256(&bytes)), ..spec(&server.url, Format::Raw) };
-    let imported = bench.cache.import(&spec, &progress).await.unwrap();
+    let imported = bench.cache.import(&spec, &progress, |_| {}).await.unwrap();
     assert_eq!(fs::read(imported.path).unwrap(), bytes);
     let total = Bytes(1 << 20);
     let end = Progress { phase: Phase::Checking, received: total, total: Some(total) };
@@ -438,7 +524,7 @@ async fn an_import_cancelled_or_given_up_is_resumed_by_the_next() {
     let progress = watch::Sender::new(Progress::default());
     let mut watching = progress.subscribe();
     tokio::select! {
-        _ = bench.cache.import(&spec, &progress) => panic!("it cannot end"),
+        _ = bench.cache.import(&spec, &progress, |_| {}) => panic!("it cannot end"),
         half = watching.wait_for(|progress| progress.received == Bytes(500_000)) => drop(half),
     }
     let imported = bench.import(&spec).await.unwrap();
@@ -456,7 +542,7 @@ async fn what_another_run_of_the_agent_left_is_forgotten_by_the_images_name() {
         let spec = ImportSpec { name: name.parse().unwrap(), ..spec(&url, Format::Raw) };
         let (progress, mut seen) = watch::channel(Progress::default());
         tokio::select! {
-            _ = bench.cache.import(&spec, &progress) => panic!("it cannot end"),
+            _ = bench.cache.import(&spec, &progress, |_| {}) => panic!("it cannot end"),
             half = seen.wait_for(|progress| progress.received == Bytes(500_000)) => drop(half),
         }
         drop(bench.cache.lock(&spec.source.key()).lock_owned().await);
@@ -478,7 +564,7 @@ async fn an_import_that_is_forgotten_leaves_no_part() {
     let spec = spec(path.to_str().unwrap(), Format::Raw);
     let (progress, mut seen) = watch::channel(Progress::default());
     {
-        let import = bench.cache.import(&spec, &progress);
+        let import = bench.cache.import(&spec, &progress, |_| {});
         let begun = seen.wait_for(|now| now.received.0 > 0);
         tokio::select! {
             biased;
@@ -578,11 +664,48 @@ async fn more_than_the_cap_is_refused_announced_or_not() {
     .await;
     let bench = bench_with(|limits| limits.size = Bytes::kib(100)).await;
     for server in [&announced, &unannounced] {
-        let refused = bench.import(&spec(&server.url, Format::Raw)).await.unwrap_err();
+        let digest = Some(sha256(b"another"));
+        let spec = ImportSpec { sha256: digest, ..spec(&server.url, Format::Raw) };
+        let refused = bench.import(&spec).await.unwrap_err();
         assert!(matches!(refused, ImageError::TooLarge { .. }), "{refused:?}");
         assert_eq!(server.count(), 1);
         bench.assert_clean().await;
     }
+}
+
+#[tokio::test]
+async fn a_body_whose_end_is_not_proved_is_taken_only_by_its_digest() {
+    let bytes = noise(1 << 16);
+    let reply = |head: &str, body: &[u8]| {
+        let (head, body) = (format!("{head}\r\nconnection: close\r\n\r\n"), body.to_vec());
+        Reply { head, body, after: After::Close }
+    };
+    let with_digest = ImportSpec { sha256: Some(sha256(&bytes)), ..spec("/x", Format::Raw) };
+    let without = spec("/x", Format::Raw);
+    for version in ["HTTP/1.0", "HTTP/1.1"] {
+        let bench = bench().await;
+        let (whole, half) = (bytes.clone(), bytes[..40_000].to_vec());
+        let head = format!("{version} 200 OK");
+        let sent = [half.clone(), half, whole];
+        let server = Server::start(move |n, _| reply(&head, &sent[n.min(2)])).await;
+        let source = || server.url.parse().unwrap();
+        let unproved = bench.import(&ImportSpec { source: source(), ..without.clone() }).await;
+        assert!(matches!(unproved, Err(ImageError::NoEnd { .. })), "{unproved:?}");
+        let spec = ImportSpec { source: source(), ..with_digest.clone() };
+        let cut = bench.import(&spec).await;
+        assert!(matches!(cut, Err(ImageError::Digest { .. })), "{cut:?}");
+        bench.assert_clean().await;
+        bench.import(&spec).await.unwrap();
+    }
+    // In pieces, the last of which is empty.
+    let bench = bench().await;
+    let chunks = |ended: &str| [b"10000\r\n", bytes.as_slice(), ended.as_bytes()].concat();
+    let sent = [chunks("\r\n"), chunks("\r\n0\r\n\r\n")];
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked";
+    let server = Server::start(move |n, _| reply(head, &sent[n.min(1)])).await;
+    let spec = ImportSpec { source: server.url.parse().unwrap(), ..without };
+    assert_eq!(bench.import(&spec).await.unwrap().sha256, with_digest.sha256.unwrap());
+    assert_eq!(server.count(), 2, "the first broke off before its last piece");
 }
 
 #[tokio::test]

@@ -16,14 +16,22 @@ pub enum Unfit {
     /// Declared qcow2, but is not.
     #[error("it was declared qcow2, but {0}")]
     NotQcow2(HeaderError),
-    /// Declared to be raw bytes, but has another format's mark.
-    #[error("it was declared {declared}, but begins like a {looks} file")]
+    /// It has the mark of something else than it was declared to be.
+    #[error("it was declared {declared}, but begins like {looks}: {cure}")]
     LooksLike {
         /// The declared format.
         declared: &'static str,
-        /// The format it looks like.
+        /// What it looks like.
         looks: &'static str,
+        /// What to do.
+        cure: &'static str,
     },
+    /// What its header names is not there.
+    #[error("it ends before the tables its header names: fetch or copy it again")]
+    CutShort,
+    /// What its tables name is not there, or named twice.
+    #[error("it is cut short or corrupt, by what qemu-img check says: fetch or convert it again")]
+    Corrupt,
     /// Part of the disk would be read from another file.
     #[error("it has a backing file ({name:?}): flatten it with qemu-img convert")]
     Backing {
@@ -97,7 +105,7 @@ pub(super) fn beginning(
     cap: Bytes,
 ) -> Result<Bytes, Unfit> {
     let virtual_size = match format {
-        Format::Qcow2 => qcow2(file)?,
+        Format::Qcow2 => qcow2(file, size)?,
         Format::Raw => {
             no_other_format(format, file)?;
             // QEMU reads a last sector that is cut short as ending in zeros.
@@ -114,7 +122,10 @@ pub(super) fn beginning(
     Ok(virtual_size)
 }
 
-fn qcow2(file: &[u8]) -> Result<Bytes, Unfit> {
+fn qcow2(file: &[u8], size: Bytes) -> Result<Bytes, Unfit> {
+    if !file.starts_with(&MAGIC) {
+        no_other_format(Format::Qcow2, file)?;
+    }
     let header = Header::parse(file).map_err(Unfit::NotQcow2)?;
     if let Some(backing) = header.backing {
         return Err(Unfit::Backing { name: backing.name.chars().take(80).collect() });
@@ -132,6 +143,9 @@ fn qcow2(file: &[u8]) -> Result<Bytes, Unfit> {
     if unknown != 0 {
         return Err(Unfit::Features { bits: unknown });
     }
+    if header.tables_end > size.0 {
+        return Err(Unfit::CutShort);
+    }
     if header.virtual_size == Bytes(0) {
         return Err(Unfit::NoDisk);
     }
@@ -140,21 +154,73 @@ fn qcow2(file: &[u8]) -> Result<Bytes, Unfit> {
     Ok(Bytes(whole.unwrap_or(u64::MAX)))
 }
 
-/// Raw bytes may be anything, but bytes with the mark of another format are a mistake: no such
+/// Bytes that say what a file is.
+struct Mark {
+    at: usize,
+    bytes: &'static [u8],
+    looks: &'static str,
+    cure: &'static str,
+    /// Kernels and ramdisks come packed like this, and are unpacked by who boots them.
+    packs: bool,
+}
+
+const CONVERT: &str = "convert it: qemu-img convert -O qcow2";
+const NO_DISK: &str = "it may be a page about the image: use the address of the file itself";
+
+const fn disk(at: usize, bytes: &'static [u8], looks: &'static str) -> Mark {
+    Mark { at, bytes, looks, cure: CONVERT, packs: false }
+}
+
+const fn archive(bytes: &'static [u8], looks: &'static str, cure: &'static str) -> Mark {
+    Mark { at: 0, bytes, looks, cure, packs: false }
+}
+
+const fn packed(bytes: &'static [u8], looks: &'static str, cure: &'static str) -> Mark {
+    Mark { at: 0, bytes, looks, cure, packs: true }
+}
+
+const MARKS: [Mark; 17] = [
+    Mark { cure: "declare it qcow2", ..disk(0, &MAGIC, "a qcow2 file") },
+    disk(0, b"KDMV", "a VMDK file"),
+    disk(0, b"COWD", "a VMDK file"),
+    disk(0, b"# Disk DescriptorFile", "a VMDK file"),
+    disk(0, b"vhdxfile", "a VHDX file"),
+    disk(0, b"conectix", "a VHD file"),
+    disk(0, b"QED\0", "a QED file"),
+    disk(64, b"\x7f\x10\xda\xbe", "a VDI file"),
+    packed(b"\x1f\x8b\x08", "a gzip file", "unpack it first: gunzip"),
+    packed(b"\xfd7zXZ\0", "an xz file", "unpack it first: unxz"),
+    packed(b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it first: unzstd"),
+    packed(b"BZh", "a bzip2 file", "unpack it first: bunzip2"),
+    packed(b"\x04\x22\x4d\x18", "an lz4 file", "unpack it first: unlz4"),
+    archive(b"PK\x03\x04", "a zip file", "unpack it first: unzip"),
+    archive(b"7z\xbc\xaf\x27\x1c", "a 7z file", "unpack it first: 7z x"),
+    archive(b"Rar!", "a rar file", "unpack it first: unrar x"),
+    Mark { at: 257, ..archive(b"ustar", "a tar file or OVA", "unpack it first: tar -x") },
+];
+
+/// How pages and servers' messages begin, in lower case.
+const PAGES: [&str; 4] = ["<!doctype", "<html", "<head", "<?xml"];
+
+/// Raw bytes may be anything, but bytes with the mark of something else are a mistake: no such
 /// disk boots, and no such kernel.
 fn no_other_format(declared: Format, file: &[u8]) -> Result<(), Unfit> {
-    let marks: [(&[u8], &str); 6] = [
-        (&MAGIC, "qcow2"),
-        (b"KDMV", "VMDK"),
-        (b"# Disk DescriptorFile", "VMDK"),
-        (b"vhdxfile", "VHDX"),
-        (b"conectix", "VHD"),
-        (b"QED\0", "QED"),
-    ];
-    match marks.into_iter().find(|(mark, _)| file.starts_with(mark)) {
-        Some((_, looks)) => Err(Unfit::LooksLike { declared: declared.as_str(), looks }),
-        None => Ok(()),
-    }
+    let packs = matches!(declared, Format::Kernel | Format::Ramdisk);
+    let there = |mark: &&Mark| file.get(mark.at..).is_some_and(|file| file.starts_with(mark.bytes));
+    let (looks, cure) = match MARKS.iter().filter(|mark| !(mark.packs && packs)).find(there) {
+        Some(mark) => (mark.looks, mark.cure),
+        None if is_page(file) => ("a web page", NO_DISK),
+        None => return Ok(()),
+    };
+    Err(Unfit::LooksLike { declared: declared.as_str(), looks, cure })
+}
+
+fn is_page(file: &[u8]) -> bool {
+    let text = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file).trim_ascii_start();
+    let begins = |page: &&str| {
+        text.get(..page.len()).is_some_and(|text| text.eq_ignore_ascii_case(page.as_bytes()))
+    };
+    PAGES.iter().any(begins)
 }
 
 /// Judge what qemu-img found in a qcow2 whose header passed.
@@ -220,6 +286,7 @@ mod tests {
         assert_eq!(judged(|h| h[24..32].fill(0)), Err(Unfit::NoDisk));
         assert!(matches!(judged(|h| h[24..32].fill(0xff)), Err(Unfit::VirtualSize { .. })));
         assert!(matches!(judged(|h| h.truncate(50)), Err(Unfit::NotQcow2(HeaderError::Short))));
+        assert_eq!(judged(|h| h[36..40].fill(0xff)), Err(Unfit::CutShort));
         assert!(matches!(judged(|h| h[0] = 0), Err(Unfit::NotQcow2(HeaderError::Magic))));
     }
 
@@ -227,7 +294,7 @@ mod tests {
     fn a_declared_format_is_never_reinterpreted() {
         for format in [Format::Raw, Format::Kernel, Format::Ramdisk] {
             let refused = beginning(format, &header(|_| {}), Bytes::mib(1), CAP);
-            assert!(matches!(refused, Err(Unfit::LooksLike { looks: "qcow2", .. })));
+            assert!(matches!(refused, Err(Unfit::LooksLike { looks: "a qcow2 file", .. })));
             assert!(beginning(format, b"\x7fELF", Bytes(513), CAP).is_ok());
         }
         assert_eq!(beginning(Format::Raw, b"", Bytes(513), CAP), Ok(Bytes(1024)));

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's own functions")]
 
 mod goes_on;
+mod images;
 mod ours;
 
 use std::path::Path;
@@ -67,7 +68,8 @@ impl World {
         let shutdown = CancellationToken::new();
         let hypervisor = Arc::new(self.hypervisor.clone());
         let guest_settings = GuestSettings::new(settings.answer_timeout);
-        let limits = Limits { keep_free: Bytes(0), ..Limits::default() };
+        let directories = vec![self.path().to_owned()];
+        let limits = Limits { keep_free: Bytes(0), directories, ..Limits::default() };
         let node = Node {
             guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
             hypervisor,

@@ -148,9 +148,16 @@ pub(super) fn image_fault(error: &ImageError) -> Fault {
         ImageError::Stalled { .. } | ImageError::TooSlow { .. } => {
             (Reason::TimedOut, "import it again: what was received is kept for a while")
         }
+        ImageError::NotAllowed { .. } => (
+            Reason::ImageUnavailable,
+            "move it to one of these, or add its directory to images.directories in the agent's \
+             configuration",
+        ),
+        ImageError::NoEnd { .. } => {
+            (Reason::ImageUnavailable, "say what it must be: give its sha256")
+        }
         ImageError::Unreadable { .. }
         | ImageError::NotAFile { .. }
-        | ImageError::NotAllowed { .. }
         | ImageError::ChangedWhileRead { .. }
         | ImageError::Status { .. }
         | ImageError::Transfer { .. }

@@ -1,16 +1,17 @@
 //! Importing and removing images.
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::image::State as ImageState;
+use ostler_protocol::rpc::image::{Format, State as ImageState};
 use ostler_protocol::rpc::operation::{Progress, Subject, Unit};
+use ostler_protocol::rpc::values::{InstanceId, Name, Sha256};
 use tokio::sync::watch;
 
 use super::error::{image_fault, missing};
 use super::{Change, StepError};
 use crate::compute::manager::Compute;
-use crate::compute::registry::LiveOperation;
+use crate::compute::registry::{LiveOperation, Registry};
 use crate::hypervisor::Hypervisor;
-use crate::image::{ImportSpec, Source};
+use crate::image::{ImportSpec, Imported, Source};
 use crate::journal::records::ImageRecord;
 use crate::network::Network;
 
@@ -35,7 +36,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             size_cap: None,
         };
         let (progress, mut seen) = watch::channel(crate::image::Progress::default());
-        let import = self.node.images.import(&spec, &progress);
+        let import = self.node.images.import(&spec, &progress, |imported| {
+            self.claim(&record.name, imported);
+        });
         tokio::pin!(import);
         let imported = loop {
             tokio::select! {
@@ -53,14 +56,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 () = self.shutdown.cancelled() => return Err(StepError::Suspended),
             }
         };
-        let imported = imported.map_err(|error| StepError::failed(image_fault(&error)))?;
-        if let Some(image) = self.registry.lock().images.get_mut(&record.name) {
-            image.state = ImageState::Ready;
-            image.sha256 = Some(imported.sha256);
-            image.size = imported.size;
-            image.virtual_size = imported.virtual_size;
-        }
-        Ok(())
+        imported.map(drop).map_err(|error| StepError::failed(image_fault(&error)))
     }
 
     /// An import that failed has removed its own file, or keeps it for whoever tries again; one
@@ -80,27 +76,58 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             };
             forgotten.map_err(|error| StepError::failed(image_fault(&error)))?;
         }
-        self.drop_file(&record).await
+        self.drop_image(&record).await
     }
 
     pub(super) async fn remove_image(&self, operation: &LiveOperation) -> Result<(), StepError> {
         let record = self.image_of(operation)?;
-        self.drop_file(&record).await
+        self.drop_image(&record).await
     }
 
-    /// Remove an image's file, unless another image has the same bytes.
-    async fn drop_file(&self, record: &ImageRecord) -> Result<(), StepError> {
+    /// Give up an image's name, and with it its file unless something else needs that. From the
+    /// instant that is decided, nobody finds the name.
+    async fn drop_image(&self, record: &ImageRecord) -> Result<(), StepError> {
         let Some(sha256) = &record.sha256 else { return Ok(()) };
-        let shared = self.registry.lock().images.values().any(|other| {
-            other.name != record.name
-                && other.format == record.format
-                && other.sha256.as_ref() == Some(sha256)
-        });
-        if shared {
-            return Ok(());
+        let give_up = |registry: &mut Registry| registry.images.remove(&record.name);
+        let dropped = self.drop_bytes(sha256, record.format, None, give_up).await;
+        if dropped.is_err() {
+            self.registry.lock().images.insert(record.name.clone(), record.clone());
         }
-        let removed = self.node.images.remove(sha256, record.format).await;
-        removed.map(|_| ()).map_err(|error| StepError::failed(image_fault(&error)))
+        dropped
+    }
+
+    /// Note that an image's file is there, while nobody can remove that.
+    pub(super) fn claim(&self, name: &Name, imported: &Imported) -> Option<ImageRecord> {
+        let mut registry = self.registry.lock();
+        let image = registry.images.get_mut(name)?;
+        image.state = ImageState::Ready;
+        image.format = imported.format;
+        image.sha256 = Some(imported.sha256.clone());
+        image.size = imported.size;
+        image.virtual_size = imported.virtual_size;
+        Some(image.clone())
+    }
+
+    /// Remove an image file unless something needs it, an instance as it is now left out: the one
+    /// place where that is decided. Whoever comes to need a file is in the registry first (an
+    /// import by its [claim](Self::claim), an instance by its admission), and names that are given
+    /// up are out of it.
+    pub(in crate::compute) async fn drop_bytes<T>(
+        &self,
+        sha256: &Sha256,
+        format: Format,
+        but: Option<InstanceId>,
+        give_up: impl FnOnce(&mut Registry) -> T + Send,
+    ) -> Result<(), StepError> {
+        let needed = async {
+            // What is being admitted may not be in the registry whole.
+            let _nothing_new = self.gate.lock().await;
+            let mut registry = self.registry.lock();
+            give_up(&mut registry);
+            registry.needs(sha256, format, but)
+        };
+        let removed = self.node.images.remove(sha256, format, needed).await;
+        removed.map(drop).map_err(|error| StepError::failed(image_fault(&error)))
     }
 
     fn image_of(&self, operation: &LiveOperation) -> Result<ImageRecord, StepError> {

@@ -6,7 +6,6 @@ use ostler_protocol::rpc::values::Bytes;
 use tokio::sync::watch;
 
 use super::StepError;
-use super::error::image_fault;
 use crate::compute::manager::Compute;
 use crate::compute::registry::LiveOperation;
 use crate::hypervisor::Hypervisor;
@@ -77,11 +76,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let record = self.record_of(operation)?;
         let rescue = record.rescue.as_ref().map(|rescue| &rescue.base);
         for base in std::iter::once(&record.base).chain(rescue) {
-            let needed = self.registry.lock().needs(&base.sha256, Some(record.id));
-            if !needed {
-                let removed = self.node.images.remove(&base.sha256, base.format).await;
-                removed.map_err(|error| StepError::failed(image_fault(&error)))?;
-            }
+            self.drop_bytes(&base.sha256, base.format, Some(record.id), |_| ()).await?;
         }
         Ok(())
     }

@@ -13,7 +13,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::image::State as ImageState;
 use ostler_protocol::rpc::instance::{PowerState, Quiesce};
 use ostler_protocol::rpc::operation::Outcome;
 use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, Timestamp};
@@ -25,7 +24,7 @@ use crate::compute::manager::{Compute, journal_fault};
 use crate::compute::registry::LiveOperation;
 use crate::hypervisor::spec::DiskTarget;
 use crate::hypervisor::{Error, Hypervisor, Job};
-use crate::image::ImageError;
+use crate::image::{ImageError, Imported};
 use crate::journal::records::ImageRecord;
 use crate::journal::{Entry, Write};
 use crate::network::Network;
@@ -187,8 +186,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         }
         let from = self.node.volumes.snapshot_file(id);
         let (progress, mut seen) = watch::channel((Bytes(0), Bytes(0)));
-        let adopt = self.node.images.adopt(&from, &name, &progress, &operation.cancel);
-        tokio::pin!(adopt);
+        let mut record = None;
+        let claim = |imported: &Imported| record = self.claim(&name, imported);
+        let adopt = self.node.images.adopt(&from, &name, &progress, &operation.cancel, claim);
+        let mut adopt = Box::pin(adopt);
         let stored = loop {
             tokio::select! {
                 adopted = &mut adopt => break adopted,
@@ -198,22 +199,12 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 }
             }
         };
-        let stored = match stored {
-            Ok(stored) => stored,
+        drop(adopt);
+        match stored {
+            Ok(_) => {}
             Err(ImageError::Cancelled { .. }) => return Err(StepError::Cancelled),
             Err(error) => return Err(StepError::failed(image_fault(&error))),
-        };
-        let record = {
-            let mut registry = self.registry.lock();
-            registry.images.get_mut(&name).map(|image| {
-                image.state = ImageState::Ready;
-                image.format = stored.format;
-                image.sha256 = Some(stored.sha256);
-                image.size = stored.size;
-                image.virtual_size = stored.virtual_size;
-                image.clone()
-            })
-        };
+        }
         // Steps follow that destroy what the image was made of: it is on disk before them.
         self.write_image(record.map(Entry::Put)).await?;
         // The receipt for it has served.
@@ -249,12 +240,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let Some((sha256, format)) = known.and_then(|i| Some((i.sha256?, i.format))) else {
             return Ok(());
         };
-        let needed = self.registry.lock().needs(&sha256, None);
-        if needed {
-            return Ok(());
-        }
-        let removed = self.node.images.remove(&sha256, format).await;
-        removed.map(|_| ()).map_err(|error| StepError::failed(image_fault(&error)))
+        self.drop_bytes(&sha256, format, None, |_| ()).await
     }
 
     async fn write_image(&self, image: Option<Entry<ImageRecord>>) -> Result<(), StepError> {
