@@ -23,6 +23,7 @@
 mod caller;
 mod dead;
 mod outbox;
+mod proof;
 mod replies;
 mod session;
 mod topology;

@@ -27,9 +27,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, BasicProperties, Channel, Connection, Consumer};
 use ostler_protocol::rpc::amqp::frames::DELIVERIES;
@@ -59,29 +57,26 @@ const PREFETCH: u16 = 32;
 const REPLIES: usize = 1024;
 /// How long a change's acknowledgement waits for its answer to be at the broker.
 const REPLY_PATIENCE: Duration = Duration::from_secs(5);
-/// How often the consumer is proven alive, and how long each half of the proof may take.
-const PROBE: Duration = Duration::from_secs(20);
-const PROBE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The connections to a broker, with all that is declared on them.
 pub(super) struct Session<H: Hypervisor, N> {
     service: Service<H, N>,
-    host: String,
+    pub(super) host: String,
     inward: Connection,
-    channel: Channel,
+    pub(super) channel: Channel,
     /// Gets one delivery at a time, until one is new.
     careful: Consumer,
     consumer: Consumer,
     /// The careful one is done with.
     trusting: AtomicBool,
-    outbox: Arc<Outbox>,
+    pub(super) outbox: Arc<Outbox>,
     tasks: TaskTracker,
     shares: Arc<Shares>,
     replies: Arc<Semaphore>,
     /// When something was last delivered.
-    heard: watch::Sender<Instant>,
+    pub(super) heard: watch::Sender<Instant>,
     /// Deliveries that are being taken just now, changes that wait for their turn included.
-    underway: AtomicUsize,
+    pub(super) underway: AtomicUsize,
 }
 
 /// A change that waits for its turn.
@@ -242,47 +237,6 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
     async fn cancel(&self, consumer: &Consumer) -> Result<(), Ended> {
         let cancelled = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         cancelled.await.map_err(amqp("cancel a consumer"))
-    }
-
-    /// Why the agent does not get its own messages: if none waits, another has them.
-    async fn deaf(&self) -> Ended {
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let queue = host_queue(&self.host);
-        match self.channel.queue_declare(queue.into(), options, FieldTable::default()).await {
-            Ok(queue) if queue.message_count() == 0 => Ended::Shared,
-            Ok(_) => Ended::Deaf,
-            Err(source) => Ended::of("look at the host's queue", source),
-        }
-    }
-
-    /// Prove again and again that messages come through; the proof that fails is returned.
-    async fn prove(&self) -> Ended {
-        let mut due = tokio::time::interval(PROBE);
-        let mut heard = self.heard.subscribe();
-        loop {
-            due.tick().await;
-            let asked = Instant::now();
-            if self.outbox.is_blocked() {
-                continue;
-            }
-            let mut probing = std::pin::pin!(self.outbox.probe(&self.host));
-            loop {
-                match tokio::time::timeout(PROBE_PATIENCE, &mut probing).await {
-                    Ok(Ok(())) => break,
-                    Ok(Err(source)) => return Ended::of("publish", source),
-                    // It is known to be short of something, and will say when it is not.
-                    Err(_) if self.outbox.is_blocked() => {}
-                    Err(_) => return Ended::Stuck,
-                }
-            }
-            let came = heard.wait_for(|at| *at >= asked);
-            // While deliveries are being taken, the next ones wait: that is no fault of the broker.
-            let deaf = tokio::time::timeout(PROBE_PATIENCE, came).await.is_err()
-                && self.underway.load(Ordering::Relaxed) == 0;
-            if deaf {
-                return self.deaf().await;
-            }
-        }
     }
 
     /// Take one delivery, but for a change, which has to wait for its turn. What is wrong with it is
