@@ -47,9 +47,10 @@ pub enum WhileFrozen {
 pub enum Effect {
     /// It only looks, and sees nothing private.
     Reads,
-    /// It changes how the guest runs, in a way that is named: its clock, its power, a password.
+    /// It changes how the guest runs, in a way that is named (its clock, its power, a password), or
+    /// reads any file.
     Manages,
-    /// It can read or change anything: programs, file contents, who may log in by key.
+    /// It can change anything: programs, file contents, who may log in by key.
     Commands,
 }
 

@@ -53,10 +53,10 @@ impl Action {
             Self::Rescue => "rescued",
             Self::Unrescue => "unrescued",
             Self::Resize => "resized",
-            Self::ConfirmResize => "confirmed in a new size",
+            Self::ConfirmResize => "confirmed in its new size",
             Self::RevertResize => "put back to its old size",
             Self::Adjust => "adjusted",
-            Self::Snapshot => "made an image of",
+            Self::Snapshot => "copied to an image",
             Self::Shelve => "shelved",
             Self::Offload => "offloaded",
             Self::Unshelve => "unshelved",
@@ -205,7 +205,7 @@ pub(super) fn may(
 ) -> Result<(), Fault> {
     if let (Some(task), false) = (task, matches!(action, Action::Delete(DeleteMode::Hard))) {
         let text = format!(
-            "conflict: the instance is {} since {} s",
+            "conflict: the instance is {}; that began {} s ago",
             doing(task),
             now.since(since) / 1000
         );
@@ -306,7 +306,7 @@ pub(super) fn is_known_error(vm: VmState, ignore_error: bool) -> Result<(), Faul
     if vm != VmState::Error || ignore_error {
         return Ok(());
     }
-    Err(Fault::new(Reason::Conflict, "conflict: an instance in ERROR is kept for a look at it")
+    Err(Fault::new(Reason::Conflict, "conflict: the instance is in ERROR, and is kept until somebody has looked at it")
         .next("see why: ostler instance show; then delete it with --ignore"))
 }
 
@@ -342,7 +342,7 @@ pub(super) const fn doing(task: TaskState) -> &'static str {
         TaskState::Resizing => "being resized",
         TaskState::RevertingResize => "going back to its old size",
         TaskState::ConfirmingResize => "being confirmed in its new size",
-        TaskState::Snapshotting => "being made an image of",
+        TaskState::Snapshotting => "being copied to an image",
         TaskState::Shelving => "being shelved",
         TaskState::Offloading => "being offloaded",
         TaskState::Unshelving => "being unshelved",

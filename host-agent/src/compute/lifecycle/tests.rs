@@ -96,7 +96,7 @@ fn a_task_in_flight_refuses_all_but_a_hard_delete() {
                     assert!(asked.is_ok());
                 } else {
                     let fault = asked.unwrap_err();
-                    let told = format!("{} since 5 s", doing(task));
+                    let told = format!("{}; that began 5 s ago", doing(task));
                     assert!(fault.message.contains(&told), "{fault} lacks {told}");
                 }
             }
