@@ -42,7 +42,7 @@ impl RawMessage<'_> {
 
     fn send(&self, uri: &AMQPUri) -> io::Result<()> {
         let mut stream = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.write_all(b"AMQP\x00\x00\x09\x01")?;
         expect(&mut stream, [10, 10])?;
         let user = &uri.authority.userinfo;
