@@ -11,6 +11,7 @@ use std::time::Duration;
 use ostler_protocol::rpc::host::Flavor;
 use ostler_protocol::rpc::values::{Bytes, Name};
 use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
 
 /// Where the configuration is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ostler/host-agent.toml";
@@ -460,7 +461,7 @@ impl File {
             flavors,
             keep: Duration::from_secs(u64::from(self.journal.keep_days.unwrap_or(7)) * 86_400),
             log_format: self.log.format,
-            log_filter: self.log.filter.unwrap_or_else(|| "info".into()),
+            log_filter: self.log.filter()?,
         })
     }
 }
@@ -479,6 +480,16 @@ impl BrokerFile {
                 wrong("broker.uris", format!("number {} is not an amqp:// or amqps:// URI", n + 1))
             }
             None => Ok(uris),
+        }
+    }
+}
+
+impl LogFile {
+    fn filter(self) -> Result<String, Error> {
+        let filter = self.filter.unwrap_or_else(|| "info".into());
+        match EnvFilter::try_new(&filter) {
+            Ok(_) => Ok(filter),
+            Err(error) => wrong("log.filter", error.to_string()),
         }
     }
 }

@@ -31,9 +31,11 @@ pub mod network;
 mod notify;
 mod qcow2;
 mod qemu_img;
+pub mod reload;
 pub mod rpc;
 mod run;
 mod threads;
+mod turns;
 pub mod volume;
 
 pub use run::{Error, run};

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ostler_host_agent::config::{LogFormat, Settings};
+use ostler_host_agent::{Error, reload};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{Handle, Layer};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry};
 
 /// Runs instances on this node: takes commands from its socket and from RabbitMQ, drives libvirt.
 ///
@@ -42,12 +44,17 @@ fn main() -> ExitCode {
     };
     if let Some(Action::CheckConfig) = arguments.action {
         println!("the configuration of host {} is valid", settings.host);
+        let fixed: Vec<_> = reload::fixed().collect();
+        println!("a restart is needed to change {}; a reload for all else", fixed.join(", "));
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = start_log(&settings) {
-        eprintln!("ostler-host-agent: the log cannot be started: {error}");
-        return ExitCode::from(2);
-    }
+    let filter = match start_log(&settings) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("ostler-host-agent: the log cannot be started: {error}");
+            return ExitCode::from(2);
+        }
+    };
     // The one crypto provider of both TLS users; it is set once, so this cannot fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -60,7 +67,10 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(stop_on_signal(shutdown.clone()));
-        ostler_host_agent::run(settings, shutdown).await
+        let asked = signal(SignalKind::hangup()).map_err(Error::Signals)?;
+        let filter = Box::new(move |text: &str| set_filter(&filter, text));
+        let reloads = reload::Source { path: arguments.config, asked, filter };
+        ostler_host_agent::run(settings, reloads, shutdown).await
     });
     // Calls that libvirt never answers are left behind; they must not keep the process.
     runtime.shutdown_background();
@@ -87,8 +97,11 @@ async fn stop_on_signal(shutdown: CancellationToken) {
     shutdown.cancel();
 }
 
-fn start_log(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
-    let filter = EnvFilter::try_new(&settings.log_filter)?;
+type FilterHandle = Handle<EnvFilter, Registry>;
+
+/// Start the log: what changes its filter.
+fn start_log(settings: &Settings) -> Result<FilterHandle, Box<dyn std::error::Error>> {
+    let (filter, handle) = Layer::new(EnvFilter::try_new(&settings.log_filter)?);
     let registry = tracing_subscriber::registry().with(filter);
     let journald = match settings.log_format {
         LogFormat::Auto => std::env::var_os("JOURNAL_STREAM").is_some(),
@@ -104,7 +117,14 @@ fn start_log(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
         registry.with(layer.with_ansi(colours)).try_init()?;
     }
-    Ok(())
+    Ok(handle)
+}
+
+fn set_filter(log: &FilterHandle, text: &str) {
+    let set = EnvFilter::try_new(text).map_err(|error| error.to_string());
+    if let Err(error) = set.and_then(|new| log.reload(new).map_err(|error| error.to_string())) {
+        tracing::error!(error, "log.filter is as before");
+    }
 }
 
 /// An error and its sources, on one line.

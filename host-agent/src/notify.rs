@@ -1,9 +1,18 @@
-//! Telling systemd: ready, alive, stopping. Without systemd all of it does nothing.
+//! Telling systemd: ready, reloading, alive, stopping. Without systemd all of it does nothing.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
+
+/// The agent is ready again soon: it reads its configuration.
+pub(crate) fn reloading() {
+    let told = NotifyState::monotonic_usec_now()
+        .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now]));
+    if let Err(error) = told {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
 
 /// The agent is ready, or stopping.
 pub(crate) fn tell(state: NotifyState<'_>) {

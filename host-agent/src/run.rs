@@ -22,6 +22,7 @@ use crate::image::{Cache, ImageError, Limits};
 use crate::journal::{self, Journal};
 use crate::network::{Netlink, NetworkError};
 use crate::notify;
+use crate::reload;
 use crate::rpc::socket::{self, Listener};
 use crate::rpc::{Service, amqp};
 use crate::volume::{Directory, VolumeError};
@@ -70,17 +71,24 @@ pub enum Error {
         /// What.
         what: &'static str,
     },
+    /// Signals cannot be listened for.
+    #[error("signals cannot be listened for")]
+    Signals(#[source] io::Error),
     /// The libvirt driver cannot be started.
     #[error("the libvirt driver cannot be started")]
     Hypervisor(#[from] crate::hypervisor::Error),
 }
 
-/// Run an agent until `shutdown`. Guests go on running after it.
+/// Run an agent until `shutdown`, taking up what `reloads` brings. Guests go on running after it.
 ///
 /// # Errors
 /// Why it could not start. Once it runs, it goes on whatever happens to libvirt and the broker;
 /// only a fault of its own ends it ([`Error::Broken`]).
-pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    settings: Settings,
+    mut reloads: reload::Source,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     let settings = Arc::new(settings);
     // QEMU's user passes through to its own files, and cannot look around.
     directory(&settings.state_dir, 0o711)?;
@@ -99,13 +107,13 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     };
     let hypervisor = Arc::new(Libvirt::start(&libvirt_settings)?);
     let guest_settings = GuestSettings::new(settings.answer_timeout);
+    let volumes = Directory::open(&settings.state_dir).await?;
+    volumes.keep_free(settings.admission.disk_reserve);
     let node = Node {
         guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
         hypervisor,
         network: Netlink::open()?,
-        volumes: Directory::open(&settings.state_dir)
-            .await?
-            .keeping_free(settings.admission.disk_reserve),
+        volumes,
         images: Cache::open(&settings.state_dir.join("images"), image_limits(&settings)).await?,
         host: Host::open(&settings.state_dir).await?,
         virt_type: tokio::sync::OnceCell::new(),
@@ -121,16 +129,15 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     let telling = CancellationToken::new();
     // Who asks while it stops is told that, and can see how what is under way goes.
     doors.spawn(listener.serve(service.clone(), telling.clone()));
-    if !settings.broker.is_empty() {
-        let stopping = amqp::Stopping { taking: shutdown.clone(), telling: telling.clone() };
-        doors.spawn(amqp::serve(
-            settings.broker.clone(),
-            settings.host.to_string(),
-            service.clone(),
-            broker,
-            stopping,
-        ));
-    }
+    let endpoints = watch::Sender::new(settings.broker.clone());
+    let stopping = amqp::Stopping { taking: shutdown.clone(), telling: telling.clone() };
+    doors.spawn(amqp::serve(
+        endpoints.subscribe(),
+        settings.host.to_string(),
+        service.clone(),
+        broker,
+        stopping,
+    ));
     let watchdog = tokio::spawn(notify::watchdog(shutdown.clone()));
     notify::tell(NotifyState::Ready);
     tracing::info!(
@@ -139,11 +146,26 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<(), 
     );
 
     let mut journal_ended = journal_ended;
+    let reloading = async {
+        loop {
+            let take = |settings: Settings| {
+                endpoints.send_if_modified(|known| {
+                    let changed = *known != settings.broker;
+                    known.clone_from(&settings.broker);
+                    changed
+                });
+                let images = image_limits(&settings);
+                compute.reload(settings, images);
+            };
+            reloads.next(&compute.settings(), take).await;
+        }
+    };
     let broken = tokio::select! {
         () = shutdown.cancelled() => None,
         () = compute.is_broken() => Some("a part of the agent"),
         _ = doors.join_next() => Some("a door of the agent"),
         _ = &mut journal_ended => Some("the journal"),
+        () = reloading => None,
     };
     if let Some(what) = broken {
         tracing::error!(

@@ -6,21 +6,27 @@
 //! own driver. A thread costs some 50 µs to start, little beside any call that needs one.
 
 use std::io;
-use std::sync::Arc;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+
+use crate::turns::Turns;
 
 /// A bound on how many blocking calls a driver has running.
 #[derive(Debug, Clone)]
 pub(crate) struct Threads {
     name: &'static str,
-    places: Arc<Semaphore>,
+    places: Turns,
 }
 
 impl Threads {
     /// At most `limit` threads, named `name` (15 bytes are shown).
     pub(crate) fn new(name: &'static str, limit: usize) -> Self {
-        Self { name, places: Arc::new(Semaphore::new(limit)) }
+        Self { name, places: Turns::new(limit) }
+    }
+
+    /// So many from now on.
+    pub(crate) fn resize(&self, limit: usize) {
+        self.places.resize(limit);
     }
 
     /// Run `call` on its own thread, when there is a place for it.
@@ -31,7 +37,7 @@ impl Threads {
         &self,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(io::Error::other)?;
+        let place = self.places.take().await;
         let (answer, answered) = oneshot::channel();
         std::thread::Builder::new().name(self.name.to_owned()).spawn(move || {
             let result = call();
@@ -56,7 +62,7 @@ mod tests {
         let (release, gate) = mpsc::channel::<()>();
         let first = threads.clone();
         let held = tokio::spawn(async move { first.run(move || gate.recv()).await });
-        while threads.places.available_permits() == 1 {
+        while threads.places.free() == 1 {
             tokio::task::yield_now().await;
         }
         let mut second = Box::pin(threads.run(|| 2));

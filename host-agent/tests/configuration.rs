@@ -153,3 +153,14 @@ fn the_defaults_that_are_told_are_the_defaults() {
     assert!(flavors.remove(&"big".parse().unwrap()).is_some());
     assert_eq!(flavors, default.flavors);
 }
+
+#[test]
+fn the_page_marks_the_keys_that_need_a_restart_and_no_other() {
+    let marked: BTreeSet<&str> = PAGE
+        .lines()
+        .filter(|line| line.ends_with("(restart) |"))
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(key, _)| key)
+        .collect();
+    assert_eq!(marked, ostler_host_agent::reload::fixed().collect());
+}

@@ -132,8 +132,7 @@ impl HostAgent {
     /// # Errors
     /// If it is not built.
     pub fn launch(&mut self) -> Result<()> {
-        let text = configuration(&self.ground.place, &self.host, &self.setup);
-        let file = self.ground.place.write("host-agent.toml", text)?;
+        let file = self.configure()?;
         let mut program = command(programs::host_agent()?);
         program.arg("--config").arg(file);
         // the test's own environment is not the agent's
@@ -141,6 +140,20 @@ impl HostAgent {
         program.envs(self.setup.env.iter().map(|(name, value)| (name, value)));
         self.daemon = Some(Daemon::start("ostler-host-agent", program, &self.log())?);
         Ok(())
+    }
+
+    /// Have it read its configuration again, as the setup is now, without waiting for anything.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn reload(&mut self) -> Result<()> {
+        self.configure()?;
+        self.signal(Signal::SIGHUP)
+    }
+
+    fn configure(&self) -> Result<PathBuf> {
+        let text = configuration(&self.ground.place, &self.host, &self.setup);
+        self.ground.place.write("host-agent.toml", text)
     }
 
     /// Wait until it answers on its socket.

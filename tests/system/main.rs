@@ -32,5 +32,6 @@ mod node;
 mod operations;
 mod panics;
 mod refusals;
+mod reload;
 mod service;
 mod strangers;

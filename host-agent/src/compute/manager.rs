@@ -13,7 +13,7 @@ use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::{Boot, Status, VmState};
 use ostler_protocol::rpc::operation::{Kind, Operation, State, Subject};
 use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, OperationId, Timestamp};
-use tokio::sync::{OnceCell, Semaphore, broadcast, watch};
+use tokio::sync::{OnceCell, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,10 +27,11 @@ use crate::config::Settings;
 use crate::guest::Guests;
 use crate::host::{Host, Usage};
 use crate::hypervisor::{self, Hypervisor, VirtType};
-use crate::image::Cache;
+use crate::image::{Cache, Limits};
 use crate::journal::records::{Change, InstanceRecord, OperationRecord, Running};
 use crate::journal::{self, Accepted, Journal, Write};
 use crate::network::Network;
+use crate::turns::Turns;
 use crate::volume::{Directory, Volumes};
 
 /// Events kept for listeners that lag; they tell what is, so a lost one is made good by the next.
@@ -60,12 +61,12 @@ pub struct Node<H: Hypervisor, N> {
 /// The agent's heart; see the module.
 pub struct Compute<H: Hypervisor, N> {
     pub(super) node: Node<H, N>,
-    pub(super) settings: Arc<Settings>,
+    settings: watch::Sender<Arc<Settings>>,
     pub(super) journal: Journal,
     pub(super) registry: Shared,
-    pub(super) boots: Semaphore,
-    pub(super) copies: Semaphore,
-    pub(super) downloads: Semaphore,
+    pub(super) boots: Turns,
+    pub(super) copies: Turns,
+    pub(super) downloads: Turns,
     /// Told whenever what is observed of an instance changes.
     pub(super) observed_changed: watch::Sender<()>,
     pub(super) tasks: TaskTracker,
@@ -139,11 +140,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             ..Registry::default()
         };
         let compute = Arc::new(Self {
-            boots: Semaphore::new(settings.limits.boots),
-            copies: Semaphore::new(settings.limits.copies),
-            downloads: Semaphore::new(settings.limits.downloads),
+            boots: Turns::new(settings.limits.boots),
+            copies: Turns::new(settings.limits.copies),
+            downloads: Turns::new(settings.limits.downloads),
             node,
-            settings,
+            settings: watch::Sender::new(settings),
             journal,
             registry: Shared::new(registry),
             observed_changed: watch::Sender::new(()),
@@ -170,6 +171,25 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let prober = Arc::clone(&compute);
         compute.tasks.spawn(async move { prober.probe_virt_type().await });
         Ok(compute)
+    }
+
+    /// The settings as they are now.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.borrow())
+    }
+
+    pub(super) fn settings_changes(&self) -> watch::Receiver<Arc<Settings>> {
+        self.settings.subscribe()
+    }
+
+    /// Go on with other settings; what is under way goes on as it began.
+    pub fn reload(&self, settings: Settings, images: Limits) {
+        self.boots.resize(settings.limits.boots);
+        self.copies.resize(settings.limits.copies);
+        self.downloads.resize(settings.limits.downloads);
+        self.node.volumes.keep_free(settings.admission.disk_reserve);
+        self.node.images.put_up_with(images);
+        self.settings.send_replace(Arc::new(settings));
     }
 
     /// Have a task run that the agent cannot do without: should it end before the agent stops, the
@@ -407,7 +427,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     /// Tell listeners; nobody need be there.
     pub(super) fn tell(&self, news: News) {
-        let event = Event { host: self.settings.host.to_string(), time: Timestamp::now(), news };
+        let event = Event { host: self.settings().host.to_string(), time: Timestamp::now(), news };
         let _ = self.events.send(event);
     }
 
@@ -437,8 +457,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 _ = tick.tick() => {}
                 () = self.shutdown.cancelled() => return,
             }
-            let before =
-                Timestamp(Timestamp::now().0.saturating_sub(self.settings.keep.as_millis() as u64));
+            let before = Timestamp(
+                Timestamp::now().0.saturating_sub(self.settings().keep.as_millis() as u64),
+            );
             if let Err(error) = self.journal.forget(before).await {
                 tracing::warn!(%error, "old operations could not be forgotten");
             }

@@ -24,11 +24,16 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// Follow libvirt's events until the agent stops.
     pub(super) async fn follow_power(self: &Arc<Self>) {
         let mut events = self.node.hypervisor.events();
-        let mut audit = tokio::time::interval(self.settings.reconcile_interval);
+        let mut settings = self.settings_changes();
+        let mut audit = tokio::time::interval(self.settings().reconcile_interval);
         loop {
             let event = tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 _ = audit.tick() => None,
+                Ok(()) = settings.changed() => {
+                    audit = tokio::time::interval(self.settings().reconcile_interval);
+                    continue;
+                }
                 event = events.next() => match event {
                     Some(event) => Some(event),
                     None => return,

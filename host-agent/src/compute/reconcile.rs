@@ -64,7 +64,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let mut all_begun = true;
         for record in known {
             let power = seen.get(&record.id).copied().unwrap_or(PowerState::None);
-            if restarted && self.settings.autostart && shall_start(&record, power) {
+            if restarted && self.settings().autostart && shall_start(&record, power) {
                 tracing::info!(instance = %record.id, "it ran before the node's restart");
                 if let Err(fault) = self.start_again(record.id).await {
                     tracing::error!(instance = %record.id, %fault, "it could not be started again");
@@ -92,7 +92,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     fn is_ours(&self, domain: &DomainRecord) -> bool {
-        domain.ours.as_ref().is_some_and(|ours| ours.node == self.settings.host.as_str())
+        domain.ours.as_ref().is_some_and(|ours| ours.node == self.settings().host.as_str())
     }
 
     /// Start an instance without having been asked.
@@ -134,7 +134,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             if known.is_some_and(|vm| vm != VmState::Deleted) {
                 continue;
             }
-            let seen_to = match self.settings.orphans {
+            let seen_to = match self.settings().orphans {
                 Orphans::Report => Ok(false),
                 // What was deleted is not brought back.
                 Orphans::Adopt if known.is_some() => Ok(false),
@@ -235,7 +235,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     /// Delete what was soft-deleted long enough ago.
     async fn reclaim(self: &Arc<Self>) {
-        let (keep, now) = (self.settings.reclaim_after, Timestamp::now());
+        let (keep, now) = (self.settings().reclaim_after, Timestamp::now());
         let over: Vec<InstanceId> = {
             let registry = self.registry.lock();
             let over = |i: &&InstanceRecord| {

@@ -20,6 +20,7 @@ use super::lifecycle::{self, Action};
 use super::manager::{Admitted, Compute, Reservation};
 use super::operations::{can_cancel, root_serial};
 use super::registry::{Registry, Volatile};
+use crate::config::Settings;
 use crate::hypervisor::spec::DiskTarget;
 use crate::hypervisor::{Hypervisor, Link};
 use crate::journal::records::{Change, ImageRecord, InstanceRecord, Running, Source};
@@ -48,14 +49,18 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     pub(super) fn admit(&self, command: Command, asked: Asked) -> Result<Admitted, Fault> {
         let mut registry = self.registry.lock();
         let registry = &mut *registry;
-        if registry.live.len() >= self.settings.limits.operations {
+        if registry.live.len() >= self.settings().limits.operations {
             let text = format!("busy: {} operations are under way", registry.live.len());
             return Err(Fault::new(Reason::Busy, text).next("ask again later"));
         }
         match command {
             Command::Boot(boot) => {
                 self.need_hypervisor()?;
-                let record = admission::admit(&boot, asked.by, &self.facts(registry, asked))?;
+                let record = admission::admit(
+                    &boot,
+                    asked.by,
+                    &Self::facts(&self.settings(), registry, asked),
+                )?;
                 registry.instances.insert(record.id, record.clone());
                 Ok(Admitted {
                     subject: Subject::Instance(record.id),
@@ -117,7 +122,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                         }
                     };
                     let disk = only_disk(from.base.virtual_size);
-                    admission::room(&disk, &self.facts(registry, asked))?;
+                    admission::room(&disk, &Self::facts(&self.settings(), registry, asked))?;
                     Ok(Change::Rescue { from })
                 })
             }
@@ -128,7 +133,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 let Resize { id, .. } = resize;
                 let timeout = self.patience(None);
                 self.act(registry, id, Action::Resize, asked, |record, registry| {
-                    let facts = self.facts(registry, asked);
+                    let settings = self.settings();
+                    let facts = Self::facts(&settings, registry, asked);
                     let to = admission::resize(&resize, record, &facts)?;
                     Ok(Change::Resize { to, timeout })
                 })
@@ -147,7 +153,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             Command::Adjust(adjust) => {
                 let Adjust { id, vcpus, memory } = adjust;
                 self.act(registry, id, Action::Adjust, asked, |record, registry| {
-                    admission::adjust(&adjust, record, &self.facts(registry, asked))?;
+                    admission::adjust(
+                        &adjust,
+                        record,
+                        &Self::facts(&self.settings(), registry, asked),
+                    )?;
                     let vcpus = vcpus.filter(|vcpus| *vcpus != record.vcpus);
                     let memory = memory.filter(|memory| *memory != record.memory);
                     Ok(Change::Adjust { vcpus, memory })
@@ -205,15 +215,15 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     fn patience(&self, timeout: Option<u32>) -> u32 {
-        timeout.unwrap_or(self.settings.shutdown_timeout.as_millis() as u32)
+        timeout.unwrap_or(self.settings().shutdown_timeout.as_millis() as u32)
     }
 
-    fn facts<'a>(&'a self, registry: &'a Registry, asked: Asked) -> Facts<'a> {
+    fn facts<'a>(settings: &'a Settings, registry: &'a Registry, asked: Asked) -> Facts<'a> {
         Facts {
             capacity: asked.capacity,
             claims: registry.claims(),
-            policy: &self.settings.admission,
-            flavors: &self.settings.flavors,
+            policy: &settings.admission,
+            flavors: &settings.flavors,
             images: &registry.images,
             networks: &registry.networks,
             instances: &registry.instances,
@@ -248,7 +258,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             .map_err(about)?;
         self.need_hypervisor().map_err(about)?;
         let waiting = registry.queues.get(&subject).map_or(0, |queue| queue.len());
-        if waiting >= self.settings.limits.queue {
+        if waiting >= self.settings().limits.queue {
             let text = format!("busy: {waiting} operations wait on the instance");
             return Err(about(Fault::new(Reason::Busy, text)).next("ask again later"));
         }
@@ -261,7 +271,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         }
         let beside = Bytes(admission::beside(&change, &record));
         if beside > Bytes(0) {
-            admission::room(&only_disk(beside), &self.facts(registry, asked)).map_err(about)?;
+            admission::room(&only_disk(beside), &Self::facts(&self.settings(), registry, asked))
+                .map_err(about)?;
         }
         let to_do = !lifecycle::is_so(&change, record.vm_state, power);
         let write = registry.update(instance, |instance| {
@@ -359,7 +370,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let base = match record.vm_state {
             VmState::ShelvedOffloaded => {
                 let size = record.size();
-                admission::room(&size, &self.facts(registry, asked))?;
+                admission::room(&size, &Self::facts(&self.settings(), registry, asked))?;
                 Some(admission::source(&shelved.image, &registry.images)?.base)
             }
             VmState::Building

@@ -35,7 +35,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// `host.ping`
     pub fn ping(&self) -> Pong {
         Pong {
-            host: self.settings.host.to_string(),
+            host: self.settings().host.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: versions::CURRENT,
             protocol_oldest: versions::OLDEST,
@@ -54,9 +54,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let inventory = self.node.host.inventory();
         let registry = self.registry.lock();
         let claims = registry.claims();
-        let shares = Shares::of(capacity, claims, &self.settings.admission);
+        let shares = Shares::of(capacity, claims, &self.settings().admission);
         Ok(Host {
-            host: self.settings.host.to_string(),
+            host: self.settings().host.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.started,
             hypervisor: match *self.node.hypervisor.link().borrow() {
@@ -78,7 +78,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             disk_share: shares.disk,
             instances: by_status(&registry.instances),
             operations: registry.live.len() as u32,
-            flavors: self.settings.flavors.clone(),
+            flavors: self.settings().flavors.clone(),
             orphans: registry.orphans.clone(),
         })
     }
@@ -138,7 +138,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             task_state: record.task_state,
             power_state: power,
             operation: record.operation,
-            host: self.settings.host.to_string(),
+            host: self.settings().host.to_string(),
             domain: format!("{NAME_PREFIX}{}", record.id),
             image: record.image.clone(),
             flavor: record.flavor.clone(),
@@ -152,7 +152,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             locked: record.locked.clone(),
             rescue_image: record.rescue.as_ref().map(|rescue| rescue.image.clone()),
             shelved_image: record.shelved.as_ref().map(|shelved| shelved.image.clone()),
-            reclaimed_at: record.reclaimed_at(self.settings.reclaim_after),
+            reclaimed_at: record.reclaimed_at(self.settings().reclaim_after),
             resized_from: record.resized.as_ref().map(|resized| resized.from.clone()),
             drift: drift(record, &registry.observed(record.id)),
             ports: ports.collect(),

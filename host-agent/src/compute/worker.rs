@@ -27,7 +27,7 @@ use futures_util::FutureExt;
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::operation::{self, Kind, Operation, State, StepState, Subject};
 use ostler_protocol::rpc::values::Timestamp;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::change::applied;
 use super::faults::{self, Moment};
@@ -161,7 +161,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         &self,
         operation: &LiveOperation,
         kind: Kind,
-    ) -> Result<Option<SemaphorePermit<'_>>, End> {
+    ) -> Result<Option<OwnedSemaphorePermit>, End> {
         let places = match kind {
             Kind::Boot | Kind::Start | Kind::Resume | Kind::Unshelve | Kind::Restore => &self.boots,
             Kind::ImageImport => &self.downloads,
@@ -192,11 +192,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             biased;
             () = self.shutdown.cancelled() => Err(End::Suspended),
             () = operation.cancel.cancelled() => Err(End::Cancelled),
-            permit = places.acquire() => match permit {
-                Ok(permit) => Ok(Some(permit)),
-                // The semaphore is never closed.
-                Err(_) => Err(End::Suspended),
-            },
+            permit = places.take() => Ok(permit),
         }
     }
 

@@ -87,7 +87,7 @@ impl Cache {
         let key = source.key();
         let lock = self.lock(&key).lock_owned();
         let lock = cancel.run_until_cancelled(lock).await.ok_or_else(cancelled)?;
-        let turn = cancel.run_until_cancelled(self.turns.acquire()).await;
+        let turn = cancel.run_until_cancelled(self.turns.take()).await;
         let _turn = turn.ok_or_else(cancelled)?;
 
         let path = file.to_owned();
@@ -99,7 +99,8 @@ impl Cache {
         let unfit = |source| ImageError::Unfit { source_shown: file.display().to_string(), source };
         let judge = verify::beginning(Format::Qcow2, &beginning, length, ANY_SIZE);
         let virtual_size = judge.map_err(unfit)?;
-        let judge = qemu_img::judge(&self.limits.qemu_img, file, virtual_size);
+        let limits = self.limits();
+        let judge = qemu_img::judge(&limits.qemu_img, file, virtual_size);
         let said = cancel.run_until_cancelled(judge).await;
         said.ok_or_else(cancelled)??.map_err(unfit)?;
 
@@ -169,7 +170,7 @@ impl Cache {
         name: &Path,
     ) -> Result<Stored, ImageError> {
         let directories = file.parent().map(Path::to_owned).into_iter().collect();
-        let (path, part, keep_free) = (file.to_owned(), into.clone(), self.limits.keep_free);
+        let (path, part, keep_free) = (file.to_owned(), into.clone(), self.limits().keep_free);
         let copy = Copy { path, part, directories, cap: ANY_SIZE, keep_free };
         // It was hashed once, and progress that goes back to zero is none.
         let untold = watch::Sender::new(Progress::default());

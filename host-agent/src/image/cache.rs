@@ -14,12 +14,12 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
-use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, watch};
 use tracing::info;
 
 use super::fetch::Fetch;
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::qcow2;
 use crate::threads::Threads;
+use crate::turns::Turns;
 
 /// QEMU may open a file whose name it was given; nobody else may look around.
 const CACHE_MODE: u32 = 0o711;
@@ -53,8 +54,8 @@ type Lock = tokio::sync::Mutex<()>;
 pub struct Cache {
     pub(super) folder: PathBuf,
     pub(super) parts: PathBuf,
-    pub(super) limits: Limits,
-    pub(super) turns: Semaphore,
+    limits: RwLock<Arc<Limits>>,
+    pub(super) turns: Turns,
     /// Threads that write images, for as long as that takes.
     pub(super) writers: Threads,
     /// Threads for what takes no time.
@@ -69,11 +70,11 @@ impl Cache {
         let this = Self {
             folder: folder.to_owned(),
             parts: folder.join("parts"),
-            turns: Semaphore::new(limits.concurrent.max(1)),
-            writers: Threads::new("image", limits.concurrent.max(1)),
+            turns: Turns::new(limits.concurrent),
+            writers: Threads::new("image", limits.concurrent),
             threads: Threads::new("image-file", THREADS),
             locks: Mutex::default(),
-            limits,
+            limits: RwLock::new(Arc::new(limits)),
         };
         let (folder, parts) = (this.folder.clone(), this.parts.clone());
         let make = move || {
@@ -87,6 +88,17 @@ impl Cache {
             info!(removed = swept.removed, kept = swept.kept, "interrupted imports swept");
         }
         Ok(this)
+    }
+
+    /// Put up with this from now on; imports under way go on as they began.
+    pub fn put_up_with(&self, limits: Limits) {
+        self.turns.resize(limits.concurrent);
+        self.writers.resize(limits.concurrent);
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
+    }
+
+    pub(super) fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Bring an image into the cache, telling how far it is. `claim` notes whose it is, before
@@ -110,8 +122,7 @@ impl Cache {
                 return Ok(found);
             }
         }
-        // Never closed: only an owner could, and that is us.
-        let _turn = self.turns.acquire().await;
+        let _turn = self.turns.take().await;
         let part = Part::new(&self.parts, &key, lock);
         let imported = self.bring(spec, &part, progress, claim).await;
         if imported.as_ref().is_err_and(|error| !worth_resuming(error)) {
@@ -182,7 +193,7 @@ impl Cache {
         part: &Part,
         progress: &watch::Sender<Progress>,
     ) -> Result<Written, ImageError> {
-        let limits = &self.limits;
+        let limits = &*self.limits();
         let cap = spec.size_cap.map_or(limits.size, |cap| cap.min(limits.size));
         match spec.source.kind() {
             Kind::Local(path) => {
@@ -213,7 +224,7 @@ impl Cache {
             Ok(beginning)
         };
         let beginning = self.run("read", path, read).await?;
-        verify::beginning(spec.format, &beginning, size, self.limits.virtual_size)
+        verify::beginning(spec.format, &beginning, size, self.limits().virtual_size)
             .map_err(|source| ImageError::Unfit { source_shown: spec.source.to_string(), source })
     }
 
@@ -223,7 +234,7 @@ impl Cache {
         path: &Path,
         virtual_size: Bytes,
     ) -> Result<(), ImageError> {
-        let said = qemu_img::judge(&self.limits.qemu_img, path, virtual_size).await?;
+        let said = qemu_img::judge(&self.limits().qemu_img, path, virtual_size).await?;
         said.map_err(|source| ImageError::Unfit { source_shown: spec.source.to_string(), source })
     }
 

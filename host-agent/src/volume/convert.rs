@@ -165,7 +165,7 @@ impl Directory {
                 Ok(Err(error)) => return error,
                 Err(_) => return io::ErrorKind::TimedOut.into(),
             };
-            if free < self.keep_free {
+            if free < self.kept_free() {
                 return io::ErrorKind::StorageFull.into();
             }
             let now = (progress.borrow().0, blocks);

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -38,7 +39,7 @@ pub struct Directory {
     pub(super) threads: Threads,
     turns: Arc<Semaphore>,
     pub(super) copiers: Threads,
-    pub(super) keep_free: Bytes,
+    keep_free: Arc<AtomicU64>,
     pub(super) qemu_img: PathBuf,
 }
 
@@ -51,7 +52,7 @@ impl Directory {
             threads: Threads::new("volume", THREADS),
             turns: Arc::new(Semaphore::new(COPIES)),
             copiers: Threads::new("volume-copy", COPIES),
-            keep_free: Bytes(0),
+            keep_free: Arc::default(),
             qemu_img: PathBuf::from("qemu-img"),
         };
         let make = move || {
@@ -65,9 +66,12 @@ impl Directory {
 
     /// Leave so much of the file system free when disks are copied: a copy that fills it would
     /// stop every guest that writes. Nothing is kept free unless this is said.
-    #[must_use]
-    pub fn keeping_free(self, keep_free: Bytes) -> Self {
-        Self { keep_free, ..self }
+    pub fn keep_free(&self, bytes: Bytes) {
+        self.keep_free.store(bytes.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn kept_free(&self) -> Bytes {
+        Bytes(self.keep_free.load(Ordering::Relaxed))
     }
 
     async fn run<T: Send + 'static>(
@@ -155,7 +159,7 @@ impl Volumes for Directory {
         let cancel = cancel.child_token();
         let _ends_with_us = cancel.clone().drop_guard();
         let progress = progress.clone();
-        let copy = Copy { instance, files, keep_free: self.keep_free, progress, cancel };
+        let copy = Copy { instance, files, keep_free: self.kept_free(), progress, cancel };
         let copied = self.copiers.run(move || copy.run()).await;
         let copied = copied.map_err(VolumeError::io("start a thread for", &root))??;
         info!(%instance, ?copied, "root disk copied aside");

@@ -23,7 +23,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     /// An instance without a domain, shelved or never up, is only noted.
     pub(super) async fn write_metadata(&self, record: &InstanceRecord) -> Result<(), StepError> {
-        match self.node.hypervisor.set_metadata(&metadata(&self.settings.host, record)).await {
+        match self.node.hypervisor.set_metadata(&metadata(&self.settings().host, record)).await {
             Ok(()) => {}
             Err(Error::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),

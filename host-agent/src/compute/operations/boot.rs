@@ -85,7 +85,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     /// What domains run on; found out once, by really starting one where the setting says `auto`.
     async fn virt_type(&self) -> Result<VirtType, hypervisor::Error> {
-        let setting = match self.settings.virt_type {
+        let setting = match self.settings().virt_type {
             VirtSettingText::Auto => VirtSetting::Auto,
             VirtSettingText::Kvm => VirtSetting::Kvm,
             VirtSettingText::Qemu => VirtSetting::Qemu,
@@ -118,7 +118,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     /// The socket of an instance's Ostler port.
     pub(in crate::compute) fn guest_socket(&self, id: InstanceId) -> PathBuf {
-        self.settings.run_dir.join("guest").join(format!("{id}.sock"))
+        self.settings().run_dir.join("guest").join(format!("{id}.sock"))
     }
 
     /// The domain of an instance: what an operator expects, virtio throughout.
@@ -169,7 +169,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         });
         let disks = disks.collect();
         Ok(DomainSpec {
-            metadata: metadata(&self.settings.host, record),
+            metadata: metadata(&self.settings().host, record),
             virt_type,
             vcpus: record.vcpus,
             memory: record.memory,
@@ -186,7 +186,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             nics,
             ostler_port: Some(self.guest_socket(record.id)),
             serial_log: Some(files.console_log),
-            vnc: self.settings.vnc.then_some(Vnc { listen: IpAddr::V4(Ipv4Addr::LOCALHOST) }),
+            vnc: self.settings().vnc.then_some(Vnc { listen: IpAddr::V4(Ipv4Addr::LOCALHOST) }),
             watchdog: Some(WatchdogAction::Reset),
             memory_stats_period: Some(MEMORY_STATS_PERIOD),
             tpm: Tpm::Absent,

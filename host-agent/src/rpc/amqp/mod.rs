@@ -112,7 +112,7 @@ impl Ended {
     /// What somebody can do; none where time does it.
     fn next(&self) -> Option<&'static str> {
         match self {
-            Self::Uri => Some("correct [broker] in the configuration and restart the agent"),
+            Self::Uri => Some("correct [broker] in the configuration and reload the agent"),
             Self::Connect | Self::Stuck | Self::Mute => {
                 Some("see whether the broker runs, and whether this node reaches it")
             }
@@ -149,21 +149,55 @@ pub struct Stopping {
     pub telling: CancellationToken,
 }
 
+impl Stopping {
+    /// The end of one session, by itself or with all.
+    fn child(&self) -> Self {
+        Self { taking: self.taking.child_token(), telling: self.telling.child_token() }
+    }
+}
+
 /// Serve over AMQP until told to stop, whatever becomes of the brokers; `link` tells how it stands.
+/// When the endpoints change, the session ends as at a stop, and the next is with the new ones.
 pub async fn serve<H: Hypervisor, N: Network>(
-    endpoints: Vec<String>,
+    mut endpoints: watch::Receiver<Vec<String>>,
     host: String,
     service: Service<H, N>,
     link: watch::Sender<Link>,
     stopping: Stopping,
 ) {
-    let mut pause = PAUSE.0;
-    for (n, endpoint) in endpoints.iter().enumerate().cycle() {
-        let mut stood = false;
-        let ended = session(endpoint, &host, &service, &link, &stopping, &mut stood).await;
+    let (mut pause, mut turn) = (PAUSE.0, 0);
+    while !stopping.taking.is_cancelled() {
+        let known = endpoints.borrow_and_update().clone();
+        let Some(endpoint) = known.get(turn % known.len().max(1)) else {
+            link.send_replace(Link::None);
+            tokio::select! {
+                changed = endpoints.changed() => if changed.is_err() { return },
+                () = stopping.taking.cancelled() => return,
+            }
+            continue;
+        };
         link.send_replace(Link::Down);
-        if matches!(ended, Ended::Shutdown) || stopping.taking.is_cancelled() {
+        let (mut stood, parting) = (false, stopping.child());
+        let ended = {
+            let session = session(endpoint, &host, &service, &link, &parting, &mut stood);
+            tokio::pin!(session);
+            tokio::select! {
+                ended = &mut session => ended,
+                Ok(()) = endpoints.changed() => {
+                    parting.taking.cancel();
+                    parting.telling.cancel();
+                    session.await
+                }
+            }
+        };
+        link.send_replace(Link::Down);
+        if stopping.taking.is_cancelled() {
             return;
+        }
+        if parting.taking.is_cancelled() {
+            tracing::info!("the brokers have changed");
+            (pause, turn) = (PAUSE.0, 0);
+            continue;
         }
         // One that stood is there: if it ended for a message, the others are not to wait for that.
         if stood {
@@ -171,12 +205,14 @@ pub async fn serve<H: Hypervisor, N: Network>(
         }
         let cause = std::error::Error::source(&ended).map(ToString::to_string);
         // The endpoint is named by number: its URI holds a password.
-        tracing::warn!(endpoint = n + 1, reason = %ended, cause, next = ended.next(), "no broker");
+        tracing::warn!(endpoint = turn % known.len() + 1, reason = %ended, cause, next = ended.next(), "no broker");
         tokio::select! {
             () = tokio::time::sleep(jittered(pause)) => {}
+            // What is new is not to wait for what was there before.
+            Ok(()) = endpoints.changed() => (pause, turn) = (PAUSE.0, usize::MAX),
             () = stopping.taking.cancelled() => return,
         }
-        pause = (pause * 2).min(PAUSE.1);
+        (pause, turn) = ((pause * 2).min(PAUSE.1), turn.wrapping_add(1));
     }
 }
 

@@ -331,7 +331,8 @@ fn on_a_full_disk_copies_fail_and_leave_all_as_it_was() {
 async fn a_copy_leaves_room_for_the_guests() {
     let bench = bench().await;
     let root = bench.booted(Bytes::mib(64)).await;
-    let volumes = bench.volumes.clone().keeping_free(Bytes(1 << 60));
+    let volumes = bench.volumes.clone();
+    volumes.keep_free(Bytes(1 << 60));
     let (told, cancel) = (progress(), CancellationToken::new());
     let copied = volumes.copy_aside(root.instance, &told, &cancel).await;
     assert!(matches!(copied, Err(VolumeError::NoSpace { .. })), "{copied:?}");
