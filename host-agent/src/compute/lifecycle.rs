@@ -306,8 +306,11 @@ pub(super) fn is_known_error(vm: VmState, ignore_error: bool) -> Result<(), Faul
     if vm != VmState::Error || ignore_error {
         return Ok(());
     }
-    Err(Fault::new(Reason::Conflict, "conflict: the instance is in ERROR, and is kept until somebody has looked at it")
-        .next("see why: ostler instance show; then delete it with --ignore"))
+    Err(Fault::new(
+        Reason::Conflict,
+        "conflict: the instance is in ERROR, and is kept until somebody has looked at it",
+    )
+    .next("see why: ostler instance show; then delete it with --ignore"))
 }
 
 /// Whether there is anything the action could be done to: what a boot that failed had made is
