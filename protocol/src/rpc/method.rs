@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::fault::{Fault, Reason, located};
+use super::strict::Strict;
 use super::{console, guest, host, image, inspect, instance, network, operation, versions};
 
 /// Whether a method only looks, or changes something.
@@ -230,7 +231,7 @@ fn decode_params<P: DeserializeOwned>(method: &str, params: Option<Value>) -> Re
             ));
         }
     };
-    serde_path_to_error::deserialize(params).map_err(|error| {
+    serde_path_to_error::deserialize(Strict(params)).map_err(|error| {
         let path = error.path().to_string();
         // serde quotes what it cannot take, and a misplaced secret must not come back in clear.
         let wrong = match path.split(['.', '[']).next() {
@@ -318,6 +319,10 @@ mod tests {
             (
                 json!({"name": "a", "image": "i", "networks": [{"network": "n", "mac": "01:00:5e:00:00:01"}]}),
                 "networks[0].mac: \"01:00:5e:00:00:01\" is not a MAC address: it is a multicast",
+            ),
+            (
+                json!({"name": "a", "image": "i", "networks": [["lan"]]}),
+                "networks[0]: invalid type: sequence, expected an object",
             ),
         ];
         for (params, expected) in cases {

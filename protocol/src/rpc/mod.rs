@@ -28,5 +28,6 @@ pub mod instance;
 pub mod method;
 pub mod network;
 pub mod operation;
+mod strict;
 pub mod values;
 pub mod versions;
