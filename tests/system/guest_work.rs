@@ -369,7 +369,8 @@ async fn a_frozen_guest_is_thawed_and_a_lapsed_lease_is_known() {
     let sockets = node.agent.run_dir().join("guest");
     // a port has one host at a time: this test, as the agent's own code
     node.agent.stop().await.unwrap();
-    let hypervisor = Arc::new(Libvirt::start(&Settings::default()).unwrap());
+    let as_the_node = Settings { node: node.agent.host().to_owned(), ..Settings::default() };
+    let hypervisor = Arc::new(Libvirt::start(&as_the_node).unwrap());
     let stop = CancellationToken::new();
     let guests = Guests::new(hypervisor, GuestSettings::default(), stop);
     for (id, transport) in &booted {
