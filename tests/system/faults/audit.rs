@@ -7,6 +7,7 @@
 //! | SUSPENDED | also libvirt's file of its memory |
 //! | RESCUE | also `disk.rescue.qcow2` |
 //! | VERIFY_RESIZE | also `disk.aside.qcow2` |
+//! | ERROR | any of these |
 //! | SHELVED_OFFLOADED, DELETED, ERROR without ever having been up | nothing |
 //!
 //! One whose power state is `running` or `paused` has a QEMU, its taps and its sockets besides, and
@@ -145,6 +146,13 @@ impl Lane {
                 wanted.files.insert(base);
             }
             wanted.files.insert(disk);
+        }
+        // What could not be undone is kept, both the disk that was and the one that was to be, until
+        // somebody has looked; the fault says what to do.
+        if state == "error" {
+            for name in ["disk.rescue.qcow2", "disk.aside.qcow2"] {
+                wanted.maybe.insert(self.instance_file(id, name));
+            }
         }
         for log in ["console.log", "console.log.0", "console.log.1"] {
             wanted.maybe.insert(self.instance_file(id, log));

@@ -170,7 +170,9 @@ impl Harm {
             Lifted::ByItself => Ok(()),
             Lifted::File(file) => std::fs::remove_file(file).map_err(|error| error.to_string()),
             Lifted::Renamed { from, to } => {
-                if to.exists() {
+                // Files of images are named by what is in them: an image of a disk that is still as
+                // its base is the very same one, stored again.
+                if to.exists() && std::fs::read(&to).ok() != std::fs::read(&from).ok() {
                     return Err(format!("left: a file {} in the place of another", to.display()));
                 }
                 std::fs::rename(from, to).map_err(|error| error.to_string())
