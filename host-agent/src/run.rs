@@ -160,7 +160,9 @@ pub async fn run(
             reloads.next(&compute.settings(), take).await;
         }
     };
+    // What ends because the agent stops is not broken: whether it stops is asked first.
     let broken = tokio::select! {
+        biased;
         () = shutdown.cancelled() => None,
         () = compute.is_broken() => Some("a part of the agent"),
         _ = doors.join_next() => Some("a door of the agent"),

@@ -17,7 +17,7 @@ use crate::network::Network;
 
 impl<H: Hypervisor, N: Network> Compute<H, N> {
     pub(super) async fn fetch_image(&self, operation: &LiveOperation) -> Result<(), StepError> {
-        let record = self.image_of(operation)?;
+        let record = self.image_of(operation)?.ok_or_else(|| missing(&operation.subject))?;
         let Change::ImageImport { sha256, partial_source } = &operation.change else {
             return Err(missing(&operation.subject));
         };
@@ -65,7 +65,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         &self,
         operation: &LiveOperation,
     ) -> Result<(), StepError> {
-        let record = self.image_of(operation)?;
+        let Some(record) = self.image_of(operation)? else { return Ok(()) };
         if operation.cancel.is_cancelled() {
             let images = &self.node.images;
             let forgotten = match (&operation.change, &operation.volatile.source) {
@@ -80,8 +80,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     pub(super) async fn remove_image(&self, operation: &LiveOperation) -> Result<(), StepError> {
-        let record = self.image_of(operation)?;
-        self.drop_image(&record).await
+        match self.image_of(operation)? {
+            Some(record) => self.drop_image(&record).await,
+            // Done by an earlier try, and what failed came after it.
+            None => Ok(()),
+        }
     }
 
     /// Give up an image's name, and with it its file unless something else needs that. From the
@@ -130,12 +133,12 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         removed.map(drop).map_err(|error| StepError::failed(image_fault(&error)))
     }
 
-    fn image_of(&self, operation: &LiveOperation) -> Result<ImageRecord, StepError> {
+    /// What is known of an operation's image; `None` once its name is given up.
+    fn image_of(&self, operation: &LiveOperation) -> Result<Option<ImageRecord>, StepError> {
         let Subject::Image(name) = &operation.subject else {
             return Err(missing(&operation.subject));
         };
-        let record = self.registry.lock().images.get(name).cloned();
-        record.ok_or_else(|| missing(&operation.subject))
+        Ok(self.registry.lock().images.get(name).cloned())
     }
 }
 
