@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::compute::{Compute, Node};
+use crate::compute::{Compute, Node, Virtualization};
 use crate::config::{INCOMING, Settings};
 use crate::guest::{GuestSettings, Guests};
 use crate::host::{Host, HostError};
@@ -116,7 +116,7 @@ pub async fn run(
         volumes,
         images: Cache::open(&settings.state_dir.join("images"), image_limits(&settings)).await?,
         host: Host::open(&settings.state_dir).await?,
-        virt_type: tokio::sync::OnceCell::new(),
+        virtualization: Virtualization::default(),
     };
     let compute = Compute::start(Arc::clone(&settings), journal, node, shutdown.clone()).await?;
 

@@ -20,7 +20,7 @@ impl Show for Host {
             ("started", Field::plain(instant(self.started))),
             ("hypervisor", link(self.hypervisor)),
             ("broker", link(self.broker)),
-            ("virtualization", Field::plain(&self.virt_type)),
+            ("virtualization", Field::plain(virtualization(self))),
             ("kernel", Field::plain(&self.kernel)),
             ("cpu", Field::plain(format!("{} x {}", self.cpus, self.cpu_model))),
             ("load", Field::plain(format!("{one:.2} {five:.2} {fifteen:.2}"))),
@@ -50,6 +50,15 @@ impl Show for Host {
             rows.push(("flavor", Field::plain(text)));
         }
         fields(look, rows)
+    }
+}
+
+fn virtualization(host: &Host) -> String {
+    let Host { virt_type, cpu_mode, virt_type_reason: why, .. } = host;
+    match (cpu_mode.as_str(), why.as_str()) {
+        ("", _) => virt_type.clone(),
+        (cpu, "") => format!("{virt_type}, {cpu} cpu"),
+        (cpu, why) => format!("{virt_type}, {cpu} cpu: {why}"),
     }
 }
 

@@ -83,8 +83,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         self.runs(id)?;
         let stats = self.node.hypervisor.stats(id).await.map_err(fault(id))?;
         let state = self.registry.lock().observed(id).power;
-        let hypervisor = self.node.virt_type.get().map_or("unknown", |v| v.as_str());
-        Ok(diagnostics(id, state, hypervisor, &stats))
+        let hypervisor = self.node.virtualization.word();
+        Ok(diagnostics(id, state, &hypervisor, &stats))
     }
 
     /// `instance.vnc`

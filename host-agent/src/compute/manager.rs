@@ -13,7 +13,7 @@ use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::{Boot, Status, VmState};
 use ostler_protocol::rpc::operation::{Kind, Operation, State, Subject};
 use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, OperationId, Timestamp};
-use tokio::sync::{OnceCell, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,10 +23,11 @@ use super::faults::{self, Moment};
 use super::operations::{can_cancel, hypervisor_fault, pending};
 use super::registry::{LiveOperation, Registry, Shared, Volatile};
 use super::requests::Asked;
+use super::virtualization::Virtualization;
 use crate::config::Settings;
 use crate::guest::Guests;
 use crate::host::{Host, Usage};
-use crate::hypervisor::{self, Hypervisor, VirtType};
+use crate::hypervisor::{self, Hypervisor};
 use crate::image::{Cache, Limits};
 use crate::journal::records::{Change, InstanceRecord, OperationRecord, Running};
 use crate::journal::{self, Accepted, Journal, Write};
@@ -55,7 +56,7 @@ pub struct Node<H: Hypervisor, N> {
     /// The machine.
     pub host: Host,
     /// What domains run on, once that is known.
-    pub virt_type: OnceCell<VirtType>,
+    pub virtualization: Virtualization,
 }
 
 /// The agent's heart; see the module.
@@ -169,7 +170,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             compute.forget_old().await;
         });
         let prober = Arc::clone(&compute);
-        compute.tasks.spawn(async move { prober.probe_virt_type().await });
+        compute.tasks.spawn(async move { prober.probe_virtualization().await });
         Ok(compute)
     }
 

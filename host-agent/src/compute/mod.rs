@@ -25,6 +25,7 @@
 //! * `operations`: the plans and their steps, one file for each kind.
 //! * `power`: follows what libvirt tells; UNKNOWN while it cannot tell, and then nothing is done.
 //! * `reconcile`: compares what is known with what is, at start and from time to time.
+//! * `virtualization`: what domains run on, KVM or emulation.
 //! * `views`: answers to reads.
 //! * `guest_work`: what is done in guests directly, without an operation.
 //! * [`inspect`]: answers to reads that ask libvirt, and consoles.
@@ -47,7 +48,9 @@ mod reconcile;
 mod registry;
 mod requests;
 mod views;
+mod virtualization;
 mod worker;
 
 pub use manager::{Compute, Node};
 pub use operations::plans;
+pub use virtualization::Virtualization;

@@ -52,6 +52,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let capacity = self.capacity().await?;
         let usage = self.usage().await?;
         let inventory = self.node.host.inventory();
+        let choice = self.node.virtualization.known();
         let registry = self.registry.lock();
         let claims = registry.claims();
         let shares = Shares::of(capacity, claims, &self.settings().admission);
@@ -64,7 +65,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 Link::Down => WireLink::Down,
             },
             broker,
-            virt_type: self.node.virt_type.get().map_or("unknown", |v| v.as_str()).to_owned(),
+            virt_type: self.node.virtualization.word(),
+            cpu_mode: choice.as_ref().map(|choice| choice.cpu.to_string()).unwrap_or_default(),
+            virt_type_reason: choice.map(|choice| choice.why.clone()).unwrap_or_default(),
             kernel: inventory.kernel.clone(),
             cpu_model: inventory.cpu_model.clone(),
             cpus: inventory.cpus,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::spec::CpuMode;
+
 /// What executes a guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VirtType {
@@ -30,7 +32,7 @@ impl fmt::Display for VirtType {
 /// What the operator wants domains to run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum VirtSetting {
-    /// KVM if a guest really runs on it, otherwise emulation.
+    /// KVM if a guest really runs on it with a processor as instances get, otherwise emulation.
     #[default]
     Auto,
     /// KVM, whatever a probe would say.
@@ -44,7 +46,9 @@ pub enum VirtSetting {
 pub struct VirtChoice {
     /// The choice.
     pub virt_type: VirtType,
-    /// Why, for people.
+    /// The processor that guests see on it.
+    pub cpu: CpuMode,
+    /// Why, and what was tried before, for people.
     pub why: String,
 }
 

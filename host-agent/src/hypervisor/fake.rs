@@ -20,6 +20,7 @@ use self::jobs::Work;
 pub use self::jobs::{COPIED, Copies};
 use super::event::EVENT_CAPACITY;
 use super::inspect::{Definition, DomainStats, Inspect, Screen};
+use super::spec::CpuMode;
 use super::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor,
     HypervisorEvent, Link, PowerReason, PowerState, RESTORE, RebootMode, ShutdownMode, VirtChoice,
@@ -86,6 +87,8 @@ struct World {
     holds: BTreeMap<Call, VecDeque<oneshot::Receiver<()>>>,
     calls: Vec<(Call, Option<InstanceId>)>,
     copies: Copies,
+    /// What guests are found to run on.
+    found: Option<VirtChoice>,
 }
 
 struct Domain {
@@ -131,6 +134,11 @@ impl Fake {
     /// Has the next call of this kind fail; several are taken in turn.
     pub fn fail_next(&self, call: Call, failing: Failing, error: Error) {
         self.world().failures.entry(call).or_default().push_back((failing, error));
+    }
+
+    /// What guests are found to run on from now on, where that is tried.
+    pub fn runs_on(&self, found: VirtChoice) {
+        self.world().found = Some(found);
     }
 
     /// Has the next call of this kind wait, before it does anything, until the hold is dropped.
@@ -565,12 +573,13 @@ impl Hypervisor for Fake {
     }
 
     async fn virt_type(&self, setting: VirtSetting) -> Result<VirtChoice, Error> {
-        self.call(Call::VirtType, None, |_| {
-            let virt_type = match setting {
-                VirtSetting::Kvm => VirtType::Kvm,
-                VirtSetting::Auto | VirtSetting::Qemu => VirtType::Qemu,
+        self.call(Call::VirtType, None, |world| {
+            let (virt_type, cpu) = match (setting, &world.found) {
+                (VirtSetting::Auto, Some(found)) => return Ok(found.clone()),
+                (VirtSetting::Kvm, _) => (VirtType::Kvm, CpuMode::HostModel),
+                (VirtSetting::Auto | VirtSetting::Qemu, _) => (VirtType::Qemu, CpuMode::Maximum),
             };
-            Ok(VirtChoice { virt_type, why: "fake".to_owned() })
+            Ok(VirtChoice { virt_type, cpu, why: "fake".to_owned() })
         })
         .await
     }

@@ -111,6 +111,25 @@ pub enum CpuMode {
     Named(String),
 }
 
+impl CpuMode {
+    /// libvirt's word for the mode, or the model's name.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::HypervisorDefault => "default",
+            Self::HostPassthrough => "host-passthrough",
+            Self::HostModel => "host-model",
+            Self::Maximum => "maximum",
+            Self::Named(model) => model,
+        }
+    }
+}
+
+impl fmt::Display for CpuMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// What the board starts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firmware {

@@ -5,13 +5,14 @@
 mod goes_on;
 mod images;
 mod ours;
+mod virtualization;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ostler_host_agent::compute::command::{Command, Context};
-use ostler_host_agent::compute::{Compute, Node};
+use ostler_host_agent::compute::{Compute, Node, Virtualization};
 use ostler_host_agent::config::Settings;
 use ostler_host_agent::guest::{GuestSettings, Guests};
 use ostler_host_agent::host::Host;
@@ -27,7 +28,6 @@ use ostler_protocol::rpc::operation::{Operation, State, Subject, Wait};
 use ostler_protocol::rpc::values::{Bytes, IdempotencyKey, InstanceId, Timestamp};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 type Subjected = Compute<Fake, FakeNetwork>;
@@ -58,6 +58,14 @@ impl World {
         Self { folder, hypervisor: Fake::new(), network: FakeNetwork::new() }
     }
 
+    /// Say something else in its configuration.
+    fn configure(&self, before: &str, now: &str) {
+        let file = self.path().join("config.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(before), "{text}");
+        std::fs::write(file, text.replace(before, now)).unwrap();
+    }
+
     fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -77,7 +85,7 @@ impl World {
             volumes: Directory::open(self.path()).await.unwrap(),
             images: Cache::open(&self.path().join("images"), limits).await.unwrap(),
             host: Host::open(self.path()).await.unwrap(),
-            virt_type: OnceCell::new(),
+            virtualization: Virtualization::default(),
         };
         let settings = Arc::new(settings);
         let compute = Compute::start(settings, journal, node, shutdown.clone()).await.unwrap();

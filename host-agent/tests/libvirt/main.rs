@@ -220,9 +220,34 @@ async fn what_guests_run_on_is_proved_by_a_guest() {
     let choice = driver.virt_type(VirtSetting::Auto).await.unwrap();
     println!("{choice:?}");
     assert!(!choice.why.is_empty());
+    // An instance gets what was found, and starts on it.
+    let mut guest = spec("on-what-was-found");
+    guest.machine = Machine::Q35 { spare_slots: 2 };
+    (guest.virt_type, guest.cpu) = (choice.virt_type, choice.cpu);
+    driver.define(&guest).await.unwrap();
+    assert_eq!(driver.start(guest.id()).await, Ok(Change::Made));
+    driver.destroy(guest.id()).await.unwrap();
+    driver.undefine(guest.id()).await.unwrap();
     let left = driver.list().await.unwrap();
     assert!(left.iter().all(|record| !record.name.starts_with("ostler-probe-")));
     assert_eq!(driver.virt_type(VirtSetting::Kvm).await.unwrap().virt_type, VirtType::Kvm);
+}
+
+/// By emulation, which runs everywhere: KVM may not be what lets it end, nor its processor.
+#[tokio::test]
+async fn the_guest_of_the_proof_is_through_its_firmware_and_gone() {
+    let Some(driver) = system().await else { return };
+    for cpu in [CpuMode::Maximum, CpuMode::Named("qemu64".to_owned())] {
+        let mut events = driver.events();
+        let id = InstanceId::random();
+        let xml = xml::probe::write(id, VirtType::Qemu, &cpu).unwrap();
+        let uri = std::env::var("OSTLER_TEST_LIBVIRT_URI");
+        let connect =
+            virt::connect::Connect::open(Some(uri.as_deref().unwrap_or("qemu:///system"))).unwrap();
+        drop(connect.create_domain_xml(&xml, virt::sys::VIR_DOMAIN_START_AUTODESTROY).unwrap());
+        let over = lifecycle(id, PowerState::Shutdown, PowerReason::ShutDown);
+        wait_for(&mut events, |event| *event == over).await;
+    }
 }
 
 #[tokio::test]

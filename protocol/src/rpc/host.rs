@@ -79,6 +79,12 @@ pub struct Host {
     pub broker: Link,
     /// What domains run on: `kvm` or `qemu`.
     pub virt_type: String,
+    /// The processor guests see: libvirt's word for its mode (`host-model`, `maximum`), or a model.
+    #[serde(default)]
+    pub cpu_mode: String,
+    /// Why these two: `configured`, or what was tried and what came of it.
+    #[serde(default)]
+    pub virt_type_reason: String,
     /// The kernel's release.
     pub kernel: String,
     /// The processor's model.

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::image::Format;
@@ -13,13 +12,11 @@ use super::adjust::metadata;
 use super::{StepError, root_serial};
 use crate::compute::catalog::bridge_spec;
 use crate::compute::manager::Compute;
-use crate::config::VirtType as VirtSettingText;
-use crate::hypervisor::VirtType;
 use crate::hypervisor::spec::{
-    Boot, CpuMode, Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget,
-    DomainSpec, Firmware, Machine, Nic, OnCrash, Tpm, Vnc, WatchdogAction,
+    Boot, Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget, DomainSpec,
+    Firmware, Machine, Nic, OnCrash, Tpm, Vnc, WatchdogAction,
 };
-use crate::hypervisor::{self, Hypervisor, Link, VirtSetting};
+use crate::hypervisor::{self, Hypervisor, VirtChoice};
 use crate::journal::records::InstanceRecord;
 use crate::network::{Network, tap_name};
 use crate::volume::Volumes;
@@ -30,8 +27,6 @@ const SPARE_SLOTS: u8 = 8;
 const MEMORY_STATS_PERIOD: u32 = 10;
 /// The guest's serial number of a rescue disk.
 const RESCUE_SERIAL: &str = "rescue";
-/// The pause before a probe that failed is tried again.
-const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
 impl<H: Hypervisor, N: Network> Compute<H, N> {
     pub(super) async fn ensure_bridges(&self, record: &InstanceRecord) -> Result<(), StepError> {
@@ -49,7 +44,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     pub(super) async fn define_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
-        let spec = self.domain(record, self.virt_type().await?)?;
+        let spec = self.domain(record, &*self.virtualization().await?)?;
         self.node.hypervisor.define(&spec).await?;
         self.note_definition(record.id).await;
         Ok(())
@@ -77,43 +72,31 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         self.observe(id, |seen| seen.redefined = None);
     }
 
+    /// Start an instance's domain; on something else, if what it was defined for does not run.
     pub(super) async fn start_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
-        self.node.hypervisor.start(record.id).await?;
+        match self.node.hypervisor.start(record.id).await {
+            Err(error) if self.runs_on_something_else(&error).await => {
+                self.define_domain(record).await?;
+                self.run_domain(record).await
+            }
+            started => self.started(record, started).await,
+        }
+    }
+
+    /// Start an instance's domain as it is defined, or let it go on where its memory is saved.
+    pub(super) async fn run_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
+        self.started(record, self.node.hypervisor.start(record.id).await).await
+    }
+
+    async fn started(
+        &self,
+        record: &InstanceRecord,
+        started: Result<hypervisor::Change, hypervisor::Error>,
+    ) -> Result<(), StepError> {
+        started?;
+        self.node.virtualization.works();
         self.power_seen(record.id, PowerState::Running).await;
         Ok(())
-    }
-
-    /// What domains run on; found out once, by really starting one where the setting says `auto`.
-    async fn virt_type(&self) -> Result<VirtType, hypervisor::Error> {
-        let setting = match self.settings().virt_type {
-            VirtSettingText::Auto => VirtSetting::Auto,
-            VirtSettingText::Kvm => VirtSetting::Kvm,
-            VirtSettingText::Qemu => VirtSetting::Qemu,
-        };
-        let find = || async {
-            let choice = self.node.hypervisor.virt_type(setting).await?;
-            tracing::info!(virt_type = %choice.virt_type, why = choice.why, "domains run on this");
-            Ok(choice.virt_type)
-        };
-        self.node.virt_type.get_or_try_init(find).await.copied()
-    }
-
-    /// Find out what domains run on as soon as libvirt can be reached, so that no boot waits.
-    pub(in crate::compute) async fn probe_virt_type(&self) {
-        let mut link = self.node.hypervisor.link();
-        while !self.node.virt_type.initialized() {
-            tokio::select! {
-                () = self.shutdown.cancelled() => return,
-                up = link.wait_for(|link| *link == Link::Up) => if up.is_err() { return },
-            }
-            if let Err(error) = self.virt_type().await {
-                tracing::warn!(%error, "what domains run on could not be found out");
-                tokio::select! {
-                    () = self.shutdown.cancelled() => return,
-                    () = tokio::time::sleep(PROBE_AGAIN) => {}
-                }
-            }
-        }
     }
 
     /// The socket of an instance's Ostler port.
@@ -125,7 +108,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     fn domain(
         &self,
         record: &InstanceRecord,
-        virt_type: VirtType,
+        choice: &VirtChoice,
     ) -> Result<DomainSpec, StepError> {
         let images = &self.node.images;
         // A rescue image takes the place of the root disk, which moves to the second.
@@ -170,16 +153,13 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let disks = disks.collect();
         Ok(DomainSpec {
             metadata: metadata(&self.settings().host, record),
-            virt_type,
+            virt_type: choice.virt_type,
             vcpus: record.vcpus,
             memory: record.memory,
             max_vcpus: record.max_vcpus.max(record.vcpus),
             max_memory: record.max_memory.max(record.memory),
             machine: Machine::Q35 { spare_slots: SPARE_SLOTS },
-            cpu: match virt_type {
-                VirtType::Kvm => CpuMode::HostModel,
-                VirtType::Qemu => CpuMode::Maximum,
-            },
+            cpu: choice.cpu.clone(),
             firmware: Firmware::Bios,
             boot,
             disks,

@@ -64,7 +64,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         match state.power {
             PowerState::Shutdown | PowerState::Crashed if operation.was == Running::Yes => {
                 self.ensure_bridges(&record).await?;
-                self.start_domain(&record).await
+                self.run_domain(&record).await
             }
             PowerState::Unknown
             | PowerState::None

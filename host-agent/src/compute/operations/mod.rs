@@ -66,7 +66,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             Step::Pause => self.pause(self.record_of(operation)?.id).await?,
             Step::Unpause => self.unpause(self.record_of(operation)?.id).await?,
             Step::SaveMemory => self.save_memory(operation).await?,
-            Step::RestoreMemory => self.start_domain(&self.target(operation)?).await?,
+            Step::RestoreMemory => self.run_domain(&self.target(operation)?).await?,
             Step::SyncClock => self.sync_clock(self.record_of(operation)?.id).await,
             Step::SetRootAside => self.set_root_aside(operation).await?,
             Step::CopyRootAside => self.copy_root_aside(operation).await?,
@@ -115,7 +115,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             Step::PowerOff if operation.was == Running::Yes => {
                 let record = self.record_of(operation)?;
                 self.ensure_bridges(&record).await?;
-                self.start_domain(&record).await
+                self.run_domain(&record).await
             }
             Step::Pause => self.unpause(self.record_of(operation)?.id).await,
             Step::Unpause => self.pause(self.record_of(operation)?.id).await,

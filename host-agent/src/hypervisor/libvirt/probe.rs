@@ -3,7 +3,8 @@
 //! That `/dev/kvm` is there, and that libvirt offers KVM, proves little: in a nested or broken
 //! setup a KVM guest starts and then executes nothing, or so slowly that emulation is faster. So a
 //! throw-away guest must get through its firmware ([`super::xml::probe`]) in the time that takes
-//! even when emulated before KVM is believed.
+//! even when emulated before KVM is believed. And it has the processor an instance would have: in
+//! other setups a guest runs, but not with all that the host's own processor is said to have.
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use virt::sys;
 use super::connection::{Libvirt, Traffic};
 use super::error::{from_libvirt, from_xml};
 use super::xml;
+use crate::hypervisor::spec::CpuMode;
 use crate::hypervisor::{
     Capabilities, Error, Hypervisor, HypervisorEvent, PowerReason, PowerState, VirtChoice,
     VirtSetting, VirtType,
@@ -25,6 +27,9 @@ const PROOF_WITHIN: Duration = Duration::from_secs(3);
 /// To start the throw-away guest. The first start after libvirtd's own examines QEMU.
 const START_WITHIN: Duration = Duration::from_secs(30);
 
+/// Characters of a reason the hypervisor gives.
+const LINE: usize = 240;
+
 const STEP: &str = "probe";
 
 /// Decides what domains run on.
@@ -32,24 +37,59 @@ pub(super) async fn virt_type(
     libvirt: &Libvirt,
     setting: VirtSetting,
 ) -> Result<VirtChoice, Error> {
-    let configured = |virt_type| VirtChoice { virt_type, why: "configured".to_owned() };
+    let configured = |virt_type, cpu| VirtChoice { virt_type, cpu, why: "configured".to_owned() };
     match setting {
-        VirtSetting::Kvm => Ok(configured(VirtType::Kvm)),
-        VirtSetting::Qemu => Ok(configured(VirtType::Qemu)),
-        VirtSetting::Auto => Ok(match prove(libvirt, VirtType::Kvm).await? {
-            Ok(()) => VirtChoice {
-                virt_type: VirtType::Kvm,
-                why: "a guest ran its firmware on KVM".to_owned(),
-            },
-            Err(why) => VirtChoice { virt_type: VirtType::Qemu, why },
-        }),
+        VirtSetting::Kvm => Ok(configured(VirtType::Kvm, CpuMode::HostModel)),
+        VirtSetting::Qemu => Ok(configured(VirtType::Qemu, CpuMode::Maximum)),
+        VirtSetting::Auto => tried(libvirt).await,
+    }
+}
+
+/// What runs a guest: KVM with the best processor it starts with, or emulation.
+async fn tried(libvirt: &Libvirt) -> Result<VirtChoice, Error> {
+    let capabilities = libvirt.capabilities().await?;
+    let mut failed = Vec::new();
+    if !capabilities.kvm_offered {
+        failed.push("libvirt offers no KVM here".to_owned());
+    }
+    for cpu in if capabilities.kvm_offered { processors() } else { Vec::new() } {
+        match prove(libvirt, VirtType::Kvm, &cpu).await? {
+            Ok(()) => {
+                failed.insert(0, format!("a guest with {cpu} ran its firmware on KVM"));
+                return Ok(VirtChoice { virt_type: VirtType::Kvm, cpu, why: failed.join("; ") });
+            }
+            Err(why) => failed.push(format!("with {cpu} {why}")),
+        }
+    }
+    let why = failed.join("; ");
+    Ok(VirtChoice { virt_type: VirtType::Qemu, cpu: CpuMode::Maximum, why })
+}
+
+/// The processors tried on KVM, the best first: the named model nearest the host's; the oldest that
+/// today's systems are built for (x86-64-v2); the one every x86-64 system runs on.
+fn processors() -> Vec<CpuMode> {
+    let named = ["Nehalem", "qemu64"].map(|model| CpuMode::Named(model.to_owned()));
+    std::iter::once(CpuMode::HostModel).chain(named).collect()
+}
+
+/// The hypervisor's words in one line that is not endless.
+fn short(reason: &str) -> String {
+    let words: Vec<_> = reason.split_whitespace().collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(LINE) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
     }
 }
 
 /// Runs a throw-away guest. The outer error is that it could not be tried.
-async fn prove(libvirt: &Libvirt, on: VirtType) -> Result<Result<(), String>, Error> {
+async fn prove(
+    libvirt: &Libvirt,
+    on: VirtType,
+    cpu: &CpuMode,
+) -> Result<Result<(), String>, Error> {
     let id = InstanceId::random();
-    let xml = xml::probe::write(id, on).map_err(|error| from_xml(STEP, Some(id), &error))?;
+    let xml = xml::probe::write(id, on, cpu).map_err(|error| from_xml(STEP, Some(id), &error))?;
     let mut events = libvirt.events();
     let started = libvirt
         .call(Traffic::Control, Some(id), STEP, START_WITHIN, move |connect| {
@@ -63,7 +103,7 @@ async fn prove(libvirt: &Libvirt, on: VirtType) -> Result<Result<(), String>, Er
     match started {
         Ok(()) => {}
         Err(Error::Refused { reason, .. } | Error::Failed { message: reason, .. }) => {
-            return Ok(Err(format!("a {on} guest does not start: {reason}")));
+            return Ok(Err(format!("a {on} guest does not start: {}", short(&reason))));
         }
         Err(error) => return Err(error),
     }
@@ -129,7 +169,13 @@ fn version(number: u32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::version;
+    use super::{short, version};
+
+    #[test]
+    fn a_reason_is_one_line_of_bounded_length() {
+        assert_eq!(short("internal error:\n  no KVM"), "internal error: no KVM");
+        assert_eq!(short(&"\u{e4}".repeat(1000)).chars().count(), super::LINE + 3);
+    }
 
     #[test]
     fn versions_read_as_people_write_them() {

@@ -132,7 +132,7 @@ fn features(domain: &mut Document, spec: &DomainSpec) {
     });
 }
 
-fn cpu(domain: &mut Document, cpu: &CpuMode) {
+pub(super) fn cpu(domain: &mut Document, cpu: &CpuMode) {
     match cpu {
         CpuMode::HypervisorDefault => {}
         CpuMode::HostPassthrough => domain.leaf("cpu", &[("mode", "host-passthrough")]),
