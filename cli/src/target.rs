@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use ostler_protocol::rpc::amqp::uri::{Endpoint, UriError};
 use zeroize::Zeroizing;
 
 use crate::args::Global;
@@ -49,9 +50,9 @@ pub(crate) enum TargetError {
     /// Not what a host agent can be called: it becomes a routing key, of 255 bytes at most.
     #[error("the name given as --host is longer than 200 bytes")]
     HostTooLong,
-    /// Not a URI. What it is instead is not repeated: it may hold a password.
-    #[error("the broker's URI is not one")]
-    Uri,
+    /// Not a URI.
+    #[error("the broker cannot be told from what is given")]
+    Uri(#[source] UriError),
     /// Whose password?
     #[error("there is no password for the broker's user {0}")]
     NoPassword(String),
@@ -74,7 +75,7 @@ impl TargetError {
                  file and its path into OSTLER_BROKER_PASSWORD_FILE",
             ),
             Self::NoHost => Some("add --host NAME, or set OSTLER_HOST"),
-            Self::Uri => Some("write it as in amqps://user@broker.example/vhost"),
+            Self::Uri(_) => Some("write it as in amqps://user@broker.example/vhost"),
             Self::Both | Self::HostTooLong | Self::PasswordFile { .. } => None,
         }
     }
@@ -89,7 +90,7 @@ pub(crate) fn choose(global: &Global, matches: &ArgMatches) -> Result<Target, Ta
         (Some(uri), false, _) if !uri.is_empty() => uri,
         (Some(_), _, _) | (None, _, _) => return Ok(Target::Socket(global.socket.clone())),
     };
-    if typed("broker") && Parts::of(broker).password {
+    if typed("broker") && holds_password(broker) {
         return Err(TargetError::PasswordInArguments);
     }
     let host = global.host.clone().filter(|host| !host.is_empty()).ok_or(TargetError::NoHost)?;
@@ -109,57 +110,35 @@ fn read_password(path: PathBuf) -> Result<Zeroizing<String>, TargetError> {
     }
 }
 
-/// The parts of a URI that its parser does not tell: it fills in defaults for what is absent, and
-/// takes an IPv6 address for an absent host.
-struct Parts<'a> {
-    user: bool,
-    password: bool,
-    ipv6: Option<&'a str>,
+/// Whether there may be a password in a URI, readable or not: what counts is that none slips through.
+fn holds_password(uri: &str) -> bool {
+    let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
+    rest.rsplit_once('@').is_some_and(|(login, _)| login.contains(':'))
 }
 
-impl<'a> Parts<'a> {
-    fn of(uri: &'a str) -> Self {
-        let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-        // A password may hold an unescaped `@`, and then even a `/`: what counts is that none slips
-        // through, so the last `@` of the whole URI counts for that.
-        let login = authority.rsplit_once('@').map(|(login, _)| login);
-        let anywhere = rest.rsplit_once('@').map(|(login, _)| login);
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        Self {
-            user: login.is_some_and(|login| !login.is_empty()),
-            password: anywhere.is_some_and(|login| login.contains(':')),
-            ipv6: host.strip_prefix('[').and_then(|host| host.split(']').next()),
-        }
-    }
-}
-
+/// A broker in the library's words, and its address for messages. Nobody's login is the broker's
+/// own for its own machine.
 fn login(
     text: &str,
     password: Option<Zeroizing<String>>,
 ) -> Result<(AMQPUri, String), TargetError> {
-    let parts = Parts::of(text);
-    let mut uri: AMQPUri = text.parse().map_err(|_| TargetError::Uri)?;
-    // amqp://broker and amqp://broker/ both mean the default virtual host to people.
-    if uri.vhost.is_empty() {
-        uri.vhost = "/".to_owned();
-    }
-    if uri.vhost.len() > 255 {
-        return Err(TargetError::Uri);
-    }
-    if let Some(address) = parts.ipv6 {
-        uri.authority.host = address.to_owned();
-    }
-    match password {
-        Some(password) => uri.authority.userinfo.password = String::clone(&password),
-        None if parts.user && !parts.password => {
-            return Err(TargetError::NoPassword(uri.authority.userinfo.username));
+    let endpoint: Endpoint = text.parse().map_err(TargetError::Uri)?;
+    let address = endpoint.address();
+    let Endpoint { tls, user, password: written, host, port, vhost, heartbeat } = endpoint;
+    let mut userinfo = AMQPUserInfo::default();
+    match (user, password.or(written)) {
+        (Some(user), None) => return Err(TargetError::NoPassword(user)),
+        (user, password) => {
+            userinfo.username = user.unwrap_or(userinfo.username);
+            userinfo.password =
+                password.map_or(userinfo.password, |password| String::clone(&password));
         }
-        None => {}
     }
-    let address = match parts.ipv6 {
-        Some(ipv6) => format!("[{ipv6}]:{}", uri.authority.port),
-        None => format!("{}:{}", uri.authority.host, uri.authority.port),
+    let uri = AMQPUri {
+        scheme: if tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+        authority: AMQPAuthority { userinfo, host, port },
+        vhost,
+        query: AMQPQueryString { heartbeat, ..AMQPQueryString::default() },
     };
     Ok((uri, address))
 }
@@ -206,14 +185,13 @@ mod tests {
     fn addresses_and_virtual_hosts_are_as_people_mean_them() {
         for (text, address, vhost) in [
             ("amqp://b", "b:5672", "/"),
-            ("amqps://b/", "b:5671", "/"),
-            ("amqp://127.0.0.1:99/%2f", "127.0.0.1:99", "/"),
+            ("amqps://u:p@b/", "b:5671", "/"),
             ("amqp://[::1]:99/v", "[::1]:99", "v"),
         ] {
             let (uri, shown) = login(text, None).unwrap();
             assert_eq!((shown.as_str(), uri.vhost.as_str()), (address, vhost), "{text}");
+            assert!(uri.authority.host == "b" || uri.authority.host == "::1");
         }
-        assert!(matches!(login("http://b", None), Err(TargetError::Uri)));
-        assert!(matches!(login("b:5672", None), Err(TargetError::Uri)));
+        assert!(matches!(login("http://b", None), Err(TargetError::Uri(_))));
     }
 }

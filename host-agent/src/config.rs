@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ostler_protocol::rpc::amqp::uri::{Endpoint, UriError};
 use ostler_protocol::rpc::host::Flavor;
 use ostler_protocol::rpc::values::{Bytes, Name};
 use serde::Deserialize;
+use toml::Spanned;
 use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
 
 /// Where the configuration is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ostler/host-agent.toml";
@@ -143,8 +146,10 @@ struct SocketFile {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct BrokerFile {
-    uris: Vec<String>,
+    uris: Vec<Spanned<String>>,
     uris_file: Option<PathBuf>,
+    #[serde(skip)]
+    endpoints: Vec<Endpoint>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -235,7 +240,7 @@ struct LogFile {
 /// How many of each may run or wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Boots and starts at a time.
+    /// Boots, starts, resumes, unshelves and restores at a time.
     pub boots: usize,
     /// Image imports at a time.
     pub downloads: usize,
@@ -275,8 +280,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// The group that may use it, besides root.
     pub socket_group: Option<String>,
-    /// The broker's endpoints, tried in turn; they hold passwords, so they are never shown.
-    pub broker: Vec<String>,
+    /// The broker's endpoints, tried in turn.
+    pub broker: Vec<Endpoint>,
     /// libvirt's URI.
     pub hypervisor_uri: String,
     /// What domains run on.
@@ -373,16 +378,17 @@ fn absolute(field: &'static str, path: PathBuf) -> Result<PathBuf, Error> {
 
 impl File {
     fn parse(path: &Path, text: &str) -> Result<Self, Error> {
-        toml::from_str(text).map_err(|error| {
-            let at = error.span().map_or(0, |span| span.start.min(text.len()));
-            let line = text.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count() + 1;
+        let mut file: Self = toml::from_str(text).map_err(|error| {
+            let line = line_of(text, error.span().map_or(0, |span| span.start));
             // TOML's errors quote what they found, and a broker's URI holds a password.
             let message = match error.message() {
                 quoted if quoted.contains("://") => "a URI is not expected here".to_owned(),
                 message => message.to_owned(),
             };
             Error::Parse { path: path.to_owned(), line, message }
-        })
+        })?;
+        file.broker.endpoints = file.broker.endpoints(path, text)?;
+        Ok(file)
     }
 
     fn validate(self) -> Result<Settings, Error> {
@@ -438,7 +444,7 @@ impl File {
             run_dir,
             socket,
             socket_group: self.socket.group,
-            broker: self.broker.endpoints()?,
+            broker: self.broker.endpoints,
             hypervisor_uri: self.hypervisor.uri.unwrap_or_else(|| "qemu:///system".into()),
             virt_type: self.hypervisor.virt_type,
             vnc: self.hypervisor.vnc.unwrap_or(true),
@@ -467,21 +473,40 @@ impl File {
 }
 
 impl BrokerFile {
-    fn endpoints(self) -> Result<Vec<String>, Error> {
-        let mut uris = self.uris;
-        if let Some(path) = self.uris_file {
-            let text = std::fs::read_to_string(&path)
+    /// The brokers of the file and of the one beside it, each read where its line is known.
+    fn endpoints(&self, path: &Path, text: &str) -> Result<Vec<Endpoint>, Error> {
+        let wrong =
+            |path: &Path, line, message| Error::Parse { path: path.to_owned(), line, message };
+        let mut endpoints = Vec::new();
+        for uri in &self.uris {
+            let line = line_of(text, uri.span().start);
+            endpoints.push(endpoint(uri.get_ref()).map_err(|why| wrong(path, line, why))?);
+        }
+        if let Some(path) = &self.uris_file {
+            let text = std::fs::read_to_string(path)
+                .map(Zeroizing::new)
                 .map_err(|source| Error::Read { path: path.clone(), source })?;
-            uris.extend(text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned));
-        }
-        // The URI itself is never quoted: it holds a password.
-        match uris.iter().position(|u| !u.starts_with("amqp://") && !u.starts_with("amqps://")) {
-            Some(n) => {
-                wrong("broker.uris", format!("number {} is not an amqp:// or amqps:// URI", n + 1))
+            for (n, line) in text.lines().map(str::trim).enumerate() {
+                if !line.is_empty() {
+                    endpoints.push(endpoint(line).map_err(|why| wrong(path, n + 1, why))?);
+                }
             }
-            None => Ok(uris),
         }
+        Ok(endpoints)
     }
+}
+
+fn endpoint(uri: &str) -> Result<Endpoint, String> {
+    let endpoint: Endpoint = uri.parse().map_err(|error: UriError| error.to_string())?;
+    if endpoint.user.is_some() && endpoint.password.is_none() {
+        return Err("the broker's URI has a user and no password".to_owned());
+    }
+    Ok(endpoint)
+}
+
+/// The line a place in a text is on, counted from 1.
+fn line_of(text: &str, at: usize) -> usize {
+    text.as_bytes()[..at.min(text.len())].iter().filter(|&&b| b == b'\n').count() + 1
 }
 
 impl LogFile {
@@ -543,9 +568,29 @@ mod tests {
     }
 
     #[test]
+    fn a_broker_uri_that_cannot_be_read_is_named_by_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("uris");
+        for (uri, why) in [
+            ("amqp://u:hunter2#ss@h/", "%23"),
+            ("http://u:hunter2@h", "begins with amqp"),
+            ("amqp://hunter2@h", "a user and no password"),
+        ] {
+            let text = format!("[broker]\nuris = [\n  \"amqps://u:p@h/\",\n  \"{uri}\",\n]");
+            let inline = parse(&text).unwrap_err().to_string();
+            assert!(inline.contains("test.toml, line 4: "), "{inline}");
+            std::fs::write(&file, format!("\namqps://u:p@h/\n{uri}\n")).unwrap();
+            let text = format!("host = \"n1\"\n[broker]\nuris_file = {file:?}");
+            let beside = parse(&text).unwrap_err().to_string();
+            assert!(beside.contains("uris, line 3: "), "{beside}");
+            for said in [inline, beside] {
+                assert!(said.contains(why) && !said.contains("hunter2"), "{said}");
+            }
+        }
+    }
+
+    #[test]
     fn a_broker_uri_is_never_quoted() {
-        let error = parse("host = \"n1\"\n[broker]\nuris = [\"http://u:hunter2@h\"]").unwrap_err();
-        assert!(!error.to_string().contains("hunter2"));
         let error = parse("[broker]\nuris = \"amqp://u:hunter2@h\"").unwrap_err();
         assert!(!error.to_string().contains("hunter2"), "{error}");
         let settings = parse("host = \"n1\"\n[broker]\nuris = [\"amqp://u:hunter2@h\"]").unwrap();

@@ -14,6 +14,7 @@ mod broker;
 mod broker_chaos;
 mod broker_hostile;
 mod broker_limits;
+mod broker_rights;
 mod broker_shares;
 mod console;
 mod crash;

@@ -64,7 +64,7 @@ async fn a_wrong_configuration_is_refused_with_its_line() {
         ("host = \"n\"\n[limits]\nbots = 4\n", "line 3: unknown field `bots`"),
         ("host = \"../n\"\n", "is not a name"),
         ("host = \"n\"\n[limits]\nboots = 0\n", "limits.boots"),
-        ("host = \"n\"\n[broker]\nuris = [\"http://u:hunter2@h\"]\n", "broker.uris"),
+        ("host = \"n\"\n[broker]\nuris = [\"http://u:hunter2@h\"]\n", "line 3: a broker's URI"),
     ] {
         let file = place.write("config.toml", text).unwrap();
         let checked = Run::new(programs::host_agent().unwrap())

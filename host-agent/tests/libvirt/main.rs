@@ -242,6 +242,7 @@ async fn the_guest_of_the_proof_is_through_its_firmware_and_gone() {
         let id = InstanceId::random();
         let xml = xml::probe::write(id, VirtType::Qemu, &cpu).unwrap();
         let uri = std::env::var("OSTLER_TEST_LIBVIRT_URI");
+        #[expect(clippy::disallowed_methods, reason = "as somebody else than the driver")]
         let connect =
             virt::connect::Connect::open(Some(uri.as_deref().unwrap_or("qemu:///system"))).unwrap();
         drop(connect.create_domain_xml(&xml, virt::sys::VIR_DOMAIN_START_AUTODESTROY).unwrap());

@@ -11,6 +11,7 @@
 //! [`context`](super::envelope::Context::deadline).
 
 pub mod frames;
+pub mod uri;
 
 /// Direct exchange for requests; the routing key is the host's name.
 pub const EXCHANGE_RPC: &str = "ostler.rpc";

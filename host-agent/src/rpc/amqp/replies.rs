@@ -12,6 +12,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use ostler_protocol::rpc::amqp::CONTENT_TYPE;
+use ostler_protocol::rpc::amqp::uri::Endpoint;
 use ostler_protocol::rpc::envelope::Response;
 use tokio::sync::Mutex;
 
@@ -39,7 +40,7 @@ impl Reply {
 
 /// The connection for answers, made again when it is lost.
 pub(super) struct Replies {
-    endpoint: String,
+    endpoint: Endpoint,
     host: String,
     line: Mutex<Option<Arc<Line>>>,
     /// Held by the one that is sent alone.
@@ -47,10 +48,10 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    pub(super) async fn open(endpoint: &str, host: &str) -> Result<Self, Ended> {
+    pub(super) async fn open(endpoint: &Endpoint, host: &str) -> Result<Self, Ended> {
         let line = Line::open(endpoint, host).await?;
         Ok(Self {
-            endpoint: endpoint.to_owned(),
+            endpoint: endpoint.clone(),
             host: host.to_owned(),
             line: Mutex::new(Some(Arc::new(line))),
             alone: Mutex::new(()),
@@ -110,7 +111,7 @@ struct Line {
 }
 
 impl Line {
-    async fn open(endpoint: &str, host: &str) -> Result<Self, Ended> {
+    async fn open(endpoint: &Endpoint, host: &str) -> Result<Self, Ended> {
         let connection = connect(endpoint, host, "replies").await?;
         let channel = confirming(&connection).await?;
         Ok(Self { connection, channel })
