@@ -343,7 +343,7 @@ pub(super) fn adjust(
     let (vcpus, memory) = (asked.vcpus.unwrap_or(now.vcpus), asked.memory.unwrap_or(now.memory));
     check_size(vcpus, memory, None)?;
     let beyond = |parameter: &str, most: String| {
-        let text = format!("the instance was booted to have at most {most}");
+        let text = format!("the instance was booted to have {most} at most");
         Err(invalid(parameter, text).next("resize it: ostler instance resize"))
     };
     if vcpus > now.max_vcpus {

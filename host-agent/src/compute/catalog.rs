@@ -118,7 +118,7 @@ impl Registry {
         if users > 0 {
             return Err(Fault::new(
                 Reason::InUse,
-                format!("image {name} is in use: {users} instances are made from it"),
+                format!("image {name} is in use by instances made from it: {users}"),
             )
             .about(subject.to_string())
             .next("delete them first: ostler instance list"));
@@ -187,7 +187,8 @@ impl Registry {
         if let Some(other) =
             self.networks.values().find(|n| n.bridge == network.bridge && n.name != network.name)
         {
-            let text = format!("conflict: bridge {} is network {}'s", network.bridge, other.name);
+            let text =
+                format!("conflict: bridge {} belongs to network {}", network.bridge, other.name);
             return Err(Fault::new(Reason::Conflict, text).about("parameter bridge"));
         }
         // Names and sizes are checked now, so that nothing is accepted that cannot be.

@@ -261,7 +261,7 @@ pub(super) const fn is_so(change: &Change, vm: VmState, power: PowerState) -> bo
             (vm, power),
             (VmState::SoftDeleted, PowerState::Shutdown | PowerState::Crashed | PowerState::None)
         ),
-        // A reboot of what runs, a snapshot of what was made an image of: these are done each time.
+        // A reboot of what runs, a snapshot of what has one: these are done each time.
         Change::Boot
         | Change::Reboot { .. }
         | Change::Rebuild { .. }
@@ -322,7 +322,7 @@ pub(super) fn is_built(action: Action, built: bool) -> Result<(), Fault> {
     if built || matches!(action, Action::Delete(_)) {
         return Ok(());
     }
-    let text = format!("conflict: the instance was never up, so it cannot be {}", action.word());
+    let text = format!("conflict: the instance never ran, so it cannot be {}", action.word());
     Err(Fault::new(Reason::Conflict, text)
         .next("see why with ostler instance show, delete it, and boot again"))
 }

@@ -137,7 +137,10 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
     /// Answer a request; none if it wants no answer.
     pub async fn answer(&self, asked: Asked) -> Option<Response> {
         let Asked { id, call, context, span } = asked;
-        let outcome = self.carry_out(call, context).instrument(span).await;
+        let outcome = match in_time(&call, &context) {
+            Ok(()) => self.carry_out(call, context).instrument(span).await,
+            Err(fault) => Err(fault),
+        };
         id.map(|id| Response::new(Some(id), outcome))
     }
 
@@ -158,18 +161,18 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
             Call::GuestTime(select) => return value(&compute.guest_time(select.id).await?),
             Call::GuestExec(exec) => {
                 let key = context.key.clone();
-                return acted(&context, compute.guest_exec(exec, key)).await;
+                return acted(compute.guest_exec(exec, key)).await;
             }
             Call::GuestFileWrite(write) => {
-                return acted(&context, compute.guest_file_write(write)).await;
+                return acted(compute.guest_file_write(write)).await;
             }
             Call::GuestSyncTime(select) => {
-                return acted(&context, compute.guest_sync_time(select.id)).await;
+                return acted(compute.guest_sync_time(select.id)).await;
             }
             Call::GuestSshKeys(keys) => {
-                return acted(&context, compute.guest_ssh_keys(&keys)).await;
+                return acted(compute.guest_ssh_keys(&keys)).await;
             }
-            Call::GuestTrim(trim) => return acted(&context, compute.guest_trim(trim)).await,
+            Call::GuestTrim(trim) => return acted(compute.guest_trim(trim)).await,
             Call::OperationGet(select) => return value(&compute.operation(select.id).await?),
             Call::OperationList(filter) => return value(&compute.operations(filter).await?),
             Call::OperationWait(wait) => return value(&compute.wait(&wait).await?),
@@ -235,17 +238,23 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
     }
 }
 
-/// The outcome of something done in a guest, unless its deadline has passed.
-async fn acted<T: Serialize>(
-    context: &Context,
-    act: impl Future<Output = Result<T, Fault>>,
-) -> Result<Value, Fault> {
-    let outcome = if context.is_expired(Timestamp::now()) {
-        let text = "expired: the request's deadline had passed before it was begun";
-        Err(Fault::new(Reason::Expired, text).next("send it again with a later deadline"))
-    } else {
-        act.await
+/// Whether what is answered directly may still be begun. For a change the journal is asked first: it
+/// may be there already, under its key.
+fn in_time(call: &Call, context: &Context) -> Result<(), Fault> {
+    let direct = match call.effect() {
+        Effect::Read | Effect::Act => true,
+        Effect::Change => false,
     };
+    if direct && context.is_expired(Timestamp::now()) {
+        let text = "expired: the request's deadline had passed before it was begun";
+        return Err(Fault::new(Reason::Expired, text).next("send it again with a later deadline"));
+    }
+    Ok(())
+}
+
+/// The outcome of something done in a guest.
+async fn acted<T: Serialize>(act: impl Future<Output = Result<T, Fault>>) -> Result<Value, Fault> {
+    let outcome = act.await;
     if let Err(fault) = &outcome {
         tracing::info!(%fault, "refused");
     }
@@ -261,4 +270,29 @@ fn value(reply: &impl Serialize) -> Result<Value, Fault> {
 pub(super) fn bytes(response: &Response) -> Vec<u8> {
     // Responses hold JSON values only, which always serialize.
     serde_json::to_vec(response).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(method: &str, params: Value, deadline: u64) -> Result<(), Fault> {
+        let call = Call::decode(method, Some(params)).unwrap();
+        in_time(&call, &Context { key: None, deadline: Some(Timestamp(deadline)) })
+    }
+
+    #[test]
+    fn a_read_and_an_act_heed_their_deadline_and_a_change_asks_the_journal_first() {
+        let id = json!({"id": "0f8fad5b-d9cb-469f-a165-70867728950e"});
+        for (method, params) in [
+            ("host.ping", json!({})),
+            ("instance.show", id.clone()),
+            ("guest.sync_time", id.clone()),
+        ] {
+            let fault = asked(method, params.clone(), 1).unwrap_err();
+            assert_eq!(fault.data.reason, Reason::Expired, "{method}");
+            assert_eq!(asked(method, params, u64::MAX), Ok(()), "{method}");
+        }
+        assert_eq!(asked("instance.start", id, 1), Ok(()));
+    }
 }

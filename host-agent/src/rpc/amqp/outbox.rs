@@ -28,6 +28,8 @@ const UNCONFIRMED: usize = 128;
 const AGAIN: Duration = Duration::from_secs(5);
 /// The type of the messages the agent sends to itself.
 pub(super) const PROBE_KIND: &str = "ostler-probe";
+/// How long one may wait: longer than it is waited for, which shows whether it waits.
+const PROBE_LIFE: Duration = Duration::from_secs(60);
 
 /// The connection that publishes.
 pub(super) struct Outbox {
@@ -80,9 +82,12 @@ impl Outbox {
     }
 
     /// Publish a message to the agent itself. One that is refused because the queue is full is no
-    /// trouble: then there is enough else to hear.
+    /// trouble: then there is enough else to hear. One that an agent which stops leaves behind does
+    /// not stay in the queue.
     pub(super) async fn probe(&self, host: &str) -> lapin::Result<()> {
-        let properties = BasicProperties::default().with_type(PROBE_KIND.into());
+        let properties = BasicProperties::default()
+            .with_type(PROBE_KIND.into())
+            .with_expiration(PROBE_LIFE.as_millis().to_string().into());
         publish(&self.messages, EXCHANGE_RPC, host, b"", properties).await?.await.map(drop)
     }
 

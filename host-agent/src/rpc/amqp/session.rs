@@ -32,7 +32,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, BasicProperties, Channel, Connection, Consumer};
 use ostler_protocol::rpc::amqp::frames::DELIVERIES;
 use ostler_protocol::rpc::amqp::{BODY_LIMIT, TRIES, host_queue};
-use ostler_protocol::rpc::envelope::Response;
+use ostler_protocol::rpc::envelope::{Response, read_request};
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::values::IdempotencyKey;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -319,8 +319,10 @@ impl<H: Hypervisor, N: Network> Session<H, N> {
             Some(id) => match id.as_str().parse::<IdempotencyKey>() {
                 Ok(key) => Some(key),
                 Err(error) => {
-                    let fault = Fault::of(Reason::InvalidRequest, &error);
-                    return Err(refuse(fault.about("message_id")));
+                    let fault = Fault::of(Reason::InvalidRequest, &error).about("message_id");
+                    // Whoever asked knows its answer by the request's own id.
+                    let id = read_request(data).map_or_else(|(id, _)| id, |request| request.id);
+                    return Err(Box::new(Response::new(id, Err(fault))));
                 }
             },
         };
