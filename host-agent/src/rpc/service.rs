@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use ostler_protocol::rpc::discover::openrpc;
 use ostler_protocol::rpc::envelope::{Context as WireContext, Id, Response, read_request};
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::host::Link;
-use ostler_protocol::rpc::method::{Call, Effect, openrpc};
+use ostler_protocol::rpc::method::{Call, Effect};
 use ostler_protocol::rpc::values::{IdempotencyKey, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -137,10 +138,15 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
     /// Answer a request; none if it wants no answer.
     pub async fn answer(&self, asked: Asked) -> Option<Response> {
         let Asked { id, call, context, span } = asked;
+        let (name, refusals) = (call.name(), call.refusals());
         let outcome = match in_time(&call, &context) {
             Ok(()) => self.carry_out(call, context).instrument(span).await,
             Err(fault) => Err(fault),
         };
+        if let Err(fault) = &outcome {
+            let reason = fault.data.reason;
+            debug_assert!(refusals.contains(&reason), "{name} is not said to be {reason:?}");
+        }
         id.map(|id| Response::new(Some(id), outcome))
     }
 

@@ -78,6 +78,7 @@ pub struct Opened {
 /// Whether a session has a console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "ConsoleState")]
 pub enum State {
     /// The instance runs, and what it prints comes.
     Attached,

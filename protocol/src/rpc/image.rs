@@ -87,6 +87,7 @@ pub struct Select {
 /// Where an image is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "ImageState")]
 pub enum State {
     /// Being fetched and checked.
     Importing,

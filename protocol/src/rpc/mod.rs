@@ -17,6 +17,7 @@
 
 pub mod amqp;
 pub mod console;
+pub mod discover;
 pub mod envelope;
 pub mod event;
 pub mod fault;

@@ -25,6 +25,7 @@ pub struct Ensure {
 /// Whether the bridge is as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "NetworkState")]
 pub enum State {
     /// As it should be.
     Up,

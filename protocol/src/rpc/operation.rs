@@ -114,6 +114,7 @@ impl std::fmt::Display for Subject {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "OperationState")]
 pub enum State {
     /// Accepted, waiting for its turn.
     Queued,
