@@ -25,6 +25,7 @@
 //! * `operations`: the plans and their steps, one file for each kind.
 //! * `power`: follows what libvirt tells; UNKNOWN while it cannot tell, and then nothing is done.
 //! * `reconcile`: compares what is known with what is, at start and from time to time.
+//! * `stall`: what QEMU paused because its disk failed, and that it goes on when there is room.
 //! * `views`: answers to reads.
 //! * `guest_work`: what is done in guests directly, without an operation.
 //! * [`inspect`]: answers to reads that ask libvirt, and consoles.
@@ -46,6 +47,7 @@ mod power;
 mod reconcile;
 mod registry;
 mod requests;
+mod stall;
 mod views;
 mod worker;
 

@@ -5,6 +5,7 @@
 mod goes_on;
 mod images;
 mod ours;
+mod stall;
 
 use std::path::Path;
 use std::sync::Arc;
