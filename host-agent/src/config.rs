@@ -200,6 +200,7 @@ struct InstancesFile {
     reclaim_after: Option<u64>,
     orphans: Orphans,
     autostart: Option<bool>,
+    resume_when_room: Option<bool>,
     reconcile_interval: Option<u64>,
 }
 
@@ -307,6 +308,8 @@ pub struct Settings {
     pub orphans: Orphans,
     /// Whether instances that ran before the node's restart are started again after it.
     pub autostart: bool,
+    /// Whether an instance that QEMU paused for want of space goes on by itself.
+    pub resume_when_room: bool,
     /// How often what is known is compared with what is, without a reason.
     pub reconcile_interval: Duration,
     /// The sizes instances come in.
@@ -461,6 +464,7 @@ impl File {
             },
             orphans: self.instances.orphans,
             autostart: self.instances.autostart.unwrap_or(true),
+            resume_when_room: self.instances.resume_when_room.unwrap_or(true),
             reconcile_interval: Duration::from_secs(
                 self.instances.reconcile_interval.unwrap_or(600).max(1),
             ),

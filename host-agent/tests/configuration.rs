@@ -125,6 +125,7 @@ fn the_defaults_that_are_told_are_the_defaults() {
         reclaim_after,
         orphans,
         autostart,
+        resume_when_room,
         reconcile_interval,
         mut flavors,
         keep,
@@ -141,6 +142,7 @@ fn the_defaults_that_are_told_are_the_defaults() {
     assert_eq!((limits, admission), (default.limits, default.admission));
     assert_eq!((reclaim_after, orphans), (default.reclaim_after, default.orphans));
     assert_eq!((autostart, reconcile_interval), (default.autostart, default.reconcile_interval));
+    assert_eq!(resume_when_room, default.resume_when_room);
     assert_eq!(
         (shutdown_timeout, answer_timeout),
         (default.shutdown_timeout, default.answer_timeout)

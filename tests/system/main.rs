@@ -20,6 +20,7 @@ mod console;
 mod crash;
 mod drain;
 mod faults;
+mod full_disk;
 mod guest_work;
 mod guests;
 mod hostile;

@@ -53,6 +53,9 @@ impl Show for Instance {
             ("task", Field::maybe(self.task_state.map(Word::Known))),
             ("power", power(self.power_state)),
         ];
+        if let Some(stalled) = &self.stalled {
+            rows.push(("stalled", Field::new(&stalled.message, Mood::Moving)));
+        }
         if let Some(why) = &self.locked {
             let text = if why.is_empty() { "yes".to_owned() } else { format!("yes: {why}") };
             rows.push(("locked", Field::new(text, Mood::Moving)));

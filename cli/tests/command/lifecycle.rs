@@ -227,6 +227,7 @@ fn what_went_wrong_with_an_instance_is_shown_to_its_ground() {
                 "resized_from": {"vcpus": 1, "memory": 268_435_456, "disk": 1_073_741_824,
                                  "max_vcpus": 1, "max_memory": 268_435_456},
                 "drift": ["the domain has 3 vCPUs"],
+                "stalled": {"reason": "no_space", "message": "paused by QEMU: no space left"},
                 "fault": {
                     "code": -32017, "message": "the disk could not be made",
                     "data": {"reason": "volume_failed", "step": "create root disk",
@@ -248,6 +249,7 @@ fn what_went_wrong_with_an_instance_is_shown_to_its_ground() {
         .collect();
     for row in [
         ("status", "ERROR"),
+        ("stalled", "paused by QEMU: no space left"),
         ("locked", "yes: audit"),
         ("owner", "t1"),
         ("vcpus", "2 (at most 4 while it runs)"),

@@ -111,7 +111,9 @@ impl Action {
             Self::Stop => &[Active, Stopped, Error],
             Self::Reboot(Manner::Soft) | Self::Password => &[Active],
             Self::Reboot(Manner::Hard) => &[Active, Stopped, Paused, Suspended, Error],
-            Self::Pause | Self::Unpause => &[Active, Paused],
+            Self::Pause => &[Active, Paused],
+            // Not nova's: what QEMU paused because its disk failed is to go on.
+            Self::Unpause => &[Active, Paused, Rescued, Resized],
             Self::Suspend | Self::Resume => &[Active, Suspended],
             Self::Rebuild | Self::Reset | Self::Rescue => &[Active, Stopped, Error],
             Self::Unrescue => &[Rescued],
@@ -249,9 +251,13 @@ const fn way_out(vm: VmState) -> Option<&'static str> {
 /// not known is not so.
 pub(super) const fn is_so(change: &Change, vm: VmState, power: PowerState) -> bool {
     match change {
-        Change::Start | Change::Unpause | Change::Resume => {
+        Change::Start | Change::Resume => {
             matches!((vm, power), (VmState::Active, PowerState::Running))
         }
+        Change::Unpause => matches!(
+            (vm, power),
+            (VmState::Active | VmState::Rescued | VmState::Resized, PowerState::Running)
+        ),
         Change::Stop { .. } => {
             matches!((vm, power), (VmState::Stopped, PowerState::Shutdown | PowerState::Crashed))
         }
@@ -418,7 +424,9 @@ const fn succeeded(change: &Change, before: &InstanceRecord, was: Running) -> Vm
     };
     match change {
         // A start by the agent itself, after the node's: what it was is what it is.
-        Change::Start if matches!(before.vm_state, VmState::Rescued | VmState::Resized) => {
+        Change::Start | Change::Unpause
+            if matches!(before.vm_state, VmState::Rescued | VmState::Resized) =>
+        {
             before.vm_state
         }
         Change::Start => VmState::Active,

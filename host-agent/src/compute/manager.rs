@@ -443,6 +443,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 id,
                 status: Status::of(record.vm_state, record.task_state),
                 power_state: registry.observed(id).power,
+                stalled: self.stalled(&registry, record),
             })
         };
         if let Some(news) = news {

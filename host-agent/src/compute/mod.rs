@@ -26,6 +26,7 @@
 //! * `power`: follows what libvirt tells; UNKNOWN while it cannot tell, and then nothing is done.
 //! * `reconcile`: compares what is known with what is, at start and from time to time.
 //! * `virtualization`: what domains run on, KVM or emulation.
+//! * `stall`: what QEMU paused because its disk failed, and that it goes on when there is room.
 //! * `views`: answers to reads.
 //! * `guest_work`: what is done in guests directly, without an operation.
 //! * [`inspect`]: answers to reads that ask libvirt, and consoles.
@@ -47,6 +48,7 @@ mod power;
 mod reconcile;
 mod registry;
 mod requests;
+mod stall;
 mod views;
 mod virtualization;
 mod worker;

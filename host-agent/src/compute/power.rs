@@ -12,11 +12,13 @@ use ostler_protocol::rpc::event::News;
 use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::InstanceId;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::MissedTickBehavior;
 
 use super::lifecycle;
 use super::manager::Compute;
 use super::registry::Observed;
-use crate::hypervisor::{Error, Hypervisor, HypervisorEvent, Link, PowerReason};
+use super::stall;
+use crate::hypervisor::{DomainState, Error, Hypervisor, HypervisorEvent, Link, PowerReason};
 use crate::journal::Write;
 use crate::network::Network;
 
@@ -26,10 +28,16 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let mut events = self.node.hypervisor.events();
         let mut settings = self.settings_changes();
         let mut audit = tokio::time::interval(self.settings().reconcile_interval);
+        let mut room = tokio::time::interval(stall::LOOK);
+        room.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
                 () = self.shutdown.cancelled() => return,
                 _ = audit.tick() => None,
+                _ = room.tick() => {
+                    self.go_on_where_room().await;
+                    continue;
+                }
                 Ok(()) = settings.changed() => {
                     audit = tokio::time::interval(self.settings().reconcile_interval);
                     continue;
@@ -43,6 +51,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 None | Some(HypervisorEvent::LinkUp | HypervisorEvent::Lagged { .. }) => {
                     if *self.node.hypervisor.link().borrow() == Link::Up {
                         self.reconcile().await;
+                        self.go_on_where_room().await;
                     }
                 }
                 Some(HypervisorEvent::LinkDown) => self.all_unknown(),
@@ -50,10 +59,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 Some(HypervisorEvent::Lifecycle { reason: PowerReason::ShuttingDown, .. }) => {}
                 Some(HypervisorEvent::Lifecycle { id, power, reason }) => {
                     tracing::debug!(instance = %id, ?power, ?reason, "libvirt tells");
-                    self.power_told(id, power).await;
+                    self.power_told(id, DomainState { power, reason }).await;
                 }
                 Some(HypervisorEvent::Removed { id }) => {
-                    self.power_told(id, PowerState::None).await;
+                    self.power_told(id, PowerState::None.into()).await;
                 }
                 Some(HypervisorEvent::Rebooted { id }) => {
                     self.observe(id, |seen| seen.reboots += 1);
@@ -86,7 +95,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let ids: Vec<InstanceId> = {
             let mut registry = self.registry.lock();
             for seen in registry.observed.values_mut() {
-                seen.power = PowerState::Unknown;
+                (seen.power, seen.stall) = (PowerState::Unknown, None);
             }
             registry.observed.keys().copied().collect()
         };
@@ -99,20 +108,20 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     /// Take note of what an event tells. It may be old: events wait while we look around, and an
     /// operation may have been through since. So where a state would follow from it, libvirt is
-    /// asked how it is now.
-    async fn power_told(&self, id: InstanceId, power: PowerState) {
+    /// asked how it is now; and how a disk failed is not told.
+    async fn power_told(&self, id: InstanceId, told: DomainState) {
         let (believed, before) = {
             let registry = self.registry.lock();
             let quiet = registry.instances.get(&id).filter(|i| i.task_state.is_none());
-            let believed = quiet.and_then(|i| lifecycle::observed(i.vm_state, power));
+            let believed = quiet.and_then(|i| lifecycle::observed(i.vm_state, told.power));
             (believed.is_some(), registry.sightings.get(&id).copied())
         };
-        if !believed {
-            return self.power_seen(id, power).await;
+        if !believed && told.reason != PowerReason::IoError {
+            return self.power_seen(id, told).await;
         }
         let now = match self.node.hypervisor.state(id).await {
-            Ok(state) => state.power,
-            Err(Error::NotFound { .. }) => PowerState::None,
+            Ok(state) => state,
+            Err(Error::NotFound { .. }) => PowerState::None.into(),
             Err(error) => {
                 // No evidence; the next audit sees to it.
                 tracing::info!(instance = %id, %error, "its power state could not be asked for");
@@ -124,14 +133,21 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
     /// Take note of what was asked for when `before` was the last sighting, unless somebody has
     /// seen the instance since.
-    pub(super) async fn power_found(&self, id: InstanceId, power: PowerState, before: Option<u64>) {
+    pub(super) async fn power_found(
+        &self,
+        id: InstanceId,
+        found: impl Into<DomainState>,
+        before: Option<u64>,
+    ) {
         if self.registry.lock().sightings.get(&id).copied() == before {
-            self.power_seen(id, power).await;
+            self.power_seen(id, found).await;
         }
     }
 
     /// Take note of a power state, and of what follows for an instance that nobody is working on.
-    pub(super) async fn power_seen(&self, id: InstanceId, power: PowerState) {
+    pub(super) async fn power_seen(&self, id: InstanceId, seen: impl Into<DomainState>) {
+        let state: DomainState = seen.into();
+        let (power, stall) = (state.power, stall::reason(state));
         {
             let mut registry = self.registry.lock();
             if !registry.instances.contains_key(&id) {
@@ -139,7 +155,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             }
             *registry.sightings.entry(id).or_default() += 1;
         }
-        let changed = self.observe(id, |seen| seen.power = power);
+        let changed = self.observe(id, |seen| (seen.power, seen.stall) = (power, stall));
         match power {
             PowerState::Running | PowerState::Paused => {
                 self.node.guests.running(id, self.guest_socket(id));
@@ -151,6 +167,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             PowerState::Unknown => {}
         }
         if changed {
+            if let Some(reason) = stall {
+                tracing::warn!(instance = %id, ?reason, "QEMU paused it: its disk failed");
+            }
             self.after_task(id).await;
         }
     }

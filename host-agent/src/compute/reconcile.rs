@@ -26,7 +26,7 @@ use super::manager::{Admitted, Compute, Reservation, Whose};
 use super::operations::StepError;
 use super::registry::Volatile;
 use crate::config::Orphans;
-use crate::hypervisor::{DomainRecord, Error, Hypervisor};
+use crate::hypervisor::{DomainRecord, DomainState, Error, Hypervisor, PowerReason};
 use crate::journal::Write;
 use crate::journal::records::{Change, InstanceRecord, Running};
 use crate::network::Network;
@@ -49,12 +49,12 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         };
         self.orphans(&domains).await;
         // Of somebody else's domain under an instance's id nothing is believed.
-        let power = |domain: &DomainRecord| match self.is_ours(domain) {
-            true => domain.power,
-            false => PowerState::Unknown,
+        let state = |domain: &DomainRecord| match self.is_ours(domain) {
+            true => domain.state,
+            false => PowerState::Unknown.into(),
         };
-        let seen: HashMap<InstanceId, PowerState> =
-            domains.iter().map(|domain| (domain.id, power(domain))).collect();
+        let seen: HashMap<InstanceId, DomainState> =
+            domains.iter().map(|domain| (domain.id, state(domain))).collect();
         let known: Vec<InstanceRecord> = {
             let registry = self.registry.lock();
             let placed = |i: &&InstanceRecord| i.vm_state != VmState::Deleted;
@@ -63,16 +63,21 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let restarted = self.node_restarted.load(Ordering::Relaxed);
         let mut all_begun = true;
         for record in known {
-            let power = seen.get(&record.id).copied().unwrap_or(PowerState::None);
-            if restarted && self.settings().autostart && shall_start(&record, power) {
+            let mut now = seen.get(&record.id).copied().unwrap_or(PowerState::None.into());
+            if now.reason == PowerReason::IoError {
+                // How its disk failed is told only when asked. If not, that is no evidence.
+                now = self.node.hypervisor.state(record.id).await.unwrap_or(now);
+            }
+            if restarted && self.settings().autostart && shall_start(&record, now.power) {
                 tracing::info!(instance = %record.id, "it ran before the node's restart");
-                if let Err(fault) = self.start_again(record.id).await {
+                let start = (Action::Start, Change::Start, Kind::Start);
+                if let Err(fault) = self.by_itself(record.id, start, |_| true).await {
                     tracing::error!(instance = %record.id, %fault, "it could not be started again");
                     all_begun = false;
                     continue;
                 }
             }
-            self.power_found(record.id, power, before.get(&record.id).copied()).await;
+            self.power_found(record.id, now, before.get(&record.id).copied()).await;
         }
         if all_begun {
             let boot = self.node.host.inventory().boot.clone();
@@ -95,21 +100,28 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         domain.ours.as_ref().is_some_and(|ours| ours.node == self.settings().host.as_str())
     }
 
-    /// Start an instance without having been asked.
-    async fn start_again(self: &Arc<Self>, instance: InstanceId) -> Result<(), Fault> {
+    /// Start an instance, or have it go on, without having been asked: unless somebody is at work
+    /// on it, or it is no longer as it has to be. A lock is against people.
+    pub(super) async fn by_itself(
+        self: &Arc<Self>,
+        instance: InstanceId,
+        (action, change, kind): (Action, Change, Kind),
+        is_as_it_was: impl FnOnce(&InstanceRecord) -> bool + Send,
+    ) -> Result<(), Fault> {
         let _one_at_a_time = self.gate.lock().await;
         let (id, now) = (OperationId::random(), Timestamp::now());
         let admitted = {
             let mut registry = self.registry.lock();
             let before = registry.instances.get(&instance).cloned();
-            let Some(before) = before.filter(|i| i.task_state.is_none()) else { return Ok(()) };
+            let quiet = before.filter(|i| i.task_state.is_none());
+            let Some(before) = quiet.filter(is_as_it_was) else { return Ok(()) };
             let write = registry.update(instance, |instance| {
-                instance.task_state = Some(Action::Start.task());
+                instance.task_state = Some(action.task());
                 instance.operation = Some(id);
             });
             Admitted {
                 subject: Subject::Instance(instance),
-                change: Change::Start,
+                change,
                 was: Running::No,
                 to_do: true,
                 volatile: Volatile::default(),
@@ -118,7 +130,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             }
         };
         let context = Context::default();
-        let whose = Whose { id, kind: Kind::Start, context, fingerprint: String::new(), now };
+        let whose = Whose { id, kind, context, fingerprint: String::new(), now };
         self.accept(whose, admitted).await.map(drop)
     }
 
@@ -166,7 +178,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// possible.
     async fn adopt(&self, domain: &DomainRecord) -> Result<bool, StepError> {
         let Some(mut record) = described(domain) else { return Ok(false) };
-        record.vm_state = match domain.power {
+        record.vm_state = match domain.state.power {
             PowerState::Running | PowerState::Suspended => VmState::Active,
             PowerState::Paused => VmState::Paused,
             PowerState::Shutdown | PowerState::Crashed => VmState::Stopped,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ostler_protocol::rpc::image::Format;
-use ostler_protocol::rpc::instance::{PowerState, VmState, Word};
+use ostler_protocol::rpc::instance::{PowerState, StallReason, VmState, Word};
 use ostler_protocol::rpc::operation::{Operation, State, Subject};
 use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Sha256, Timestamp};
 use tokio::sync::watch;
@@ -23,6 +23,8 @@ use crate::journal::records::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Observed {
     pub(super) power: PowerState,
+    /// Why QEMU paused it, if it did.
+    pub(super) stall: Option<StallReason>,
     /// How often the guest has restarted itself since the agent started.
     pub(super) reboots: u64,
     /// That somebody else changed its definition, in words.
@@ -31,7 +33,7 @@ pub(super) struct Observed {
 
 impl Observed {
     pub(super) const UNKNOWN: Self =
-        Self { power: PowerState::Unknown, reboots: 0, redefined: None };
+        Self { power: PowerState::Unknown, stall: None, reboots: 0, redefined: None };
 }
 
 /// An operation that is not over.

@@ -122,7 +122,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     fn view(&self, registry: &Registry, record: &InstanceRecord) -> Instance {
-        let power = registry.observed(record.id).power;
+        let (seen, stalled) = (registry.observed(record.id), self.stalled(registry, record));
         let ports = record.ports.iter().map(|port| Port {
             id: port.id,
             network: port.network.clone(),
@@ -139,7 +139,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             status: Status::of(record.vm_state, record.task_state),
             vm_state: record.vm_state,
             task_state: record.task_state,
-            power_state: power,
+            power_state: seen.power,
             operation: record.operation,
             host: self.settings().host.to_string(),
             domain: format!("{NAME_PREFIX}{}", record.id),
@@ -157,7 +157,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             shelved_image: record.shelved.as_ref().map(|shelved| shelved.image.clone()),
             reclaimed_at: record.reclaimed_at(self.settings().reclaim_after),
             resized_from: record.resized.as_ref().map(|resized| resized.from.clone()),
-            drift: drift(record, &registry.observed(record.id)),
+            drift: drift(record, &seen, stalled.is_some()),
+            stalled,
             ports: ports.collect(),
             guest: self.node.guests.summary(record.id),
             fault: record.fault.clone(),
@@ -297,12 +298,12 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
 
 /// In what an instance differs from what the agent made. While somebody is working on it, nothing
 /// can be said.
-fn drift(record: &InstanceRecord, seen: &Observed) -> Vec<String> {
+fn drift(record: &InstanceRecord, seen: &Observed, stalled: bool) -> Vec<String> {
     if record.task_state.is_some() {
         return Vec::new();
     }
-    let power = lifecycle::power_drift(record.vm_state, seen.power).map(str::to_owned);
-    power.into_iter().chain(seen.redefined.clone()).collect()
+    let power = lifecycle::power_drift(record.vm_state, seen.power).filter(|_| !stalled);
+    power.map(str::to_owned).into_iter().chain(seen.redefined.clone()).collect()
 }
 
 /// Whether a name fits a pattern in which `*` stands for any characters.

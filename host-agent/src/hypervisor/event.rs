@@ -35,7 +35,9 @@ pub enum PowerReason {
     PauseRequested,
     /// QEMU is set up, its vCPUs do not run yet.
     StartingUp,
-    /// A disk failed under the guest.
+    /// QEMU could not write to a disk: no space is left on the node.
+    NoSpace,
+    /// A disk failed under the guest, in a way that was not asked for or is none of these.
     IoError,
     /// The guest's watchdog fired.
     Watchdog,

@@ -164,7 +164,7 @@ impl Fake {
     pub fn set_power(&self, id: InstanceId, power: PowerState, reason: PowerReason) {
         if let Some(domain) = self.world().domains.get_mut(&id) {
             domain.state = DomainState { power, reason };
-            self.tell(HypervisorEvent::Lifecycle { id, power, reason });
+            self.tell(HypervisorEvent::Lifecycle { id, power, reason: unasked(reason) });
         }
     }
 
@@ -366,6 +366,11 @@ fn step(call: Call) -> &'static str {
     }
 }
 
+/// What is told of a reason to those who did not ask for it.
+fn unasked(reason: PowerReason) -> PowerReason {
+    if reason == PowerReason::NoSpace { PowerReason::IoError } else { reason }
+}
+
 fn refused(call: Call, id: InstanceId, reason: &str) -> Error {
     Error::Refused { step: step(call), domain: Some(id), reason: reason.to_owned() }
 }
@@ -531,7 +536,7 @@ impl Hypervisor for Fake {
         let record = |(id, domain): (&InstanceId, &Domain)| DomainRecord {
             id: *id,
             name: domain.spec.domain_name(),
-            power: domain.state.power,
+            state: DomainState { reason: unasked(domain.state.reason), ..domain.state },
             ours: domain.ours.then(|| domain.spec.metadata.clone()),
         };
         self.call(Call::List, None, |world| Ok(world.domains.iter().map(record).collect())).await

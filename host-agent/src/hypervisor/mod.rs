@@ -83,6 +83,12 @@ pub struct DomainState {
     pub reason: PowerReason,
 }
 
+impl From<PowerState> for DomainState {
+    fn from(power: PowerState) -> Self {
+        Self { power, reason: PowerReason::Unstated }
+    }
+}
+
 /// One domain on the node, ours or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainRecord {
@@ -90,8 +96,9 @@ pub struct DomainRecord {
     pub id: InstanceId,
     /// The hypervisor's name for it.
     pub name: String,
-    /// `Unknown` if this one domain could not be asked.
-    pub power: PowerState,
+    /// `Unknown` if this one domain could not be asked. Of a failed disk it is not said which
+    /// failure it was: [`Hypervisor::state`] does.
+    pub state: DomainState,
     /// The metadata we put there; none on a domain somebody else made.
     pub ours: Option<Metadata>,
 }

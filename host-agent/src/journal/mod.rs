@@ -11,6 +11,7 @@
 //! operation that needs one keeps it in memory and does not survive a crash.
 
 pub mod records;
+mod reserve;
 mod store;
 mod thread;
 

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::records::{ImageRecord, InstanceRecord, NetworkRecord, OperationRecord};
+use super::records::{Change, ImageRecord, InstanceRecord, NetworkRecord, OperationRecord};
 use super::{Error, Journal};
 
 /// The version of the tables, in SQLite's `user_version`.
@@ -66,6 +66,44 @@ pub struct Write {
     pub image: Option<Entry<ImageRecord>>,
     /// A network as it is now.
     pub network: Option<NetworkRecord>,
+}
+
+impl Write {
+    /// Whether this is of an operation that frees space on the disk.
+    fn frees(&self) -> bool {
+        self.operation.as_ref().is_some_and(|record| match record.change {
+            Change::Delete | Change::ImageRemove | Change::Offload | Change::ConfirmResize => true,
+            Change::Boot
+            | Change::Start
+            | Change::Stop { .. }
+            | Change::Reboot { .. }
+            | Change::Pause
+            | Change::Unpause
+            | Change::Suspend
+            | Change::Resume
+            | Change::Rebuild { .. }
+            | Change::Rescue { .. }
+            | Change::Unrescue
+            | Change::Resize { .. }
+            | Change::RevertResize { .. }
+            | Change::Adjust { .. }
+            | Change::Snapshot { .. }
+            | Change::Shelve { .. }
+            | Change::Unshelve { .. }
+            | Change::Update { .. }
+            | Change::Lock { .. }
+            | Change::Unlock
+            | Change::SoftDelete { .. }
+            | Change::Restore { .. }
+            | Change::Password { .. }
+            | Change::ImageImport { .. }
+            | Change::NetworkEnsure { .. } => false,
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.operation.as_ref().is_some_and(|record| record.operation.finished.is_some())
+    }
 }
 
 /// A row as it is now.
@@ -132,7 +170,8 @@ impl Journal {
     /// # Errors
     /// The journal cannot be written; then nothing of it was.
     pub async fn accept(&self, accepted: Accepted, write: Write) -> Result<(), Error> {
-        self.call("write an accepted operation", move |db| {
+        let frees = write.frees();
+        let work = move |db: &Connection| {
             if let Some(record) = &write.operation {
                 let o = &record.operation;
                 let key = o.key.as_ref().map(IdempotencyKey::as_str);
@@ -153,9 +192,12 @@ impl Journal {
                     ],
                 )?;
             }
-            put(db, Write { operation: None, ..write })
-        })
-        .await
+            put(db, Write { operation: None, ..write.clone() })
+        };
+        match frees {
+            true => self.call_to_free("write an accepted operation", work).await,
+            false => self.call("write an accepted operation", work).await,
+        }
     }
 
     /// Write how things are now.
@@ -163,7 +205,15 @@ impl Journal {
     /// # Errors
     /// The journal cannot be written; then nothing of it was.
     pub async fn write(&self, write: Write) -> Result<(), Error> {
-        self.call("write progress", move |db| put(db, write)).await
+        if !write.frees() {
+            return self.call("write progress", move |db| put(db, write)).await;
+        }
+        let over = write.is_over();
+        let written = self.call_to_free("write progress", move |db| put(db, write.clone())).await;
+        if over && written.is_ok() {
+            self.refill().await;
+        }
+        written
     }
 
     /// Write down in which boot of the node its instances were seen to.
@@ -246,11 +296,13 @@ impl Journal {
     /// # Errors
     /// The journal cannot be written.
     pub async fn forget(&self, before: Timestamp) -> Result<(), Error> {
-        self.call("forget old operations", move |db| {
+        let forgotten = self.call_to_free("forget old operations", move |db| {
             run(db, "DELETE FROM operation WHERE finished < ?1", params![before.0 as i64])?;
             run(db, "DELETE FROM instance WHERE deleted < ?1", params![before.0 as i64])
-        })
-        .await
+        });
+        forgotten.await?;
+        self.refill().await;
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Error;
+use super::reserve::Reserve;
 use super::store;
 
 /// How many jobs may wait.
@@ -27,6 +28,7 @@ type Tell = Box<dyn FnOnce(Result<(), Shared>) + Send>;
 #[derive(Clone)]
 pub struct Journal {
     queue: mpsc::Sender<Job>,
+    reserve: Arc<Reserve>,
 }
 
 impl Journal {
@@ -49,7 +51,38 @@ impl Journal {
                 path: path.to_owned(),
                 source: rusqlite::Error::ToSqlConversionFailure(Box::new(e)),
             })?;
-        Ok((Self { queue }, ended))
+        Ok((Self { queue, reserve: Arc::new(Reserve::of(path)) }, ended))
+    }
+
+    /// Do `work` that frees: if the disk is full, with what the reserve gives.
+    pub(super) async fn call_to_free(
+        &self,
+        action: &'static str,
+        work: impl Fn(&Connection) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> Result<(), Error> {
+        let work = Arc::new(work);
+        loop {
+            let (once, reserve) = (Arc::clone(&work), Arc::clone(&self.reserve));
+            let done = self.call(action, move |db| once(db)).await;
+            if !done.as_ref().is_err_and(Error::is_full) {
+                return done;
+            }
+            let give = move |_: &Connection| Ok(reserve.give());
+            if !self.call("use the journal's reserve", give).await? {
+                return done;
+            }
+        }
+    }
+
+    /// Make the reserve whole again, as far as there is room.
+    pub(super) async fn refill(&self) {
+        let reserve = Arc::clone(&self.reserve);
+        let fill = move |_: &Connection| {
+            reserve.fill();
+            Ok(())
+        };
+        // A journal that is closed needs no reserve.
+        let _ = self.call("make the journal's reserve", fill).await;
     }
 
     /// Do `work` in a transaction and wait until it is on disk.

@@ -5,6 +5,7 @@
 mod goes_on;
 mod images;
 mod ours;
+mod stall;
 mod virtualization;
 
 use std::path::Path;

@@ -26,7 +26,7 @@ async fn stranger(world: &World, life: &Life, id: InstanceId, power: PowerState)
 
 async fn power(world: &World, id: InstanceId) -> PowerState {
     let listed = world.hypervisor.list().await.unwrap();
-    listed.into_iter().find(|domain| domain.id == id).map_or(PowerState::None, |d| d.power)
+    listed.into_iter().find(|domain| domain.id == id).map_or(PowerState::None, |d| d.state.power)
 }
 
 fn stop(id: InstanceId) -> Command {

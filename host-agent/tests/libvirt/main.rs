@@ -128,7 +128,7 @@ async fn the_whole_life_of_a_domain() {
     let listed = driver.list().await.unwrap();
     let record = listed.iter().find(|record| record.id == id).unwrap();
     assert_eq!(record.name, spec.domain_name());
-    assert_eq!(record.power, PowerState::Running);
+    assert_eq!(record.state.power, PowerState::Running);
     assert_eq!(record.ours.as_ref(), Some(&spec.metadata));
 
     let refused = driver.undefine(id).await.unwrap_err();

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::guest::GuestSummary;
-use super::instance::{PowerState, Status};
+use super::instance::{PowerState, Stalled, Status};
 use super::operation::Operation;
 use super::values::{InstanceId, Timestamp};
 
@@ -37,6 +37,9 @@ pub enum News {
         status: Status,
         /// What the hypervisor says.
         power_state: PowerState,
+        /// That QEMU itself has paused it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stalled: Option<Stalled>,
     },
     /// What is known of a guest changed.
     Guest {

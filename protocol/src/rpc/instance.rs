@@ -158,6 +158,26 @@ pub enum PowerState {
     Suspended,
 }
 
+/// That QEMU itself stopped an instance's vCPUs, because its disk failed. The guest has lost
+/// nothing: what failed is tried again when it goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Stalled {
+    /// Why.
+    pub reason: StallReason,
+    /// The same for people, with what becomes of it.
+    pub message: String,
+}
+
+/// Why QEMU stopped the vCPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StallReason {
+    /// A write failed: no space is left on the node.
+    NoSpace,
+    /// Reading or writing failed otherwise.
+    IoError,
+}
+
 /// What an operator sees, from [`VmState`] and [`TaskState`]. The words are nova's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -599,6 +619,9 @@ pub struct Instance {
     pub task_state: Option<TaskState>,
     /// What the hypervisor says.
     pub power_state: PowerState,
+    /// That QEMU itself has paused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<Stalled>,
     /// The operation in flight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationId>,

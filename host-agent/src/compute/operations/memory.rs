@@ -23,8 +23,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     pub(super) async fn unpause(&self, id: InstanceId) -> Result<(), StepError> {
+        let before = self.registry.lock().sightings.get(&id).copied();
         self.node.hypervisor.unpause(id).await?;
-        self.power_seen(id, PowerState::Running).await;
+        // Where its disk is still full it has stopped again already, and that was told.
+        self.power_found(id, PowerState::Running, before).await;
         Ok(())
     }
 

@@ -220,13 +220,13 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     async fn power_now(&self, id: InstanceId) -> PowerState {
         let before = self.registry.lock().sightings.get(&id).copied();
         let state = tokio::time::timeout(AT_ONCE, self.node.hypervisor.state(id)).await;
-        let power = match state {
-            Ok(Ok(state)) => state.power,
-            Ok(Err(Error::NotFound { .. })) => PowerState::None,
+        let now = match state {
+            Ok(Ok(state)) => state,
+            Ok(Err(Error::NotFound { .. })) => PowerState::None.into(),
             Ok(Err(_)) | Err(_) => return PowerState::Unknown,
         };
-        self.power_found(id, power, before).await;
-        power
+        self.power_found(id, now, before).await;
+        now.power
     }
 
     /// Whether an instance was ever up. Where it was not, a domain of its id is not its own.

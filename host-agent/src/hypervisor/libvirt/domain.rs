@@ -18,7 +18,7 @@ use super::mark::Mark;
 use super::{events, ffi, probe, xml};
 use crate::hypervisor::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor, Link,
-    PowerState, RESTORE, RebootMode, ShutdownMode, VirtChoice, VirtSetting,
+    PowerReason, PowerState, RESTORE, RebootMode, ShutdownMode, VirtChoice, VirtSetting,
 };
 
 /// A query needs no job of the domain's; it is late when libvirtd is.
@@ -225,8 +225,20 @@ impl Hypervisor for Libvirt {
         const STEP: &str = "state";
         self.call(Traffic::Stats, Some(id), STEP, QUERY, move |connect| {
             let domain = lookup(connect, STEP, id)?;
-            let (state, reason) = ffi::domain_state(&domain).map_err(told(STEP, id))?;
-            Ok(events::state(state, reason))
+            let state = state(&domain).map_err(told(STEP, id))?;
+            if state.reason != PowerReason::IoError {
+                return Ok(state);
+            }
+            let reason = match ffi::disk_is_full(&domain) {
+                Ok(true) => PowerReason::NoSpace,
+                Ok(false) => PowerReason::IoError,
+                Err(error) => {
+                    let error = error.message();
+                    tracing::info!(domain = %id, error, "which disk failed is not known");
+                    PowerReason::IoError
+                }
+            };
+            Ok(DomainState { reason, ..state })
         })
         .await
     }
@@ -312,8 +324,12 @@ fn is_off(domain: &Domain) -> Result<bool, VirtError> {
     domain.is_active().map(|active| !active)
 }
 
+fn state(domain: &Domain) -> Result<DomainState, VirtError> {
+    ffi::domain_state(domain).map(|(state, reason)| events::state(state, reason))
+}
+
 fn power(domain: &Domain) -> Result<PowerState, VirtError> {
-    ffi::domain_state(domain).map(|(state, reason)| events::state(state, reason).power)
+    state(domain).map(|state| state.power)
 }
 
 fn is_paused(domain: &Domain) -> Result<bool, VirtError> {
@@ -366,12 +382,12 @@ fn record(
     let told = |error| from_libvirt(step, None, &error);
     let id = InstanceId(domain.uuid().map_err(told)?);
     let name = domain.name().map_err(told)?;
-    let power = match ffi::domain_state(domain) {
-        Ok((state, reason)) => events::state(state, reason).power,
+    let state = match state(domain) {
+        Ok(state) => state,
         Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN => return Ok(None),
         Err(error) => {
             tracing::warn!(domain = %id, error = error.message(), "the power state is not known");
-            PowerState::Unknown
+            PowerState::Unknown.into()
         }
     };
     let ours = match Mark::of(domain, id) {
@@ -385,5 +401,5 @@ fn record(
         // "not ours" would be an answer; this is none
         Err(error) => return Err(told(error)),
     };
-    Ok(Some(DomainRecord { id, name, power, ours }))
+    Ok(Some(DomainRecord { id, name, state, ours }))
 }

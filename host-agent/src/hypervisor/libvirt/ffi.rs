@@ -50,6 +50,28 @@ pub(super) fn domain_state(domain: &Domain) -> Result<(u32, u32), Error> {
     Ok((state as u32, reason as u32))
 }
 
+/// Whether a write to one of a domain's disks failed for want of space. Waits for a domain that
+/// another call is busy with.
+pub(super) fn disk_is_full(domain: &Domain) -> Result<bool, Error> {
+    // SAFETY: the domain is valid while borrowed; without a list libvirt only counts the disks.
+    let most = unsafe { sys::virDomainGetDiskErrors(domain.as_ptr(), std::ptr::null_mut(), 0, 0) };
+    let most = usize::try_from(most).map_err(|_| Error::last_error())?;
+    let none = sys::virDomainDiskError { disk: std::ptr::null_mut(), error: 0 };
+    let mut errors = vec![none; most];
+    // SAFETY: as above; the list has room for as many as are said.
+    let failed = unsafe {
+        sys::virDomainGetDiskErrors(domain.as_ptr(), errors.as_mut_ptr(), most as c_uint, 0)
+    };
+    let failed = usize::try_from(failed).map_err(|_| Error::last_error())?;
+    for error in &errors {
+        // SAFETY: null, or a name that was allocated for the caller to free, once.
+        unsafe { nix::libc::free(error.disk.cast()) };
+    }
+    let full =
+        |error: &sys::virDomainDiskError| error.error as u32 == sys::VIR_DOMAIN_DISK_ERROR_NO_SPACE;
+    Ok(errors.iter().take(failed).any(full))
+}
+
 /// The numbers libvirt counts of one domain, by its names for them; texts and fractions are left
 /// out, save those whose name ends in `.name`, which are given apart.
 ///
