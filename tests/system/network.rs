@@ -2,6 +2,9 @@
 
 use ostler_tests::console::Session;
 use ostler_tests::guest_image::{Mode, ROOT};
+use ostler_tests::process::Run;
+
+use serde_json::{Value, json};
 
 use crate::node::{Node, need_root};
 
@@ -38,4 +41,41 @@ async fn guests_of_one_bridge_reach_each_other_and_no_others() {
     for id in [a, b, c] {
         node.delete(&id).await;
     }
+}
+
+fn is_there(bridge: &str) -> bool {
+    std::path::Path::new("/sys/class/net").join(bridge).exists()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_is_removed_when_nobody_is_on_it_and_a_bridge_of_others_stays() {
+    need_root!();
+    let mut node = Node::start().await;
+    let lan = node.network.clone();
+    let networks = node.ask("network.list", Value::Null).await;
+    let named = |name: &str| networks.as_array().unwrap().iter().find(|n| n["name"] == name);
+    let bridge = named(&lan).unwrap()["bridge"].as_str().unwrap().to_owned();
+    let id = node.boot("x", Mode::None).await;
+    let (reason, text) = node.refused("network.remove", json!({"name": lan})).await;
+    assert_eq!(reason, "in_use");
+    assert!(text.contains("in use by instances: 1"), "{text}");
+    node.delete(&id).await;
+    assert!(is_there(&bridge));
+    node.done("network.remove", json!({"name": lan})).await;
+    assert!(!is_there(&bridge));
+    assert_eq!(node.agent.stop().await.unwrap(), 0);
+    node.agent.launch().unwrap();
+    node.agent.ready().await.unwrap();
+    node.reconnect().await;
+    assert_eq!(node.ask("network.list", Value::Null).await, json!([]));
+    let (reason, _) = node.refused("network.remove", json!({"name": lan})).await;
+    assert_eq!(reason, "not_found");
+
+    // An administrator's own bridge is used as it is, and left as it was.
+    let theirs = format!("{bridge}x");
+    node.adopt_bridge(&theirs);
+    Run::new("ip").args(["link", "add", &theirs, "type", "bridge"]).stdout().await.unwrap();
+    node.done("network.ensure", json!({"name": "adopted", "bridge": theirs})).await;
+    node.done("network.remove", json!({"name": "adopted"})).await;
+    assert!(is_there(&theirs));
 }

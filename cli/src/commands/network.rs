@@ -2,8 +2,8 @@
 
 use clap::Subcommand;
 use ostler_protocol::rpc::host::Nothing;
-use ostler_protocol::rpc::method::{NetworkEnsure, NetworkList};
-use ostler_protocol::rpc::network::{Ensure, Network};
+use ostler_protocol::rpc::method::{NetworkEnsure, NetworkList, NetworkRemove};
+use ostler_protocol::rpc::network::{Ensure, Network, Select};
 use ostler_protocol::rpc::values::Name;
 
 use super::{Followed, Session};
@@ -30,6 +30,13 @@ pub(crate) enum NetworkCommand {
         #[command(flatten)]
         changing: Changing,
     },
+    /// Forget a network that no instance is on, and remove its bridge if the agent made it
+    Remove {
+        /// Which
+        name: Name,
+        #[command(flatten)]
+        changing: Changing,
+    },
     /// List the networks of the node
     List,
 }
@@ -49,6 +56,16 @@ impl NetworkCommand {
                             Some(network) => session.output.result(network),
                             None => session.output.result(&operation),
                         }
+                    }
+                }
+            }
+            Self::Remove { name, changing } => {
+                let params = Select { name };
+                match session.follow::<NetworkRemove>(&params, &changing).await? {
+                    Followed::Accepted(operation) => session.output.result(&operation),
+                    Followed::Done(operation) => {
+                        let sentence = format!("network {} is removed", params.name);
+                        session.output.sentence(&operation, &sentence)
                     }
                 }
             }

@@ -107,7 +107,8 @@ pub(super) const fn beside(change: &Change, record: &InstanceRecord) -> u64 {
         | Change::Password { .. }
         | Change::ImageImport { .. }
         | Change::ImageRemove
-        | Change::NetworkEnsure { .. } => 0,
+        | Change::NetworkEnsure { .. }
+        | Change::NetworkRemove { .. } => 0,
     }
 }
 

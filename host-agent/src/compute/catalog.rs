@@ -205,6 +205,40 @@ impl Registry {
             write: Write::default(),
         })
     }
+
+    pub(super) fn remove_network(&self, name: Name) -> Result<Admitted, Fault> {
+        let subject = Subject::Network(name.clone());
+        self.idle(&subject)?;
+        let Some(network) = self.networks.get(&name).cloned() else {
+            return Err(Fault::new(Reason::NotFound, format!("there is no network {name}"))
+                .about(subject.to_string())
+                .next("see ostler network list"));
+        };
+        self.is_unused(&name)?;
+        Ok(Admitted {
+            subject,
+            change: Change::NetworkRemove { network },
+            volatile: Volatile::default(),
+            was: Running::No,
+            to_do: true,
+            undo: Reservation::None,
+            write: Write::default(),
+        })
+    }
+
+    /// Whether no instance has a port on a network.
+    pub(super) fn is_unused(&self, name: &Name) -> Result<(), Fault> {
+        let has_port = |instance: &&InstanceRecord| {
+            instance.vm_state != VmState::Deleted
+                && instance.ports.iter().any(|port| port.network == *name)
+        };
+        let users: Vec<_> = self.instances.values().filter(has_port).collect();
+        let Some(first) = users.first() else { return Ok(()) };
+        let text = format!("network {name} is in use by instances: {}", users.len());
+        Err(Fault::new(Reason::InUse, text)
+            .about(Subject::Network(name.clone()).to_string())
+            .next(format!("delete them first, such as {}: ostler instance list", first.id)))
+    }
 }
 
 fn is_shelved_as(instance: &InstanceRecord, name: &Name) -> bool {

@@ -97,7 +97,8 @@ pub(super) fn applied(change: &Change, before: &InstanceRecord, was: Running) ->
         | Change::Password { .. }
         | Change::ImageImport { .. }
         | Change::ImageRemove
-        | Change::NetworkEnsure { .. } => {}
+        | Change::NetworkEnsure { .. }
+        | Change::NetworkRemove { .. } => {}
     }
     record
 }

@@ -67,6 +67,8 @@ pub enum Command {
     ImageRemove(Name),
     /// Make a network's bridge.
     NetworkEnsure(network::Ensure),
+    /// Forget a network, and remove its bridge.
+    NetworkRemove(Name),
 }
 
 /// What goes with a command besides its parameters.
@@ -118,6 +120,7 @@ impl Command {
             Self::ImageImport(_) => Kind::ImageImport,
             Self::ImageRemove(_) => Kind::ImageRemove,
             Self::NetworkEnsure(_) => Kind::NetworkEnsure,
+            Self::NetworkRemove(_) => Kind::NetworkRemove,
         }
     }
 
@@ -164,7 +167,7 @@ impl Command {
                 let (source, _) = split_query(&p.source);
                 digest.update(json(&(&p.name, source, p.format, &p.sha256, &p.properties)));
             }
-            Self::ImageRemove(name) => digest.update(name.as_str()),
+            Self::ImageRemove(name) | Self::NetworkRemove(name) => digest.update(name.as_str()),
             Self::NetworkEnsure(p) => digest.update(json(p)),
         }
         digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()

@@ -289,7 +289,8 @@ pub(super) const fn is_so(change: &Change, vm: VmState, power: PowerState) -> bo
         | Change::Password { .. }
         | Change::ImageImport { .. }
         | Change::ImageRemove
-        | Change::NetworkEnsure { .. } => false,
+        | Change::NetworkEnsure { .. }
+        | Change::NetworkRemove { .. } => false,
     }
 }
 
@@ -412,7 +413,8 @@ pub(super) const fn settled(
             | Change::Password { .. }
             | Change::ImageImport { .. }
             | Change::ImageRemove
-            | Change::NetworkEnsure { .. } => before.vm_state,
+            | Change::NetworkEnsure { .. }
+            | Change::NetworkRemove { .. } => before.vm_state,
         },
     }
 }
@@ -457,7 +459,8 @@ const fn succeeded(change: &Change, before: &InstanceRecord, was: Running) -> Vm
         | Change::Password { .. }
         | Change::ImageImport { .. }
         | Change::ImageRemove
-        | Change::NetworkEnsure { .. } => before.vm_state,
+        | Change::NetworkEnsure { .. }
+        | Change::NetworkRemove { .. } => before.vm_state,
     }
 }
 

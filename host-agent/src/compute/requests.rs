@@ -211,6 +211,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             Command::ImageImport(import) => registry.import(import, asked.now),
             Command::ImageRemove(name) => registry.remove_image(name),
             Command::NetworkEnsure(ensure) => registry.ensure_network(ensure, asked.now),
+            Command::NetworkRemove(name) => registry.remove_network(name),
         }
     }
 

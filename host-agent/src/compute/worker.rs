@@ -186,7 +186,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             | Kind::Delete
             | Kind::Password
             | Kind::ImageRemove
-            | Kind::NetworkEnsure => return Ok(None),
+            | Kind::NetworkEnsure
+            | Kind::NetworkRemove => return Ok(None),
         };
         tokio::select! {
             biased;
@@ -557,13 +558,17 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                         (_, _) => None,
                     };
                 }
-                Subject::Network(_) => {
-                    if let (Change::NetworkEnsure { network }, State::Succeeded) =
-                        (&operation.change, state)
-                    {
-                        registry.networks.insert(network.name.clone(), network.clone());
-                        write.network = Some(network.clone());
-                    }
+                Subject::Network(name) => {
+                    write.network = match (&operation.change, state) {
+                        (Change::NetworkEnsure { network }, State::Succeeded) => {
+                            registry.networks.insert(name.clone(), network.clone());
+                            Some(Entry::Put(network.clone()))
+                        }
+                        (Change::NetworkRemove { .. }, State::Succeeded) => {
+                            Some(Entry::Gone(name.clone()))
+                        }
+                        (_, _) => None,
+                    };
                 }
             }
         }

@@ -326,6 +326,11 @@ pub enum Change {
         /// As it shall be.
         network: NetworkRecord,
     },
+    /// Forget a network, and remove its bridge if it is ours.
+    NetworkRemove {
+        /// As it was.
+        network: NetworkRecord,
+    },
 }
 
 /// An operation: what the caller sees, and what is to be done.

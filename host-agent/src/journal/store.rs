@@ -64,8 +64,8 @@ pub struct Write {
     pub instance: Option<InstanceRecord>,
     /// An image as it is now, or that it is gone.
     pub image: Option<Entry<ImageRecord>>,
-    /// A network as it is now.
-    pub network: Option<NetworkRecord>,
+    /// A network as it is now, or that it is gone.
+    pub network: Option<Entry<NetworkRecord>>,
 }
 
 impl Write {
@@ -97,7 +97,8 @@ impl Write {
             | Change::Restore { .. }
             | Change::Password { .. }
             | Change::ImageImport { .. }
-            | Change::NetworkEnsure { .. } => false,
+            | Change::NetworkEnsure { .. }
+            | Change::NetworkRemove { .. } => false,
         })
     }
 
@@ -350,13 +351,17 @@ fn put(db: &Connection, write: Write) -> Result<(), Error> {
             run(db, "DELETE FROM image WHERE name = ?1", params![name.as_str()])?;
         }
     }
-    if let Some(network) = &write.network {
-        run(
+    match &write.network {
+        None => {}
+        Some(Entry::Put(network)) => run(
             db,
             "INSERT INTO network (name, body) VALUES (?1, ?2) \
              ON CONFLICT (name) DO UPDATE SET body = ?2",
             params![network.name.as_str(), text("network", network)?],
-        )?;
+        )?,
+        Some(Entry::Gone(name)) => {
+            run(db, "DELETE FROM network WHERE name = ?1", params![name.as_str()])?;
+        }
     }
     Ok(())
 }

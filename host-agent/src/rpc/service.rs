@@ -235,6 +235,7 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
             Call::ImageImport(import) => Command::ImageImport(import),
             Call::ImageRemove(select) => Command::ImageRemove(select.name),
             Call::NetworkEnsure(ensure) => Command::NetworkEnsure(ensure),
+            Call::NetworkRemove(select) => Command::NetworkRemove(select.name),
         };
         let accepted = compute.submit(command, context).await;
         if let Err(fault) = &accepted {

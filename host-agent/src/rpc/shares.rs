@@ -145,7 +145,8 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
             | Call::ImageImport(_)
             | Call::ImageList(_)
             | Call::ImageRemove(_)
-            | Call::NetworkEnsure(_) => return None,
+            | Call::NetworkEnsure(_)
+            | Call::NetworkRemove(_) => return None,
         };
         waits.then_some(kind)
     }

@@ -231,6 +231,8 @@ methods! {
         "remove an image no instance is made from", NEEDED;
     NetworkEnsure "network.ensure" Change (network::Ensure) -> operation::Operation,
         "make a network's bridge as described", NEEDED;
+    NetworkRemove "network.remove" Change (network::Select) -> operation::Operation,
+        "forget a network no instance is on, and remove its bridge if the agent made it", NEEDED;
     NetworkList "network.list" Read (host::Nothing) -> Vec<network::Network>,
         "the networks of the node";
     InstanceXml "instance.xml" Read (inspect::ReadXml) -> inspect::Xml,

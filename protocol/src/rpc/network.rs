@@ -22,6 +22,14 @@ pub struct Ensure {
     pub mtu: Option<u32>,
 }
 
+/// Parameters of `network.remove`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Select {
+    /// Which.
+    pub name: Name,
+}
+
 /// Whether the bridge is as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

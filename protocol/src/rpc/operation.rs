@@ -72,6 +72,7 @@ kinds! {
     ImageImport = "image.import",
     ImageRemove = "image.remove",
     NetworkEnsure = "network.ensure",
+    NetworkRemove = "network.remove",
 }
 
 impl std::fmt::Display for Kind {

@@ -232,6 +232,7 @@ impl Lane {
         self.serial += 1;
         let (method, params) = scenario.asked;
         let key = format!("bench-{}", self.serial);
+        let mut before = Value::Null;
         let (params, subject) = match scenario.about {
             About::Instance => {
                 let id = self.active(scenario.guest).await?;
@@ -264,13 +265,19 @@ impl Lane {
                 let suffix: String = self.node.agent.host().chars().rev().take(6).collect();
                 let bridge = format!("of{}{suffix}", self.serial);
                 self.node.adopt_bridge(&bridge);
-                (json!({"name": name, "bridge": bridge}), name)
+                let ensure = json!({"name": name, "bridge": bridge});
+                before = ensure.clone();
+                if scenario.kind == Kind::NetworkRemove {
+                    self.done("network.ensure", ensure).await?;
+                    (json!({"name": name}), name)
+                } else {
+                    (ensure, name)
+                }
             }
         };
-        let before = match scenario.about {
-            About::Instance => self.show(&subject).await?,
-            About::NewInstance | About::Image | About::Network => Value::Null,
-        };
+        if scenario.about == About::Instance {
+            before = self.show(&subject).await?;
+        }
         let machine = self.node.qemu(&subject);
         Ok(Asked { method, params, key, subject, before, machine })
     }

@@ -287,7 +287,7 @@ impl Lane {
                 self.instance_fits(scenario, asked, over, ended, leave).await
             }
             About::Image => self.image_fits(scenario, asked, ended).await,
-            About::Network => self.network_fits(asked, ended).await,
+            About::Network => self.network_fits(scenario, asked, ended).await,
         };
         match looked {
             Ok(found) => wrongs.extend(found),
@@ -425,16 +425,21 @@ impl Lane {
         Ok(vec![format!("the image is there: {there}, and it ended {ended:?}")])
     }
 
-    async fn network_fits(&mut self, asked: &Asked, ended: Ended) -> Result<Vec<Wrong>, Wrong> {
+    async fn network_fits(
+        &mut self,
+        scenario: &Scenario,
+        asked: &Asked,
+        ended: Ended,
+    ) -> Result<Vec<Wrong>, Wrong> {
         let networks = self.call("network.list", Value::Null).await?;
         let known = networks
             .as_array()
             .into_iter()
             .flatten()
             .any(|network| network["name"] == asked.subject);
-        let bridge = asked.params["bridge"].as_str().unwrap_or_default();
+        let bridge = asked.before["bridge"].as_str().unwrap_or_default();
         let there = std::path::Path::new("/sys/class/net").join(bridge).exists();
-        let wanted = ended == Ended::Finished;
+        let wanted = (ended == Ended::Finished) == (scenario.kind == Kind::NetworkEnsure);
         if known == wanted && there == wanted {
             return Ok(Vec::new());
         }

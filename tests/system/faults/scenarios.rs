@@ -259,7 +259,7 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
         ],
         Kind::ImageImport => vec![about(About::Image, "")],
         Kind::ImageRemove => vec![about(About::Image, "")],
-        Kind::NetworkEnsure => vec![about(About::Network, "")],
+        Kind::NetworkEnsure | Kind::NetworkRemove => vec![about(About::Network, "")],
     }
 }
 

@@ -87,7 +87,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             | Step::DropBase
             | Step::SetPassword
             | Step::FetchImage
-            | Step::RemoveImage => Ok(false),
+            | Step::RemoveImage
+            | Step::RemoveBridge => Ok(false),
         }
     }
 

@@ -56,6 +56,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             Step::FetchImage => self.fetch_image(operation).await?,
             Step::RemoveImage => self.remove_image(operation).await?,
             Step::EnsureBridge => self.ensure_bridge(operation).await?,
+            Step::RemoveBridge => self.remove_bridge(operation).await?,
             Step::SetPassword => self.set_password(operation).await?,
             Step::CreateRootDisk => self.create_root_disk(&self.target(operation)?).await?,
             Step::EnsureBridges => self.ensure_bridges(&self.target(operation)?).await?,
@@ -100,6 +101,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         match step {
             Step::FetchImage => self.drop_partial_image(operation).await,
             Step::EnsureBridge => self.remove_new_bridge(operation).await,
+            Step::RemoveBridge => self.keep_network(operation).await,
             Step::CreateRootDisk if fresh => self.remove_files(self.record_of(operation)?.id).await,
             Step::DefineDomain if fresh => {
                 self.undefine_domain(self.record_of(operation)?.id).await

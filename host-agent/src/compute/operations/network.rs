@@ -1,4 +1,4 @@
-//! Making a network's bridge.
+//! Making and removing a network's bridge.
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
 
@@ -30,6 +30,29 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             return Ok(());
         }
         self.node.network.remove_bridge(&bridge_spec(network)?).await?;
+        Ok(())
+    }
+
+    /// Give up a network's name, and with it its bridge if that is ours. From the instant that is
+    /// decided, nobody finds the name.
+    pub(super) async fn remove_bridge(&self, operation: &LiveOperation) -> Result<(), StepError> {
+        let Change::NetworkRemove { network } = &operation.change else { return Ok(()) };
+        {
+            // What is being admitted may not be in the registry whole.
+            let _nothing_new = self.gate.lock().await;
+            let mut registry = self.registry.lock();
+            registry.is_unused(&network.name).map_err(StepError::failed)?;
+            registry.networks.remove(&network.name);
+        }
+        self.node.network.remove_bridge(&bridge_spec(network)?).await?;
+        Ok(())
+    }
+
+    /// Take back a removal: the network is known, and its bridge is there.
+    pub(super) async fn keep_network(&self, operation: &LiveOperation) -> Result<(), StepError> {
+        let Change::NetworkRemove { network } = &operation.change else { return Ok(()) };
+        self.registry.lock().networks.insert(network.name.clone(), network.clone());
+        self.node.network.ensure_bridge(&bridge_spec(network)?).await?;
         Ok(())
     }
 }

@@ -90,6 +90,7 @@ steps! {
     FetchImage = "fetch image",
     RemoveImage = "remove image",
     EnsureBridge = "ensure bridge",
+    RemoveBridge = "remove bridge",
 }
 
 impl Step {
@@ -142,7 +143,8 @@ impl Step {
             | Self::WriteMetadata
             | Self::SetPassword
             | Self::FetchImage
-            | Self::EnsureBridge => false,
+            | Self::EnsureBridge
+            | Self::RemoveBridge => false,
         }
     }
 
@@ -190,7 +192,8 @@ impl Step {
             | Self::DropBase
             | Self::FetchImage
             | Self::RemoveImage
-            | Self::EnsureBridge => false,
+            | Self::EnsureBridge
+            | Self::RemoveBridge => false,
         }
     }
 }
@@ -299,6 +302,7 @@ pub(in crate::compute) fn plan(change: &Change, was: Running) -> Vec<Step> {
         Change::ImageImport { .. } => vec![Step::FetchImage],
         Change::ImageRemove => vec![Step::RemoveImage],
         Change::NetworkEnsure { .. } => vec![Step::EnsureBridge],
+        Change::NetworkRemove { .. } => vec![Step::RemoveBridge],
     }
 }
 
@@ -354,7 +358,8 @@ pub(in crate::compute) const fn can_undo(change: &Change) -> bool {
         | Change::Update { .. }
         | Change::Restore { .. }
         | Change::ImageImport { .. }
-        | Change::NetworkEnsure { .. } => true,
+        | Change::NetworkEnsure { .. }
+        | Change::NetworkRemove { .. } => true,
         // What was asked of a guest cannot be taken back, and a removal goes on when asked again.
         Change::Stop { .. }
         | Change::Reboot { .. }
@@ -401,7 +406,8 @@ pub(in crate::compute) const fn can_cancel(kind: Kind) -> bool {
         | Kind::Unlock
         | Kind::Delete
         | Kind::ImageRemove
-        | Kind::NetworkEnsure => false,
+        | Kind::NetworkEnsure
+        | Kind::NetworkRemove => false,
     }
 }
 

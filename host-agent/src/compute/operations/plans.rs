@@ -54,6 +54,7 @@ const fn asked_by(change: &Change) -> &'static [Kind] {
         Change::ImageImport { .. } => &[Kind::ImageImport],
         Change::ImageRemove => &[Kind::ImageRemove],
         Change::NetworkEnsure { .. } => &[Kind::NetworkEnsure],
+        Change::NetworkRemove { .. } => &[Kind::NetworkRemove],
     }
 }
 

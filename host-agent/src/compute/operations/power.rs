@@ -83,7 +83,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             | Change::Password { .. }
             | Change::ImageImport { .. }
             | Change::ImageRemove
-            | Change::NetworkEnsure { .. } => self.settings().shutdown_timeout,
+            | Change::NetworkEnsure { .. }
+            | Change::NetworkRemove { .. } => self.settings().shutdown_timeout,
         };
         let state = self.node.hypervisor.state(id).await;
         match state.map(|s| s.power) {

@@ -116,6 +116,7 @@ pub(in crate::compute) fn changes() -> Vec<Change> {
         Change::Password { user: "root".to_owned() },
         Change::ImageImport { sha256: None, partial_source: false },
         Change::ImageRemove,
-        Change::NetworkEnsure { network },
+        Change::NetworkEnsure { network: network.clone() },
+        Change::NetworkRemove { network },
     ]
 }
