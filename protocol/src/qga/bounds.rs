@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::encode::{self, Part, Parts};
-use super::envelope::Event;
+use super::envelope::{Event, TRUNCATED};
 use super::framing::Limits;
 
 /// Bytes of an event.
@@ -16,8 +16,6 @@ pub const EVENT_BYTES: usize = 256 << 10;
 pub const ANSWER_BYTES: usize = 1 << 20;
 /// Entries of a list that a host keeps: the first.
 pub const ENTRIES: usize = 1024;
-/// Whether something was cut.
-pub(super) const TRUNCATED: &str = "truncated";
 /// For what surrounds the value: a name, an id, a time.
 const ENVELOPE: usize = 4 << 10;
 

@@ -9,7 +9,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::bounds::TRUNCATED;
+/// Says, in an answer and in an event's data, that something was cut.
+pub(super) const TRUNCATED: &str = "truncated";
 
 /// The kind of an error reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

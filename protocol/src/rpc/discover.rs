@@ -6,95 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, SchemaGenerator};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::fault::{Fault, Reason};
-use super::method::{Effect, documented};
+use super::fault::Fault;
+use super::method::documented;
+use super::schemas::{SCHEMAS, Schemas};
 use super::{envelope, event, versions};
-
-/// Where the schemas of a document are.
-const SCHEMAS: &str = "/components/schemas";
-
-/// What any method may be refused for.
-const ANY: &[Reason] = &[
-    Reason::InvalidRequest,
-    Reason::InvalidParams,
-    Reason::Busy,
-    Reason::Expired,
-    Reason::Internal,
-];
-/// What any change may be refused for besides: it is written down before it is answered.
-const CHANGE: &[Reason] =
-    &[Reason::NotFound, Reason::Conflict, Reason::KeyReused, Reason::Draining, Reason::NoSpace];
-
-/// Makes the schemas of a document.
-pub(super) struct Schemas {
-    given: SchemaGenerator,
-    shown: SchemaGenerator,
-}
-
-/// What a method may be refused for, besides what its own line says.
-pub(super) fn refusals(effect: Effect, own: &[&[Reason]]) -> Vec<Reason> {
-    let common = match effect {
-        Effect::Read | Effect::Act => &[],
-        Effect::Change => CHANGE,
-    };
-    let mut all = [&[ANY, common], own].concat().concat();
-    all.sort_by_key(|reason| std::cmp::Reverse(reason.code()));
-    all.dedup();
-    all
-}
-
-impl Schemas {
-    fn new() -> Self {
-        let settings = SchemaSettings::draft07().with(|settings| {
-            settings.definitions_path = SCHEMAS.into();
-        });
-        let shown = settings.clone().for_serialize().into_generator();
-        Self { given: settings.into_generator(), shown }
-    }
-
-    /// One method, in OpenRPC's words.
-    pub(super) fn method<P: JsonSchema, R: JsonSchema>(
-        &mut self,
-        name: &str,
-        summary: &str,
-        refusals: &[Reason],
-    ) -> Value {
-        let params = self.given.root_schema_for::<P>();
-        let none = Map::new();
-        let properties = params.get("properties").and_then(Value::as_object).unwrap_or(&none);
-        let required = params.get("required").and_then(Value::as_array);
-        let is_required = |field: &str| {
-            required.is_some_and(|names| names.iter().any(|name| name.as_str() == Some(field)))
-        };
-        let mut fields: Vec<_> = properties.iter().collect();
-        // OpenRPC wants what must be there before what may be.
-        fields.sort_by_key(|(field, _)| !is_required(field));
-        let fields: Vec<_> = fields
-            .into_iter()
-            .map(|(field, schema)| {
-                json!({"name": field, "required": is_required(field), "schema": schema})
-            })
-            .collect();
-        let errors: Vec<_> = refusals.iter().copied().map(error).collect();
-        json!({
-            "name": name,
-            "summary": summary,
-            "paramStructure": "by-name",
-            "params": fields,
-            "result": { "name": "result", "schema": self.shown.subschema_for::<R>() },
-            "errors": errors,
-        })
-    }
-}
-
-/// A refusal, in OpenRPC's words.
-fn error(reason: Reason) -> Value {
-    json!({"code": reason.code(), "message": reason, "data": {"reason": reason}})
-}
 
 /// The OpenRPC 1.3 document of all methods, made from the types.
 pub fn openrpc(agent_version: &str) -> Value {
@@ -180,6 +97,7 @@ fn rename(schema: &mut Value, names: &BTreeMap<String, String>) {
 mod tests {
     use super::super::method::NAMES;
     use super::*;
+    use serde_json::Map;
 
     fn methods(document: &Value) -> &[Value] {
         document["methods"].as_array().unwrap()

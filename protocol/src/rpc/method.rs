@@ -5,8 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::discover::{Schemas, refusals};
 use super::fault::{Fault, Reason, located};
+use super::schemas::Schemas;
 use super::strict::Strict;
 use super::{console, guest, host, image, inspect, instance, network, operation};
 
@@ -101,7 +101,31 @@ macro_rules! methods {
     };
 }
 
-/// Refusals of one kind, besides those any method shares (see the module `discover`).
+/// What any method may be refused for.
+const ANY: &[Reason] = &[
+    Reason::InvalidRequest,
+    Reason::InvalidParams,
+    Reason::Busy,
+    Reason::Expired,
+    Reason::Internal,
+];
+/// What any change may be refused for besides: it is written down before it is answered.
+const CHANGE: &[Reason] =
+    &[Reason::NotFound, Reason::Conflict, Reason::KeyReused, Reason::Draining, Reason::NoSpace];
+
+/// What a method may be refused for, besides what its own line says.
+fn refusals(effect: Effect, own: &[&[Reason]]) -> Vec<Reason> {
+    let common = match effect {
+        Effect::Read | Effect::Act => &[],
+        Effect::Change => CHANGE,
+    };
+    let mut all = [&[ANY, common], own].concat().concat();
+    all.sort_by_key(|reason| std::cmp::Reverse(reason.code()));
+    all.dedup();
+    all
+}
+
+/// Refusals of one kind, besides those any method shares.
 const NODE: &[Reason] = &[Reason::HypervisorUnavailable, Reason::HypervisorFailed];
 const NAMED: &[Reason] = &[Reason::NotFound];
 const STATE: &[Reason] = &[Reason::NotFound, Reason::Conflict];

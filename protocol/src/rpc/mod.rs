@@ -29,6 +29,7 @@ pub mod instance;
 pub mod method;
 pub mod network;
 pub mod operation;
+mod schemas;
 mod strict;
 pub mod values;
 pub mod versions;
