@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
 use super::knowledge::Knowledge;
-use super::session::Ask;
+use super::request::Ask;
 use super::settings::GuestSettings;
 use super::state::{Observation, Standing};
 

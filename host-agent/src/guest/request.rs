@@ -4,22 +4,51 @@
 //! would leave pieces of a password behind.
 
 use std::io;
+use std::time::Duration;
 
 use ostler_protocol::qga::Command;
 use ostler_protocol::qga::commands::sync::{GuestSyncDelimited, SyncArguments};
 use ostler_protocol::qga::framing::DELIMITER;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::error::Error;
-use super::report::clean;
+use super::report::{Part, clean};
 
 /// How a command's refusal ends, in stock agents' words and ours, while file systems are frozen.
 const FROZEN: &str = ": the agent is in frozen state";
 
 /// A request on its way, newline included.
 pub(super) type Line = Zeroizing<Vec<u8>>;
+
+/// A question.
+#[derive(Debug)]
+pub(super) struct Ask {
+    /// Its number.
+    pub(super) id: u64,
+    /// The command.
+    pub(super) command: &'static str,
+    /// The bytes to send.
+    pub(super) line: Line,
+    /// When an answer is no use any more.
+    pub(super) deadline: Instant,
+    /// How success shows.
+    pub(super) success: Success,
+    /// Where the answer goes.
+    pub(super) answer: oneshot::Sender<Result<Part<Value>, Error>>,
+}
+
+/// How a command's success shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Success {
+    /// By a reply.
+    Reply,
+    /// By no error in this time after it was sent, or by the end of the link.
+    Quiet(Duration),
+}
 
 #[derive(Serialize)]
 struct Envelope<'a, A> {

@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
 
 use ostler_protocol::qga::envelope::{Message, Response};
 use ostler_protocol::qga::events::{EventError, GuestEvent};
@@ -26,37 +25,11 @@ use super::error::Error;
 use super::link::{Inbound, Incoming, Outbound};
 use super::pulse::{Beat, End, Pause, Pulse, Retry};
 use super::report::{Part, clean};
-use super::request::{self, Line};
+use super::request::{self, Ask, Success};
 use super::state::Observation;
 
 /// What a word of readiness costs of what a guest may send: each may change what listeners are told.
 const READY_COST: usize = 64 << 10;
-
-/// A question.
-#[derive(Debug)]
-pub(super) struct Ask {
-    /// Its number.
-    pub(super) id: u64,
-    /// The command.
-    pub(super) command: &'static str,
-    /// The bytes to send.
-    pub(super) line: Line,
-    /// When an answer is no use any more.
-    pub(super) deadline: Instant,
-    /// How success shows.
-    pub(super) success: Success,
-    /// Where the answer goes.
-    pub(super) answer: oneshot::Sender<Result<Part<Value>, Error>>,
-}
-
-/// How a command's success shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Success {
-    /// By a reply.
-    Reply,
-    /// By no error in this time after it was sent, or by the end of the link.
-    Quiet(Duration),
-}
 
 /// Keeps the session until it is stopped.
 pub(super) async fn keep(seat: Seat, socket: &Path, mut asks: mpsc::Receiver<Ask>) {

@@ -18,7 +18,8 @@ use tracing::info;
 
 use super::aside::{self, Copy};
 use super::{
-    Ensured, Files, Moved, Presence, Removed, RootDisk, VolumeError, Volumes, overlay, unfinished,
+    Ensured, FOLDER_MODE, Files, Moved, Presence, Removed, RootDisk, VolumeError, Volumes, overlay,
+    unfinished,
 };
 use crate::threads::Threads;
 
@@ -27,10 +28,6 @@ const THREADS: usize = 8;
 
 /// As many copies at once.
 const COPIES: usize = 2;
-
-/// Others may pass through to a file they know and have a right to (QEMU to its disk), but not
-/// look around.
-pub(super) const FOLDER_MODE: u32 = 0o711;
 
 /// The instances' folders below a state directory.
 #[derive(Debug, Clone)]

@@ -37,6 +37,10 @@ use tokio_util::sync::CancellationToken;
 pub use directory::Directory;
 pub use error::VolumeError;
 
+/// Others may pass through to a file they know and have a right to (QEMU to its disk), but not
+/// look around.
+const FOLDER_MODE: u32 = 0o711;
+
 /// The disks of this node's instances.
 ///
 /// Every method is idempotent, and safe to repeat after a crash at any instant. There is no fake:

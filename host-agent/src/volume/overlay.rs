@@ -5,9 +5,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::directory::FOLDER_MODE;
 use super::unfinished::{Unfinished, sync_folder_of};
-use super::{Base, Ensured, Presence, RootDisk, VolumeError};
+use super::{Base, Ensured, FOLDER_MODE, Presence, RootDisk, VolumeError};
 use crate::qcow2::{self, Header, HeaderError, Overlay};
 
 /// What a disk is opened for.

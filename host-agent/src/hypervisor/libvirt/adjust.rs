@@ -6,8 +6,8 @@ use virt::error::Error as VirtError;
 use virt::sys;
 use zeroize::Zeroizing;
 
-use super::connection::{Libvirt, Traffic};
 use super::domain::{CHANGE, lookup, told};
+use super::driver::{Libvirt, Traffic};
 use super::error::{from_xml, is_wrong_state};
 use super::xml;
 use crate::hypervisor::adjust::VNC_PASSWORD_MAX;

@@ -11,9 +11,8 @@ use virt::domain::Domain;
 use virt::error::Error as VirtError;
 use virt::sys;
 
-use super::connection::{Libvirt, Traffic};
+use super::driver::{Libvirt, Traffic};
 use super::error::{from_libvirt, from_xml, is_unsupported, is_wrong_state};
-use super::jobs::SAVE;
 use super::mark::Mark;
 use super::{events, ffi, probe, xml};
 use crate::hypervisor::{
@@ -29,6 +28,8 @@ const LIST: Duration = Duration::from_secs(60);
 pub(super) const CHANGE: Duration = Duration::from_secs(45);
 /// QEMU's start: memory is allocated, devices are opened.
 const START: Duration = Duration::from_secs(120);
+/// As much memory as a node has, on a slow disk.
+pub(super) const SAVE: Duration = Duration::from_secs(3600);
 /// A QEMU that hangs is given its time to flush, then killed, and the kill has to be seen.
 const DESTROY: Duration = Duration::from_secs(90);
 /// libvirt gives the agent a minute to take a shutdown or reboot.

@@ -22,7 +22,7 @@ use virt::domain::Domain;
 use virt::error::Error;
 use virt::sys;
 
-use super::connection::Handle;
+use super::handle::Handle;
 
 /// An event as libvirt numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,7 +219,7 @@ pub(super) struct CloseNotice {
 }
 
 /// Called once, on the event loop's thread.
-type CloseSink = Box<dyn Fn() + Send + Sync>;
+pub(super) type CloseSink = Box<dyn Fn() + Send + Sync>;
 
 impl CloseNotice {
     /// Calls `sink` when the connection breaks.

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 use virt::domain::Domain;
 use virt::sys;
 
-use super::connection::{Libvirt, Traffic};
 use super::domain::{QUERY, lookup, told};
+use super::driver::{Libvirt, Traffic};
 use super::error::from_xml;
 use super::{stats, xml};
 use crate::hypervisor::Error;

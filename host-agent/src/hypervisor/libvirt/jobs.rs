@@ -1,10 +1,9 @@
 //! Saves and copies as libvirt calls. A save is one call that takes as long as it takes, so it has
 //! a lane of its own; a copy is begun by one call and watched by others.
 
-use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
@@ -13,16 +12,15 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::sys;
 
-use super::connection::{Libvirt, Traffic};
-use super::domain::{CHANGE, QUERY, lookup, told};
+use super::domain::{CHANGE, QUERY, SAVE, lookup, told};
+use super::driver::{Libvirt, Traffic};
 use super::error::{from_xml, is_wrong_state};
 use super::ffi::jobs::{self as raw, Progress, RawJob, Which};
+use super::outcomes::Watched;
 use super::xml;
 use crate::hypervisor::spec::DiskTarget;
 use crate::hypervisor::{Change, Error, Job, Jobs};
 
-/// As much memory as a node has, on a slow disk.
-pub(super) const SAVE: Duration = Duration::from_secs(3600);
 /// Between two looks at a job that is not ours to wait for otherwise.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -248,46 +246,6 @@ const fn operation(operation: u32) -> &'static str {
         sys::VIR_DOMAIN_JOB_OPERATION_DUMP => "dump",
         sys::VIR_DOMAIN_JOB_OPERATION_BACKUP => "copy of a disk",
         _ => "one without a name",
-    }
-}
-
-/// What is remembered of each domain's job. libvirt remembers the last one's end, but not whose it
-/// was; and of a save that failed, nothing. An entry goes with its domain.
-#[derive(Default)]
-pub(super) struct Outcomes(Mutex<HashMap<InstanceId, Watched>>);
-
-/// What we have seen of a job.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Watched {
-    /// A copy was begun; libvirt knows the rest.
-    Copying,
-    /// It ended so.
-    Ended(Job),
-}
-
-impl Outcomes {
-    fn copying(&self, id: InstanceId) {
-        self.entries().insert(id, Watched::Copying);
-    }
-
-    fn ended(&self, id: InstanceId, outcome: &Result<Change, Error>) {
-        let job = match outcome {
-            Ok(Change::Made | Change::AlreadySo) => Job::Completed,
-            Err(error) => Job::Failed { reason: error.to_string() },
-        };
-        self.entries().insert(id, Watched::Ended(job));
-    }
-
-    fn watched(&self, id: InstanceId) -> Option<Watched> {
-        self.entries().get(&id).cloned()
-    }
-
-    pub(super) fn forget(&self, id: InstanceId) {
-        self.entries().remove(&id);
-    }
-
-    fn entries(&self) -> MutexGuard<'_, HashMap<InstanceId, Watched>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

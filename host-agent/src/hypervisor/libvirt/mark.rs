@@ -3,7 +3,7 @@
 //! A mark that says nothing we can use makes the domain nobody's: it is left alone, for a guess
 //! could remove a guest of somebody else's. It is told of once, not at each look.
 //!
-//! [`prove`] comes before every call about a domain (`connection.rs`).
+//! [`prove`] comes before every call about a domain (`driver.rs`).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

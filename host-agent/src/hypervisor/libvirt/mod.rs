@@ -22,16 +22,19 @@
 mod adjust;
 mod connection;
 mod domain;
+mod driver;
 mod error;
 mod event_loop;
 mod events;
 mod ffi;
+mod handle;
 mod inspect;
 mod jobs;
 mod lane;
 mod mark;
+mod outcomes;
 mod probe;
 mod stats;
 pub mod xml;
 
-pub use self::connection::{Libvirt, Settings};
+pub use self::driver::{Libvirt, Settings};

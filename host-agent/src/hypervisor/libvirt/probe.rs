@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use virt::connect::Connect;
 use virt::sys;
 
-use super::connection::{Libvirt, Traffic};
+use super::driver::{Libvirt, Traffic};
 use super::error::{from_libvirt, from_xml};
 use super::xml;
 use crate::hypervisor::spec::CpuMode;

@@ -24,6 +24,7 @@ mod caller;
 mod dead;
 mod outbox;
 mod proof;
+mod publish;
 mod replies;
 mod session;
 mod topology;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, Event as Notice, PublisherConfirm,
 };
@@ -19,8 +18,9 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::dead::Letter;
+use super::publish::{confirming, publish};
 use super::replies::{Replies, Reply};
-use super::{Ended, amqp, close};
+use super::{Ended, close};
 
 /// Events that may be on their way at a time; the next waits, and those after it may be lost.
 const UNCONFIRMED: usize = 128;
@@ -170,25 +170,4 @@ pub(super) async fn mind(connection: &Connection) -> Ended {
             None => return Ended::Cancelled,
         }
     }
-}
-
-pub(super) async fn confirming(connection: &Connection) -> Result<Channel, Ended> {
-    let channel = connection.create_channel().await.map_err(amqp("open a channel"))?;
-    channel
-        .confirm_select(ConfirmSelectOptions::default())
-        .await
-        .map_err(amqp("have messages confirmed"))?;
-    Ok(channel)
-}
-
-/// Publish; the confirmation is to be awaited, for the library keeps one that is dropped.
-pub(super) async fn publish(
-    channel: &Channel,
-    exchange: &str,
-    key: &str,
-    body: &[u8],
-    properties: BasicProperties,
-) -> lapin::Result<PublisherConfirm> {
-    let options = BasicPublishOptions::default();
-    channel.basic_publish(exchange.into(), key.into(), options, body, properties).await
 }

@@ -16,7 +16,7 @@ use ostler_protocol::rpc::amqp::uri::Endpoint;
 use ostler_protocol::rpc::envelope::Response;
 use tokio::sync::Mutex;
 
-use super::outbox::{confirming, publish};
+use super::publish::{confirming, publish};
 use super::{Ended, close, connect};
 use crate::rpc::service::bytes;
 
