@@ -1,15 +1,15 @@
 //! `ostler`: the operator's command.
 //!
 //! ```text
-//!   args ──> commands ──> client ──────> transport ──> a node's socket, or a broker
-//!   target      │           │ typed calls, waiting, sending again
-//!               v           v
-//!            output      progress
-//!            stdout      stderr
+//!   commands ──> client ──────> transport ──> a node's socket, or a broker
+//!      │ line      │ typed calls, waiting, sending again
+//!      v           v
+//!   output      progress
+//!   stdout      stderr
 //! ```
 //!
-//! * [`args`] is what can be asked for, [`target`] where it is asked.
-//! * [`commands`] has a file per noun: each turns words into parameters, calls, and shows.
+//! * [`commands`] has the command line and a file per noun: each turns words into parameters, calls,
+//!   and shows. [`args`] is what all of them take, [`target`] where the node is.
 //! * [`client`] knows requests, operations and patience; [`transport`] only carries bytes.
 //! * [`reply`] is what came back, words newer than this build included.
 //! * [`failure`] is everything that can go wrong, with its exit code: the table is in `--help`.
@@ -19,6 +19,7 @@
 //! find it again.
 
 mod args;
+mod clean;
 mod client;
 mod commands;
 mod failure;
@@ -34,6 +35,6 @@ mod transport;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let (cli, matches) = args::read();
+    let (cli, matches) = commands::line::read();
     ExitCode::from(commands::run(cli, &matches))
 }

@@ -11,6 +11,8 @@ use ostler_protocol::rpc::values::Secret;
 use sha_crypt::{PasswordHasher, ShaCrypt};
 use zeroize::Zeroizing;
 
+use crate::clean::clean;
+
 /// The longest word taken. Longer ones are cut or refused by what reads them in guests.
 const LONGEST: usize = 255;
 
@@ -91,7 +93,7 @@ fn ask(user: &str) -> Result<Zeroizing<String>, PasswordError> {
             }
         })
     };
-    let word = prompt(format!("New password for {}: ", crate::output::clean(user)))?;
+    let word = prompt(format!("New password for {}: ", clean(user)))?;
     check(&word)?;
     let again = prompt("Again: ".to_owned())?;
     if *word == *again { Ok(word) } else { Err(PasswordError::Different) }

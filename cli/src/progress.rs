@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ostler_protocol::rpc::operation::{Progress as Amount, StepState, Unit};
-use ostler_protocol::rpc::values::Bytes;
 
 use crate::args::Format;
-use crate::output::{clean, note};
-use crate::reply::{Operation, Step, Word, plain};
+use crate::clean::clean;
+use crate::output::{amount, note};
+use crate::reply::{Operation, Step, Word};
 
 /// Somebody who watches an operation.
 pub(crate) enum Progress {
@@ -158,26 +158,6 @@ fn with_amount(step: &Step) -> String {
     }
 }
 
-/// How far, as people read it.
-pub(crate) fn amount(progress: &Word<Amount>) -> String {
-    let &Amount { done, total, unit } = match progress {
-        Word::Known(amount) => amount,
-        Word::Newer(value) => return plain(value),
-    };
-    let count = |n: u64| match unit {
-        Unit::Bytes => Bytes(n).to_string(),
-        Unit::Milliseconds => format!("{} s", n / 1000),
-    };
-    match total {
-        None => count(done),
-        Some(0) => count(done),
-        Some(total) => {
-            let percent = u128::from(done.min(total)) * 100 / u128::from(total);
-            format!("{} of {} ({percent} %)", count(done), count(total))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,13 +211,5 @@ mod tests {
         assert_eq!(told(99 << 20), Vec::<String>::new());
         assert_eq!(told(210 << 20), ["image.import: 1/1 step 0  210 MiB of 400 MiB (52 %)"]);
         assert_eq!(told(211 << 20), Vec::<String>::new());
-    }
-
-    #[test]
-    fn amounts_are_bounded_by_their_total() {
-        let bytes = |done, total| amount(&Word::Known(Amount { done, total, unit: Unit::Bytes }));
-        assert_eq!(bytes(1 << 20, Some(4 << 20)), "1 MiB of 4 MiB (25 %)");
-        assert_eq!(bytes(u64::MAX, Some(1)), "16777215.9 TiB of 1 B (100 %)");
-        assert_eq!(bytes(5, None), "5 B");
     }
 }

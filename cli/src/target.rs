@@ -149,8 +149,8 @@ mod tests {
     use clap::{CommandFactory, FromArgMatches};
 
     fn chosen(line: &str) -> Result<Target, TargetError> {
-        let matches = crate::args::Cli::command().get_matches_from(line.split(' '));
-        let cli = crate::args::Cli::from_arg_matches(&matches).unwrap();
+        let matches = crate::commands::line::Cli::command().get_matches_from(line.split(' '));
+        let cli = crate::commands::line::Cli::from_arg_matches(&matches).unwrap();
         choose(&cli.global, &matches)
     }
 

@@ -29,9 +29,10 @@ use self::terminal::{Raw, Signals};
 use super::Session;
 use super::instance::InstanceRef;
 use crate::args::seconds;
+use crate::clean::clean;
 use crate::client::Client;
 use crate::failure::{Cause, Failure};
-use crate::output::{clean, note};
+use crate::output::note;
 
 /// How long the node holds a read on which nothing happens.
 const WAIT: Duration = Duration::from_secs(20);

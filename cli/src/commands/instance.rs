@@ -207,7 +207,7 @@ mod tests {
 
     /// Whether the command line is one, for each of these.
     fn parses(line: &str) -> bool {
-        crate::args::Cli::try_parse_from(line.split_whitespace()).is_ok()
+        crate::commands::line::Cli::try_parse_from(line.split_whitespace()).is_ok()
     }
 
     #[test]

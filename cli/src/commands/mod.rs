@@ -1,11 +1,13 @@
 //! The commands, a file per noun. Each turns words into parameters, calls the node, and shows what
-//! came back; what they have in common, following a change to its end, is here.
+//! came back; what they have in common, following a change to its end, is here, and all that can be
+//! asked for in [`mod@line`].
 
 pub(crate) mod console;
 pub(crate) mod guest;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instance;
+pub(crate) mod line;
 pub(crate) mod network;
 pub(crate) mod operation;
 mod shell;
@@ -15,13 +17,14 @@ use ostler_protocol::rpc::method::Method;
 use ostler_protocol::rpc::operation as wire;
 use ostler_protocol::rpc::values::IdempotencyKey;
 
-use crate::args::{Changing, Cli, Global, Noun};
+use crate::args::{Changing, Global};
 use crate::client::{Client, done};
 use crate::failure::{Cause, Failure};
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::reply::Operation;
 use crate::target;
+use line::{Cli, Noun};
 
 /// Carry out a command line; the exit code.
 pub(crate) fn run(cli: Cli, matches: &ArgMatches) -> u8 {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::CommandFactory;
 
-use crate::args::Cli;
+use super::line::Cli;
 use crate::failure::{Cause, Failure};
 use crate::output::write_out;
 

@@ -8,7 +8,8 @@ use ostler_protocol::rpc::values::{Bytes, Timestamp};
 use super::instance::{guest_state, transport_word};
 use super::table::{Field, Mood, fields, list};
 use super::time::{instant, span};
-use super::{Look, Show, clean};
+use super::{Look, Show};
+use crate::clean::clean;
 
 impl Show for Report {
     fn show(&self, look: Look) -> String {

@@ -6,7 +6,8 @@ use ostler_protocol::rpc::values::Bytes;
 use super::instance::power;
 use super::table::{Field, fields};
 use super::time::{instant, span};
-use super::{Look, Show, clean_lines};
+use super::{Look, Show};
+use crate::clean::clean_lines;
 
 impl Show for Xml {
     fn show(&self, _: Look) -> String {

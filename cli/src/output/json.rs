@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::is_hazard;
+use crate::clean::is_hazard;
 use crate::failure::{Cause, Failure};
 
 /// A document, indented. Characters a terminal would obey are written as escapes, which mean the

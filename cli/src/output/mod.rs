@@ -1,8 +1,7 @@
 //! What the operator sees: results on standard output, everything else on standard error.
 //!
-//! Texts come from nodes and from the guests behind them, and must not move the cursor, set the
-//! title or rewrite what stands on the operator's terminal: [`clean`] is applied to all of them,
-//! and JSON is written with every such character escaped.
+//! Texts come from nodes and from the guests behind them: [`clean`] is applied to all of them, and
+//! JSON is written with every character escaped that a terminal would obey.
 
 mod guest;
 mod host;
@@ -21,9 +20,10 @@ use std::io::{IsTerminal, Write};
 use ostler_protocol::rpc::fault::Fault;
 use serde::Serialize;
 
-pub(crate) use self::operation::outcome_text;
+pub(crate) use self::operation::{amount, outcome_text};
 use self::table::{Field, Mood};
 use crate::args::{Color, Format, Global};
+use crate::clean::clean;
 use crate::failure::{Cause, Explanation, Failure};
 
 /// Something with a form for people. Its JSON form is serde's.
@@ -205,42 +205,9 @@ fn fault_rows<'a>(
         .chain(next)
 }
 
-/// A text of several lines without anything else a terminal would obey.
-pub(crate) fn clean_lines(text: &str) -> String {
-    let lines = text.split('\n').map(|line| {
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        line.split('\t').map(clean).collect::<Vec<_>>().join("\t")
-    });
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-/// A text without anything a terminal would obey: control characters, and the marks that reorder
-/// or hide what is around them. What was there stays visible as a replacement character.
-pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if is_hazard(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
-/// Whether a terminal may do anything else with a character than show it.
-fn is_hazard(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_a_terminal_obeys_is_printed() {
-        let text = clean("a\x1b]0;title\x07\x1b[2J\r\nb\u{9b}31m\u{202e}c\u{200b}ä漢");
-        assert_eq!(
-            text,
-            "a\u{fffd}]0;title\u{fffd}\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}31m\u{fffd}c\u{fffd}ä漢"
-        );
-    }
 
     #[test]
     fn a_failure_reads_from_what_to_why_to_what_next() {

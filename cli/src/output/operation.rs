@@ -1,12 +1,11 @@
 //! Operations for people.
 
-use ostler_protocol::rpc::operation::{Outcome, State, StepState};
-use ostler_protocol::rpc::values::Timestamp;
+use ostler_protocol::rpc::operation::{Outcome, Progress as Amount, State, StepState, Unit};
+use ostler_protocol::rpc::values::{Bytes, Timestamp};
 
 use super::table::{Field, Mood, fields, list};
 use super::time::{age, instant, span};
 use super::{Look, Show, fault_rows};
-use crate::progress::amount;
 use crate::reply::{Operation, Word, plain};
 
 impl Show for Vec<Operation> {
@@ -125,4 +124,37 @@ pub(super) fn meaning(state: &Word<State>) -> String {
         Word::Known(State::Undone) => ": things are as they were before",
     };
     format!("{state}{more}")
+}
+
+/// How far, as people read it.
+pub(crate) fn amount(progress: &Word<Amount>) -> String {
+    let &Amount { done, total, unit } = match progress {
+        Word::Known(amount) => amount,
+        Word::Newer(value) => return plain(value),
+    };
+    let count = |n: u64| match unit {
+        Unit::Bytes => Bytes(n).to_string(),
+        Unit::Milliseconds => format!("{} s", n / 1000),
+    };
+    match total {
+        None => count(done),
+        Some(0) => count(done),
+        Some(total) => {
+            let percent = u128::from(done.min(total)) * 100 / u128::from(total);
+            format!("{} of {} ({percent} %)", count(done), count(total))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_bounded_by_their_total() {
+        let bytes = |done, total| amount(&Word::Known(Amount { done, total, unit: Unit::Bytes }));
+        assert_eq!(bytes(1 << 20, Some(4 << 20)), "1 MiB of 4 MiB (25 %)");
+        assert_eq!(bytes(u64::MAX, Some(1)), "16777215.9 TiB of 1 B (100 %)");
+        assert_eq!(bytes(5, None), "5 B");
+    }
 }

@@ -2,7 +2,8 @@
 
 use comfy_table::{Cell, Color, LineStyle, Table, TableStyle, presets};
 
-use super::{Lines, Look, Paint, clean};
+use super::{Lines, Look, Paint};
+use crate::clean::clean;
 
 /// What a word says about the thing it is about, and so its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,9 +18,10 @@ use serde::Serialize;
 
 use super::InstanceRef;
 use crate::args::Format;
+use crate::clean::clean;
 use crate::commands::Session;
 use crate::failure::{Cause, Failure, Program};
-use crate::output::{clean, note, write_out};
+use crate::output::{note, write_out};
 
 /// How long the node holds one question.
 const POLL: Duration = Duration::from_secs(20);
@@ -240,7 +241,9 @@ mod tests {
     fn what_follows_the_dashes_is_the_programs() {
         use clap::Parser as _;
         let line = ["ostler", "guest", "exec", "web", "--timeout", "5", "--", "ls", "-l", "--env"];
-        assert!(crate::args::Cli::try_parse_from(line).is_ok());
-        assert!(crate::args::Cli::try_parse_from(["ostler", "guest", "exec", "web"]).is_err());
+        assert!(crate::commands::line::Cli::try_parse_from(line).is_ok());
+        assert!(
+            crate::commands::line::Cli::try_parse_from(["ostler", "guest", "exec", "web"]).is_err()
+        );
     }
 }

@@ -129,7 +129,7 @@ mod tests {
         use clap::Parser;
         let parses = |rest: &str| {
             let line = format!("ostler instance boot --name a --image i {rest}");
-            crate::args::Cli::try_parse_from(line.split_whitespace()).is_ok()
+            crate::commands::line::Cli::try_parse_from(line.split_whitespace()).is_ok()
         };
         assert!(parses("--flavor small"));
         assert!(parses("--flavor small --memory 1G"));

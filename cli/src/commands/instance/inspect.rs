@@ -14,9 +14,10 @@ use ostler_protocol::rpc::values::InstanceId;
 
 use super::InstanceRef;
 use crate::args::Format;
+use crate::clean::clean_lines;
 use crate::commands::Session;
 use crate::failure::Failure;
-use crate::output::{clean_lines, write_out};
+use crate::output::write_out;
 
 /// How often a log is looked at that is followed.
 const FOLLOW: Duration = Duration::from_secs(1);
