@@ -13,23 +13,13 @@ use ostler_protocol::qga::commands::info::{AgentInfo, CommandInfo, GuestInfo};
 use ostler_protocol::qga::commands::sync::{GuestSync, GuestSyncDelimited};
 use ostler_protocol::qga::commands::{self as wire, Nothing};
 use ostler_protocol::qga::encode::{self, Part, Parts, Reply};
-use ostler_protocol::qga::envelope::Request;
+use ostler_protocol::qga::envelope::{Disabled, Request};
 use ostler_protocol::qga::{Command, Fault, arguments};
 use serde_json::{Map, Value};
 
-use crate::channel::Kind;
-use crate::commands::CommandError;
+use crate::commands::{Agent, CommandError, Handle};
 use crate::log::chain;
-use crate::state::Agent;
-
-/// A command this agent carries out.
-pub trait Handle: Command {
-    /// Carries it out.
-    fn handle(
-        agent: Rc<Agent>,
-        arguments: Self::Arguments,
-    ) -> impl Future<Output = Result<Self::Reply, CommandError>>;
-}
+use crate::policy::Effect;
 
 /// Whether a command is sure to do without the file systems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,20 +28,6 @@ pub enum WhileFrozen {
     Allowed,
     /// It may wait for one that is frozen, for ever.
     Refused,
-}
-
-/// What a command does to the guest, the least first. A [`Profile`] of the policy permits up to one.
-///
-/// [`Profile`]: crate::policy::Profile
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Effect {
-    /// It only looks, and sees nothing private.
-    Reads,
-    /// It changes how the guest runs, in a way that is named (its clock, its power, a password), or
-    /// reads any file.
-    Manages,
-    /// It can change anything: programs, file contents, who may log in by key.
-    Commands,
 }
 
 /// What is left to do of a command whose arguments have been read.
@@ -80,6 +56,16 @@ impl Entry {
             while_frozen,
             effect,
             run: carry_out::<C>,
+        }
+    }
+
+    /// Why the command may not run now, if it may not.
+    pub fn refusal(&self, agent: &Agent) -> Option<Disabled> {
+        match self.while_frozen {
+            WhileFrozen::Refused if agent.is_frozen() => Some(Disabled::Frozen),
+            WhileFrozen::Allowed | WhileFrozen::Refused => {
+                agent.policy.refusal(self.name, self.effect)
+            }
         }
     }
 
@@ -167,7 +153,7 @@ impl Handle for GuestInfo {
             .iter()
             .map(|entry| CommandInfo {
                 name: entry.name.to_owned(),
-                enabled: agent.refusal(entry).is_none(),
+                enabled: entry.refusal(&agent).is_none(),
                 success_response: entry.success_response,
             })
             .collect();
@@ -201,14 +187,14 @@ impl Call {
             return Err(encode::fault(&Fault::not_found(&execute), id.as_ref()));
         };
         let entry = &TABLE[place];
-        if let Some(why) = agent.refusal(entry) {
+        if let Some(why) = entry.refusal(agent) {
             return Err(encode::fault(&Fault::disabled(&execute, why), id.as_ref()));
         }
         Ok(Self { entry, arguments, id })
     }
 
     /// Tells the log who wants to change the guest, before it is done.
-    pub fn audit(&self, agent: &Agent, channel: Kind) {
+    pub fn audit(&self, agent: &Agent, channel: &str) {
         match self.entry.effect {
             Effect::Reads => {}
             Effect::Manages | Effect::Commands => {
@@ -271,7 +257,8 @@ impl Call {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::options::{Invocation, Settings};
+    use crate::options::Invocation;
+    use crate::settings::Settings;
     use serde_json::json;
 
     /// A command that takes as long as it is told to, for the tests of what happens meanwhile.
@@ -371,7 +358,7 @@ pub(crate) mod tests {
         agent.set_frozen(true);
         let allowed: Vec<_> = TABLE
             .iter()
-            .filter(|entry| agent.refusal(entry).is_none())
+            .filter(|entry| entry.refusal(&agent).is_none())
             .map(|entry| entry.name)
             .collect();
         let expected = [
@@ -395,7 +382,7 @@ pub(crate) mod tests {
         let agent = agent(&["-a", "guest-ping,guest-sync", "-b", "guest-sync"]);
         let allowed: Vec<_> = TABLE
             .iter()
-            .filter(|entry| agent.refusal(entry).is_none())
+            .filter(|entry| entry.refusal(&agent).is_none())
             .map(|entry| entry.name)
             .collect();
         assert_eq!(allowed, ["guest-ping"]);
@@ -416,7 +403,7 @@ pub(crate) mod tests {
             )
         );
         assert!(
-            agent.refusal(TABLE.iter().find(|e| e.name == "guest-get-osinfo").unwrap()).is_none()
+            TABLE.iter().find(|e| e.name == "guest-get-osinfo").unwrap().refusal(&agent).is_none()
         );
     }
 

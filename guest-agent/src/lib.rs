@@ -24,18 +24,20 @@
 mod allocator;
 pub mod channel;
 pub mod commands;
-pub mod config;
 pub mod daemon;
 pub mod dispatcher;
 pub mod doctor;
+pub mod edges;
 pub mod events;
 pub mod log;
+mod netlink;
 pub mod options;
 pub mod policy;
 pub mod probe;
 pub mod root;
 pub mod service;
-pub mod state;
+pub mod settings;
+pub mod unfinished;
 pub mod worker;
 
 use std::os::fd::OwnedFd;
@@ -49,11 +51,11 @@ use tokio::task::{JoinSet, LocalSet};
 
 use channel::socket::{self, Listener};
 use channel::{Kind, isa, serial, unix, vsock};
+use commands::Agent;
 use daemon::{DaemonError, PidFile, Side};
 use log::LogError;
-use options::{Method, Settings};
 use service::Manager;
-use state::Agent;
+use settings::{Method, Settings};
 
 /// In the state directory while file systems are frozen: it outlives the agent that froze them.
 const FROZEN_MARK: &str = "qga.state.isfrozen";

@@ -27,7 +27,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 
-use crate::channel::Kind;
 pub use file::LogError;
 use file::LogFile;
 
@@ -212,9 +211,9 @@ impl Log {
     }
 
     /// A command that changes the guest was asked for. Its arguments are not told: they may be secret.
-    pub fn audit(&self, command: &str, channel: Kind, id: Option<&Value>) {
+    pub fn audit(&self, command: &str, channel: &str, id: Option<&Value>) {
         let id = id.map(|id| format!(", id {id}")).unwrap_or_default();
-        let text = format!("{command} called on the {} channel{id}", channel.name());
+        let text = format!("{command} called on the {channel} channel{id}");
         let datagram = format!("{PRIORITY}{NAME}[{}]: info: {text}", std::process::id());
         let line = match self.0.verbosity {
             Verbosity::Errors => None,
@@ -432,7 +431,7 @@ mod tests {
         let place = Place::new();
         let log = place.log(Verbosity::Errors);
         log.open().unwrap();
-        log.audit("guest-exec", Kind::Standard, Some(&json!({"a": "\n"})));
+        log.audit("guest-exec", "standard", Some(&json!({"a": "\n"})));
         let expected = format!(
             "<14>ostler-guest-agent[{}]: info: guest-exec called on the standard channel, \
              id {{\"a\":\"\\n\"}}",
@@ -441,7 +440,7 @@ mod tests {
         assert_eq!(place.datagram().unwrap(), expected);
         assert!(place.texts().is_empty());
         log.hold();
-        log.audit("guest-fsfreeze-thaw", Kind::Ostler, None);
+        log.audit("guest-fsfreeze-thaw", "ostler", None);
         assert_eq!(place.datagram().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         log.release();
         assert!(
@@ -454,7 +453,7 @@ mod tests {
         let place = Place::new();
         let log = place.log(Verbosity::All);
         log.open().unwrap();
-        log.audit("guest-exec", Kind::Standard, Some(&json!("\u{e9}".repeat(1 << 20))));
+        log.audit("guest-exec", "standard", Some(&json!("\u{e9}".repeat(1 << 20))));
         assert!(place.datagram().unwrap().len() <= LONGEST + 3);
         assert!(place.texts()[0].len() <= LONGEST + 3);
     }
@@ -465,10 +464,10 @@ mod tests {
         let log = place.log(Verbosity::Errors);
         // more than any such queue holds, and nobody reads
         for _ in 0..2000 {
-            log.audit("guest-exec", Kind::Standard, None);
+            log.audit("guest-exec", "standard", None);
         }
         std::fs::remove_file(place.folder.path().join("system")).unwrap();
-        log.audit("guest-exec", Kind::Standard, None);
+        log.audit("guest-exec", "standard", None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How the agent is to run: the command line over the configuration files, as stock agents read them.
+//! The settings as they are given: the command line over the configuration files, as stock agents read them.
 //!
 //! ```text
 //!  /etc/qemu/qemu-ga.conf ---+
@@ -12,6 +12,7 @@
 //! one cannot be left out by naming another file.
 
 mod arguments;
+mod config;
 pub(crate) mod key;
 
 use std::collections::BTreeSet;
@@ -19,16 +20,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::{self, ConfigError, Contents};
 use crate::dispatcher::TABLE;
 use crate::log::{Log, Verbosity};
 use crate::policy::{Policy, ProfileError};
+use crate::settings::{Method, Settings};
 use arguments::{Argument, Name};
+pub use config::ConfigError;
+use config::Contents;
 use key::{Given, Key};
 
-pub(crate) const STANDARD_PORT: &str = "/dev/virtio-ports/org.qemu.guest_agent.0";
-pub(crate) const OSTLER_PORT: &str = "/dev/virtio-ports/org.ostler.guest.0";
-const SERIAL_LINE: &str = "/dev/ttyS0";
 pub(crate) const STATE_DIRECTORY: &str = "/run";
 pub(crate) const PID_FILE: &str = "/run/qemu-ga.pid";
 const HOOK: &str = "/etc/qemu/fsfreeze-hook";
@@ -39,43 +39,6 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
 const HELP: &str = include_str!("options/help.txt");
 
-/// How the agent is to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Whether to go to the background.
-    pub daemon: bool,
-    /// What its channels are.
-    pub method: Method,
-    /// The standard channel: a path, or an address of vsock.
-    pub path: Option<PathBuf>,
-    /// Ostler's own channel.
-    pub ostler: Option<PathBuf>,
-    /// The speed of a serial line.
-    pub baud: u32,
-    /// Whether to wait for a serial line that is not there.
-    pub retry: bool,
-    /// Between two heartbeats.
-    pub heartbeat: Duration,
-    /// Where a daemon leaves its process id.
-    pub pid_file: PathBuf,
-    /// For what outlives a restart of the agent.
-    pub state_directory: PathBuf,
-    /// What it may do.
-    pub policy: Policy,
-    /// How long file systems may stay frozen before they are thawed unasked.
-    pub freeze_lease: Duration,
-    /// The program that is told of freezing and thawing.
-    pub hook: Option<PathBuf>,
-    /// How long it may take.
-    pub hook_timeout: Duration,
-    /// If given, only programs whose command line begins with one of these may be run.
-    pub programs: Option<Vec<String>>,
-    /// What it tells.
-    pub log: Log,
-    /// What in the configuration has no effect.
-    pub warnings: Vec<String>,
-}
-
 #[cfg(test)]
 impl Settings {
     /// What an empty command line gives.
@@ -83,42 +46,6 @@ impl Settings {
         match parse(std::iter::empty()) {
             Ok(Invocation::Serve(settings)) => *settings,
             other => panic!("{other:?}"),
-        }
-    }
-}
-
-/// What a channel is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// A virtio-serial port, waited for if it is not there.
-    VirtioSerial,
-    /// A serial line.
-    IsaSerial,
-    /// A socket that is bound at the path and takes one client at a time.
-    UnixListen,
-    /// The same, bound at an address of vsock.
-    VsockListen,
-}
-
-impl Method {
-    const ALL: [Self; 4] =
-        [Self::VirtioSerial, Self::IsaSerial, Self::UnixListen, Self::VsockListen];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::VirtioSerial => "virtio-serial",
-            Self::IsaSerial => "isa-serial",
-            Self::UnixListen => "unix-listen",
-            Self::VsockListen => "vsock-listen",
-        }
-    }
-
-    /// Its standard channel and Ostler's own, where nothing else is said.
-    const fn usual(self) -> (Option<&'static str>, Option<&'static str>) {
-        match self {
-            Self::VirtioSerial => (Some(STANDARD_PORT), Some(OSTLER_PORT)),
-            Self::IsaSerial => (Some(SERIAL_LINE), None),
-            Self::UnixListen | Self::VsockListen => (None, None),
         }
     }
 }

@@ -9,7 +9,17 @@ use std::str::FromStr;
 
 use ostler_protocol::qga::envelope::Disabled;
 
-use crate::dispatcher::{Effect, Entry};
+/// What a command does to the guest, the least first. A [`Profile`] permits up to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// It only looks, and sees nothing private.
+    Reads,
+    /// It changes how the guest runs, in a way that is named (its clock, its power, a password), or
+    /// reads any file.
+    Manages,
+    /// It can change anything: programs, file contents, who may log in by key.
+    Commands,
+}
 
 /// How far commands may go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,13 +87,13 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Why a command is refused, if it is.
-    pub fn refusal(&self, entry: &Entry) -> Option<Disabled> {
-        let listed = self.allowed.as_ref().is_none_or(|allowed| allowed.contains(entry.name))
-            && !self.blocked.contains(entry.name);
+    /// Why a command of this name and effect is refused, if it is.
+    pub fn refusal(&self, name: &str, effect: Effect) -> Option<Disabled> {
+        let listed = self.allowed.as_ref().is_none_or(|allowed| allowed.contains(name))
+            && !self.blocked.contains(name);
         if !listed {
             Some(Disabled::Blocked)
-        } else if entry.effect > self.profile.limit() {
+        } else if effect > self.profile.limit() {
             Some(Disabled::Profile(self.profile.name()))
         } else {
             None

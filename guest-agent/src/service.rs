@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use crate::channel::watch::Watch;
+use crate::edges::Watch;
 
 /// The agent serves.
 pub const READY: &str = "READY=1";

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use libfuzzer_sys::fuzz_target;
 use ostler_guest_agent::dispatcher::TABLE;
 use ostler_guest_agent::options::{self, Invocation};
-use ostler_guest_agent::state::Agent;
+use ostler_guest_agent::commands::Agent;
 use ostler_protocol::qga::encode;
 use ostler_protocol::qga::framing::{Frame, Limits, Parser};
 use serde_json::Value;

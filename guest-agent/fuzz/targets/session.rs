@@ -12,7 +12,7 @@ use ostler_guest_agent::channel::Kind;
 use ostler_guest_agent::channel::session::{AtEnd, Session};
 use ostler_guest_agent::channel::socket::Socket;
 use ostler_guest_agent::options::{self, Invocation};
-use ostler_guest_agent::state::Agent;
+use ostler_guest_agent::commands::Agent;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;

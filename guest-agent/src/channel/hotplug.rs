@@ -12,13 +12,11 @@ use std::time::Duration;
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use nix::sys::socket::{
-    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket,
-};
-use std::os::fd::AsRawFd;
+use nix::sys::socket::SockProtocol;
 
-use super::watch::Watch;
+use crate::edges::Watch;
 use crate::log::Log;
+use crate::netlink::{self, drain};
 
 /// Rarely: an agent that waits sleeps.
 const AGAIN: Duration = Duration::from_secs(120);
@@ -60,27 +58,9 @@ async fn changed(watch: Option<&Watch<OwnedFd>>) {
     drain(watch.source());
 }
 
-/// Reads and forgets all there is.
-pub(crate) fn drain(source: &OwnedFd) {
-    let mut buffer = [0; 4096];
-    // ENOBUFS says that something was lost, which is as good as any announcement
-    while matches!(
-        nix::unistd::read(source, &mut buffer),
-        Ok(1..) | Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::EINTR)
-    ) {}
-}
-
-/// A netlink socket that listens to groups of a protocol.
-pub(crate) fn netlink(protocol: SockProtocol, groups: u32) -> io::Result<Watch<OwnedFd>> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let listener = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-    bind(listener.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-    Watch::new(listener, EpollFlags::EPOLLIN)
-}
-
 /// The kernel's announcements of devices.
 fn devices() -> Option<Watch<OwnedFd>> {
-    netlink(SockProtocol::NetlinkKObjectUEvent, 1).ok()
+    netlink::listen(SockProtocol::NetlinkKObjectUEvent, 1).ok()
 }
 
 /// What appears in the port's folder, and the folder itself.

@@ -14,9 +14,9 @@ use tokio::sync::watch;
 use tokio_serial::SerialStream;
 
 use super::session::{AtEnd, End, Link, Session};
-use super::watch::{Edge, Watch};
 use super::{Kind, hotplug};
-use crate::state::Agent;
+use crate::commands::Agent;
+use crate::edges::{Edge, Watch};
 
 /// A line that failed may fail again at once: it is left alone for as long as stock agents do.
 const AGAIN: Duration = Duration::from_secs(5);

@@ -11,8 +11,8 @@
 //!
 //! A [`session`] begins when the other side opens the channel and ends when it closes it; nothing is
 //! kept from one to the next, neither half a request nor an unsent answer; commands that were begun go
-//! on in [`unfinished`]. [`watch`] is how ports wait: for edges, not for levels, because a port whose
-//! host is away is "readable" all the time; a [`socket`] needs less.
+//! on in [`unfinished`](crate::unfinished). Ports wait for [`edges`](crate::edges), not for levels,
+//! because a port whose host is away is "readable" all the time; a [`socket`] needs less.
 
 pub mod activation;
 pub mod hotplug;
@@ -21,10 +21,8 @@ pub mod output;
 pub mod serial;
 pub mod session;
 pub mod socket;
-pub mod unfinished;
 pub mod unix;
 pub mod vsock;
-pub mod watch;
 
 /// Whose rules a channel follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,9 +23,9 @@ use nix::sys::epoll::EpollFlags;
 use tokio::sync::watch;
 
 use super::session::{AtEnd, End, Link, Session};
-use super::watch::{Edge, Watch};
 use super::{Kind, hotplug};
-use crate::state::Agent;
+use crate::commands::Agent;
+use crate::edges::{Edge, Watch};
 
 /// How long what came before the host's opening may be its own.
 const EARLY: Duration = Duration::from_millis(100);

@@ -39,11 +39,11 @@ use tokio::time::Instant;
 
 use super::Kind;
 use super::output::Output;
-use super::unfinished::Held;
-use super::watch::Edge;
+use crate::commands::Agent;
 use crate::dispatcher::{Answers, Call};
+use crate::edges::Edge;
 use crate::events;
-use crate::state::Agent;
+use crate::unfinished::Held;
 
 /// With so much unsent no request is begun.
 const BACKLOG: usize = 256 << 10;
@@ -450,7 +450,7 @@ impl<'a, L: Link> Session<'a, L> {
             self.output.push(call.refuse(STUCK));
             return None;
         }
-        call.audit(&self.agent, self.kind);
+        call.audit(&self.agent, self.kind.name());
         let answers = call.answers();
         let mut run = Box::pin(call.run(self.agent.clone()));
         match run.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -514,7 +514,7 @@ impl<'a, L: Link> Session<'a, L> {
             }
             while released.join_next().await.is_some() {}
             for Waiting { call, held } in waiting {
-                call.audit(&agent, kind);
+                call.audit(&agent, kind.name());
                 call.run(agent.clone()).await;
                 drop(held);
             }
@@ -523,7 +523,7 @@ impl<'a, L: Link> Session<'a, L> {
                 if let Ok(Frame::Value(request)) = frame
                     && let Ok(call) = Call::prepare(&agent, request)
                 {
-                    call.audit(&agent, kind);
+                    call.audit(&agent, kind.name());
                     call.run(agent.clone()).await;
                 }
             }

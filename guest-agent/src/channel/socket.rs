@@ -17,8 +17,8 @@ use tokio::sync::watch;
 
 use super::Kind;
 use super::session::{AtEnd, End, Link, Session};
-use super::watch::{Edge, Watch, register};
-use crate::state::Agent;
+use crate::commands::Agent;
+use crate::edges::{Edge, Watch, register};
 
 /// After this a client that could not be accepted (no descriptor was left, say) is tried again.
 const AGAIN: Duration = Duration::from_secs(1);

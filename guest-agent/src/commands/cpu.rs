@@ -13,10 +13,8 @@ use ostler_protocol::qga::commands::cpu::{
     LinuxCpuStatistics, LoadAverage, LogicalProcessor, SetVcpusArguments,
 };
 
-use super::CommandError;
-use crate::dispatcher::Handle;
+use super::{Agent, CommandError, Handle};
 use crate::root::{self, Root};
-use crate::state::Agent;
 
 const PROCESSORS: &str = "/sys/devices/system/cpu";
 const STATISTICS: &str = "/proc/stat";

@@ -18,11 +18,9 @@ use ostler_protocol::qga::commands::disk::{
 };
 use ostler_protocol::qga::commands::filesystem::DiskBusType;
 
-use super::CommandError;
-use crate::dispatcher::Handle;
+use super::{Agent, CommandError, Handle};
 use crate::probe::Survey;
 use crate::root::{self, Root};
-use crate::state::Agent;
 use address::{Addresses, Device};
 
 const DISKS: &str = "/sys/block";

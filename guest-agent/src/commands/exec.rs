@@ -31,10 +31,8 @@ use ostler_protocol::qga::commands::exec::{
 };
 use tokio::task::AbortHandle;
 
-use super::CommandError;
 use super::account::{self, Account, AccountError};
-use crate::dispatcher::Handle;
-use crate::state::Agent;
+use super::{Agent, CommandError, Handle};
 use crate::worker::WorkerError;
 use capture::{Charge, Kept, Shared, Store};
 use spawn::{Identity, Plan, Started};

@@ -30,9 +30,8 @@ use ostler_protocol::qga::commands::file::{
 use ostler_protocol::qga::commands::{Command, Done};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::CommandError;
-use crate::dispatcher::{Effect, Handle};
-use crate::state::Agent;
+use super::{Agent, CommandError, Handle};
+use crate::policy::Effect;
 use crate::worker::WorkerError;
 use numbers::Numbers;
 use transfer::{Cached, Mode};
@@ -312,7 +311,7 @@ impl Handle for GuestFileFlush {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::Settings;
+    use crate::settings::Settings;
     use std::sync::mpsc;
 
     #[tokio::test(start_paused = true)]

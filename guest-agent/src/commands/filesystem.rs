@@ -19,13 +19,11 @@ use nix::sys::statvfs::statvfs;
 use ostler_protocol::qga::commands::Nothing;
 use ostler_protocol::qga::commands::filesystem::{DiskAddress, FilesystemInfo, GuestGetFsinfo};
 
-use super::CommandError;
 use super::disk::address::{Addresses, Device};
 use super::mount::{self, Mount};
-use crate::dispatcher::Handle;
+use super::{Agent, CommandError, Handle};
 use crate::probe::Survey;
 use crate::root::Root;
-use crate::state::Agent;
 use crate::worker::WorkerError;
 
 /// For looking through the device tree.

@@ -8,10 +8,8 @@ use nix::sys::utsname::uname;
 use ostler_protocol::qga::commands::Nothing;
 use ostler_protocol::qga::commands::info::{GuestGetHostName, GuestGetOsinfo, HostName, OsInfo};
 
-use super::CommandError;
-use crate::dispatcher::Handle;
+use super::{Agent, CommandError, Handle};
 use crate::root::Root;
-use crate::state::Agent;
 use crate::worker::WorkerError;
 
 /// Where a distribution says what it is, the first that exists.

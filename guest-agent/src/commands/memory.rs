@@ -11,10 +11,8 @@ use ostler_protocol::qga::commands::memory::{
     MemoryBlockInfo, MemoryBlockResponse, MemoryBlockResult, SetMemoryBlocksArguments,
 };
 
-use super::CommandError;
-use crate::dispatcher::Handle;
+use super::{Agent, CommandError, Handle};
 use crate::root::{self, Root};
-use crate::state::Agent;
 
 const MEMORY: &str = "/sys/devices/system/memory";
 /// For looking; a block that is being changed is waited for by the kernel.

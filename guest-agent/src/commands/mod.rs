@@ -1,4 +1,5 @@
-//! What the commands do, one file a topic, named as in the protocol.
+//! What the commands do, one file a topic, named as in the protocol; and what all of them are given,
+//! the [`Agent`]: what it knows between them. There are no globals.
 
 pub mod account;
 pub mod cpu;
@@ -27,9 +28,103 @@ pub mod trim;
 pub mod user;
 pub mod users;
 
-use ostler_protocol::qga::envelope::Disabled;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
 
-use crate::worker::WorkerError;
+use ostler_protocol::qga::Command;
+use ostler_protocol::qga::envelope::Disabled;
+use tokio::sync::watch;
+
+use crate::log::Log;
+use crate::policy::Policy;
+use crate::probe::Probes;
+use crate::settings::Settings;
+use crate::unfinished::Unfinished;
+use crate::worker::{WorkerError, Workers};
+use disk::address::Addresses;
+use exec::Programs;
+use file::Files;
+use freeze::Freezer;
+
+/// A command this agent carries out.
+pub trait Handle: Command {
+    /// Carries it out.
+    fn handle(
+        agent: Rc<Agent>,
+        arguments: Self::Arguments,
+    ) -> impl Future<Output = Result<Self::Reply, CommandError>>;
+}
+
+/// The agent's state.
+#[derive(Debug)]
+pub struct Agent {
+    /// Where it reports.
+    pub log: Log,
+    /// Its threads for what may block.
+    pub workers: Workers,
+    /// Between two heartbeats.
+    pub heartbeat: Duration,
+    /// What is being asked that may not answer: file systems, disks.
+    pub probes: Probes,
+    /// What it knows of the disks that are plugged in.
+    pub addresses: Addresses,
+    /// Held while an account is changed: changes come one after the other.
+    pub accounts: tokio::sync::Mutex<()>,
+    /// The files that are open for its clients.
+    pub files: Files,
+    /// The programs it has started for its clients.
+    pub programs: Programs,
+    /// What freezes and thaws file systems.
+    pub freezer: Freezer,
+    /// What its owner lets the host do.
+    pub policy: Policy,
+    /// What was asked for and is not done.
+    pub unfinished: Unfinished,
+    frozen: watch::Sender<bool>,
+}
+
+impl Agent {
+    /// The state of an agent that has just started.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            log: settings.log.clone(),
+            workers: Workers::new(),
+            heartbeat: settings.heartbeat,
+            probes: Probes::default(),
+            addresses: Addresses::default(),
+            accounts: tokio::sync::Mutex::new(()),
+            files: Files::new(&settings.state_directory),
+            programs: Programs::new(settings.programs.clone()),
+            freezer: Freezer::new(settings),
+            policy: settings.policy.clone(),
+            unfinished: Unfinished::default(),
+            frozen: watch::Sender::new(false),
+        }
+    }
+
+    /// Whether file systems are frozen by this agent.
+    pub fn is_frozen(&self) -> bool {
+        *self.frozen.borrow()
+    }
+
+    /// Notes that file systems are now frozen, or no longer; the log is silent in between.
+    pub fn set_frozen(&self, frozen: bool) {
+        if frozen {
+            self.log.hold();
+        }
+        self.frozen.send_replace(frozen);
+        if !frozen {
+            self.log.release();
+        }
+    }
+
+    /// Waits until no file system is frozen by this agent.
+    pub async fn thawed(&self) {
+        // it fails when the agent's state is gone, and that is borrowed here
+        let _ = self.frozen.subscribe().wait_for(|frozen| !frozen).await;
+    }
+}
 
 /// Why a command failed. The dispatcher makes one line of it and its causes.
 #[derive(Debug, thiserror::Error)]

@@ -16,9 +16,7 @@ use ostler_protocol::qga::commands::network::{
     GuestNetworkGetInterfaces, IpAddress, IpAddressType, NetworkInterface,
 };
 
-use super::CommandError;
-use crate::dispatcher::Handle;
-use crate::state::Agent;
+use super::{Agent, CommandError, Handle};
 use crate::worker::WorkerError;
 use netlink::{Address, Link};
 
@@ -169,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_loopback_is_listed_with_its_addresses_and_counters() {
-        let agent = Agent::new(&crate::options::Settings::for_tests());
+        let agent = Agent::new(&crate::settings::Settings::for_tests());
         let interfaces = list(&agent).await.unwrap();
         let lo = interfaces.iter().find(|interface| interface.name == "lo").unwrap();
         assert_eq!(lo.hardware_address.as_deref(), Some(NO_ADDRESS));

@@ -20,10 +20,8 @@ use ostler_protocol::qga::commands::power::{
 };
 use ostler_protocol::qga::commands::{Done, Nothing};
 
-use super::CommandError;
 use super::program::{self, ProgramError, WhenLate};
-use crate::dispatcher::Handle;
-use crate::state::Agent;
+use super::{Agent, CommandError, Handle};
 use crate::worker::WorkerError;
 
 /// What the kernel can do, and where it is told to.
@@ -270,7 +268,7 @@ mod tests {
         }
 
         async fn suspend(&self, sleep: Sleep) -> Result<(), PowerError> {
-            let agent = Agent::new(&crate::options::Settings::for_tests());
+            let agent = Agent::new(&crate::settings::Settings::for_tests());
             let folder = self.0.path();
             let find = |name: &str| Some(folder.join(name)).filter(|path| path.exists());
             let guest = Guest {

@@ -8,10 +8,8 @@ use std::time::Duration;
 use ostler_protocol::qga::commands::Nothing;
 use ostler_protocol::qga::commands::network::{GuestNetworkGetRoute, NetworkRoute};
 
-use super::CommandError;
-use crate::dispatcher::Handle;
+use super::{Agent, CommandError, Handle};
 use crate::root::Root;
-use crate::state::Agent;
 
 const IPV4: &str = "/proc/net/route";
 const IPV6: &str = "/proc/net/ipv6_route";

@@ -17,11 +17,9 @@ use ostler_protocol::qga::commands::ssh::{
     SshAddArguments, SshKeys, SshRemoveArguments,
 };
 
-use super::CommandError;
 use super::account::{self, Account, AccountError};
 use super::program::{self, WhenLate};
-use crate::dispatcher::Handle;
-use crate::state::Agent;
+use super::{Agent, CommandError, Handle};
 use crate::worker::WorkerError;
 use home::{Home, HomeError, Made};
 

@@ -7,9 +7,7 @@ use ostler_protocol::qga::commands::sync::{
 };
 use ostler_protocol::qga::commands::{Done, Nothing};
 
-use super::CommandError;
-use crate::dispatcher::Handle;
-use crate::state::Agent;
+use super::{Agent, CommandError, Handle};
 
 impl Handle for GuestSync {
     async fn handle(_: Rc<Agent>, arguments: SyncArguments) -> Result<i64, CommandError> {

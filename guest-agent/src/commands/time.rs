@@ -20,10 +20,8 @@ use nix::time::{ClockId, clock_settime};
 use ostler_protocol::qga::commands::time::{GuestGetTime, GuestSetTime, SetTimeArguments};
 use ostler_protocol::qga::commands::{Done, Nothing};
 
-use super::CommandError;
 use super::ioctl::{self, RtcTime};
-use crate::dispatcher::Handle;
-use crate::state::Agent;
+use super::{Agent, CommandError, Handle};
 
 const CLOCKS: [&str; 3] = ["/dev/rtc", "/dev/rtc0", "/dev/misc/rtc"];
 const ADJTIME: &str = "/etc/adjtime";

@@ -13,10 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ostler_protocol::qga::commands::Nothing;
 use ostler_protocol::qga::commands::timezone::{GuestGetTimezone, Timezone};
 
-use super::CommandError;
-use crate::dispatcher::Handle;
+use super::{Agent, CommandError, Handle};
 use crate::root::Root;
-use crate::state::Agent;
 
 /// The system's zone.
 const SYSTEM: &str = "/etc/localtime";

@@ -15,8 +15,8 @@ use super::freeze::kernel::{Kernel, Linux};
 use super::freeze::plan::Filesystem;
 use super::ioctl::{self, TrimRange};
 use super::{CommandError, freeze};
-use crate::dispatcher::Handle;
-use crate::state::Agent;
+use crate::commands::Agent;
+use crate::commands::Handle;
 use crate::worker::WorkerError;
 
 /// For looking through the device tree.

@@ -24,13 +24,11 @@ use ostler_protocol::qga::commands::user::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use super::CommandError;
 use super::account::{self, Account, AccountError, Origin};
 use super::hash::{HashError, Method};
 use super::program::{self, ProgramError, WhenLate};
 use super::shadow::{self, Entry, ShadowError};
-use crate::dispatcher::Handle;
-use crate::state::Agent;
+use super::{Agent, CommandError, Handle};
 use crate::worker::{WorkerError, Workers};
 
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -8,10 +8,8 @@ use nix::libc::USER_PROCESS;
 use ostler_protocol::qga::commands::Nothing;
 use ostler_protocol::qga::commands::users::{GuestGetUsers, LoggedInUser};
 
-use super::CommandError;
-use crate::dispatcher::Handle;
+use super::{Agent, CommandError, Handle};
 use crate::root::Root;
-use crate::state::Agent;
 
 /// Where the records are, the first that has any.
 const RECORDS: [&str; 2] = ["/run/utmp", "/var/run/utmp"];

@@ -6,9 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::ports::Offered;
 use super::system::{Process, System};
-use super::{Finding, Subject};
+use super::{Finding, Offered, Subject};
 
 const NAME: &str = "ostler-guest-agent";
 const STOCK: &str = "qemu-ga";

@@ -27,7 +27,8 @@ use nix::unistd::AccessFlags;
 use serde::Serialize;
 
 use crate::log::chain;
-use crate::options::{self, Invocation, Method, Settings};
+use crate::options::{self, Invocation};
+use crate::settings::{Method, OSTLER_PORT, STANDARD_PORT, Settings};
 use report::Form;
 use system::System;
 
@@ -70,6 +71,13 @@ impl Finding {
     }
 }
 
+/// Whether there is a port for the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offered {
+    Yes,
+    No,
+}
+
 /// What the agent is told to use, as far as it can be wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Subject {
@@ -91,7 +99,7 @@ impl Subject {
     /// Of an agent that is told nothing.
     fn by_default() -> Self {
         Self {
-            ports: vec![options::STANDARD_PORT.into(), options::OSTLER_PORT.into()],
+            ports: vec![STANDARD_PORT.into(), OSTLER_PORT.into()],
             state_directory: options::STATE_DIRECTORY.into(),
             pid_file: options::PID_FILE.into(),
             ..Self::default()

@@ -7,7 +7,7 @@ use nix::unistd::AccessFlags;
 
 use super::agents::Agents;
 use super::system::System;
-use super::{Finding, Subject};
+use super::{Finding, Offered, Subject};
 
 const PORTS: &str = "/sys/class/virtio-ports";
 const VIRTIO: &str = "/sys/bus/virtio/devices";
@@ -18,13 +18,6 @@ const OFFER: &str = "\
 on the host, add the port to the guest:
 libvirt: <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 nova: image property hw_qemu_guest_agent=yes; Proxmox: qm set ID --agent 1";
-
-/// Whether there is a port for the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Offered {
-    Yes,
-    No,
-}
 
 /// What was seen of the ports.
 #[derive(Debug)]

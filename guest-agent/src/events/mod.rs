@@ -23,9 +23,9 @@ use ostler_protocol::qga::{bounds, encode};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::channel::watch::Table;
+use crate::commands::Agent;
 use crate::commands::{filesystem, info};
-use crate::state::Agent;
+use crate::edges::Table;
 
 /// How long a change is let settle.
 const SETTLE: Duration = Duration::from_millis(200);

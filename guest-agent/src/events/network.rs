@@ -5,15 +5,15 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::socket::SockProtocol;
 
-use crate::channel::hotplug::{drain, netlink};
-use crate::channel::watch::Watch;
+use crate::edges::Watch;
+use crate::netlink::{self, drain};
 
 /// `RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR`
 const GROUPS: u32 = 0x1 | 0x10 | 0x100;
 
 /// Listens from now on.
 pub(super) fn watch() -> io::Result<Watch<OwnedFd>> {
-    netlink(SockProtocol::NetlinkRoute, GROUPS)
+    netlink::listen(SockProtocol::NetlinkRoute, GROUPS)
 }
 
 /// Waits for a notification. What it says is not read: the interfaces are looked at afresh, so nothing

@@ -3,6 +3,7 @@
 use super::*;
 use crate::log::chain;
 use crate::policy::Profile;
+use crate::settings::{OSTLER_PORT, SERIAL_LINE, STANDARD_PORT};
 
 fn settings(line: &str) -> Settings {
     match parse(line.split_whitespace().map(Into::into)) {

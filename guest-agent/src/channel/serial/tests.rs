@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use super::*;
-use crate::options::Settings;
+use crate::settings::Settings;
 
 #[derive(Default)]
 struct Device {

@@ -10,7 +10,7 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::dispatcher::tests::WAITED;
-use crate::options::Settings;
+use crate::settings::Settings;
 
 /// A link whose other side always reads.
 #[derive(Default)]

@@ -93,7 +93,7 @@ fn counter(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::Settings;
+    use crate::settings::Settings;
 
     async fn take(numbers: &mut Numbers, count: usize) -> Vec<i64> {
         let mut taken = Vec::new();

@@ -14,8 +14,8 @@ use nix::sys::epoll::EpollFlags;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use crate::channel::watch::Watch;
 use crate::commands::info;
+use crate::edges::Watch;
 
 /// A time by which file systems are to be thawed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

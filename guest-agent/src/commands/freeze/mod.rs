@@ -40,12 +40,10 @@ use ostler_protocol::qga::events::Thawed;
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::CommandError;
 use super::hook::{Hook, HookError, Step};
-use crate::dispatcher::Handle;
+use super::{Agent, CommandError, Handle};
 use crate::log::chain;
-use crate::options::Settings;
-use crate::state::Agent;
+use crate::settings::Settings;
 use crate::worker::{WorkerError, Workers};
 use batch::{Batch, Member, Stop, Whose};
 use kernel::{Kernel, Linux};

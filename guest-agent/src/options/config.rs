@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::options::key::{Given, Key, ROWS, Takes};
+use super::key::{Given, Key, ROWS, Takes};
 
 const GROUP: &str = "general";
 

@@ -38,13 +38,13 @@ impl AsRawFd for Set {
 }
 
 /// What owns the one descriptor it gives out, and closes it when it is dropped.
-pub(super) trait Owner: AsRawFd {}
+pub(crate) trait Owner: AsRawFd {}
 impl Owner for Set {}
 impl Owner for File {}
 impl Owner for OwnedFd {}
 
 /// Has the runtime watch a descriptor, which must not block.
-pub(super) fn register<T: Owner>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+pub(crate) fn register<T: Owner>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     #[expect(unsafe_code, reason = "the runtime has no safe way to watch a descriptor")]
     // SAFETY: an `Owner` gives the same open descriptor each time until it is dropped, which `AsyncFd`
     // does after it has ceased to watch.
