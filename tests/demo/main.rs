@@ -13,9 +13,7 @@
 //! serial console, and what is left is asked of libvirt, the kernel and the file system. All that
 //! must be cleared is in [`Scene`], so that it is cleared whichever way the play ends.
 
-#[path = "demo/scene.rs"]
 mod scene;
-#[path = "demo/stage.rs"]
 mod stage;
 
 use std::io::Write as _;
