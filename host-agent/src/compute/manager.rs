@@ -188,6 +188,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         self.boots.resize(settings.limits.boots);
         self.copies.resize(settings.limits.copies);
         self.downloads.resize(settings.limits.downloads);
+        self.node.volumes.copies(settings.limits.copies);
         self.node.volumes.keep_free(settings.admission.disk_reserve);
         self.node.images.put_up_with(images);
         self.settings.send_replace(Arc::new(settings));
