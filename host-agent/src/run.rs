@@ -108,6 +108,7 @@ pub async fn run(
     let hypervisor = Arc::new(Libvirt::start(&libvirt_settings)?);
     let guest_settings = GuestSettings::new(settings.answer_timeout);
     let volumes = Directory::open(&settings.state_dir).await?;
+    volumes.copies(settings.limits.copies);
     volumes.keep_free(settings.admission.disk_reserve);
     let node = Node {
         guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),

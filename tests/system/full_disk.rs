@@ -36,7 +36,9 @@ async fn stall(node: &mut Node, id: &str) -> Value {
     fill(&node.agent.state_dir());
     let line = "dd if=/dev/urandom of=/root/big bs=1M count=8 conv=fsync && echo >/root/written";
     let run = json!({"id": id, "path": "/bin/sh", "args": ["-c", line], "timeout_ms": 300_000});
-    node.ask("guest.exec", run).await;
+    // It may be paused before its agent has answered.
+    let mut client = node.agent.client().await.unwrap();
+    let _answer = client.call("guest.exec", run).await;
     let shown = node.until(id, "stalled", |i| i["stalled"].is_object()).await;
     assert_eq!(shown["stalled"]["reason"], "no_space", "{shown:#}");
     assert_eq!((&shown["status"], &shown["power_state"]), (&json!("ACTIVE"), &json!("paused")));

@@ -75,6 +75,7 @@ async fn a_network_is_removed_when_nobody_is_on_it_and_a_bridge_of_others_stays(
     let theirs = format!("{bridge}x");
     node.adopt_bridge(&theirs);
     Run::new("ip").args(["link", "add", &theirs, "type", "bridge"]).stdout().await.unwrap();
+    Run::new("ip").args(["link", "set", &theirs, "up"]).stdout().await.unwrap();
     node.done("network.ensure", json!({"name": "adopted", "bridge": theirs})).await;
     node.done("network.remove", json!({"name": "adopted"})).await;
     assert!(is_there(&theirs));

@@ -33,7 +33,9 @@ async fn a_start_of_what_runs_leaves_it_running_whatever_becomes_of_the_start() 
     let over = node.end_of(&cancelled).await;
     kill(pid, Signal::SIGCONT).unwrap();
     holding.wait().unwrap();
-    assert_eq!((&over["state"], &over["steps"]), (&json!("succeeded"), &json!([])), "{over:#}");
+    // Nothing was to do, whether or not it was cancelled before that was seen.
+    assert!(over["state"] == "succeeded" || over["state"] == "cancelled", "{over:#}");
+    assert_eq!(over["steps"], json!([]), "{over:#}");
     assert_eq!(node.qemu(&id), Some(qemu));
 
     // Paused behind the agent: there is something to look at, and that fails.

@@ -13,7 +13,7 @@ use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::{IdempotencyKey, InstanceId};
 
 use super::manager::Compute;
-use super::operations::guest_fault;
+use super::steps::guest_fault;
 use crate::guest::{self, Guests};
 use crate::hypervisor::Hypervisor;
 use crate::network::Network;

@@ -15,7 +15,7 @@ use ostler_protocol::rpc::values::{InstanceId, Secret, Timestamp};
 use uuid::Uuid;
 
 use super::manager::Compute;
-use super::operations::hypervisor_fault;
+use super::steps::hypervisor_fault;
 use crate::console::{self, Consoles};
 use crate::hypervisor::inspect::{Definition, DiskStats, DomainStats, NicStats, Screen, VcpuStats};
 use crate::hypervisor::{self, Hypervisor};

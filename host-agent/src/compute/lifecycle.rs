@@ -1,229 +1,49 @@
-//! Which command is legal in which state, and which state follows: plain functions over nova's
+//! What is legal in which state, and what follows from what is seen: plain functions over nova's
 //! three kinds of state, with no lock and no I/O.
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::{DeleteMode, Manner, PowerState, Status, TaskState, VmState};
-use ostler_protocol::rpc::operation::State;
+use ostler_protocol::rpc::instance::{PowerState, Status, TaskState, VmState};
 use ostler_protocol::rpc::values::Timestamp;
 
-use crate::journal::records::{Change, InstanceRecord, Running};
+use super::operations::Legal;
+use crate::journal::records::{InstanceRecord, Running};
 
-/// A command on an instance that exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
-    Start,
-    Stop,
-    Reboot(Manner),
-    Pause,
-    Unpause,
-    Suspend,
-    Resume,
-    Rebuild,
-    Reset,
-    Rescue,
-    Unrescue,
-    Resize,
-    ConfirmResize,
-    RevertResize,
-    Adjust,
-    Snapshot,
-    Shelve,
-    Offload,
-    Unshelve,
-    Update,
-    Lock,
-    Unlock,
-    Delete(DeleteMode),
-    Restore,
-    Password,
-}
-
-impl Action {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Start => "started",
-            Self::Stop => "stopped",
-            Self::Reboot(_) => "rebooted",
-            Self::Pause => "paused",
-            Self::Unpause => "unpaused",
-            Self::Suspend => "suspended",
-            Self::Resume => "resumed",
-            Self::Rebuild => "rebuilt",
-            Self::Reset => "reset",
-            Self::Rescue => "rescued",
-            Self::Unrescue => "unrescued",
-            Self::Resize => "resized",
-            Self::ConfirmResize => "confirmed in its new size",
-            Self::RevertResize => "put back to its old size",
-            Self::Adjust => "adjusted",
-            Self::Snapshot => "copied to an image",
-            Self::Shelve => "shelved",
-            Self::Offload => "offloaded",
-            Self::Unshelve => "unshelved",
-            Self::Update => "updated",
-            Self::Lock => "locked",
-            Self::Unlock => "unlocked",
-            Self::Delete(_) => "deleted",
-            Self::Restore => "restored",
-            Self::Password => "given a password",
-        }
-    }
-
-    /// The task an instance is in while this is done.
-    pub(super) const fn task(self) -> TaskState {
-        match self {
-            Self::Start => TaskState::PoweringOn,
-            Self::Stop => TaskState::PoweringOff,
-            Self::Reboot(Manner::Soft) => TaskState::Rebooting,
-            Self::Reboot(Manner::Hard) => TaskState::RebootingHard,
-            Self::Pause => TaskState::Pausing,
-            Self::Unpause => TaskState::Unpausing,
-            Self::Suspend => TaskState::Suspending,
-            Self::Resume => TaskState::Resuming,
-            Self::Rebuild | Self::Reset => TaskState::Rebuilding,
-            Self::Rescue => TaskState::Rescuing,
-            Self::Unrescue => TaskState::Unrescuing,
-            Self::Resize => TaskState::Resizing,
-            Self::ConfirmResize => TaskState::ConfirmingResize,
-            Self::RevertResize => TaskState::RevertingResize,
-            Self::Adjust => TaskState::Adjusting,
-            Self::Snapshot => TaskState::Snapshotting,
-            Self::Shelve => TaskState::Shelving,
-            Self::Offload => TaskState::Offloading,
-            Self::Unshelve => TaskState::Unshelving,
-            Self::Update | Self::Lock | Self::Unlock => TaskState::Updating,
-            Self::Delete(DeleteMode::Soft) => TaskState::SoftDeleting,
-            Self::Delete(DeleteMode::Hard) => TaskState::Deleting,
-            Self::Restore => TaskState::Restoring,
-            Self::Password => TaskState::UpdatingPassword,
-        }
-    }
-
-    /// The states it is legal in: nova's gates, save that what is so already is accepted and does
-    /// nothing, for callers repeat themselves.
-    const fn from(self) -> &'static [VmState] {
-        use VmState::{
-            Active, Building, Deleted, Error, Paused, Rescued, Resized, Shelved, ShelvedOffloaded,
-            SoftDeleted, Stopped, Suspended,
-        };
-        match self {
-            Self::Start => &[Active, Stopped],
-            Self::Stop => &[Active, Stopped, Error],
-            Self::Reboot(Manner::Soft) | Self::Password => &[Active],
-            Self::Reboot(Manner::Hard) => &[Active, Stopped, Paused, Suspended, Error],
-            Self::Pause => &[Active, Paused],
-            // Not nova's: what QEMU paused because its disk failed is to go on.
-            Self::Unpause => &[Active, Paused, Rescued, Resized],
-            Self::Suspend | Self::Resume => &[Active, Suspended],
-            Self::Rebuild | Self::Reset | Self::Rescue => &[Active, Stopped, Error],
-            Self::Unrescue => &[Rescued],
-            Self::Resize | Self::Adjust => &[Active, Stopped],
-            Self::ConfirmResize | Self::RevertResize => &[Resized],
-            Self::Snapshot | Self::Shelve => &[Active, Stopped, Paused, Suspended],
-            Self::Offload => &[Shelved],
-            Self::Unshelve => &[Shelved, ShelvedOffloaded],
-            Self::Update | Self::Lock | Self::Unlock => &[
-                Active,
-                Paused,
-                Suspended,
-                Stopped,
-                Rescued,
-                Resized,
-                Shelved,
-                ShelvedOffloaded,
-                Error,
-            ],
-            Self::Delete(DeleteMode::Soft) => &[
-                Active,
-                Paused,
-                Suspended,
-                Stopped,
-                Rescued,
-                Resized,
-                Shelved,
-                ShelvedOffloaded,
-                SoftDeleted,
-                Error,
-                Deleted,
-            ],
-            Self::Delete(DeleteMode::Hard) => &[
-                Building,
-                Active,
-                Paused,
-                Suspended,
-                Stopped,
-                Rescued,
-                Resized,
-                Shelved,
-                ShelvedOffloaded,
-                SoftDeleted,
-                Error,
-                Deleted,
-            ],
-            Self::Restore => &[SoftDeleted],
-        }
-    }
-
-    /// Whether a lock keeps it from being done.
-    const fn heeds_lock(self) -> bool {
-        match self {
-            Self::Lock | Self::Unlock | Self::Snapshot => false,
-            Self::Start
-            | Self::Stop
-            | Self::Reboot(_)
-            | Self::Pause
-            | Self::Unpause
-            | Self::Suspend
-            | Self::Resume
-            | Self::Rebuild
-            | Self::Reset
-            | Self::Rescue
-            | Self::Unrescue
-            | Self::Resize
-            | Self::ConfirmResize
-            | Self::RevertResize
-            | Self::Adjust
-            | Self::Shelve
-            | Self::Offload
-            | Self::Unshelve
-            | Self::Update
-            | Self::Delete(_)
-            | Self::Restore
-            | Self::Password => true,
-        }
-    }
-}
-
-/// Whether `action` may be done to an instance in this state.
+/// Whether something may be done to an instance.
 ///
 /// # Errors
-/// `conflict`, with what the instance is doing or what would be legal.
-pub(super) fn may(
-    action: Action,
-    vm: VmState,
-    task: Option<TaskState>,
-    since: Timestamp,
+/// `conflict`, with the reason of a lock, with what the instance is doing, or with what would be
+/// legal.
+pub(super) fn is_legal(
+    legal: &Legal,
+    record: &InstanceRecord,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    if let (Some(task), false) = (task, matches!(action, Action::Delete(DeleteMode::Hard))) {
-        let text = format!(
-            "conflict: the instance is {}; that began {} s ago",
-            doing(task),
-            now.since(since) / 1000
+    let conflict = |text: String| Fault::new(Reason::Conflict, text);
+    if let Some(why) = record.locked.as_deref().filter(|_| legal.heeds_lock) {
+        let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+        return Err(conflict(format!("conflict: the instance is locked{why}"))
+            .next("unlock it first: ostler instance unlock"));
+    }
+    if let (Some(task), false) = (record.task_state, legal.overrides) {
+        let (doing, since) = (doing(task), now.since(record.updated) / 1000);
+        let text = format!("conflict: the instance is {doing}; that began {since} s ago");
+        return Err(conflict(text).next("wait for the operation in flight: ostler operation list"));
+    }
+    if !legal.from.contains(&record.vm_state) {
+        let status = Status::of(record.vm_state, None);
+        let text = format!("conflict: an instance that is {status} cannot be {}", legal.word);
+        return Err(match way_out(record.vm_state) {
+            Some(next) => conflict(text).next(next),
+            None => conflict(text),
+        });
+    }
+    if !record.built && !legal.unbuilt {
+        let text = format!("conflict: the instance never ran, so it cannot be {}", legal.word);
+        return Err(
+            conflict(text).next("see why with ostler instance show, delete it, and boot again")
         );
-        return Err(Fault::new(Reason::Conflict, text)
-            .next("wait for the operation in flight: ostler operation list"));
     }
-    if action.from().contains(&vm) {
-        return Ok(());
-    }
-    let status = Status::of(vm, None);
-    let text = format!("conflict: an instance that is {status} cannot be {}", action.word());
-    let fault = Fault::new(Reason::Conflict, text);
-    Err(match way_out(vm) {
-        Some(next) => fault.next(next),
-        None => fault,
-    })
+    Ok(())
 }
 
 /// What brings an instance from a state that allows little to one that allows more.
@@ -245,93 +65,6 @@ const fn way_out(vm: VmState) -> Option<&'static str> {
         }
         VmState::Building | VmState::Active | VmState::Deleted => None,
     }
-}
-
-/// Whether what a change brings about is so already: as its record says, and as it is seen. What is
-/// not known is not so.
-pub(super) const fn is_so(change: &Change, vm: VmState, power: PowerState) -> bool {
-    match change {
-        Change::Start | Change::Resume => {
-            matches!((vm, power), (VmState::Active, PowerState::Running))
-        }
-        Change::Unpause => matches!(
-            (vm, power),
-            (VmState::Active | VmState::Rescued | VmState::Resized, PowerState::Running)
-        ),
-        Change::Stop { .. } => {
-            matches!((vm, power), (VmState::Stopped, PowerState::Shutdown | PowerState::Crashed))
-        }
-        Change::Pause => matches!((vm, power), (VmState::Paused, PowerState::Paused)),
-        Change::Suspend => matches!((vm, power), (VmState::Suspended, PowerState::Shutdown)),
-        Change::SoftDelete { .. } => matches!(
-            (vm, power),
-            (VmState::SoftDeleted, PowerState::Shutdown | PowerState::Crashed | PowerState::None)
-        ),
-        // A reboot of what runs, a snapshot of what has one: these are done each time.
-        Change::Boot
-        | Change::Reboot { .. }
-        | Change::Rebuild { .. }
-        | Change::Rescue { .. }
-        | Change::Unrescue
-        | Change::Resize { .. }
-        | Change::ConfirmResize
-        | Change::RevertResize { .. }
-        | Change::Adjust { .. }
-        | Change::Snapshot { .. }
-        | Change::Shelve { .. }
-        | Change::Offload
-        | Change::Unshelve { .. }
-        | Change::Update { .. }
-        | Change::Lock { .. }
-        | Change::Unlock
-        | Change::Restore { .. }
-        | Change::Delete
-        | Change::Password { .. }
-        | Change::ImageImport { .. }
-        | Change::ImageRemove
-        | Change::NetworkEnsure { .. }
-        | Change::NetworkRemove { .. } => false,
-    }
-}
-
-/// Whether nobody has locked the instance against `action`.
-///
-/// # Errors
-/// `conflict`, with the reason of the lock.
-pub(super) fn is_unlocked(action: Action, locked: Option<&str>) -> Result<(), Fault> {
-    let Some(why) = locked.filter(|_| action.heeds_lock()) else { return Ok(()) };
-    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-    let text = format!("conflict: the instance is locked{why}");
-    Err(Fault::new(Reason::Conflict, text).next("unlock it first: ostler instance unlock"))
-}
-
-/// Whether an instance may be deleted though it is in ERROR.
-///
-/// # Errors
-/// `conflict`, unless the caller says that the error is known.
-pub(super) fn is_known_error(vm: VmState, ignore_error: bool) -> Result<(), Fault> {
-    if vm != VmState::Error || ignore_error {
-        return Ok(());
-    }
-    Err(Fault::new(
-        Reason::Conflict,
-        "conflict: the instance is in ERROR, and is kept until somebody has looked at it",
-    )
-    .next("see why: ostler instance show; then delete it with --ignore"))
-}
-
-/// Whether there is anything the action could be done to: what a boot that failed had made is
-/// undone, and the record is only kept to tell why.
-///
-/// # Errors
-/// `conflict`.
-pub(super) fn is_built(action: Action, built: bool) -> Result<(), Fault> {
-    if built || matches!(action, Action::Delete(_)) {
-        return Ok(());
-    }
-    let text = format!("conflict: the instance never ran, so it cannot be {}", action.word());
-    Err(Fault::new(Reason::Conflict, text)
-        .next("see why with ostler instance show, delete it, and boot again"))
 }
 
 /// What a task does, in words.
@@ -363,104 +96,13 @@ pub(super) const fn doing(task: TaskState) -> &'static str {
     }
 }
 
-/// The stable state after an operation is over. `before` is the record it started from, `was`
-/// whether the instance ran then.
-pub(super) const fn settled(
-    change: &Change,
-    outcome: State,
-    before: &InstanceRecord,
-    was: Running,
-) -> VmState {
-    match outcome {
-        State::Succeeded => succeeded(change, before, was),
-        State::Queued | State::Running => before.vm_state,
-        State::Cancelled if matches!(change, Change::Boot) => VmState::Deleted,
-        State::Undone if matches!(change, Change::Boot) => VmState::Error,
-        State::Cancelled | State::Undone if matches!(change, Change::Delete) => VmState::Error,
-        State::Cancelled | State::Undone => before.vm_state,
-        State::Failed => match change {
-            // Its memory may be gone, and then it is not suspended any more.
-            Change::Reboot { .. } if matches!(before.vm_state, VmState::Suspended) => {
-                VmState::Error
-            }
-            // Something of it stays that is neither as before nor as wanted.
-            Change::Boot
-            | Change::Delete
-            | Change::Rebuild { .. }
-            | Change::Rescue { .. }
-            | Change::Unrescue
-            | Change::Resize { .. }
-            | Change::RevertResize { .. }
-            | Change::Shelve { .. }
-            | Change::Unshelve { .. } => VmState::Error,
-            // What was asked of a guest, or of QEMU, did not happen; what is seen decides.
-            Change::Start
-            | Change::Stop { .. }
-            | Change::Reboot { .. }
-            | Change::Pause
-            | Change::Unpause
-            | Change::Suspend
-            | Change::Resume
-            | Change::ConfirmResize
-            | Change::Adjust { .. }
-            | Change::Snapshot { .. }
-            | Change::Offload
-            | Change::Update { .. }
-            | Change::Lock { .. }
-            | Change::Unlock
-            | Change::SoftDelete { .. }
-            | Change::Restore { .. }
-            | Change::Password { .. }
-            | Change::ImageImport { .. }
-            | Change::ImageRemove
-            | Change::NetworkEnsure { .. }
-            | Change::NetworkRemove { .. } => before.vm_state,
-        },
-    }
-}
-
-const fn succeeded(change: &Change, before: &InstanceRecord, was: Running) -> VmState {
-    let as_it_was = match was {
-        Running::Yes => VmState::Active,
-        Running::No => VmState::Stopped,
-    };
-    match change {
-        // A start by the agent itself, after the node's: what it was is what it is.
-        Change::Start | Change::Unpause
-            if matches!(before.vm_state, VmState::Rescued | VmState::Resized) =>
-        {
-            before.vm_state
+/// Whether an instance in this power state holds a place that an operation gives back to it.
+pub(super) const fn running(power: PowerState) -> Running {
+    match power {
+        PowerState::Running | PowerState::Paused | PowerState::Suspended => Running::Yes,
+        PowerState::Unknown | PowerState::None | PowerState::Shutdown | PowerState::Crashed => {
+            Running::No
         }
-        Change::Start => VmState::Active,
-        Change::Boot
-        | Change::Reboot { .. }
-        | Change::Unpause
-        | Change::Resume
-        | Change::Unrescue
-        | Change::Unshelve { .. } => VmState::Active,
-        Change::Stop { .. } => VmState::Stopped,
-        Change::Pause => VmState::Paused,
-        Change::Suspend => VmState::Suspended,
-        Change::Rebuild { .. } | Change::ConfirmResize => as_it_was,
-        Change::Rescue { .. } => VmState::Rescued,
-        Change::Resize { .. } => VmState::Resized,
-        Change::RevertResize { start: Running::Yes } => VmState::Active,
-        Change::RevertResize { start: Running::No } => VmState::Stopped,
-        Change::Shelve { offload: false, .. } => VmState::Shelved,
-        Change::Shelve { offload: true, .. } | Change::Offload => VmState::ShelvedOffloaded,
-        Change::SoftDelete { .. } => VmState::SoftDeleted,
-        Change::Restore { to } => *to,
-        Change::Delete => VmState::Deleted,
-        Change::Adjust { .. }
-        | Change::Snapshot { .. }
-        | Change::Update { .. }
-        | Change::Lock { .. }
-        | Change::Unlock
-        | Change::Password { .. }
-        | Change::ImageImport { .. }
-        | Change::ImageRemove
-        | Change::NetworkEnsure { .. }
-        | Change::NetworkRemove { .. } => before.vm_state,
     }
 }
 

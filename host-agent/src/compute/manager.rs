@@ -1,7 +1,7 @@
 //! The front gate: takes commands, refuses those that cannot be, and makes operations of the
 //! rest; one at a time, so that what was checked still holds when it is written down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,7 +12,7 @@ use ostler_protocol::rpc::event::{Event, News};
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::{Boot, Status, VmState};
 use ostler_protocol::rpc::operation::{Kind, Operation, State, Subject};
-use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, OperationId, Timestamp};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, OperationId, Timestamp};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,16 +20,18 @@ use tokio_util::task::TaskTracker;
 use super::admission::Capacity;
 use super::command::{Command, Context};
 use super::faults::{self, Moment};
-use super::operations::{can_cancel, hypervisor_fault, pending};
+use super::gate::{Admitted, Gate};
+use super::operations::{Change, traits};
+use super::plan::pending;
 use super::registry::{LiveOperation, Registry, Shared, Volatile};
-use super::requests::Asked;
+use super::steps::hypervisor_fault;
 use super::virtualization::Virtualization;
 use crate::config::Settings;
 use crate::guest::Guests;
 use crate::host::{Host, Usage};
 use crate::hypervisor::{self, Hypervisor};
 use crate::image::{Cache, Limits};
-use crate::journal::records::{Change, InstanceRecord, OperationRecord, Running};
+use crate::journal::records::{InstanceRecord, OperationRecord};
 use crate::journal::{self, Accepted, Journal, Write};
 use crate::network::Network;
 use crate::turns::Turns;
@@ -94,27 +96,6 @@ pub(super) struct Whose {
     pub(super) now: Timestamp,
 }
 
-/// What a command became.
-pub(super) struct Admitted {
-    pub(super) subject: Subject,
-    pub(super) change: Change,
-    pub(super) was: Running,
-    /// Whether there is anything to do: what is so already needs no step.
-    pub(super) to_do: bool,
-    pub(super) volatile: Volatile,
-    pub(super) write: Write,
-    pub(super) undo: Reservation,
-}
-
-/// What was set in the registry for a command, to be put back if it cannot be written down.
-pub(super) enum Reservation {
-    None,
-    NewInstance(InstanceId),
-    Instance(Box<InstanceRecord>),
-    NewImage(Name),
-    InstanceAndImage(Box<InstanceRecord>, Name),
-}
-
 /// The journal's error in the caller's words.
 pub(super) fn journal_fault(error: &journal::Error) -> Fault {
     let reason = if error.is_full() { Reason::NoSpace } else { Reason::Internal };
@@ -134,7 +115,16 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     ) -> Result<Arc<Self>, journal::Error> {
         let snapshot = journal.load().await?;
         let boot = node.host.inventory().boot.clone();
+        for error in &snapshot.unreadable {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(
+                %error, cause, next = "keep a copy of the journal, and report it",
+                "a row of the journal is set aside: what it is about is left as it is"
+            );
+        }
+        let unread = snapshot.unreadable.iter().any(journal::Error::is_of_an_instance);
         let registry = Registry {
+            unread,
             instances: snapshot.instances.into_iter().map(|i| (i.id, i)).collect(),
             images: snapshot.images.into_iter().map(|i| (i.name.clone(), i)).collect(),
             networks: snapshot.networks.into_iter().map(|n| (n.name.clone(), n)).collect(),
@@ -188,6 +178,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         self.boots.resize(settings.limits.boots);
         self.copies.resize(settings.limits.copies);
         self.downloads.resize(settings.limits.downloads);
+        self.node.volumes.copies(settings.limits.copies);
         self.node.volumes.keep_free(settings.admission.disk_reserve);
         self.node.images.put_up_with(images);
         self.settings.send_replace(Arc::new(settings));
@@ -234,11 +225,51 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// waiting behind is cancelled again: that it was may not be written down.
     async fn take_up(self: &Arc<Self>, unfinished: Vec<OperationRecord>) {
         for record in unfinished {
-            let subject = record.operation.subject.clone();
-            if matches!(record.change, Change::Delete) {
+            let (id, subject) = (record.operation.id, record.operation.subject.clone());
+            let change = match Change::read(record.change.clone()) {
+                Ok(change) => change,
+                Err(error) => {
+                    tracing::error!(
+                        operation = %id, %subject, %error,
+                        next = "see to its subject by hand, or delete that",
+                        "what it was to do cannot be read: it is left as it is"
+                    );
+                    continue;
+                }
+            };
+            if change.described().overrides() {
                 self.registry.lock().cancel_pointless(&subject);
             }
-            self.enqueue(LiveOperation::new(record, Volatile::default()));
+            self.enqueue(LiveOperation::new(record, change, Volatile::default()));
+        }
+        self.free_the_lost().await;
+    }
+
+    /// Have the instances free whose operation the journal has lost: nobody would end it.
+    async fn free_the_lost(&self) {
+        let freed: Vec<InstanceRecord> = {
+            let mut registry = self.registry.lock();
+            let live: HashSet<OperationId> = registry.live.keys().copied().collect();
+            let lost = |i: &&InstanceRecord| i.operation.is_some_and(|id| !live.contains(&id));
+            let lost: Vec<_> = registry.instances.values().filter(lost).map(|i| i.id).collect();
+            let free = |instance: &mut InstanceRecord| {
+                let text = "what was being done to the instance cannot be read from the journal";
+                let fault = Fault::new(Reason::Interrupted, text)
+                    .next("see how it is: ostler instance show; and ask again for what is wanted");
+                (instance.task_state, instance.operation) = (None, None);
+                instance.fault = Some(fault);
+                if instance.vm_state == VmState::Building {
+                    instance.vm_state = VmState::Error;
+                }
+            };
+            lost.into_iter().filter_map(|id| registry.update(id, free)).collect()
+        };
+        for instance in freed {
+            tracing::error!(instance = %instance.id, "its operation is lost: it is free again");
+            let write = Write { instance: Some(instance), ..Write::default() };
+            if let Err(error) = self.journal.write(write).await {
+                tracing::warn!(%error, "that could not be written down");
+            }
         }
     }
 
@@ -293,7 +324,21 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let capacity = capacity?;
         let kind = command.kind();
         let id = OperationId::random();
-        let admitted = self.admit(command, Asked { by: id, now, capacity })?;
+        let admitted = {
+            let settings = self.settings();
+            let mut registry = self.registry.lock();
+            let hypervisor = *self.node.hypervisor.link().borrow();
+            let mut gate = Gate {
+                registry: &mut registry,
+                settings: &settings,
+                by: id,
+                now,
+                capacity,
+                hypervisor,
+            };
+            gate.is_open()?;
+            command.ask(&mut gate)?
+        };
         let whose = Whose { id, kind, context, fingerprint, now };
         self.accept(whose, admitted).await
     }
@@ -312,7 +357,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             key: context.key,
             state: State::Queued,
             steps: match admitted.to_do {
-                true => pending(&admitted.change, admitted.was),
+                true => pending(&admitted.change.described().plan(admitted.was)),
                 false => Vec::new(),
             },
             error: None,
@@ -324,7 +369,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             started: None,
             finished: None,
         };
-        let record = OperationRecord { operation, change: admitted.change, was: admitted.was };
+        let change = admitted.change;
+        let record = OperationRecord { operation, change: change.written(), was: admitted.was };
         admitted.write.operation = Some(record.clone());
         let written = self.journal.accept(Accepted { fingerprint }, admitted.write).await;
         if let Err(error) = written {
@@ -333,7 +379,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         }
         let _ = faults::reach(Moment::Accepted, kind, "");
         tracing::info!(operation = %id, %kind, subject = %record.operation.subject, "accepted");
-        let live = LiveOperation::new(record, admitted.volatile);
+        let live = LiveOperation::new(record, change, admitted.volatile);
         let operation = live.operation();
         self.enqueue(live);
         self.tell(News::Operation(Box::new(operation.clone())));
@@ -351,7 +397,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     pub async fn cancel(&self, id: OperationId) -> Result<Operation, Fault> {
         let Some(live) = self.live(id) else { return self.operation(id).await };
         let operation = live.operation();
-        if !can_cancel(operation.kind) {
+        if !traits(operation.kind).can_cancel {
             let text = format!("conflict: {} cannot be cancelled", operation.kind);
             return Err(Fault::new(Reason::Conflict, text)
                 .about(format!("operation {id}"))

@@ -1,7 +1,7 @@
 //! What the agent does: instances, images and networks, by operations that end.
 //!
 //! ```text
-//!   rpc ── Command + Context ──> submit ──> admission, lifecycle (pure: yes, or why not)
+//!   rpc ── Command + Context ──> submit ──> gate (pure: a change, or why not)
 //!                                  │  journal: accepted, on disk
 //!                                  v
 //!                               worker (one per subject, in order)
@@ -9,20 +9,28 @@
 //!                                  │     journal: about to ── do ── journal: done
 //!                                  │  on failure: undo what was done, in reverse
 //!                                  v
-//!                               settle (pure) ── journal: over ── event
+//!                               settle ── journal: over ── event
 //!
 //!   libvirt's events ──> power ──> the states nobody here asked for
 //! ```
 //!
-//! * [`command`]: what can be asked, and the context it is asked in.
+//! Where a request is decided:
+//! * `gate`: whether it becomes an operation. Pure.
 //! * `admission`: whether there is room, and whether what is named exists. Pure.
-//! * `requests`: what each command becomes, or why it is refused.
-//! * `change`: what a change makes of an instance's record. Pure.
-//! * `catalog`: the same for images and networks.
-//! * `lifecycle`: which command is legal in which state, and what state follows. Pure.
+//! * `lifecycle`: what is legal in which state, and what follows from what is seen. Pure.
+//! * `digest`: what tells a repeated request from another one under the same key.
+//!
+//! Where one operation is described whole:
+//! * `operations`: one file for each kind.
+//!
+//! Where it is carried out:
+//! * `worker`: step by step, undoing what failed, and taking up what a crash cut off.
+//! * `plan`: how far an operation is in its plan. Pure.
+//! * `steps`: the steps, and what does and takes back each.
+//!
+//! What is known, and told:
 //! * `registry`: what is known now, in memory; the journal is its durable copy.
-//! * `worker`: carries operations out, and takes them up again after a crash.
-//! * `operations`: the plans and their steps, one file for each kind.
+//! * `record`: what follows from the record of an instance. Pure.
 //! * `power`: follows what libvirt tells; UNKNOWN while it cannot tell, and then nothing is done.
 //! * `reconcile`: compares what is known with what is, at start and from time to time.
 //! * `virtualization`: what domains run on, KVM or emulation.
@@ -35,20 +43,22 @@
 //! and the drivers are traits.
 
 mod admission;
-mod catalog;
-mod change;
 pub mod command;
+mod digest;
 mod faults;
+mod gate;
 mod guest_work;
 pub mod inspect;
 mod lifecycle;
 mod manager;
 mod operations;
+mod plan;
 mod power;
 mod reconcile;
+mod record;
 mod registry;
-mod requests;
 mod stall;
+mod steps;
 mod views;
 mod virtualization;
 mod worker;

@@ -16,19 +16,21 @@ use std::sync::atomic::Ordering;
 
 use futures_util::{StreamExt, stream};
 use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{Delete, DeleteMode, PowerState, VmState};
+use ostler_protocol::rpc::instance::{Delete, DeleteMode, PowerState, TaskState, VmState};
 use ostler_protocol::rpc::operation::{Kind, Subject};
 use ostler_protocol::rpc::values::{InstanceId, OperationId, Timestamp};
 
 use super::command::{Command, Context};
-use super::lifecycle::Action;
-use super::manager::{Admitted, Compute, Reservation, Whose};
-use super::operations::StepError;
+use super::gate::{Admitted, Reservation};
+use super::manager::{Compute, Whose};
+use super::operations::Change;
+use super::operations::start::Start;
 use super::registry::Volatile;
+use super::steps::StepError;
 use crate::config::Orphans;
 use crate::hypervisor::{DomainRecord, DomainState, Error, Hypervisor, PowerReason};
 use crate::journal::Write;
-use crate::journal::records::{Change, InstanceRecord, Running};
+use crate::journal::records::{InstanceRecord, Running};
 use crate::network::Network;
 use crate::volume::Volumes;
 
@@ -70,7 +72,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             }
             if restarted && self.settings().autostart && shall_start(&record, now.power) {
                 tracing::info!(instance = %record.id, "it ran before the node's restart");
-                let start = (Action::Start, Change::Start, Kind::Start);
+                let start = (TaskState::PoweringOn, Start {}.into(), Kind::Start);
                 if let Err(fault) = self.by_itself(record.id, start, |_| true).await {
                     tracing::error!(instance = %record.id, %fault, "it could not be started again");
                     all_begun = false;
@@ -105,7 +107,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     pub(super) async fn by_itself(
         self: &Arc<Self>,
         instance: InstanceId,
-        (action, change, kind): (Action, Change, Kind),
+        (task, change, kind): (TaskState, Change, Kind),
         is_as_it_was: impl FnOnce(&InstanceRecord) -> bool + Send,
     ) -> Result<(), Fault> {
         let _one_at_a_time = self.gate.lock().await;
@@ -116,7 +118,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             let quiet = before.filter(|i| i.task_state.is_none());
             let Some(before) = quiet.filter(is_as_it_was) else { return Ok(()) };
             let write = registry.update(instance, |instance| {
-                instance.task_state = Some(action.task());
+                instance.task_state = Some(task);
                 instance.operation = Some(id);
             });
             Admitted {
@@ -146,8 +148,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             if known.is_some_and(|vm| vm != VmState::Deleted) {
                 continue;
             }
+            // It may be one that the journal has, and that cannot be read.
+            let unread = self.registry.lock().unread;
             let seen_to = match self.settings().orphans {
                 Orphans::Report => Ok(false),
+                Orphans::Adopt | Orphans::Remove if unread => Ok(false),
                 // What was deleted is not brought back.
                 Orphans::Adopt if known.is_some() => Ok(false),
                 Orphans::Adopt => self.adopt(domain).await,
@@ -281,10 +286,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let unneeded = {
             let registry = self.registry.lock();
             let brings = |change: &Change| {
-                matches!(
-                    change,
-                    Change::ImageImport { .. } | Change::Snapshot { .. } | Change::Shelve { .. }
-                )
+                matches!(change, Change::ImageImport(_)) || change.described().makes().is_some()
             };
             let known: HashSet<InstanceId> = registry.instances.keys().copied().collect();
             let strangers: Vec<&InstanceId> =

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::{PowerState, StallReason, VmState, Word};
@@ -11,12 +10,10 @@ use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Sha256, Timest
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Claims, beside};
-use super::change::applied;
-use super::lifecycle;
+use super::admission::Claims;
+use super::operations::Change;
 use crate::journal::records::{
-    Base, Change, DirectBoot, ImageRecord, InstanceRecord, NetworkRecord, OperationRecord, Running,
-    Source,
+    ImageRecord, InstanceRecord, NetworkRecord, OperationRecord, Running,
 };
 
 /// What libvirt last told of an instance.
@@ -66,7 +63,7 @@ pub(super) struct Volatile {
 }
 
 impl LiveOperation {
-    pub(super) fn new(record: OperationRecord, volatile: Volatile) -> Arc<Self> {
+    pub(super) fn new(record: OperationRecord, change: Change, volatile: Volatile) -> Arc<Self> {
         let cancel = CancellationToken::new();
         if record.operation.cancel_asked.is_some() {
             cancel.cancel();
@@ -74,7 +71,7 @@ impl LiveOperation {
         Arc::new(Self {
             id: record.operation.id,
             subject: record.operation.subject.clone(),
-            change: record.change,
+            change,
             was: record.was,
             resumed: record.operation.state != State::Queued,
             volatile,
@@ -100,7 +97,11 @@ impl LiveOperation {
 
     /// As the journal keeps it.
     pub(super) fn record(&self) -> OperationRecord {
-        OperationRecord { operation: self.operation(), change: self.change.clone(), was: self.was }
+        OperationRecord {
+            operation: self.operation(),
+            change: self.change.written(),
+            was: self.was,
+        }
     }
 }
 
@@ -114,6 +115,8 @@ pub(super) struct Registry {
     pub(super) sightings: HashMap<InstanceId, u64>,
     pub(super) images: BTreeMap<Name, ImageRecord>,
     pub(super) networks: BTreeMap<Name, NetworkRecord>,
+    /// Whether there are instances in the journal that cannot be read: what they need is not known.
+    pub(super) unread: bool,
     /// Domains of this node that the journal does not know.
     pub(super) orphans: Vec<String>,
     /// The operations that are not over.
@@ -149,6 +152,13 @@ impl Registry {
 }
 
 impl Registry {
+    /// The operation that is being done on a subject. One that is over and not yet out of the queue
+    /// keeps nobody.
+    pub(super) fn at_work(&self, subject: &Subject) -> Option<Arc<LiveOperation>> {
+        let first = self.queues.get(subject).and_then(|queue| queue.front().cloned());
+        first.filter(|operation| !operation.now.borrow().state.is_over())
+    }
+
     /// What is promised to instances, with what operations under way are about to promise.
     pub(super) fn claims(&self) -> Claims {
         let mut claims = Claims::of(self.instances.values());
@@ -156,7 +166,8 @@ impl Registry {
             if let Some(record) = self.outcome(operation) {
                 let now = self.instances.get(&record.id);
                 claims.grow(&Claims::of(now), &Claims::of([&record]));
-                claims.disk += now.map_or(0, |now| beside(&operation.change, now));
+                let change = operation.change.described();
+                claims.disk += now.map_or(0, |now| change.beside(now).0);
             }
         }
         claims
@@ -166,21 +177,20 @@ impl Registry {
     pub(super) fn target(&self, operation: &LiveOperation) -> Option<InstanceRecord> {
         let Subject::Instance(id) = operation.subject else { return None };
         let record = self.instances.get(&id)?;
-        Some(applied(&operation.change, record, operation.was))
+        Some(operation.change.applied(record, operation.was))
     }
 
     /// Whether an image's file is needed by anything, this instance as it is now left out.
     pub(super) fn needs(&self, sha256: &Sha256, format: Format, but: Option<InstanceId>) -> bool {
         let is_it =
             |image: &ImageRecord| image.format == format && image.sha256.as_ref() == Some(sha256);
-        let named = self.images.values().any(is_it);
+        let named = self.unread || self.images.values().any(is_it);
         let instance = |record: &InstanceRecord| record.needs(sha256, format);
         named
             || self.instances.values().filter(|i| Some(i.id) != but).any(instance)
             || self
                 .live
                 .values()
-                .filter(|operation| !matches!(operation.change, Change::Delete))
                 .filter_map(|operation| self.outcome(operation))
                 .any(|record| record.needs(sha256, format))
     }
@@ -189,50 +199,8 @@ impl Registry {
     /// what one has of its disk depends on it.
     fn outcome(&self, operation: &LiveOperation) -> Option<InstanceRecord> {
         let mut record = self.target(operation)?;
-        record.vm_state =
-            lifecycle::settled(&operation.change, State::Succeeded, &record, operation.was);
+        record.vm_state = operation.change.settled(State::Succeeded, &record, operation.was);
         Some(record)
-    }
-}
-
-impl InstanceRecord {
-    /// When a soft-deleted instance is deleted for good, if those are kept for so long; none if
-    /// nothing is about to do that.
-    pub(super) fn reclaimed_at(&self, keep: Option<Duration>) -> Option<Timestamp> {
-        let waits = self.vm_state == VmState::SoftDeleted && self.locked.is_none();
-        keep.filter(|_| waits)
-            .map(|keep| Timestamp(self.updated.0.saturating_add(keep.as_millis() as u64)))
-    }
-
-    /// Whether the instance needs an image's file: as a disk's base, as kernel or ramdisk.
-    pub(super) fn needs(&self, sha256: &Sha256, format: Format) -> bool {
-        let base = |base: &Base| base.format == format && base.sha256 == *sha256;
-        let direct = |direct: &DirectBoot| match format {
-            Format::Kernel => direct.kernel == *sha256,
-            Format::Ramdisk => direct.ramdisk.as_ref() == Some(sha256),
-            Format::Qcow2 | Format::Raw => false,
-        };
-        let rescue =
-            |rescue: &Source| base(&rescue.base) || rescue.direct.as_ref().is_some_and(direct);
-        match self.vm_state {
-            VmState::Deleted => false,
-            // Its disk is gone; what it boots with is needed again.
-            VmState::ShelvedOffloaded => self.direct.as_ref().is_some_and(direct),
-            VmState::Building
-            | VmState::Active
-            | VmState::Paused
-            | VmState::Suspended
-            | VmState::Stopped
-            | VmState::Rescued
-            | VmState::Resized
-            | VmState::Shelved
-            | VmState::SoftDeleted
-            | VmState::Error => {
-                base(&self.base)
-                    || self.direct.as_ref().is_some_and(direct)
-                    || self.rescue.as_ref().is_some_and(rescue)
-            }
-        }
     }
 }
 
@@ -257,6 +225,8 @@ mod tests {
 
     use super::*;
     use crate::compute::operations::sample;
+    use crate::compute::operations::unshelve::Unshelve;
+    use crate::journal::records::Base;
 
     #[test]
     fn an_unshelve_needs_the_image_it_makes_the_disk_from() {
@@ -279,11 +249,9 @@ mod tests {
             started: None,
             finished: None,
         };
-        let change = Change::Unshelve { image, base: Some(shelf.clone()) };
-        let live = LiveOperation::new(
-            OperationRecord { operation, change, was: Running::No },
-            Volatile::default(),
-        );
+        let change = Change::from(Unshelve { image, base: Some(shelf.clone()) });
+        let written = OperationRecord { operation, change: change.written(), was: Running::No };
+        let live = LiveOperation::new(written, change, Volatile::default());
         let mut registry = Registry::default();
         registry.instances.insert(record.id, record);
         assert!(!registry.needs(&shelf.sha256, shelf.format, None));

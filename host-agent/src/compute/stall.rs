@@ -6,15 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ostler_protocol::rpc::instance::{PowerState, StallReason, Stalled, VmState};
+use ostler_protocol::rpc::instance::{PowerState, StallReason, Stalled, TaskState, VmState};
 use ostler_protocol::rpc::operation::Kind;
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
 
-use super::lifecycle::Action;
 use super::manager::Compute;
+use super::operations::unpause::Unpause;
 use super::registry::Registry;
 use crate::hypervisor::{DomainState, Hypervisor, PowerReason};
-use crate::journal::records::{Change, InstanceRecord};
+use crate::journal::records::InstanceRecord;
 use crate::network::Network;
 
 /// How often it is seen whether there is room, while an instance waits for it.
@@ -79,7 +79,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 continue;
             }
             tracing::info!(instance = %id, "the disk has room again: it goes on");
-            let unpause = (Action::Unpause, Change::Unpause, Kind::Unpause);
+            let unpause = (TaskState::Unpausing, Unpause {}.into(), Kind::Unpause);
             if let Err(fault) = self.by_itself(id, unpause, runs).await {
                 tracing::error!(instance = %id, %fault, "it could not be unpaused");
             }

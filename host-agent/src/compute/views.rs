@@ -14,11 +14,11 @@ use ostler_protocol::rpc::values::{InstanceId, OperationId, Timestamp};
 use ostler_protocol::rpc::versions;
 
 use super::admission::Shares;
-use super::catalog::bridge_spec;
 use super::lifecycle;
 use super::manager::{Compute, by_status, journal_fault};
-use super::operations::guest_fault;
+use super::operations::image_remove::users_of;
 use super::registry::{Observed, Registry};
+use super::steps::{bridge_spec, guest_fault};
 use crate::hypervisor::spec::NAME_PREFIX;
 use crate::hypervisor::{Hypervisor, Link};
 use crate::journal::records::InstanceRecord;
@@ -243,7 +243,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             size: image.size,
             virtual_size: image.virtual_size,
             properties: image.properties.clone(),
-            instances: registry.users_of(&image.name) as u32,
+            instances: users_of(&registry, &image.name) as u32,
             created: image.created,
         };
         registry.images.values().map(view).collect()

@@ -29,12 +29,12 @@ use ostler_protocol::rpc::operation::{self, Kind, Operation, State, StepState, S
 use ostler_protocol::rpc::values::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::change::applied;
 use super::faults::{self, Moment};
-use super::lifecycle;
 use super::manager::Compute;
-use super::operations::{Change, Flow, Step, StepError, can_undo, committed, plan_of, too_late};
+use super::operations::{Permit, traits};
+use super::plan::{committed, plan_of, too_late};
 use super::registry::LiveOperation;
+use super::steps::{Flow, Step, StepError};
 use crate::hypervisor::{Hypervisor, Link};
 use crate::journal::{Entry, Write};
 use crate::network::Network;
@@ -162,32 +162,11 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         operation: &LiveOperation,
         kind: Kind,
     ) -> Result<Option<OwnedSemaphorePermit>, End> {
-        let places = match kind {
-            Kind::Boot | Kind::Start | Kind::Resume | Kind::Unshelve | Kind::Restore => &self.boots,
-            Kind::ImageImport => &self.downloads,
-            Kind::Snapshot | Kind::Shelve | Kind::Resize => &self.copies,
-            // These mostly wait for their guest; they must not keep others from booting.
-            Kind::Reboot
-            | Kind::Stop
-            | Kind::Pause
-            | Kind::Unpause
-            | Kind::Suspend
-            | Kind::Rebuild
-            | Kind::Reset
-            | Kind::Rescue
-            | Kind::Unrescue
-            | Kind::ConfirmResize
-            | Kind::RevertResize
-            | Kind::Adjust
-            | Kind::Offload
-            | Kind::Update
-            | Kind::Lock
-            | Kind::Unlock
-            | Kind::Delete
-            | Kind::Password
-            | Kind::ImageRemove
-            | Kind::NetworkEnsure
-            | Kind::NetworkRemove => return Ok(None),
+        let places = match traits(kind).permit {
+            Permit::None => return Ok(None),
+            Permit::Boot => &self.boots,
+            Permit::Copy => &self.copies,
+            Permit::Download => &self.downloads,
         };
         tokio::select! {
             biased;
@@ -209,10 +188,15 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 (None, None) => End::Failed(interrupted("it had failed, and was being undone")),
             };
         }
-        for (n, &step) in plan.iter().enumerate() {
+        for (n, step) in plan.iter().enumerate() {
             if self.state_of(operation, n) == Some(StepState::Done) {
                 continue;
             }
+            let Some(step) = *step else {
+                tracing::warn!(%kind, step = n, "this version has no such step: it is left out");
+                self.mark(operation, n, StepState::Done);
+                continue;
+            };
             loop {
                 if self.shutdown.is_cancelled() {
                     // Between two steps is the safest place to stop: the next start goes on.
@@ -249,7 +233,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 if again && failures == 0 && !step.may_repeat() {
                     return failed(interrupted("whether it took effect is not known"));
                 }
-                let goes_on = step.goes_on(&operation.change);
+                let goes_on = step.destroys() || operation.change.described().goes_on();
                 match guarded(self.attempt(operation, kind, n, step, committed)).await {
                     Ok(Flow::Next) => {
                         operation.now.send_modify(|o| o.error = None);
@@ -304,7 +288,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         committed: bool,
     ) -> Result<Flow, StepError> {
         let before = self.state_of(operation, n);
-        if before != Some(StepState::Running) && can_undo(&operation.change) {
+        if before != Some(StepState::Running) && operation.change.described().can_undo() {
             let looked =
                 self.reaching(operation, step, committed, || self.is_so_already(operation, step));
             let already = looked.await?;
@@ -428,14 +412,17 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     async fn undo(&self, operation: &Arc<LiveOperation>, kind: Kind) -> Result<Undoing, ()> {
         let mut left = Vec::new();
         let plan = plan_of(operation);
-        if !can_undo(&operation.change) || committed(&plan, &operation.now.borrow().steps) {
+        if !operation.change.described().can_undo()
+            || committed(&plan, &operation.now.borrow().steps)
+        {
             return Ok(Undoing { whole: false, left });
         }
         if let Err(fault) = self.write_progress(operation).await {
             // On a full disk: what is undone may be what fills it.
             tracing::warn!(%fault, "that an operation is undone could not be written down");
         }
-        for (n, &step) in plan.iter().enumerate().rev() {
+        for (n, step) in plan.iter().enumerate().rev() {
+            let Some(step) = *step else { continue };
             let begun = |step: &operation::Step| match step.state {
                 StepState::Done | StepState::Failed | StepState::Running => !step.already,
                 StepState::Pending | StepState::Undone => false,
@@ -521,17 +508,14 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                     let made = state == State::Succeeded || {
                         committed(&plan_of(operation), &over.steps)
                     };
-                    if let (Change::Snapshot { image, .. } | Change::Shelve { image, .. }, false) =
-                        (&operation.change, made)
-                    {
+                    if let (Some(image), false) = (operation.change.described().makes(), made) {
                         registry.images.remove(image);
                         write.image = Some(Entry::Gone(image.clone()));
                     }
                     write.instance = registry.update(*id, |instance| {
-                        let vm_state =
-                            lifecycle::settled(&operation.change, state, instance, operation.was);
+                        let vm_state = operation.change.settled(state, instance, operation.was);
                         if made {
-                            *instance = applied(&operation.change, instance, operation.was);
+                            *instance = operation.change.applied(instance, operation.was);
                         }
                         instance.vm_state = vm_state;
                         // A delete that came meanwhile owns the instance already.
@@ -544,31 +528,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                         }
                     });
                 }
-                Subject::Image(name) => {
-                    write.image = match (over.kind, state) {
-                        // An import that failed leaves nothing; one that succeeded has set the
-                        // record itself.
-                        (Kind::ImageImport, State::Succeeded) => {
-                            registry.images.get(name).cloned().map(Entry::Put)
-                        }
-                        (Kind::ImageImport, _) | (Kind::ImageRemove, State::Succeeded) => {
-                            registry.images.remove(name);
-                            Some(Entry::Gone(name.clone()))
-                        }
-                        (_, _) => None,
-                    };
-                }
-                Subject::Network(name) => {
-                    write.network = match (&operation.change, state) {
-                        (Change::NetworkEnsure { network }, State::Succeeded) => {
-                            registry.networks.insert(name.clone(), network.clone());
-                            Some(Entry::Put(network.clone()))
-                        }
-                        (Change::NetworkRemove { .. }, State::Succeeded) => {
-                            Some(Entry::Gone(name.clone()))
-                        }
-                        (_, _) => None,
-                    };
+                subject @ (Subject::Image(_) | Subject::Network(_)) => {
+                    let change = operation.change.described();
+                    change.settle(subject, state, &mut registry, &mut write);
                 }
             }
         }

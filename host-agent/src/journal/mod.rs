@@ -74,4 +74,9 @@ impl Error {
             Self::Newer { .. } | Self::Body { .. } | Self::Closed => false,
         }
     }
+
+    /// Whether it is about an instance's row.
+    pub fn is_of_an_instance(&self) -> bool {
+        matches!(self, Self::Body { what, .. } if *what == store::INSTANCE)
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ostler_protocol::rpc::fault::Fault;
 use ostler_protocol::rpc::image::{Format, Properties, State as ImageState};
-use ostler_protocol::rpc::instance::{Manner, Quiesce, Size, TaskState, VmState};
+use ostler_protocol::rpc::instance::{Size, TaskState, VmState};
 use ostler_protocol::rpc::operation::Operation;
 use ostler_protocol::rpc::values::{
     Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Sha256, Timestamp,
@@ -191,155 +191,13 @@ pub struct NetworkRecord {
     pub created: Timestamp,
 }
 
-/// What an operation is to do, as far as it can be taken up again after a crash: without secrets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Change {
-    /// Make the instance and start it.
-    Boot,
-    /// Switch it on.
-    Start,
-    /// Switch it off.
-    Stop {
-        /// Ask, or force at once.
-        manner: Manner,
-        /// How long it may take before it is forced, milliseconds.
-        timeout: u32,
-    },
-    /// Restart it.
-    Reboot {
-        /// Ask, or force at once.
-        manner: Manner,
-        /// How long it may take before it is forced, milliseconds.
-        timeout: u32,
-    },
-    /// Stop its vCPUs.
-    Pause,
-    /// Let its vCPUs run.
-    Unpause,
-    /// Save its memory and switch it off.
-    Suspend,
-    /// Switch it on with the memory that was saved.
-    Resume,
-    /// Give it a new root disk.
-    Rebuild {
-        /// What the disk is made from.
-        from: Source,
-    },
-    /// Boot it from a rescue image.
-    Rescue {
-        /// What it boots from.
-        from: Source,
-    },
-    /// Boot it from its own disk again.
-    Unrescue,
-    /// Give it another size.
-    Resize {
-        /// The size it shall have.
-        to: Size,
-        /// How long the guest may take to shut down, milliseconds.
-        timeout: u32,
-    },
-    /// Keep the new size.
-    ConfirmResize,
-    /// Go back to the old size.
-    RevertResize {
-        /// Whether it ran before the resize, and so shall now.
-        start: Running,
-    },
-    /// Change vCPUs and memory in place.
-    Adjust {
-        /// vCPUs.
-        vcpus: Option<u32>,
-        /// Memory.
-        memory: Option<Bytes>,
-    },
-    /// Make an image of the root disk.
-    Snapshot {
-        /// What to call it.
-        image: Name,
-        /// Whether the guest is frozen for it.
-        quiesce: Quiesce,
-    },
-    /// Switch it off and keep it as an image.
-    Shelve {
-        /// What to call the image.
-        image: Name,
-        /// Whether only the image is left.
-        offload: bool,
-        /// How long the guest may take to shut down, milliseconds.
-        timeout: u32,
-    },
-    /// Leave only the image.
-    Offload,
-    /// Bring it back from its image.
-    Unshelve {
-        /// The image.
-        image: Name,
-        /// The bytes of the image, where only that is left.
-        base: Option<Base>,
-    },
-    /// Change what is noted about it.
-    Update {
-        /// The name it shall have.
-        name: Name,
-        /// The owner it shall have.
-        owner: Option<String>,
-        /// The metadata it shall have.
-        metadata: BTreeMap<String, String>,
-    },
-    /// Refuse changes.
-    Lock {
-        /// Why.
-        reason: String,
-    },
-    /// Allow changes.
-    Unlock,
-    /// Switch it off; it can be restored.
-    SoftDelete {
-        /// How long the guest may take to shut down, milliseconds.
-        timeout: u32,
-    },
-    /// Take back a soft delete.
-    Restore {
-        /// The state it had, and shall have.
-        to: VmState,
-    },
-    /// Remove it.
-    Delete,
-    /// Set a password; the word itself is only in memory.
-    Password {
-        /// The account.
-        user: String,
-    },
-    /// Fetch the image its record describes.
-    ImageImport {
-        /// What its bytes must hash to.
-        sha256: Option<Sha256>,
-        /// The URL has a part that may be a secret and is only in memory.
-        partial_source: bool,
-    },
-    /// Remove the image.
-    ImageRemove,
-    /// Make the network's bridge as described.
-    NetworkEnsure {
-        /// As it shall be.
-        network: NetworkRecord,
-    },
-    /// Forget a network, and remove its bridge if it is ours.
-    NetworkRemove {
-        /// As it was.
-        network: NetworkRecord,
-    },
-}
-
 /// An operation: what the caller sees, and what is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperationRecord {
     /// What the caller sees.
     pub operation: Operation,
-    /// What is to be done.
-    pub change: Change,
+    /// What is to be done, in the words of whoever does it: without secrets.
+    pub change: serde_json::Value,
     /// Whether the instance ran when the operation was accepted.
     pub was: Running,
 }

@@ -4,14 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use ostler_protocol::rpc::instance::VmState;
-use ostler_protocol::rpc::operation::{List, Operation, State};
+use ostler_protocol::rpc::operation::{Kind, List, Operation, State};
 use ostler_protocol::rpc::values::{IdempotencyKey, Name, OperationId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::records::{Change, ImageRecord, InstanceRecord, NetworkRecord, OperationRecord};
+use super::records::{ImageRecord, InstanceRecord, NetworkRecord, OperationRecord};
 use super::{Error, Journal};
+
+/// What a row of an instance is called in errors.
+pub(super) const INSTANCE: &str = "instance";
 
 /// The version of the tables, in SQLite's `user_version`.
 const VERSION: i64 = 1;
@@ -53,6 +56,8 @@ pub struct Snapshot {
     pub unfinished: Vec<OperationRecord>,
     /// The boot of the node in which its instances were last seen to.
     pub boot: Option<String>,
+    /// The rows that could not be read. They stay where they are.
+    pub unreadable: Vec<Error>,
 }
 
 /// Rows to be written together.
@@ -71,35 +76,10 @@ pub struct Write {
 impl Write {
     /// Whether this is of an operation that frees space on the disk.
     fn frees(&self) -> bool {
-        self.operation.as_ref().is_some_and(|record| match record.change {
-            Change::Delete | Change::ImageRemove | Change::Offload | Change::ConfirmResize => true,
-            Change::Boot
-            | Change::Start
-            | Change::Stop { .. }
-            | Change::Reboot { .. }
-            | Change::Pause
-            | Change::Unpause
-            | Change::Suspend
-            | Change::Resume
-            | Change::Rebuild { .. }
-            | Change::Rescue { .. }
-            | Change::Unrescue
-            | Change::Resize { .. }
-            | Change::RevertResize { .. }
-            | Change::Adjust { .. }
-            | Change::Snapshot { .. }
-            | Change::Shelve { .. }
-            | Change::Unshelve { .. }
-            | Change::Update { .. }
-            | Change::Lock { .. }
-            | Change::Unlock
-            | Change::SoftDelete { .. }
-            | Change::Restore { .. }
-            | Change::Password { .. }
-            | Change::ImageImport { .. }
-            | Change::NetworkEnsure { .. }
-            | Change::NetworkRemove { .. } => false,
-        })
+        let frees = |kind| {
+            matches!(kind, Kind::Delete | Kind::ImageRemove | Kind::Offload | Kind::ConfirmResize)
+        };
+        self.operation.as_ref().is_some_and(|record| frees(record.operation.kind))
     }
 
     fn is_over(&self) -> bool {
@@ -151,16 +131,19 @@ impl Journal {
     /// The journal cannot be read.
     pub async fn load(&self) -> Result<Snapshot, Error> {
         self.call("read the journal", |db| {
+            let mut unreadable = Vec::new();
             Ok(Snapshot {
-                instances: bodies(db, "instance", "SELECT id, body FROM instance")?,
-                images: bodies(db, "image", "SELECT name, body FROM image")?,
-                networks: bodies(db, "network", "SELECT name, body FROM network")?,
+                instances: bodies(db, INSTANCE, "SELECT id, body FROM instance", &mut unreadable)?,
+                images: bodies(db, "image", "SELECT name, body FROM image", &mut unreadable)?,
+                networks: bodies(db, "network", "SELECT name, body FROM network", &mut unreadable)?,
                 boot: rows(db, "SELECT boot FROM node", [], |row| row.get(0))?.pop(),
                 unfinished: operations(
                     db,
                     "SELECT id, change, was, body FROM operation WHERE finished IS NULL \
                      ORDER BY accepted",
+                    &mut unreadable,
                 )?,
+                unreadable,
             })
         })
         .await
@@ -287,7 +270,9 @@ impl Journal {
                 params![subject, state, limit],
                 |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)),
             )?;
-            found.iter().map(|(id, body)| parse("operation", id, body)).collect()
+            let mut unreadable = Vec::new();
+            let read = found.iter().map(|(id, body)| parse("operation", id, body));
+            Ok(legible(read, &mut unreadable))
         })
         .await
     }
@@ -387,12 +372,22 @@ fn bodies<T: DeserializeOwned>(
     db: &Connection,
     what: &'static str,
     sql: &'static str,
+    unreadable: &mut Vec<Error>,
 ) -> Result<Vec<T>, Error> {
     let found = rows(db, sql, [], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-    found.iter().map(|(id, body)| parse(what, id, body)).collect()
+    Ok(legible(found.iter().map(|(id, body)| parse(what, id, body)), unreadable))
 }
 
-fn operations(db: &Connection, sql: &'static str) -> Result<Vec<OperationRecord>, Error> {
+/// What could be read; the rest is set aside.
+fn legible<T>(read: impl Iterator<Item = Result<T, Error>>, unreadable: &mut Vec<Error>) -> Vec<T> {
+    read.filter_map(|row| row.map_err(|error| unreadable.push(error)).ok()).collect()
+}
+
+fn operations(
+    db: &Connection,
+    sql: &'static str,
+    unreadable: &mut Vec<Error>,
+) -> Result<Vec<OperationRecord>, Error> {
     let found = rows(db, sql, [], |row| {
         Ok((
             row.get::<_, String>(0)?,
@@ -401,16 +396,14 @@ fn operations(db: &Connection, sql: &'static str) -> Result<Vec<OperationRecord>
             row.get::<_, String>(3)?,
         ))
     })?;
-    found
-        .iter()
-        .map(|(id, change, was, body)| {
-            Ok(OperationRecord {
-                operation: parse("operation", id, body)?,
-                change: parse("operation", id, change)?,
-                was: parse("operation", id, was)?,
-            })
+    let read = found.iter().map(|(id, change, was, body)| {
+        Ok(OperationRecord {
+            operation: parse("operation", id, body)?,
+            change: parse("operation", id, change)?,
+            was: parse("operation", id, was)?,
         })
-        .collect()
+    });
+    Ok(legible(read, unreadable))
 }
 
 fn text<T: Serialize>(what: &'static str, value: &T) -> Result<String, Error> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -22,11 +22,12 @@ use super::{
     unfinished,
 };
 use crate::threads::Threads;
+use crate::turns::Turns;
 
 /// As many file system calls at once; removing a large disk may take seconds.
 const THREADS: usize = 8;
 
-/// As many copies at once.
+/// As many copies at once, unless told.
 const COPIES: usize = 2;
 
 /// The instances' folders below a state directory.
@@ -34,7 +35,7 @@ const COPIES: usize = 2;
 pub struct Directory {
     instances: PathBuf,
     pub(super) threads: Threads,
-    turns: Arc<Semaphore>,
+    turns: Turns,
     pub(super) copiers: Threads,
     keep_free: Arc<AtomicU64>,
     pub(super) qemu_img: PathBuf,
@@ -47,8 +48,8 @@ impl Directory {
         let this = Self {
             instances: instances.clone(),
             threads: Threads::new("volume", THREADS),
-            turns: Arc::new(Semaphore::new(COPIES)),
-            copiers: Threads::new("volume-copy", COPIES),
+            turns: Turns::new(COPIES),
+            copiers: Threads::new("volume-copy", 2 * COPIES),
             keep_free: Arc::default(),
             qemu_img: PathBuf::from("qemu-img"),
         };
@@ -59,6 +60,13 @@ impl Directory {
         };
         this.run("open", this.instances.clone(), make).await?;
         Ok(this)
+    }
+
+    /// Make so many copies at once from now on.
+    pub fn copies(&self, limit: usize) {
+        self.turns.resize(limit);
+        // Each may have a look at it under way.
+        self.copiers.resize(limit.saturating_mul(2));
     }
 
     /// Leave so much of the file system free when disks are copied: a copy that fills it would
@@ -93,10 +101,10 @@ impl Directory {
         &self,
         path: &Path,
         cancel: &CancellationToken,
-    ) -> Result<SemaphorePermit<'_>, VolumeError> {
+    ) -> Result<OwnedSemaphorePermit, VolumeError> {
         let cancelled = || VolumeError::Cancelled { path: path.to_owned() };
-        let turn = cancel.run_until_cancelled(self.turns.acquire()).await;
-        turn.and_then(Result::ok).ok_or_else(cancelled)
+        let turn = cancel.run_until_cancelled(self.turns.take()).await;
+        turn.flatten().ok_or_else(cancelled)
     }
 
     async fn remove_file(
@@ -251,5 +259,23 @@ impl Volumes for Directory {
             console_log: folder.join("console.log"),
             folder,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn as_many_copies_are_made_at_once_as_was_said() {
+        let state = tempfile::tempdir().unwrap();
+        let volumes = Directory::open(state.path()).await.unwrap();
+        volumes.copies(3);
+        let cancel = CancellationToken::new();
+        let turn = || volumes.turn(state.path(), &cancel).now_or_never().transpose().unwrap();
+        let turns: Vec<_> = std::iter::from_fn(turn).take(4).collect();
+        assert_eq!(turns.len(), 3);
     }
 }

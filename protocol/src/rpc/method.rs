@@ -110,8 +110,15 @@ const ANY: &[Reason] = &[
     Reason::Internal,
 ];
 /// What any change may be refused for besides: it is written down before it is answered.
-const CHANGE: &[Reason] =
-    &[Reason::NotFound, Reason::Conflict, Reason::KeyReused, Reason::Draining, Reason::NoSpace];
+const CHANGE: &[Reason] = &[
+    Reason::NotFound,
+    Reason::Conflict,
+    Reason::KeyReused,
+    Reason::Draining,
+    Reason::NoSpace,
+    Reason::HypervisorUnavailable,
+    Reason::HypervisorFailed,
+];
 
 /// What a method may be refused for, besides what its own line says.
 fn refusals(effect: Effect, own: &[&[Reason]]) -> Vec<Reason> {

@@ -1,48 +1,54 @@
-//! Changes to a domain that stays as it is else: vCPUs, memory, metadata.
+//! Adjust: change the vCPUs and the memory of an instance in place, within its maximum.
 
-use ostler_protocol::rpc::values::Name;
+use ostler_protocol::rpc::fault::Fault;
+use ostler_protocol::rpc::instance::{self, TaskState};
+use ostler_protocol::rpc::values::Bytes;
+use serde::{Deserialize, Serialize};
 
-use super::StepError;
-use crate::compute::manager::Compute;
-use crate::hypervisor::{Error, Hypervisor, Metadata};
-use crate::journal::records::InstanceRecord;
-use crate::network::Network;
+use super::{CANCELLABLE, Change, Describe, Legal, Traits, resize};
+use crate::compute::admission;
+use crate::compute::gate::{Admitted, Gate};
+use crate::compute::steps::Step;
+use crate::journal::records::{InstanceRecord, Running};
 
-impl<H: Hypervisor, N: Network> Compute<H, N> {
-    pub(super) async fn adjust_vcpus(&self, record: &InstanceRecord) -> Result<(), StepError> {
-        self.node.hypervisor.set_vcpus(record.id, record.vcpus).await?;
-        self.note_definition(record.id).await;
-        Ok(())
-    }
+pub(in crate::compute) const LEGAL: Legal =
+    Legal::new("adjusted", TaskState::Adjusting, resize::LEGAL.from);
+pub(super) const TRAITS: Traits = CANCELLABLE;
 
-    pub(super) async fn adjust_memory(&self, record: &InstanceRecord) -> Result<(), StepError> {
-        self.node.hypervisor.set_memory(record.id, record.memory).await?;
-        self.note_definition(record.id).await;
-        Ok(())
-    }
-
-    /// An instance without a domain, shelved or never up, is only noted.
-    pub(super) async fn write_metadata(&self, record: &InstanceRecord) -> Result<(), StepError> {
-        match self.node.hypervisor.set_metadata(&metadata(&self.settings().host, record)).await {
-            Ok(()) => {}
-            Err(Error::NotFound { .. }) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-        self.note_definition(record.id).await;
-        Ok(())
-    }
+/// Change vCPUs and memory in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct Adjust {
+    /// vCPUs.
+    pub(in crate::compute) vcpus: Option<u32>,
+    /// Memory.
+    pub(in crate::compute) memory: Option<Bytes>,
 }
 
-/// What is written into the domain, so that it is known again should the journal be lost.
-pub(super) fn metadata(node: &Name, record: &InstanceRecord) -> Metadata {
-    let described = InstanceRecord { fault: None, fingerprint: None, ..record.clone() };
-    Metadata {
-        id: record.id,
-        name: record.name.to_string(),
-        owner: record.owner.clone().unwrap_or_default(),
-        generation: record.revision,
-        node: node.to_string(),
-        // Records always serialize: their maps have text keys.
-        record: serde_json::to_string(&described).unwrap_or_default(),
+pub(super) fn ask(adjust: instance::Adjust, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+    gate.act(adjust.id, &LEGAL, |record, gate| {
+        admission::adjust(&adjust, record, &gate.facts())?;
+        let vcpus = adjust.vcpus.filter(|vcpus| *vcpus != record.vcpus);
+        let memory = adjust.memory.filter(|memory| *memory != record.memory);
+        Ok(Adjust { vcpus, memory }.into())
+    })
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    vec![Adjust { vcpus: Some(2), memory: Some(Bytes::mib(128)) }.into()]
+}
+
+impl Describe for Adjust {
+    fn plan(&self, _: Running) -> Vec<Step> {
+        let vcpus = self.vcpus.map(|_| Step::AdjustVcpus);
+        vcpus.into_iter().chain(self.memory.map(|_| Step::AdjustMemory)).collect()
+    }
+
+    fn can_undo(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, record: &mut InstanceRecord, _: Running) {
+        record.vcpus = self.vcpus.unwrap_or(record.vcpus);
+        record.memory = self.memory.unwrap_or(record.memory);
     }
 }

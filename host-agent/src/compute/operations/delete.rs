@@ -1,55 +1,166 @@
-//! Deleting: what an instance had on the node is removed, whatever of it there is.
-
-use std::io::ErrorKind;
+//! Delete: an instance is switched off and kept for a while, so that it can be restored; or it is
+//! removed with its disk, ports and sockets. A hard one takes the place of all that is under way.
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::PowerState;
-use ostler_protocol::rpc::values::InstanceId;
+use ostler_protocol::rpc::instance::{self, DeleteMode, PowerState, TaskState, VmState};
+use ostler_protocol::rpc::operation::State;
+use serde::{Deserialize, Serialize};
 
-use super::StepError;
-use crate::compute::manager::Compute;
-use crate::hypervisor::{Error, Hypervisor};
-use crate::journal::records::InstanceRecord;
-use crate::network::{Network, tap_name};
-use crate::volume::Volumes;
+use super::{BRIEF, Change, Describe, Legal, REMOVE, SHUT_DOWN, Traits};
+use crate::compute::gate::{Admitted, Gate};
+use crate::compute::steps::Step;
+use crate::journal::records::{InstanceRecord, Running};
 
-impl<H: Hypervisor, N: Network> Compute<H, N> {
-    pub(in crate::compute) async fn undefine_domain(
-        &self,
-        id: InstanceId,
-    ) -> Result<(), StepError> {
-        match self.node.hypervisor.undefine(id).await {
-            Ok(_) | Err(Error::NotFound { .. }) => {}
-            Err(Error::NotOurs { .. }) if !self.was_built(id) => {}
-            Err(error) => return Err(error.into()),
-        }
-        self.power_seen(id, PowerState::None).await;
-        Ok(())
+pub(in crate::compute) const SOFT: Legal = Legal {
+    unbuilt: true,
+    ..Legal::new(
+        "deleted",
+        TaskState::SoftDeleting,
+        &[
+            VmState::Active,
+            VmState::Paused,
+            VmState::Suspended,
+            VmState::Stopped,
+            VmState::Rescued,
+            VmState::Resized,
+            VmState::Shelved,
+            VmState::ShelvedOffloaded,
+            VmState::SoftDeleted,
+            VmState::Error,
+            VmState::Deleted,
+        ],
+    )
+};
+pub(in crate::compute) const HARD: Legal = Legal {
+    unbuilt: true,
+    overrides: true,
+    ..Legal::new("deleted", TaskState::Deleting, &VmState::ALL)
+};
+pub(super) const TRAITS: Traits = BRIEF;
+
+/// Remove it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct Delete {}
+
+/// Switch it off; it can be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct SoftDelete {
+    /// How long the guest may take to shut down, milliseconds.
+    pub(in crate::compute) timeout: u32,
+}
+
+pub(super) fn ask(delete: instance::Delete, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+    let instance::Delete { id, mode, ignore_error } = delete;
+    let timeout = gate.patience(None);
+    let legal = match mode {
+        DeleteMode::Soft => &SOFT,
+        DeleteMode::Hard => &HARD,
+    };
+    let admitted = gate.act(id, legal, |record, _| {
+        is_known_error(record.vm_state, ignore_error)?;
+        // What is left of a boot that failed, or of a delete, has nothing to restore.
+        let nothing = record.vm_state == VmState::Deleted || !record.built;
+        Ok(match mode {
+            DeleteMode::Soft if !nothing => SoftDelete { timeout }.into(),
+            DeleteMode::Soft | DeleteMode::Hard => Delete {}.into(),
+        })
+    })?;
+    if mode == DeleteMode::Hard {
+        gate.registry.cancel_pointless(&admitted.subject);
+    }
+    Ok(admitted)
+}
+
+/// Whether an instance may be deleted though it is in ERROR.
+///
+/// # Errors
+/// `conflict`, unless the caller says that the error is known.
+fn is_known_error(vm: VmState, ignore_error: bool) -> Result<(), Fault> {
+    if vm != VmState::Error || ignore_error {
+        return Ok(());
+    }
+    Err(Fault::new(
+        Reason::Conflict,
+        "conflict: the instance is in ERROR, and is kept until somebody has looked at it",
+    )
+    .next("see why: ostler instance show; then delete it with --ignore"))
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    vec![SoftDelete { timeout: 1000 }.into(), Delete {}.into()]
+}
+
+impl Describe for SoftDelete {
+    fn plan(&self, _: Running) -> Vec<Step> {
+        SHUT_DOWN.to_vec()
     }
 
-    /// libvirt removes the taps with the domain; one it lost is removed here. So is the socket of
-    /// the guest's port.
-    pub(in crate::compute) async fn remove_links(
-        &self,
-        record: &InstanceRecord,
-    ) -> Result<(), StepError> {
-        for port in &record.ports {
-            self.node.network.remove_tap(&tap_name(port.id)).await?;
-        }
-        let socket = self.guest_socket(record.id);
-        match tokio::fs::remove_file(&socket).await {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(StepError::failed(Fault::new(
-                Reason::Internal,
-                format!("cannot remove {}: {error}", socket.display()),
-            ))),
-        }
+    fn can_undo(&self) -> bool {
+        false
     }
 
-    pub(in crate::compute) async fn remove_files(&self, id: InstanceId) -> Result<(), StepError> {
-        self.node.volumes.remove_instance(id).await?;
-        self.node.guests.forget(id);
-        Ok(())
+    fn goes_on(&self) -> bool {
+        true
+    }
+
+    fn is_so(&self, vm: VmState, power: PowerState) -> bool {
+        vm == VmState::SoftDeleted
+            && matches!(power, PowerState::Shutdown | PowerState::Crashed | PowerState::None)
+    }
+
+    fn patience(&self) -> Option<u32> {
+        Some(self.timeout)
+    }
+
+    fn apply(&self, record: &mut InstanceRecord, _: Running) {
+        // A second one must not forget what the first began with.
+        record.deleted_from.get_or_insert(record.vm_state);
+    }
+
+    fn done(&self, _: &InstanceRecord, _: Running) -> VmState {
+        VmState::SoftDeleted
+    }
+}
+
+impl Describe for Delete {
+    fn plan(&self, _: Running) -> Vec<Step> {
+        [&[Step::PowerOff][..], &REMOVE, &[Step::DropShelvedImage]].concat()
+    }
+
+    fn can_undo(&self) -> bool {
+        false
+    }
+
+    fn goes_on(&self) -> bool {
+        true
+    }
+
+    fn overrides(&self) -> bool {
+        true
+    }
+
+    fn done(&self, _: &InstanceRecord, _: Running) -> VmState {
+        VmState::Deleted
+    }
+
+    fn taken_back(&self, _: State, _: &InstanceRecord) -> VmState {
+        VmState::Error
+    }
+
+    fn failed(&self, _: &InstanceRecord) -> VmState {
+        VmState::Error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_looked_at_before_it_is_deleted() {
+        for vm in VmState::ALL {
+            assert_eq!(is_known_error(vm, false).is_ok(), vm != VmState::Error);
+            assert!(is_known_error(vm, true).is_ok());
+        }
     }
 }

@@ -1,26 +1,56 @@
-//! Setting a password in the guest. The word is only ever in memory: an operation whose word a
-//! crash lost ends as interrupted.
+//! Password: set the password of an account in the guest.
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::instance::{self, TaskState, VmState};
+use serde::{Deserialize, Serialize};
 
-use super::{Change, StepError, guest_fault};
-use crate::compute::manager::Compute;
-use crate::compute::registry::LiveOperation;
-use crate::hypervisor::Hypervisor;
-use crate::network::Network;
+use super::{CANCELLABLE, Change, Describe, Legal, Traits};
+use crate::compute::gate::{Admitted, Gate};
+use crate::compute::steps::Step;
+use crate::journal::records::Running;
 
-impl<H: Hypervisor, N: Network> Compute<H, N> {
-    pub(super) async fn set_password(&self, operation: &LiveOperation) -> Result<(), StepError> {
-        let id = self.record_of(operation)?.id;
-        let (Change::Password { user }, Some(word)) = (&operation.change, &operation.volatile.word)
-        else {
-            let text = "the agent was stopped before the password was set, and does not keep it";
-            return Err(StepError::failed(
-                Fault::new(Reason::Interrupted, text)
-                    .next("set it again: ostler instance password"),
-            ));
-        };
-        let set = self.node.guests.set_password(id, user, word).await;
-        set.map_err(|error| StepError::failed(guest_fault(&error)))
+/// The longest user name Linux takes.
+const USER_MAX: usize = 32;
+
+pub(in crate::compute) const LEGAL: Legal =
+    Legal::new("given a password", TaskState::UpdatingPassword, &[VmState::Active]);
+pub(super) const TRAITS: Traits = CANCELLABLE;
+
+/// Set a password; the word itself is only in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct Password {
+    /// The account.
+    pub(in crate::compute) user: String,
+}
+
+pub(super) fn ask(password: instance::Password, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+    let instance::Password { id, user, password } = password;
+    check_user(&user)?;
+    let mut admitted = gate.act(id, &LEGAL, |_, _| Ok(Password { user }.into()))?;
+    admitted.volatile.word = Some(password);
+    Ok(admitted)
+}
+
+/// A user name that the guest's tools can be given.
+fn check_user(user: &str) -> Result<(), Fault> {
+    let plain = |c: char| c.is_ascii_graphic() && c != ':' && c != '/';
+    if (1..=USER_MAX).contains(&user.len()) && user.chars().all(plain) && !user.starts_with('-') {
+        return Ok(());
+    }
+    let text = format!("a user name is 1 to {USER_MAX} printable characters without ':' or '/'");
+    Err(Fault::new(Reason::InvalidParams, text).about("parameter user"))
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    vec![Password { user: "root".to_owned() }.into()]
+}
+
+impl Describe for Password {
+    fn plan(&self, _: Running) -> Vec<Step> {
+        vec![Step::SetPassword]
+    }
+
+    fn can_undo(&self) -> bool {
+        false
     }
 }

@@ -5,69 +5,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ostler_protocol::rpc::operation::Kind;
 
-use super::{plan, sample};
-use crate::journal::records::{Change, Running};
+use super::samples;
+use crate::journal::records::Running;
 
 /// For each kind of operation the plans it can have, each the names of its steps, in order. Which
 /// one it is follows from the parameters, and from whether the instance runs.
 pub fn plans() -> BTreeMap<Kind, BTreeSet<Vec<&'static str>>> {
-    let mut plans: BTreeMap<Kind, BTreeSet<Vec<&'static str>>> = BTreeMap::new();
-    for change in sample::changes() {
-        for was in [Running::Yes, Running::No] {
-            let steps: Vec<&str> = plan(&change, was).into_iter().map(|step| step.name()).collect();
-            for kind in asked_by(&change) {
-                plans.entry(*kind).or_default().insert(steps.clone());
-            }
-        }
-    }
-    plans
-}
-
-/// The kinds of operations that come down to a change.
-const fn asked_by(change: &Change) -> &'static [Kind] {
-    match change {
-        Change::Boot => &[Kind::Boot],
-        Change::Start => &[Kind::Start],
-        Change::Stop { .. } => &[Kind::Stop],
-        Change::Reboot { .. } => &[Kind::Reboot],
-        Change::Pause => &[Kind::Pause],
-        Change::Unpause => &[Kind::Unpause],
-        Change::Suspend => &[Kind::Suspend],
-        Change::Resume => &[Kind::Resume],
-        Change::Rebuild { .. } => &[Kind::Rebuild, Kind::Reset],
-        Change::Rescue { .. } => &[Kind::Rescue],
-        Change::Unrescue => &[Kind::Unrescue],
-        Change::Resize { .. } => &[Kind::Resize],
-        Change::ConfirmResize => &[Kind::ConfirmResize],
-        Change::RevertResize { .. } => &[Kind::RevertResize],
-        Change::Adjust { .. } => &[Kind::Adjust],
-        Change::Snapshot { .. } => &[Kind::Snapshot],
-        Change::Shelve { .. } => &[Kind::Shelve],
-        Change::Offload => &[Kind::Offload],
-        Change::Unshelve { .. } => &[Kind::Unshelve],
-        Change::Update { .. } => &[Kind::Update],
-        Change::Lock { .. } => &[Kind::Lock],
-        Change::Unlock => &[Kind::Unlock],
-        Change::SoftDelete { .. } | Change::Delete => &[Kind::Delete],
-        Change::Restore { .. } => &[Kind::Restore],
-        Change::Password { .. } => &[Kind::Password],
-        Change::ImageImport { .. } => &[Kind::ImageImport],
-        Change::ImageRemove => &[Kind::ImageRemove],
-        Change::NetworkEnsure { .. } => &[Kind::NetworkEnsure],
-        Change::NetworkRemove { .. } => &[Kind::NetworkRemove],
-    }
+    let of = |kind: &Kind| {
+        let plans = samples(*kind)
+            .into_iter()
+            .flat_map(|change| [Running::Yes, Running::No].map(|was| change.described().plan(was)));
+        let names = plans.map(|plan| plan.into_iter().map(|step| step.name()).collect());
+        (*kind, names.collect())
+    };
+    Kind::ALL.iter().map(of).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compute::operations::Step;
+    use crate::compute::steps::Step;
 
     #[test]
     fn every_kind_and_every_step_is_told_of() {
         let plans = plans();
         for kind in Kind::ALL {
-            assert!(plans.contains_key(kind), "{kind} has no plan");
+            assert!(!plans[kind].is_empty(), "{kind} has no plan");
         }
         let steps: BTreeSet<&str> = plans.values().flatten().flatten().copied().collect();
         for step in Step::ALL {

@@ -1,258 +1,58 @@
-//! Making an image of an instance's disk.
-//!
-//! ```text
-//!   runs:  freeze the guest ── begin the copy ── thaw ── wait for the copy   (QEMU's own job)
-//!   off:   copy the disk with its base                                       (qemu-img)
-//!   then:  check, hash, and move into the image cache
-//! ```
-//!
-//! The freeze has a lease: a guest that does not hear the thaw thaws itself. Whether it held until
-//! the instant was taken is told in the operation's result.
+//! Snapshot: make an image of the root disk of an instance, the guest frozen for an instant.
 
-use std::path::Path;
-use std::time::Duration;
+use ostler_protocol::rpc::fault::Fault;
+use ostler_protocol::rpc::instance::{self, Quiesce, TaskState, VmState};
+use ostler_protocol::rpc::values::{Bytes, Name};
+use serde::{Deserialize, Serialize};
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::{PowerState, Quiesce};
-use ostler_protocol::rpc::operation::Outcome;
-use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, Timestamp};
-use tokio::sync::watch;
+use super::{Change, Describe, Legal, Permit, Traits, sample};
+use crate::compute::gate::{Admitted, Gate};
+use crate::compute::steps::Step;
+use crate::journal::records::{InstanceRecord, Running};
 
-use super::error::{guest_fault, image_fault};
-use super::{Change, StepError};
-use crate::compute::manager::{Compute, journal_fault};
-use crate::compute::registry::LiveOperation;
-use crate::hypervisor::spec::DiskTarget;
-use crate::hypervisor::{Error, Hypervisor, Job};
-use crate::image::{ImageError, Imported};
-use crate::journal::records::ImageRecord;
-use crate::journal::{Entry, Write};
-use crate::network::Network;
-use crate::volume::Volumes;
+/// It changes nothing of the instance, so a lock does not matter.
+pub(in crate::compute) const LEGAL: Legal = Legal {
+    heeds_lock: false,
+    ..Legal::new(
+        "copied to an image",
+        TaskState::Snapshotting,
+        &[VmState::Active, VmState::Stopped, VmState::Paused, VmState::Suspended],
+    )
+};
+pub(super) const TRAITS: Traits = Traits { permit: Permit::Copy, can_cancel: true };
 
-/// How long a guest stays frozen when nobody thaws it.
-const LEASE: Duration = Duration::from_secs(30);
-/// How often the hypervisor is asked how far the copy is.
-const LOOK: Duration = Duration::from_millis(200);
-
-/// Whether the guest's filesystems were frozen at the instant the image shows.
-type Quiesced = Result<(), String>;
-
-impl<H: Hypervisor, N: Network> Compute<H, N> {
-    pub(super) async fn copy_disk(&self, operation: &LiveOperation) -> Result<(), StepError> {
-        let record = self.record_of(operation)?;
-        let image = made_by(&operation.change)?;
-        // What an agent that died in the middle has left.
-        self.drop_copy(operation).await?;
-        let to = self.node.volumes.snapshot_file(record.id);
-        let power = self.node.hypervisor.state(record.id).await.map(|state| state.power);
-        let quiesced = match power {
-            Ok(power @ (PowerState::Running | PowerState::Paused | PowerState::Suspended)) => {
-                let wish = match (&operation.change, power) {
-                    (Change::Snapshot { quiesce, .. }, PowerState::Running) => *quiesce,
-                    (Change::Snapshot { quiesce: Quiesce::Require, .. }, _) => {
-                        let text = "the guest's vCPUs stand still, so it cannot be frozen";
-                        return Err(StepError::failed(
-                            Fault::new(Reason::GuestUnavailable, text)
-                                .next("unpause it, or ask without quiesce"),
-                        ));
-                    }
-                    (_, _) => Quiesce::Never,
-                };
-                let quiesced = self.begin_copy(record.id, wish, &to).await?;
-                self.follow_copy(operation, record.id).await?;
-                quiesced
-            }
-            Ok(PowerState::Shutdown | PowerState::Crashed | PowerState::None)
-            | Err(Error::NotFound { .. }) => {
-                let (progress, seen) = watch::channel((Bytes(0), Bytes(0)));
-                let export = self.node.volumes.export(record.id, &to, &progress, &operation.cancel);
-                self.copied(operation, seen, export).await?;
-                Ok(())
-            }
-            Ok(PowerState::Unknown) => {
-                let text = "whether the instance runs is not known";
-                return Err(StepError::failed(Fault::new(Reason::HypervisorUnavailable, text)));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let why = quiesced.err();
-        operation.now.send_modify(|o| {
-            o.result = Some(Outcome::Snapshot { image, quiesced: why.is_none(), why });
-        });
-        Ok(())
-    }
-
-    /// Freeze, begin, thaw. The copy shows the instant between.
-    async fn begin_copy(
-        &self,
-        id: InstanceId,
-        wish: Quiesce,
-        to: &Path,
-    ) -> Result<Quiesced, StepError> {
-        let begun = Timestamp::now();
-        let frozen = match wish {
-            Quiesce::Never => Err("it was not asked for".to_owned()),
-            Quiesce::Auto | Quiesce::Require => match self.node.guests.freeze(id, LEASE).await {
-                Ok(filesystems) => {
-                    tracing::info!(instance = %id, filesystems, "the guest is frozen");
-                    Ok(())
-                }
-                Err(error) if wish == Quiesce::Require => {
-                    return Err(StepError::failed(guest_fault(&error)));
-                }
-                Err(error) => Err(error.to_string()),
-            },
-        };
-        let copying = self.node.hypervisor.begin_copy(id, DiskTarget(0), to).await;
-        if frozen.is_err() {
-            copying?;
-            return Ok(frozen);
-        }
-        let held = !self.node.guests.thawed_since(id, begun);
-        // Whatever became of the copy: the lease is a net, not a plan.
-        let thawed = self.node.guests.thaw(id).await;
-        copying?;
-        let quiesced = match thawed {
-            Ok(_) if held => Ok(()),
-            Ok(_) => Err("the guest thawed itself before the copy began".to_owned()),
-            Err(error) => {
-                tracing::warn!(instance = %id, %error, "the guest did not answer the thaw");
-                Ok(())
-            }
-        };
-        if quiesced.is_err() && wish == Quiesce::Require {
-            let text = "the guest thawed itself before the copy began";
-            return Err(StepError::failed(Fault::new(Reason::GuestFailed, text)));
-        }
-        Ok(quiesced)
-    }
-
-    /// Wait for QEMU's job.
-    async fn follow_copy(
-        &self,
-        operation: &LiveOperation,
-        id: InstanceId,
-    ) -> Result<(), StepError> {
-        loop {
-            let failed = |text: String| {
-                let fault = Fault::new(Reason::HypervisorFailed, text);
-                Err(StepError::failed(fault.next("see the instance's log, and ask again")))
-            };
-            match self.node.hypervisor.job(id).await? {
-                Job::Completed => return Ok(()),
-                Job::Failed { reason } => return failed(format!("the copy failed: {reason}")),
-                Job::None => return failed("the copy ended unseen".to_owned()),
-                Job::Running { done, total } => {
-                    self.show_job(operation, done.0, total.map(|total| total.0));
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
-                () = operation.cancel.cancelled() => return Err(StepError::Cancelled),
-                () = self.shutdown.cancelled() => return Err(StepError::Suspended),
-            }
-        }
-    }
-
-    /// End a copy under way and remove what there is of it; a guest that may still be frozen for
-    /// it is thawed.
-    pub(super) async fn drop_copy(&self, operation: &LiveOperation) -> Result<(), StepError> {
-        let id = self.record_of(operation)?.id;
-        match self.node.hypervisor.abort_job(id).await {
-            Ok(_) | Err(Error::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let left = tokio::fs::try_exists(self.node.volumes.snapshot_file(id)).await;
-        if operation.resumed
-            && let Err(error) = self.node.guests.thaw(id).await
-        {
-            tracing::info!(instance = %id, %error, "no thaw: the lease sees to it");
-        }
-        if !matches!(left, Ok(false)) {
-            self.node.volumes.remove_snapshot_file(id).await?;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn store_image(&self, operation: &LiveOperation) -> Result<(), StepError> {
-        let id = self.record_of(operation)?.id;
-        let name = made_by(&operation.change)?;
-        let stored = self.registry.lock().images.get(&name).is_some_and(|i| i.sha256.is_some());
-        if stored {
-            // All but the last of it was done before a crash.
-            self.node.volumes.remove_snapshot_file(id).await?;
-            return Ok(());
-        }
-        let from = self.node.volumes.snapshot_file(id);
-        let (progress, mut seen) = watch::channel((Bytes(0), Bytes(0)));
-        let mut record = None;
-        let claim = |imported: &Imported| record = self.claim(&name, imported);
-        let adopt = self.node.images.adopt(&from, &name, &progress, &operation.cancel, claim);
-        let mut adopt = Box::pin(adopt);
-        let stored = loop {
-            tokio::select! {
-                adopted = &mut adopt => break adopted,
-                Ok(()) = seen.changed() => {
-                    let (done, total) = *seen.borrow_and_update();
-                    self.show_job(operation, done.0, Some(total.0));
-                }
-            }
-        };
-        drop(adopt);
-        match stored {
-            Ok(_) => {}
-            Err(ImageError::Cancelled { .. }) => return Err(StepError::Cancelled),
-            Err(error) => return Err(StepError::failed(image_fault(&error))),
-        }
-        // Steps follow that destroy what the image was made of: it is on disk before them.
-        self.write_image(record.map(Entry::Put)).await?;
-        // The receipt for it has served.
-        self.node.volumes.remove_snapshot_file(id).await?;
-        Ok(())
-    }
-
-    /// Remove the image an operation was making.
-    pub(super) async fn drop_stored_image(
-        &self,
-        operation: &LiveOperation,
-    ) -> Result<(), StepError> {
-        self.forget_image(&made_by(&operation.change)?).await
-    }
-
-    /// Remove the image an instance was shelved as; its bytes stay where they have become a disk's
-    /// base.
-    pub(super) async fn drop_shelved_image(
-        &self,
-        operation: &LiveOperation,
-    ) -> Result<(), StepError> {
-        match self.record_of(operation)?.shelved {
-            Some(shelved) => self.forget_image(&shelved.image).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Remove an image: from the journal first, so that a file without a record is all a crash can
-    /// leave, which the next start sweeps.
-    async fn forget_image(&self, name: &Name) -> Result<(), StepError> {
-        let known: Option<ImageRecord> = self.registry.lock().images.remove(name);
-        self.write_image(Some(Entry::Gone(name.clone()))).await?;
-        let Some((sha256, format)) = known.and_then(|i| Some((i.sha256?, i.format))) else {
-            return Ok(());
-        };
-        self.drop_bytes(&sha256, format, None, |_| ()).await
-    }
-
-    async fn write_image(&self, image: Option<Entry<ImageRecord>>) -> Result<(), StepError> {
-        let write = Write { image, ..Write::default() };
-        self.journal.write(write).await.map_err(|e| StepError::failed(journal_fault(&e)))
-    }
+/// Make an image of the root disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct Snapshot {
+    /// What to call it.
+    pub(in crate::compute) image: Name,
+    /// Whether the guest is frozen for it.
+    pub(in crate::compute) quiesce: Quiesce,
 }
 
-/// The image an operation makes.
-fn made_by(change: &Change) -> Result<Name, StepError> {
-    if let Change::Snapshot { image, .. } | Change::Shelve { image, .. } = change {
-        return Ok(image.clone());
+pub(super) fn ask(snapshot: instance::Snapshot, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+    let instance::Snapshot { id, name: image, quiesce } = snapshot;
+    gate.make_image(id, &LEGAL, image.clone(), Snapshot { image, quiesce }.into())
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    vec![Snapshot { image: sample::name("shot"), quiesce: Quiesce::Auto }.into()]
+}
+
+impl Describe for Snapshot {
+    fn plan(&self, _: Running) -> Vec<Step> {
+        vec![Step::CopyDisk, Step::StoreImage]
     }
-    Err(StepError::failed(Fault::new(Reason::Internal, "this makes no image")))
+
+    fn can_undo(&self) -> bool {
+        true
+    }
+
+    fn beside(&self, record: &InstanceRecord) -> Bytes {
+        record.disk
+    }
+
+    fn makes(&self) -> Option<&Name> {
+        Some(&self.image)
+    }
 }

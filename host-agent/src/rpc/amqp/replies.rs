@@ -38,6 +38,10 @@ impl Reply {
     }
 }
 
+/// How often an answer is sent alone whose connection ends for no reason that is told: each time a
+/// new one stands, and ends with it.
+const ALONE: u8 = 3;
+
 /// The connection for answers, made again when it is lost.
 pub(super) struct Replies {
     endpoint: Endpoint,
@@ -73,17 +77,19 @@ impl Replies {
         self.line.lock().await.take_if(|held| Arc::ptr_eq(held, &line));
         // It may have been this one, or another's that was under way with it.
         let _alone = self.alone.lock().await;
-        let line = Line::open(&self.endpoint, &self.host).await?;
-        let sent = line.send(to, reply.correlation.as_ref(), &body).await;
-        close(&line.connection).await;
-        match sent {
-            Err(source) if is_of_the_message(&source) => {
-                let cause = source.to_string();
-                tracing::warn!(cause, "an answer is dropped: the broker refuses where it is to go");
-                Ok(())
+        let mut cause = String::new();
+        for _ in 0..ALONE {
+            let line = Line::open(&self.endpoint, &self.host).await?;
+            let sent = line.send(to, reply.correlation.as_ref(), &body).await;
+            close(&line.connection).await;
+            let Err(source) = sent else { return Ok(()) };
+            cause = source.to_string();
+            if is_of_the_message(&source) {
+                break;
             }
-            sent => sent.map_err(|source| Ended::of("send an answer", source)),
         }
+        tracing::warn!(cause, "an answer is dropped: the broker refuses where it is to go");
+        Ok(())
     }
 
     async fn line(&self) -> Result<Arc<Line>, Ended> {

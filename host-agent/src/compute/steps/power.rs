@@ -9,8 +9,10 @@ use ostler_protocol::rpc::operation::{self, Progress, StepState, Subject, Unit};
 use ostler_protocol::rpc::values::InstanceId;
 use tokio::time::Instant;
 
-use super::{Change, Flow, Step, StepError, can_undo, plan_of};
+use super::{Flow, Step, StepError};
 use crate::compute::manager::Compute;
+use crate::compute::operations::Change;
+use crate::compute::plan::plan_of;
 use crate::compute::registry::{LiveOperation, Observed};
 use crate::hypervisor::{Change as Made, Error, Hypervisor, RebootMode, ShutdownMode};
 use crate::network::Network;
@@ -54,37 +56,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         wish: Wish,
         done: impl Fn(&Observed) -> bool + Send + Sync,
     ) -> Result<bool, StepError> {
-        let timeout = match operation.change {
-            Change::Stop { timeout, .. }
-            | Change::Reboot { timeout, .. }
-            | Change::Resize { timeout, .. }
-            | Change::Shelve { timeout, .. }
-            | Change::SoftDelete { timeout } => Duration::from_millis(u64::from(timeout)),
-            Change::Boot
-            | Change::Start
-            | Change::Pause
-            | Change::Unpause
-            | Change::Suspend
-            | Change::Resume
-            | Change::Rebuild { .. }
-            | Change::Rescue { .. }
-            | Change::Unrescue
-            | Change::ConfirmResize
-            | Change::RevertResize { .. }
-            | Change::Adjust { .. }
-            | Change::Snapshot { .. }
-            | Change::Offload
-            | Change::Unshelve { .. }
-            | Change::Update { .. }
-            | Change::Lock { .. }
-            | Change::Unlock
-            | Change::Restore { .. }
-            | Change::Delete
-            | Change::Password { .. }
-            | Change::ImageImport { .. }
-            | Change::ImageRemove
-            | Change::NetworkEnsure { .. }
-            | Change::NetworkRemove { .. } => self.settings().shutdown_timeout,
+        let timeout = match operation.change.described().patience() {
+            Some(timeout) => Duration::from_millis(u64::from(timeout)),
+            None => self.settings().shutdown_timeout,
         };
         let state = self.node.hypervisor.state(id).await;
         match state.map(|s| s.power) {
@@ -186,13 +160,13 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         };
         let plan = plan_of(operation);
         let steps = operation.operation().steps;
-        let begun = |(_, now): &(&Step, &operation::Step)| now.state != StepState::Pending;
-        let last = plan.iter().zip(&steps).filter(begun).map(|(step, _)| *step).next_back();
+        let begun = |(_, now): &(&Option<Step>, &operation::Step)| now.state != StepState::Pending;
+        let last = plan.iter().zip(&steps).filter(begun).filter_map(|(step, _)| *step).next_back();
         // Where the plug was pulled and can be put back in, it was.
         let asked = match last {
             Some(Step::AskShutdown) => "the guest was asked to shut down already",
             Some(Step::AskReboot) => "the guest was asked to reboot already",
-            Some(Step::PowerOff) if !can_undo(&operation.change) => {
+            Some(Step::PowerOff) if !operation.change.described().can_undo() => {
                 "libvirt was told to switch it off already"
             }
             Some(_) | None => return Err(fault("")),
@@ -203,7 +177,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         };
         match self.power_now(id).await {
             PowerState::None | PowerState::Shutdown | PowerState::Crashed => {
-                if matches!(operation.change, Change::Stop { .. }) {
+                if matches!(operation.change, Change::Stop(_)) {
                     return Ok(());
                 }
                 Err(fault(&format!("; {asked}, and it is off"))

@@ -6,9 +6,11 @@ use ostler_protocol::rpc::operation::{Progress, Subject, Unit};
 use ostler_protocol::rpc::values::{InstanceId, Name, Sha256};
 use tokio::sync::watch;
 
+use super::StepError;
 use super::error::{image_fault, missing};
-use super::{Change, StepError};
 use crate::compute::manager::Compute;
+use crate::compute::operations::Change;
+use crate::compute::operations::image_import::ImageImport;
 use crate::compute::registry::{LiveOperation, Registry};
 use crate::hypervisor::Hypervisor;
 use crate::image::{ImportSpec, Imported, Source};
@@ -18,7 +20,7 @@ use crate::network::Network;
 impl<H: Hypervisor, N: Network> Compute<H, N> {
     pub(super) async fn fetch_image(&self, operation: &LiveOperation) -> Result<(), StepError> {
         let record = self.image_of(operation)?.ok_or_else(|| missing(&operation.subject))?;
-        let Change::ImageImport { sha256, partial_source } = &operation.change else {
+        let Change::ImageImport(ImageImport { sha256, partial_source }) = &operation.change else {
             return Err(missing(&operation.subject));
         };
         if *partial_source && operation.volatile.source.is_none() {
@@ -69,7 +71,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         if operation.cancel.is_cancelled() {
             let images = &self.node.images;
             let forgotten = match (&operation.change, &operation.volatile.source) {
-                (Change::ImageImport { partial_source: true, .. }, None) => {
+                (Change::ImageImport(ImageImport { partial_source: true, .. }), None) => {
                     images.forget_image(&record.name).await
                 }
                 (_, _) => images.forget(&source_of(operation, &record)?).await,

@@ -9,9 +9,10 @@ use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::InstanceId;
 
-use super::{Change, Step, StepError, is_fresh};
-use crate::compute::catalog::bridge_spec;
+use super::{Step, StepError, bridge_spec};
 use crate::compute::manager::Compute;
+use crate::compute::operations::Change;
+use crate::compute::operations::network_ensure::NetworkEnsure;
 use crate::compute::registry::LiveOperation;
 use crate::hypervisor::{Error, Hypervisor};
 use crate::network::{Condition, Network};
@@ -24,7 +25,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         operation: &LiveOperation,
         step: Step,
     ) -> Result<bool, StepError> {
-        let fresh = is_fresh(&operation.change);
+        let fresh = operation.change.described().is_fresh();
         match step {
             // What is not known to be off is not switched off for having been "started".
             Step::StartDomain | Step::RestoreMemory => {
@@ -57,7 +58,9 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 }
             }
             Step::EnsureBridge => {
-                let Change::NetworkEnsure { network } = &operation.change else { return Ok(false) };
+                let Change::NetworkEnsure(NetworkEnsure { network }) = &operation.change else {
+                    return Ok(false);
+                };
                 let seen = self.node.network.observe(&[bridge_spec(network)?]).await?;
                 Ok(seen.iter().any(|bridge| bridge.condition != Condition::Missing))
             }

@@ -1,0 +1,122 @@
+//! Import: fetch an image into the node's cache, and check it.
+
+use std::path::Path;
+
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::image::{self, State as ImageState};
+use ostler_protocol::rpc::operation::{State, Subject};
+use ostler_protocol::rpc::values::{Bytes, Sha256};
+use serde::{Deserialize, Serialize};
+
+use super::{Change, Describe, Permit, Traits};
+use crate::compute::admission;
+use crate::compute::digest::split_query;
+use crate::compute::gate::{Admitted, Gate, Reservation};
+use crate::compute::registry::{Registry, Volatile};
+use crate::compute::steps::Step;
+use crate::journal::records::{ImageRecord, Running};
+use crate::journal::{Entry, Write};
+
+/// The longest source, bytes.
+const SOURCE_MAX: usize = 4096;
+
+pub(super) const TRAITS: Traits = Traits { permit: Permit::Download, can_cancel: true };
+
+/// Fetch the image its record describes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct ImageImport {
+    /// What its bytes must hash to.
+    pub(in crate::compute) sha256: Option<Sha256>,
+    /// The URL has a part that may be a secret and is only in memory.
+    pub(in crate::compute) partial_source: bool,
+}
+
+pub(super) fn ask(import: image::Import, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+    let subject = Subject::Image(import.name.clone());
+    gate.idle(&subject)?;
+    if gate.registry.images.contains_key(&import.name) {
+        let text = format!("conflict: there is an image {} already", import.name);
+        return Err(Fault::new(Reason::Conflict, text)
+            .about(subject.to_string())
+            .next("choose another name, or remove the image: ostler image remove"));
+    }
+    check_source(&import.source)?;
+    if let Some(text) = &import.properties.command_line {
+        admission::command_line(text)?;
+    }
+    let (source, partial_source) = split_query(&import.source);
+    let record = ImageRecord {
+        name: import.name.clone(),
+        state: ImageState::Importing,
+        format: import.format,
+        source: source.to_owned(),
+        sha256: None,
+        size: Bytes(0),
+        virtual_size: Bytes(0),
+        properties: import.properties,
+        created: gate.now,
+    };
+    gate.registry.images.insert(record.name.clone(), record.clone());
+    Ok(Admitted {
+        subject,
+        change: ImageImport { sha256: import.sha256, partial_source }.into(),
+        volatile: Volatile { word: None, source: partial_source.then_some(import.source) },
+        was: Running::No,
+        to_do: true,
+        undo: Reservation::NewImage(record.name.clone()),
+        write: Write { image: Some(Entry::Put(record)), ..Write::default() },
+    })
+}
+
+/// A source is an absolute path or an http(s) URL without credentials in it.
+fn check_source(source: &str) -> Result<(), Fault> {
+    let refuse = |text: &str| {
+        Err(Fault::new(Reason::InvalidParams, text.to_owned()).about("parameter source"))
+    };
+    if source.len() > SOURCE_MAX || source.chars().any(char::is_control) {
+        return refuse("the source is at most 4096 characters without control characters");
+    }
+    let Some((_, rest)) = source.split_once("://").filter(|(scheme, _)| {
+        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+    }) else {
+        return if Path::new(source).is_absolute() {
+            Ok(())
+        } else {
+            refuse("the source must be an absolute path on the node, or an http or https URL")
+        };
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return refuse("a URL with credentials is not taken: they would be written down");
+    }
+    if authority.is_empty() {
+        return refuse("the URL names no host");
+    }
+    Ok(())
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    vec![ImageImport { sha256: None, partial_source: false }.into()]
+}
+
+impl Describe for ImageImport {
+    fn plan(&self, _: Running) -> Vec<Step> {
+        vec![Step::FetchImage]
+    }
+
+    fn can_undo(&self) -> bool {
+        true
+    }
+
+    fn settle(&self, subject: &Subject, state: State, registry: &mut Registry, write: &mut Write) {
+        let Subject::Image(name) = subject else { return };
+        // One that failed leaves nothing; one that succeeded has set the record itself.
+        write.image = match state {
+            State::Succeeded => registry.images.get(name).cloned().map(Entry::Put),
+            State::Queued | State::Running | State::Failed | State::Cancelled | State::Undone => {
+                registry.images.remove(name);
+                Some(Entry::Gone(name.clone()))
+            }
+        };
+    }
+}

@@ -1,0 +1,83 @@
+//! Reboot: restart a guest through itself; or, where it does not and where that is asked for, by
+//! force, starting it afresh.
+
+use ostler_protocol::rpc::fault::Fault;
+use ostler_protocol::rpc::instance::{Halt, Manner, TaskState, VmState};
+use serde::{Deserialize, Serialize};
+
+use super::{CANCELLABLE, Change, Describe, Legal, START, Traits};
+use crate::compute::gate::{Admitted, Gate};
+use crate::compute::steps::Step;
+use crate::journal::records::{InstanceRecord, Running};
+
+pub(in crate::compute) const SOFT: Legal =
+    Legal::new("rebooted", TaskState::Rebooting, &[VmState::Active]);
+pub(in crate::compute) const HARD: Legal = Legal::new(
+    "rebooted",
+    TaskState::RebootingHard,
+    &[VmState::Active, VmState::Stopped, VmState::Paused, VmState::Suspended, VmState::Error],
+);
+pub(super) const TRAITS: Traits = CANCELLABLE;
+
+/// Restart it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct Reboot {
+    /// Ask, or force at once.
+    pub(in crate::compute) manner: Manner,
+    /// How long it may take before it is forced, milliseconds.
+    pub(in crate::compute) timeout: u32,
+}
+
+pub(super) fn ask(halt: Halt, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+    let (manner, timeout) = (halt.manner, gate.patience(halt.timeout));
+    let legal = match manner {
+        Manner::Soft => &SOFT,
+        Manner::Hard => &HARD,
+    };
+    gate.act(halt.id, legal, |_, _| Ok(Reboot { manner, timeout }.into()))
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    [Manner::Soft, Manner::Hard].map(|manner| Reboot { manner, timeout: 1000 }.into()).to_vec()
+}
+
+impl Describe for Reboot {
+    fn plan(&self, _: Running) -> Vec<Step> {
+        let ask: &[Step] = match self.manner {
+            Manner::Soft => &[Step::AskReboot],
+            Manner::Hard => &[],
+        };
+        [ask, &[Step::PowerOff, Step::DiscardMemory], &START].concat()
+    }
+
+    // What was asked of a guest cannot be taken back.
+    fn can_undo(&self) -> bool {
+        false
+    }
+
+    fn patience(&self) -> Option<u32> {
+        Some(self.timeout)
+    }
+
+    fn done(&self, _: &InstanceRecord, _: Running) -> VmState {
+        VmState::Active
+    }
+
+    fn failed(&self, before: &InstanceRecord) -> VmState {
+        match before.vm_state {
+            // Its memory may be gone, and then it is not suspended any more.
+            VmState::Suspended => VmState::Error,
+            VmState::Building
+            | VmState::Active
+            | VmState::Paused
+            | VmState::Stopped
+            | VmState::Rescued
+            | VmState::Resized
+            | VmState::Shelved
+            | VmState::ShelvedOffloaded
+            | VmState::SoftDeleted
+            | VmState::Error
+            | VmState::Deleted => before.vm_state,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Rebuild: give an instance a new root disk from an image; its identity and its ports stay.
+
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::instance::{self, TaskState, VmState};
+use ostler_protocol::rpc::values::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{CANCELLABLE, Change, Describe, Legal, Traits, as_it_was, if_running, sample};
+use crate::compute::admission;
+use crate::compute::gate::{Admitted, Gate};
+use crate::compute::steps::Step;
+use crate::journal::records::{InstanceRecord, Running, Source};
+
+pub(in crate::compute) const LEGAL: Legal = Legal::new(
+    "rebuilt",
+    TaskState::Rebuilding,
+    &[VmState::Active, VmState::Stopped, VmState::Error],
+);
+pub(super) const TRAITS: Traits = CANCELLABLE;
+
+/// Give it a new root disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct Rebuild {
+    /// What the disk is made from.
+    pub(in crate::compute) from: Source,
+}
+
+pub(super) fn ask(rebuild: instance::Rebuild, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+    gate.act(rebuild.id, &LEGAL, |record, gate| {
+        let from = admission::source(&rebuild.image, &gate.registry.images)?;
+        fits_disk(record, &from)?;
+        Ok(Rebuild { from }.into())
+    })
+}
+
+/// Whether an image fits the disk the instance has.
+fn fits_disk(record: &InstanceRecord, from: &Source) -> Result<(), Fault> {
+    if from.base.virtual_size <= record.disk {
+        return Ok(());
+    }
+    let text = format!(
+        "the instance's disk of {} cannot hold image {}, which needs {}",
+        record.disk, from.image, from.base.virtual_size
+    );
+    Err(Fault::new(Reason::InvalidParams, text)
+        .about("parameter image")
+        .next("resize the instance first, or choose another image"))
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    vec![Rebuild { from: sample::source("other") }.into()]
+}
+
+impl Describe for Rebuild {
+    fn plan(&self, was: Running) -> Vec<Step> {
+        let mut steps = vec![
+            Step::PowerOff,
+            Step::SetRootAside,
+            Step::CreateRootDisk,
+            Step::EnsureBridges,
+            Step::DefineDomain,
+        ];
+        steps.extend(if_running(was, &[Step::StartDomain]));
+        steps.extend([Step::DropAside, Step::DropBase]);
+        steps
+    }
+
+    fn can_undo(&self) -> bool {
+        true
+    }
+
+    fn gives_back_power(&self) -> bool {
+        true
+    }
+
+    fn beside(&self, record: &InstanceRecord) -> Bytes {
+        record.disk
+    }
+
+    fn apply(&self, record: &mut InstanceRecord, _: Running) {
+        record.image = self.from.image.clone();
+        record.base = self.from.base.clone();
+        record.direct.clone_from(&self.from.direct);
+    }
+
+    fn done(&self, _: &InstanceRecord, was: Running) -> VmState {
+        as_it_was(was)
+    }
+
+    fn failed(&self, _: &InstanceRecord) -> VmState {
+        VmState::Error
+    }
+}

@@ -1,0 +1,39 @@
+//! Reset: put the root disk of an instance back to its image. A [rebuild](super::rebuild) from what
+//! it was made from.
+
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::instance::{self, TaskState};
+
+use super::rebuild::{self, Rebuild};
+use super::{Change, Legal, Traits};
+use crate::compute::gate::{Admitted, Gate};
+use crate::compute::steps::root_serial;
+use crate::hypervisor::spec::DiskTarget;
+use crate::journal::records::InstanceRecord;
+
+pub(in crate::compute) const LEGAL: Legal =
+    Legal::new("reset", TaskState::Rebuilding, rebuild::LEGAL.from);
+pub(super) const TRAITS: Traits = rebuild::TRAITS;
+
+pub(super) fn ask(reset: instance::Reset, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+    gate.act(reset.id, &LEGAL, |record, _| {
+        is_root(record, &reset.root_device)?;
+        Ok(Rebuild { from: record.source() }.into())
+    })
+}
+
+fn is_root(record: &InstanceRecord, named: &str) -> Result<(), Fault> {
+    let target = DiskTarget(0).to_string();
+    let serial = root_serial(record.id);
+    if named == target || named == serial {
+        return Ok(());
+    }
+    let text = format!("{named:?} is not the root device of the instance");
+    Err(Fault::new(Reason::InvalidParams, text)
+        .about("parameter root_device")
+        .next(format!("its root device is {target}, with the serial {serial}")))
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    rebuild::samples()
+}

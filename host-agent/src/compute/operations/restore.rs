@@ -1,0 +1,71 @@
+//! Restore: take back a soft delete, and start the instance if it ran.
+
+use ostler_protocol::rpc::fault::Fault;
+use ostler_protocol::rpc::instance::{TaskState, VmState};
+use ostler_protocol::rpc::values::InstanceId;
+use serde::{Deserialize, Serialize};
+
+use super::{Change, Describe, Legal, Permit, START, Traits, if_running};
+use crate::compute::gate::{Admitted, Gate};
+use crate::compute::steps::Step;
+use crate::journal::records::{InstanceRecord, Running};
+
+pub(in crate::compute) const LEGAL: Legal =
+    Legal::new("restored", TaskState::Restoring, &[VmState::SoftDeleted]);
+pub(super) const TRAITS: Traits = Traits { permit: Permit::Boot, can_cancel: true };
+
+/// Take back a soft delete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct Restore {
+    /// The state it had, and shall have.
+    pub(in crate::compute) to: VmState,
+}
+
+pub(super) fn ask(id: InstanceId, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+    gate.act(id, &LEGAL, |record, _| Ok(Restore { to: before(record) }.into()))
+}
+
+/// The state a soft-deleted instance had, as far as it can be had again.
+const fn before(record: &InstanceRecord) -> VmState {
+    match record.deleted_from {
+        Some(VmState::Active | VmState::Paused) => VmState::Active,
+        Some(VmState::Building | VmState::SoftDeleted | VmState::Deleted) | None => {
+            VmState::Stopped
+        }
+        Some(state) => state,
+    }
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    vec![Restore { to: VmState::Active }.into()]
+}
+
+impl Describe for Restore {
+    fn plan(&self, was: Running) -> Vec<Step> {
+        match self.to {
+            VmState::Active | VmState::Rescued => START.to_vec(),
+            VmState::Resized => if_running(was, &START),
+            VmState::Building
+            | VmState::Paused
+            | VmState::Suspended
+            | VmState::Stopped
+            | VmState::Shelved
+            | VmState::ShelvedOffloaded
+            | VmState::SoftDeleted
+            | VmState::Error
+            | VmState::Deleted => Vec::new(),
+        }
+    }
+
+    fn can_undo(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, record: &mut InstanceRecord, _: Running) {
+        record.deleted_from = None;
+    }
+
+    fn done(&self, _: &InstanceRecord, _: Running) -> VmState {
+        self.to
+    }
+}

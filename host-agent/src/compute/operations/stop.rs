@@ -1,0 +1,61 @@
+//! Stop: ask a guest to shut down, and switch it off.
+
+use ostler_protocol::rpc::fault::Fault;
+use ostler_protocol::rpc::instance::{Halt, Manner, PowerState, TaskState, VmState};
+use serde::{Deserialize, Serialize};
+
+use super::{CANCELLABLE, Change, Describe, Legal, SHUT_DOWN, Traits};
+use crate::compute::gate::{Admitted, Gate};
+use crate::compute::steps::Step;
+use crate::journal::records::{InstanceRecord, Running};
+
+pub(in crate::compute) const LEGAL: Legal = Legal::new(
+    "stopped",
+    TaskState::PoweringOff,
+    &[VmState::Active, VmState::Stopped, VmState::Error],
+);
+pub(super) const TRAITS: Traits = CANCELLABLE;
+
+/// Switch it off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct Stop {
+    /// Ask, or force at once.
+    pub(in crate::compute) manner: Manner,
+    /// How long it may take before it is forced, milliseconds.
+    pub(in crate::compute) timeout: u32,
+}
+
+pub(super) fn ask(halt: Halt, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+    let (manner, timeout) = (halt.manner, gate.patience(halt.timeout));
+    gate.act(halt.id, &LEGAL, |_, _| Ok(Stop { manner, timeout }.into()))
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    [Manner::Soft, Manner::Hard].map(|manner| Stop { manner, timeout: 1000 }.into()).to_vec()
+}
+
+impl Describe for Stop {
+    fn plan(&self, _: Running) -> Vec<Step> {
+        match self.manner {
+            Manner::Soft => SHUT_DOWN.to_vec(),
+            Manner::Hard => vec![Step::PowerOff],
+        }
+    }
+
+    // What was asked of a guest cannot be taken back.
+    fn can_undo(&self) -> bool {
+        false
+    }
+
+    fn is_so(&self, vm: VmState, power: PowerState) -> bool {
+        vm == VmState::Stopped && matches!(power, PowerState::Shutdown | PowerState::Crashed)
+    }
+
+    fn patience(&self) -> Option<u32> {
+        Some(self.timeout)
+    }
+
+    fn done(&self, _: &InstanceRecord, _: Running) -> VmState {
+        VmState::Stopped
+    }
+}

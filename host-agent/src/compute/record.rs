@@ -1,0 +1,77 @@
+//! What follows from the record of an instance. Pure.
+
+use std::time::Duration;
+
+use ostler_protocol::rpc::image::Format;
+use ostler_protocol::rpc::instance::{Size, VmState};
+use ostler_protocol::rpc::values::{Sha256, Timestamp};
+
+use crate::journal::records::{Base, DirectBoot, InstanceRecord, Source};
+
+impl InstanceRecord {
+    /// How large it is.
+    pub(super) fn size(&self) -> Size {
+        Size {
+            flavor: self.flavor.clone(),
+            vcpus: self.vcpus,
+            memory: self.memory,
+            disk: self.disk,
+            max_vcpus: self.max_vcpus.max(self.vcpus),
+            max_memory: self.max_memory.max(self.memory),
+        }
+    }
+
+    pub(super) fn set_size(&mut self, size: &Size) {
+        self.flavor.clone_from(&size.flavor);
+        self.vcpus = size.vcpus;
+        self.memory = size.memory;
+        self.disk = size.disk;
+        self.max_vcpus = size.max_vcpus;
+        self.max_memory = size.max_memory;
+    }
+
+    /// What it was made from.
+    pub(super) fn source(&self) -> Source {
+        let Self { image, base, direct, .. } = self.clone();
+        Source { image, base, direct }
+    }
+
+    /// When a soft-deleted instance is deleted for good, if those are kept for so long; none if
+    /// nothing is about to do that.
+    pub(super) fn reclaimed_at(&self, keep: Option<Duration>) -> Option<Timestamp> {
+        let waits = self.vm_state == VmState::SoftDeleted && self.locked.is_none();
+        keep.filter(|_| waits)
+            .map(|keep| Timestamp(self.updated.0.saturating_add(keep.as_millis() as u64)))
+    }
+
+    /// Whether the instance needs an image's file: as a disk's base, as kernel or ramdisk.
+    pub(super) fn needs(&self, sha256: &Sha256, format: Format) -> bool {
+        let base = |base: &Base| base.format == format && base.sha256 == *sha256;
+        let direct = |direct: &DirectBoot| match format {
+            Format::Kernel => direct.kernel == *sha256,
+            Format::Ramdisk => direct.ramdisk.as_ref() == Some(sha256),
+            Format::Qcow2 | Format::Raw => false,
+        };
+        let rescue =
+            |rescue: &Source| base(&rescue.base) || rescue.direct.as_ref().is_some_and(direct);
+        match self.vm_state {
+            VmState::Deleted => false,
+            // Its disk is gone; what it boots with is needed again.
+            VmState::ShelvedOffloaded => self.direct.as_ref().is_some_and(direct),
+            VmState::Building
+            | VmState::Active
+            | VmState::Paused
+            | VmState::Suspended
+            | VmState::Stopped
+            | VmState::Rescued
+            | VmState::Resized
+            | VmState::Shelved
+            | VmState::SoftDeleted
+            | VmState::Error => {
+                base(&self.base)
+                    || self.direct.as_ref().is_some_and(direct)
+                    || self.rescue.as_ref().is_some_and(rescue)
+            }
+        }
+    }
+}
