@@ -7,7 +7,7 @@ use std::io::{Seek, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Instant;
 
-use ostler_host_agent::journal::records::{Change, InstanceRecord, OperationRecord, Running};
+use ostler_host_agent::journal::records::{InstanceRecord, OperationRecord, Running};
 use ostler_host_agent::journal::{Accepted, Journal, Write};
 use ostler_tests::process::Run;
 use serde::de::DeserializeOwned;
@@ -164,7 +164,7 @@ impl UnderWay {
         });
         let operation = OperationRecord {
             operation: record("an operation", operation)?,
-            change: Change::Start,
+            change: "start".into(),
             was: Running::No,
         };
         Ok(Self { operation, instance: record("an instance's record", instance)? })

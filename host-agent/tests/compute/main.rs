@@ -4,6 +4,7 @@
 
 mod goes_on;
 mod images;
+mod journals;
 mod ours;
 mod stall;
 mod virtualization;
