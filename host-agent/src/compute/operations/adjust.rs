@@ -43,10 +43,6 @@ impl Describe for Adjust {
         vcpus.into_iter().chain(self.memory.map(|_| Step::AdjustMemory)).collect()
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn apply(&self, record: &mut InstanceRecord, _: Running) {
         record.vcpus = self.vcpus.unwrap_or(record.vcpus);
         record.memory = self.memory.unwrap_or(record.memory);

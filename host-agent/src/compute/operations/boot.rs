@@ -44,10 +44,6 @@ impl Describe for Boot {
         [&[Step::CreateRootDisk][..], &START].concat()
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn is_fresh(&self) -> bool {
         true
     }

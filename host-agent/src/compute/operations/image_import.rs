@@ -104,10 +104,6 @@ impl Describe for ImageImport {
         vec![Step::FetchImage]
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn settle(&self, subject: &Subject, state: State, registry: &mut Registry, write: &mut Write) {
         let Subject::Image(name) = subject else { return };
         // One that failed leaves nothing; one that succeeded has set the record itself.

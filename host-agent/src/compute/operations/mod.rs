@@ -249,8 +249,11 @@ pub(super) trait Describe {
     /// The steps, in order, for an instance that ran, or did not, when it was accepted.
     fn plan(&self, was: Running) -> Vec<Step>;
 
-    /// Whether things are as they were when it fails.
-    fn can_undo(&self) -> bool;
+    /// Whether things are as they were when it fails. What was asked of a guest cannot be taken
+    /// back, and a removal goes on when asked again.
+    fn can_undo(&self) -> bool {
+        true
+    }
 
     /// Whether what it brings about is so already, as the record says and as it is seen. What is
     /// not known is not so.
@@ -376,6 +379,15 @@ pub(super) const fn as_it_was(was: Running) -> VmState {
     match was {
         Running::Yes => VmState::Active,
         Running::No => VmState::Stopped,
+    }
+}
+
+/// The state of an instance that runs again: one that was rescued, or waits for a word about its
+/// resize, still does.
+fn running_again(before: &InstanceRecord) -> VmState {
+    match matches!(before.vm_state, VmState::Rescued | VmState::Resized) {
+        true => before.vm_state,
+        false => VmState::Active,
     }
 }
 

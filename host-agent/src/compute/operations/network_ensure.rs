@@ -67,10 +67,6 @@ impl Describe for NetworkEnsure {
         vec![Step::EnsureBridge]
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn settle(&self, _: &Subject, state: State, registry: &mut Registry, write: &mut Write) {
         if state == State::Succeeded {
             let network = self.network.clone();

@@ -69,10 +69,6 @@ impl Describe for NetworkRemove {
         vec![Step::RemoveBridge]
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn settle(&self, _: &Subject, state: State, _: &mut Registry, write: &mut Write) {
         // The registry does without it since the step was done.
         if state == State::Succeeded {

@@ -64,20 +64,10 @@ impl Describe for Reboot {
     }
 
     fn failed(&self, before: &InstanceRecord) -> VmState {
-        match before.vm_state {
-            // Its memory may be gone, and then it is not suspended any more.
-            VmState::Suspended => VmState::Error,
-            VmState::Building
-            | VmState::Active
-            | VmState::Paused
-            | VmState::Stopped
-            | VmState::Rescued
-            | VmState::Resized
-            | VmState::Shelved
-            | VmState::ShelvedOffloaded
-            | VmState::SoftDeleted
-            | VmState::Error
-            | VmState::Deleted => before.vm_state,
+        // Its memory may be gone, and then it is not suspended any more.
+        match before.vm_state == VmState::Suspended {
+            true => VmState::Error,
+            false => before.vm_state,
         }
     }
 }

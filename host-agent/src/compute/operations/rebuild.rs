@@ -65,10 +65,6 @@ impl Describe for Rebuild {
         steps
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn gives_back_power(&self) -> bool {
         true
     }

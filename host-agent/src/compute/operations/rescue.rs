@@ -41,10 +41,6 @@ impl Describe for Rescue {
         [&[Step::PowerOff, Step::CreateRescueDisk][..], &START].concat()
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn gives_back_power(&self) -> bool {
         true
     }

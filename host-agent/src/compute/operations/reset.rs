@@ -1,4 +1,4 @@
-//! Reset: put the root disk of an instance back to its image. A [rebuild](super::rebuild) from what
+//! Reset: put the root disk of an instance back to its image. A rebuild from what
 //! it was made from.
 
 use ostler_protocol::rpc::fault::{Fault, Reason};

@@ -49,10 +49,6 @@ impl Describe for Resize {
         steps
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn gives_back_power(&self) -> bool {
         true
     }

@@ -57,10 +57,6 @@ impl Describe for Restore {
         }
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn apply(&self, record: &mut InstanceRecord, _: Running) {
         record.deleted_from = None;
     }

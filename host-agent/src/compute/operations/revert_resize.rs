@@ -40,10 +40,6 @@ impl Describe for RevertResize {
         steps
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn gives_back_power(&self) -> bool {
         true
     }

@@ -55,10 +55,6 @@ impl Describe for Shelve {
         steps
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn gives_back_power(&self) -> bool {
         true
     }

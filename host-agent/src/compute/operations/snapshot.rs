@@ -44,10 +44,6 @@ impl Describe for Snapshot {
         vec![Step::CopyDisk, Step::StoreImage]
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn beside(&self, record: &InstanceRecord) -> Bytes {
         record.disk
     }

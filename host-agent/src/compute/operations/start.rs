@@ -5,7 +5,7 @@ use ostler_protocol::rpc::instance::{PowerState, TaskState, VmState};
 use ostler_protocol::rpc::values::InstanceId;
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Describe, Legal, Permit, START, Traits};
+use super::{Change, Describe, Legal, Permit, START, Traits, running_again};
 use crate::compute::gate::{Admitted, Gate};
 use crate::compute::steps::Step;
 use crate::journal::records::{InstanceRecord, Running};
@@ -31,28 +31,11 @@ impl Describe for Start {
         START.to_vec()
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn is_so(&self, vm: VmState, power: PowerState) -> bool {
         (vm, power) == (VmState::Active, PowerState::Running)
     }
 
     fn done(&self, before: &InstanceRecord, _: Running) -> VmState {
-        match before.vm_state {
-            // By the agent itself, after the node's restart: what it was is what it is.
-            state @ (VmState::Rescued | VmState::Resized) => state,
-            VmState::Building
-            | VmState::Active
-            | VmState::Paused
-            | VmState::Suspended
-            | VmState::Stopped
-            | VmState::Shelved
-            | VmState::ShelvedOffloaded
-            | VmState::SoftDeleted
-            | VmState::Error
-            | VmState::Deleted => VmState::Active,
-        }
+        running_again(before)
     }
 }

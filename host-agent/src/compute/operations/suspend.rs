@@ -31,10 +31,6 @@ impl Describe for Suspend {
         vec![Step::SaveMemory]
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn is_so(&self, vm: VmState, power: PowerState) -> bool {
         (vm, power) == (VmState::Suspended, PowerState::Shutdown)
     }

@@ -5,7 +5,7 @@ use ostler_protocol::rpc::instance::{PowerState, TaskState, VmState};
 use ostler_protocol::rpc::values::InstanceId;
 use serde::{Deserialize, Serialize};
 
-use super::{BRIEF, Change, Describe, Legal, Traits};
+use super::{BRIEF, Change, Describe, Legal, Traits, running_again};
 use crate::compute::gate::{Admitted, Gate};
 use crate::compute::steps::Step;
 use crate::journal::records::{InstanceRecord, Running};
@@ -35,28 +35,12 @@ impl Describe for Unpause {
         vec![Step::Unpause, Step::SyncClock]
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn is_so(&self, vm: VmState, power: PowerState) -> bool {
         matches!(vm, VmState::Active | VmState::Rescued | VmState::Resized)
             && power == PowerState::Running
     }
 
     fn done(&self, before: &InstanceRecord, _: Running) -> VmState {
-        match before.vm_state {
-            state @ (VmState::Rescued | VmState::Resized) => state,
-            VmState::Building
-            | VmState::Active
-            | VmState::Paused
-            | VmState::Suspended
-            | VmState::Stopped
-            | VmState::Shelved
-            | VmState::ShelvedOffloaded
-            | VmState::SoftDeleted
-            | VmState::Error
-            | VmState::Deleted => VmState::Active,
-        }
+        running_again(before)
     }
 }

@@ -31,10 +31,6 @@ impl Describe for Unrescue {
         [&[Step::PowerOff][..], &START, &[Step::DropRescueDisk, Step::DropBase]].concat()
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn gives_back_power(&self) -> bool {
         true
     }

@@ -56,10 +56,6 @@ impl Describe for Unshelve {
         [disk, &START, &[Step::DropShelvedImage, Step::DropBase]].concat()
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn is_fresh(&self) -> bool {
         self.base.is_some()
     }

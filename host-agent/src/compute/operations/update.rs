@@ -72,10 +72,6 @@ impl Describe for Update {
         vec![Step::WriteMetadata]
     }
 
-    fn can_undo(&self) -> bool {
-        true
-    }
-
     fn apply(&self, record: &mut InstanceRecord, _: Running) {
         record.name = self.name.clone();
         record.owner.clone_from(&self.owner);
