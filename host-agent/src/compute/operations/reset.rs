@@ -1,5 +1,5 @@
-//! Reset: put the root disk of an instance back to its image. A rebuild from what
-//! it was made from.
+//! Reset: put the root disk of an instance back to its image, which is a rebuild from what it was
+//! made from.
 
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::{self, TaskState};
