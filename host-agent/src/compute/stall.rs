@@ -63,11 +63,17 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         if waiting.is_empty() {
             return;
         }
-        match self.usage().await {
-            Ok(usage) if usage.disk.free >= ROOM => {}
-            Ok(_) => return,
-            Err(error) => {
+        // Who waits here follows the events of all instances: a file system that does not answer
+        // must not keep them.
+        match tokio::time::timeout(LOOK / 2, self.usage()).await {
+            Ok(Ok(usage)) if usage.disk.free >= ROOM => {}
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "it could not be seen whether there is room on the disk");
+                return;
+            }
+            Err(_) => {
+                tracing::warn!("the disk does not say in time whether there is room on it");
                 return;
             }
         }
