@@ -6,7 +6,7 @@
 //!        v
 //!      rpc ──> compute ──> hypervisor   libvirt, QEMU
 //!                 │   ├──> network      rtnetlink
-//!                 │   ├──> volume       files
+//!                 │   ├──> disk         files
 //!                 │   ├──> image        cache, qemu-img
 //!                 │   ├──> guest        the agent inside, two transports
 //!                 │   └──> console      its serial line, by sessions
@@ -22,6 +22,7 @@
 pub mod compute;
 pub mod config;
 pub mod console;
+pub mod disk;
 pub mod guest;
 pub mod host;
 pub mod hypervisor;
@@ -36,6 +37,5 @@ pub mod rpc;
 mod run;
 mod threads;
 mod turns;
-pub mod volume;
 
 pub use run::{Error, run};

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::compute::{Compute, Node, Virtualization};
 use crate::config::{INCOMING, Settings};
+use crate::disk::{Directory, DiskError};
 use crate::guest::{GuestSettings, Guests};
 use crate::host::{Host, HostError};
 use crate::hypervisor::libvirt::{self, Libvirt};
@@ -25,7 +26,6 @@ use crate::notify;
 use crate::reload;
 use crate::rpc::socket::{self, Listener};
 use crate::rpc::{Service, amqp};
-use crate::volume::{Directory, VolumeError};
 
 /// How long operations under way may take to come to a safe point when the agent stops.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -61,7 +61,7 @@ pub enum Error {
     Images(#[from] ImageError),
     /// The instances' directory cannot be used.
     #[error("the instances' directory cannot be used")]
-    Volumes(#[from] VolumeError),
+    Disks(#[from] DiskError),
     /// Netlink cannot be used.
     #[error("the network cannot be managed")]
     Network(#[from] NetworkError),
@@ -107,14 +107,14 @@ pub async fn run(
     };
     let hypervisor = Arc::new(Libvirt::start(&libvirt_settings)?);
     let guest_settings = GuestSettings::new(settings.answer_timeout);
-    let volumes = Directory::open(&settings.state_dir).await?;
-    volumes.copies(settings.limits.copies);
-    volumes.keep_free(settings.admission.disk_reserve);
+    let disks = Directory::open(&settings.state_dir).await?;
+    disks.copies(settings.limits.copies);
+    disks.keep_free(settings.admission.disk_reserve);
     let node = Node {
         guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
         hypervisor,
         network: Netlink::open()?,
-        volumes,
+        disks,
         images: Cache::open(&settings.state_dir.join("images"), image_limits(&settings)).await?,
         host: Host::open(&settings.state_dir).await?,
         virtualization: Virtualization::default(),

@@ -17,11 +17,11 @@ use uuid::Uuid;
 use super::manager::Compute;
 use super::steps::hypervisor_fault;
 use crate::console::{self, Consoles};
+use crate::disk::Disks;
 use crate::hypervisor::inspect::{Definition, DiskStats, DomainStats, NicStats, Screen, VcpuStats};
 use crate::hypervisor::{self, Hypervisor};
 use crate::network::Network;
 use crate::threads::Threads;
-use crate::volume::Volumes;
 
 /// How long a screen's password is taken, seconds: unless told, and at most.
 const SCREEN_VALID: (u32, u32) = (60, 3600);
@@ -143,7 +143,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             let text = format!("at most {LOG_MAX} bytes are read at once, not {most}");
             return Err(Fault::new(Reason::InvalidParams, text).about("parameter bytes"));
         }
-        let path = self.node.volumes.files(read.id).console_log;
+        let path = self.node.disks.files(read.id).console_log;
         let read_log = inspection.threads.run(move || console::log::tail(&path, most)).await;
         let log = read_log.map_err(|error| Fault::of(Reason::Internal, &error))?;
         log.map_err(|error| console_fault(&error).about(subject(read.id)))

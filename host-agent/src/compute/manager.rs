@@ -27,6 +27,7 @@ use super::registry::{LiveOperation, Registry, Shared, Volatile};
 use super::steps::hypervisor_fault;
 use super::virtualization::Virtualization;
 use crate::config::Settings;
+use crate::disk::{Directory, Disks};
 use crate::guest::Guests;
 use crate::host::{Host, Usage};
 use crate::hypervisor::{self, Hypervisor};
@@ -35,7 +36,6 @@ use crate::journal::records::{InstanceRecord, OperationRecord};
 use crate::journal::{self, Accepted, Journal, Write};
 use crate::network::Network;
 use crate::turns::Turns;
-use crate::volume::{Directory, Volumes};
 
 /// Events kept for listeners that lag; they tell what is, so a lost one is made good by the next.
 const EVENTS: usize = 1024;
@@ -50,7 +50,7 @@ pub struct Node<H: Hypervisor, N> {
     /// Bridges and taps.
     pub network: N,
     /// Disks.
-    pub volumes: Directory,
+    pub disks: Directory,
     /// Images.
     pub images: Cache,
     /// The agents inside.
@@ -178,8 +178,8 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         self.boots.resize(settings.limits.boots);
         self.copies.resize(settings.limits.copies);
         self.downloads.resize(settings.limits.downloads);
-        self.node.volumes.copies(settings.limits.copies);
-        self.node.volumes.keep_free(settings.admission.disk_reserve);
+        self.node.disks.copies(settings.limits.copies);
+        self.node.disks.keep_free(settings.admission.disk_reserve);
         self.node.images.put_up_with(images);
         self.settings.send_replace(Arc::new(settings));
     }
@@ -436,7 +436,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             Err(error @ hypervisor::Error::NotOurs { .. }) => return taken(error.to_string()),
             Err(error) => return Err(hypervisor_fault(&error)),
         }
-        let folder = self.node.volumes.files(id).folder;
+        let folder = self.node.disks.files(id).folder;
         match tokio::fs::symlink_metadata(&folder).await {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Ok(_) | Err(_) => taken(format!("{}, which is there already", folder.display())),
@@ -464,7 +464,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         match *known {
             Some((at, bytes)) if at.elapsed() < ALLOCATED_FOR => Ok(bytes),
             Some(_) | None => {
-                let bytes = self.node.volumes.allocated().await;
+                let bytes = self.node.disks.allocated().await;
                 let bytes = bytes.map_err(|error| Fault::of(Reason::Internal, &error))?;
                 *known = Some((Instant::now(), bytes));
                 Ok(bytes)

@@ -28,11 +28,11 @@ use super::operations::start::Start;
 use super::registry::Volatile;
 use super::steps::StepError;
 use crate::config::Orphans;
+use crate::disk::Disks;
 use crate::hypervisor::{DomainRecord, DomainState, Error, Hypervisor, PowerReason};
 use crate::journal::Write;
 use crate::journal::records::{InstanceRecord, Running};
 use crate::network::Network;
-use crate::volume::Volumes;
 
 /// Definitions asked for at once.
 const AT_ONCE: usize = 4;
@@ -274,8 +274,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// nobody knows, nothing can be said.
     async fn sweep_images(&self) {
         let nothing_new = self.gate.lock().await;
-        let (folders, files) = match (self.node.volumes.list().await, self.node.images.list().await)
-        {
+        let (folders, files) = match (self.node.disks.list().await, self.node.images.list().await) {
             (Ok(folders), Ok(files)) => (folders, files),
             (folders, files) => {
                 let (folders, files) = (folders.err(), files.err());

@@ -16,6 +16,7 @@ use std::time::Duration;
 use ostler_host_agent::compute::command::{Command, Context};
 use ostler_host_agent::compute::{Compute, Node, Virtualization};
 use ostler_host_agent::config::Settings;
+use ostler_host_agent::disk::Directory;
 use ostler_host_agent::guest::{GuestSettings, Guests};
 use ostler_host_agent::host::Host;
 use ostler_host_agent::hypervisor::fake::{Call, Failing, Fake};
@@ -23,7 +24,6 @@ use ostler_host_agent::hypervisor::{Error, Hypervisor, Link, PowerReason};
 use ostler_host_agent::image::{Cache, Limits};
 use ostler_host_agent::journal::Journal;
 use ostler_host_agent::network::{FakeNetwork, NetworkCall};
-use ostler_host_agent::volume::Directory;
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::{PowerState, Status};
 use ostler_protocol::rpc::operation::{Operation, State, Subject, Wait};
@@ -84,7 +84,7 @@ impl World {
             guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
             hypervisor,
             network: self.network.clone(),
-            volumes: Directory::open(self.path()).await.unwrap(),
+            disks: Directory::open(self.path()).await.unwrap(),
             images: Cache::open(&self.path().join("images"), limits).await.unwrap(),
             host: Host::open(self.path()).await.unwrap(),
             virtualization: Virtualization::default(),

@@ -14,9 +14,9 @@ use crate::compute::manager::Compute;
 use crate::compute::operations::Change;
 use crate::compute::operations::network_ensure::NetworkEnsure;
 use crate::compute::registry::LiveOperation;
+use crate::disk::{DiskError, Disks};
 use crate::hypervisor::{Error, Hypervisor};
 use crate::network::{Condition, Network};
-use crate::volume::{VolumeError, Volumes};
 
 impl<H: Hypervisor, N: Network> Compute<H, N> {
     /// Whether a step that an undo would take back is done before it is begun.
@@ -42,18 +42,18 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 Ok(self.power_of(self.record_of(operation)?.id).await? != PowerState::None)
             }
             Step::CreateRootDisk if fresh => {
-                let files = self.node.volumes.files(self.record_of(operation)?.id);
+                let files = self.node.disks.files(self.record_of(operation)?.id);
                 exists(&files.folder).await
             }
             Step::CreateRescueDisk => {
-                let files = self.node.volumes.files(self.record_of(operation)?.id);
+                let files = self.node.disks.files(self.record_of(operation)?.id);
                 exists(&files.rescue).await
             }
             // One from before would be put back later, in the place of the instance's own.
             Step::CopyRootAside => {
                 let instance = self.record_of(operation)?.id;
-                match exists(&self.node.volumes.files(instance).aside).await? {
-                    true => Err(VolumeError::Occupied { instance }.into()),
+                match exists(&self.node.disks.files(instance).aside).await? {
+                    true => Err(DiskError::Occupied { instance }.into()),
                     false => Ok(false),
                 }
             }

@@ -11,6 +11,7 @@ use ostler_protocol::rpc::values::InstanceId;
 use super::adjust::metadata;
 use super::{StepError, bridge_spec, root_serial};
 use crate::compute::manager::Compute;
+use crate::disk::Disks;
 use crate::hypervisor::spec::{
     Boot, Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget, DomainSpec,
     Firmware, Machine, Nic, OnCrash, Tpm, Vnc, WatchdogAction,
@@ -18,7 +19,6 @@ use crate::hypervisor::spec::{
 use crate::hypervisor::{self, Hypervisor, VirtChoice};
 use crate::journal::records::InstanceRecord;
 use crate::network::{Network, tap_name};
-use crate::volume::Volumes;
 
 /// Slots kept free for devices plugged in later.
 const SPARE_SLOTS: u8 = 8;
@@ -137,7 +137,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
                 mtu: u16::try_from(network.mtu).ok(),
             });
         }
-        let files = self.node.volumes.files(record.id);
+        let files = self.node.disks.files(record.id);
         let rescue = record.rescue.as_ref().map(|_| (files.rescue, RESCUE_SERIAL.to_owned()));
         let root = (files.root, root_serial(record.id));
         let disks = rescue.into_iter().chain([root]).zip(0..).map(|((file, serial), n)| Disk {

@@ -8,10 +8,10 @@ use ostler_protocol::rpc::values::InstanceId;
 
 use super::StepError;
 use crate::compute::manager::Compute;
+use crate::disk::Disks;
 use crate::hypervisor::{Error, Hypervisor};
 use crate::journal::records::InstanceRecord;
 use crate::network::{Network, tap_name};
-use crate::volume::Volumes;
 
 impl<H: Hypervisor, N: Network> Compute<H, N> {
     pub(in crate::compute) async fn undefine_domain(
@@ -48,7 +48,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
     }
 
     pub(in crate::compute) async fn remove_files(&self, id: InstanceId) -> Result<(), StepError> {
-        self.node.volumes.remove_instance(id).await?;
+        self.node.disks.remove_instance(id).await?;
         self.node.guests.forget(id);
         Ok(())
     }

@@ -3,11 +3,11 @@
 use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::operation::Subject;
 
+use crate::disk::DiskError;
 use crate::guest;
 use crate::hypervisor;
 use crate::image::ImageError;
 use crate::network::NetworkError;
-use crate::volume::VolumeError;
 
 /// Why a step was not done.
 #[derive(Debug)]
@@ -56,28 +56,28 @@ impl From<NetworkError> for StepError {
     }
 }
 
-impl From<VolumeError> for StepError {
-    fn from(error: VolumeError) -> Self {
+impl From<DiskError> for StepError {
+    fn from(error: DiskError) -> Self {
         let (reason, next) = match error {
-            VolumeError::Cancelled { .. } => return Self::Cancelled,
-            VolumeError::NoSpace { .. } => (
+            DiskError::Cancelled { .. } => return Self::Cancelled,
+            DiskError::NoSpace { .. } => (
                 Reason::NoSpace,
                 "free space where the instances are (ostler image list, ostler host show), and ask \
                  again",
             ),
-            VolumeError::Base { .. }
-            | VolumeError::BasePath { .. }
-            | VolumeError::NotADisk { .. }
-            | VolumeError::TooSmall { .. }
-            | VolumeError::Impossible { .. }
-            | VolumeError::Different { .. }
-            | VolumeError::NoRoot { .. }
-            | VolumeError::Occupied { .. }
-            | VolumeError::NotAFile { .. }
-            | VolumeError::Unusable { .. }
-            | VolumeError::Changed { .. }
-            | VolumeError::QemuImg { .. }
-            | VolumeError::Io { .. } => (
+            DiskError::Base { .. }
+            | DiskError::BasePath { .. }
+            | DiskError::NotADisk { .. }
+            | DiskError::TooSmall { .. }
+            | DiskError::Impossible { .. }
+            | DiskError::Different { .. }
+            | DiskError::NoRoot { .. }
+            | DiskError::Occupied { .. }
+            | DiskError::NotAFile { .. }
+            | DiskError::Unusable { .. }
+            | DiskError::Changed { .. }
+            | DiskError::QemuImg { .. }
+            | DiskError::Io { .. } => (
                 Reason::VolumeFailed,
                 "see to the file it names; what the instance was is kept: ask again",
             ),

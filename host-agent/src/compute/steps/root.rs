@@ -8,43 +8,43 @@ use tokio::sync::watch;
 use super::StepError;
 use crate::compute::manager::Compute;
 use crate::compute::registry::LiveOperation;
+use crate::disk::{Base, DiskError, Disks, RootDisk};
 use crate::hypervisor::Hypervisor;
 use crate::journal::records::{Base as BaseRecord, InstanceRecord};
 use crate::network::Network;
-use crate::volume::{Base, RootDisk, VolumeError, Volumes};
 
 impl<H: Hypervisor, N: Network> Compute<H, N> {
     pub(super) async fn create_root_disk(&self, record: &InstanceRecord) -> Result<(), StepError> {
         let root = self.root_disk(record, &record.base, record.disk);
-        self.node.volumes.create_root(&root).await?;
+        self.node.disks.create_root(&root).await?;
         Ok(())
     }
 
     pub(super) async fn set_root_aside(&self, operation: &LiveOperation) -> Result<(), StepError> {
-        self.node.volumes.set_aside(self.record_of(operation)?.id).await?;
+        self.node.disks.set_aside(self.record_of(operation)?.id).await?;
         Ok(())
     }
 
     pub(super) async fn copy_root_aside(&self, operation: &LiveOperation) -> Result<(), StepError> {
         let id = self.record_of(operation)?.id;
         let (progress, seen) = watch::channel((Bytes(0), Bytes(0)));
-        let copy = self.node.volumes.copy_aside(id, &progress, &operation.cancel);
+        let copy = self.node.disks.copy_aside(id, &progress, &operation.cancel);
         self.copied(operation, seen, copy).await
     }
 
     pub(super) async fn grow_root(&self, operation: &LiveOperation) -> Result<(), StepError> {
         let target = self.target(operation)?;
-        self.node.volumes.grow_root(target.id, target.disk).await?;
+        self.node.disks.grow_root(target.id, target.disk).await?;
         Ok(())
     }
 
     pub(super) async fn put_root_back(&self, operation: &LiveOperation) -> Result<(), StepError> {
-        self.node.volumes.put_back(self.record_of(operation)?.id).await?;
+        self.node.disks.put_back(self.record_of(operation)?.id).await?;
         Ok(())
     }
 
     pub(super) async fn drop_aside(&self, operation: &LiveOperation) -> Result<(), StepError> {
-        self.node.volumes.drop_aside(self.record_of(operation)?.id).await?;
+        self.node.disks.drop_aside(self.record_of(operation)?.id).await?;
         Ok(())
     }
 
@@ -58,7 +58,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             return Err(StepError::failed(Fault::new(Reason::Internal, text)));
         };
         let disk = self.root_disk(&target, &rescue.base, rescue.base.virtual_size);
-        self.node.volumes.create_rescue(&disk).await?;
+        self.node.disks.create_rescue(&disk).await?;
         Ok(())
     }
 
@@ -66,7 +66,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         &self,
         operation: &LiveOperation,
     ) -> Result<(), StepError> {
-        self.node.volumes.remove_rescue(self.record_of(operation)?.id).await?;
+        self.node.disks.remove_rescue(self.record_of(operation)?.id).await?;
         Ok(())
     }
 
@@ -95,7 +95,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         &self,
         operation: &LiveOperation,
         mut seen: watch::Receiver<(Bytes, Bytes)>,
-        copy: impl Future<Output = Result<T, VolumeError>>,
+        copy: impl Future<Output = Result<T, DiskError>>,
     ) -> Result<(), StepError> {
         tokio::pin!(copy);
         loop {

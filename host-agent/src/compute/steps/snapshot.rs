@@ -24,13 +24,13 @@ use crate::compute::manager::{Compute, journal_fault};
 use crate::compute::operations::Change;
 use crate::compute::operations::snapshot::Snapshot;
 use crate::compute::registry::LiveOperation;
+use crate::disk::Disks;
 use crate::hypervisor::spec::DiskTarget;
 use crate::hypervisor::{Error, Hypervisor, Job};
 use crate::image::{ImageError, Imported};
 use crate::journal::records::ImageRecord;
 use crate::journal::{Entry, Write};
 use crate::network::Network;
-use crate::volume::Volumes;
 
 /// How long a guest stays frozen when nobody thaws it.
 const LEASE: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let image = made_by(&operation.change)?;
         // What an agent that died in the middle has left.
         self.drop_copy(operation).await?;
-        let to = self.node.volumes.snapshot_file(record.id);
+        let to = self.node.disks.snapshot_file(record.id);
         let power = self.node.hypervisor.state(record.id).await.map(|state| state.power);
         let quiesced = match power {
             Ok(power @ (PowerState::Running | PowerState::Paused | PowerState::Suspended)) => {
@@ -68,7 +68,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             Ok(PowerState::Shutdown | PowerState::Crashed | PowerState::None)
             | Err(Error::NotFound { .. }) => {
                 let (progress, seen) = watch::channel((Bytes(0), Bytes(0)));
-                let export = self.node.volumes.export(record.id, &to, &progress, &operation.cancel);
+                let export = self.node.disks.export(record.id, &to, &progress, &operation.cancel);
                 self.copied(operation, seen, export).await?;
                 Ok(())
             }
@@ -165,14 +165,14 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
             Ok(_) | Err(Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let left = tokio::fs::try_exists(self.node.volumes.snapshot_file(id)).await;
+        let left = tokio::fs::try_exists(self.node.disks.snapshot_file(id)).await;
         if operation.resumed
             && let Err(error) = self.node.guests.thaw(id).await
         {
             tracing::info!(instance = %id, %error, "no thaw: the lease sees to it");
         }
         if !matches!(left, Ok(false)) {
-            self.node.volumes.remove_snapshot_file(id).await?;
+            self.node.disks.remove_snapshot_file(id).await?;
         }
         Ok(())
     }
@@ -183,10 +183,10 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         let stored = self.registry.lock().images.get(&name).is_some_and(|i| i.sha256.is_some());
         if stored {
             // All but the last of it was done before a crash.
-            self.node.volumes.remove_snapshot_file(id).await?;
+            self.node.disks.remove_snapshot_file(id).await?;
             return Ok(());
         }
-        let from = self.node.volumes.snapshot_file(id);
+        let from = self.node.disks.snapshot_file(id);
         let (progress, mut seen) = watch::channel((Bytes(0), Bytes(0)));
         let mut record = None;
         let claim = |imported: &Imported| record = self.claim(&name, imported);
@@ -210,7 +210,7 @@ impl<H: Hypervisor, N: Network> Compute<H, N> {
         // Steps follow that destroy what the image was made of: it is on disk before them.
         self.write_image(record.map(Entry::Put)).await?;
         // The receipt for it has served.
-        self.node.volumes.remove_snapshot_file(id).await?;
+        self.node.disks.remove_snapshot_file(id).await?;
         Ok(())
     }
 

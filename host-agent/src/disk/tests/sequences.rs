@@ -53,9 +53,9 @@ fn seen(path: &Path) -> Option<Disk> {
 
 async fn run(bench: &Bench, steps: &[(Step, usize)]) -> Result<(), TestCaseError> {
     let root = bench.raw_root(Bytes::mib(16));
-    let (volumes, instance) = (&bench.volumes, root.instance);
-    let files = volumes.files(instance);
-    volumes.create_root(&root).await.unwrap();
+    let (disks, instance) = (&bench.disks, root.instance);
+    let files = disks.files(instance);
+    disks.create_root(&root).await.unwrap();
     let mut bytes = fs::read(&files.root).unwrap();
     bytes.extend(WRITTEN);
     fs::write(&files.root, bytes).unwrap();
@@ -66,11 +66,11 @@ async fn run(bench: &Bench, steps: &[(Step, usize)]) -> Result<(), TestCaseError
             let (told, cancel) = (watch::Sender::default(), CancellationToken::new());
             // Some are refused; what counts is where the disks are.
             match step {
-                Step::CreateRoot => drop(volumes.create_root(&root).await),
-                Step::SetAside => drop(volumes.set_aside(instance).await),
-                Step::CopyAside => drop(volumes.copy_aside(instance, &told, &cancel).await),
-                Step::PutBack => drop(volumes.put_back(instance).await),
-                Step::DropAside => drop(volumes.drop_aside(instance).await),
+                Step::CreateRoot => drop(disks.create_root(&root).await),
+                Step::SetAside => drop(disks.set_aside(instance).await),
+                Step::CopyAside => drop(disks.copy_aside(instance, &told, &cancel).await),
+                Step::PutBack => drop(disks.put_back(instance).await),
+                Step::DropAside => drop(disks.drop_aside(instance).await),
                 Step::HalfCopy => {
                     fs::remove_file(&unfinished).ok();
                     fs::write(&unfinished, b"half").unwrap();
@@ -85,7 +85,7 @@ async fn run(bench: &Bench, steps: &[(Step, usize)]) -> Result<(), TestCaseError
             prop_assert_eq!(places, model, "after {:?} in {:?}", step, steps);
         }
     }
-    volumes.remove_instance(instance).await.unwrap();
+    disks.remove_instance(instance).await.unwrap();
     prop_assert!(!files.folder.exists());
     Ok(())
 }

@@ -20,7 +20,7 @@ use tracing::info;
 use super::aside::Stamp;
 use super::overlay::{Access, header, open};
 use super::unfinished::{Unfinished, remove_if_there, sync_folder_of};
-use super::{Directory, Ensured, VolumeError, Volumes};
+use super::{Directory, DiskError, Disks, Ensured};
 use crate::host;
 use crate::qcow2::{self, Header, OverlayError};
 use crate::qemu_img::{self, Bounds, Job, Output, Ran, STDIN, late};
@@ -42,9 +42,9 @@ impl Directory {
         &self,
         instance: InstanceId,
         size: Bytes,
-    ) -> Result<Ensured, VolumeError> {
+    ) -> Result<Ensured, DiskError> {
         let path = self.files(instance).root;
-        let impossible = || VolumeError::Impossible { instance, source: OverlayError::Size(size) };
+        let impossible = || DiskError::Impossible { instance, source: OverlayError::Size(size) };
         let wanted = size.0.checked_next_multiple_of(512).ok_or_else(impossible)?;
         if Bytes(wanted) > qcow2::LARGEST {
             return Err(impossible());
@@ -74,7 +74,7 @@ impl Directory {
             }
             (false, _) => {
                 let said = "it says it did, but the disk is as it was".to_owned();
-                Err(VolumeError::QemuImg { step: "grow", path, said })
+                Err(DiskError::QemuImg { step: "grow", path, said })
             }
         }
     }
@@ -85,7 +85,7 @@ impl Directory {
         to: &Path,
         progress: &watch::Sender<(Bytes, Bytes)>,
         cancel: &CancellationToken,
-    ) -> Result<Ensured, VolumeError> {
+    ) -> Result<Ensured, DiskError> {
         let root = self.files(instance).root;
         let _turn = self.turn(&root, cancel).await?;
         let begin = {
@@ -110,7 +110,7 @@ impl Directory {
             }
         };
         let finished = self.copiers.run(finish).await;
-        finished.map_err(VolumeError::io("start a thread for", &root))??;
+        finished.map_err(DiskError::io("start a thread for", &root))??;
         progress.send_replace((total, total));
         info!(%instance, to = %to.display(), size = %total, "root disk exported");
         Ok(Ensured::Created)
@@ -191,8 +191,8 @@ struct Export {
 }
 
 /// Begin a copy, unless there is one of the disk as it is.
-fn begin(instance: InstanceId, root: &Path, to: &Path) -> Result<Option<Export>, VolumeError> {
-    let failed = || VolumeError::io("write", to);
+fn begin(instance: InstanceId, root: &Path, to: &Path) -> Result<Option<Export>, DiskError> {
+    let failed = || DiskError::io("write", to);
     let (header, stamp) = examine(instance, root, Access::Read)?;
     match fs::symlink_metadata(to) {
         // The copy was given the time of what it is of: another time is another disk, by now.
@@ -211,21 +211,21 @@ fn begin(instance: InstanceId, root: &Path, to: &Path) -> Result<Option<Export>,
 }
 
 impl Export {
-    fn finish(self, instance: InstanceId, root: &Path) -> Result<(), VolumeError> {
+    fn finish(self, instance: InstanceId, root: &Path) -> Result<(), DiskError> {
         let to = self.to;
         let copy = header(&self.unfinished.file, &to)?;
         let good = |copy: &Header| copy.backing.is_none() && copy.virtual_size == self.size;
         if !copy.as_ref().is_ok_and(good) {
             let said = "what it wrote is not a copy of the disk".to_owned();
-            return Err(VolumeError::QemuImg { step: "copy", path: root.to_owned(), said });
+            return Err(DiskError::QemuImg { step: "copy", path: root.to_owned(), said });
         }
         let (_, stamp) = examine(instance, root, Access::Read)?;
         if stamp != self.stamp {
-            return Err(VolumeError::Changed { path: root.to_owned() });
+            return Err(DiskError::Changed { path: root.to_owned() });
         }
         let modified: SystemTime = self.stamp.modified;
         let dated = self.unfinished.file.set_modified(modified);
-        dated.and_then(|()| self.unfinished.finish()).map_err(VolumeError::io("write", &to))
+        dated.and_then(|()| self.unfinished.finish()).map_err(DiskError::io("write", &to))
     }
 }
 
@@ -234,9 +234,9 @@ fn examine(
     instance: InstanceId,
     path: &Path,
     access: Access,
-) -> Result<(Header, Stamp), VolumeError> {
-    let unusable = |why| VolumeError::Unusable { path: path.to_owned(), why };
-    let file = open(path, access)?.ok_or(VolumeError::NoRoot { instance })?;
+) -> Result<(Header, Stamp), DiskError> {
+    let unusable = |why| DiskError::Unusable { path: path.to_owned(), why };
+    let file = open(path, access)?.ok_or(DiskError::NoRoot { instance })?;
     let header = header(&file, path)?.map_err(|error| unusable(error.to_string()))?;
     // Without a format, qemu-img would guess one from the base's bytes.
     if header.backing.as_ref().is_some_and(|backing| backing.format.is_none()) {
@@ -245,9 +245,9 @@ fn examine(
     match access {
         Access::Read => {}
         // qemu-img may have grown it an instant before a crash.
-        Access::Sync => file.sync_all().map_err(VolumeError::io("sync", path))?,
+        Access::Sync => file.sync_all().map_err(DiskError::io("sync", path))?,
     }
-    let stamp = Stamp::of(&file).map_err(VolumeError::io("examine", path))?;
+    let stamp = Stamp::of(&file).map_err(DiskError::io("examine", path))?;
     Ok((header, stamp))
 }
 
@@ -259,20 +259,20 @@ fn bounds(disk: u64) -> Bounds {
     Bounds { memory: Bytes::gib(4), cpu, file }
 }
 
-fn succeeded(step: &'static str, path: &Path, ran: io::Result<Ran>) -> Result<(), VolumeError> {
+fn succeeded(step: &'static str, path: &Path, ran: io::Result<Ran>) -> Result<(), DiskError> {
     let path = path.to_owned();
     let ran = match ran {
         Ok(ran) if ran.status.success() => return Ok(()),
         Ok(ran) => ran,
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-            return Err(VolumeError::Cancelled { path });
+            return Err(DiskError::Cancelled { path });
         }
-        Err(error) => return Err(VolumeError::io(step, &path)(error)),
+        Err(error) => return Err(DiskError::io(step, &path)(error)),
     };
     let said = ran.complaint();
     // In the words of the C locale, which is what it runs in.
     match said.contains("No space left on device") || said.contains("Disk quota exceeded") {
-        true => Err(VolumeError::NoSpace { path }),
-        false => Err(VolumeError::QemuImg { step, path, said }),
+        true => Err(DiskError::NoSpace { path }),
+        false => Err(DiskError::QemuImg { step, path, said }),
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! The folder is the instance's whole estate on this node: removing the instance removes it and
 //! all that is in it, and a folder without an instance is an orphan that
-//! [`list`](Volumes::list) shows.
+//! [`list`](Disks::list) shows.
 //!
 //! An overlay is on the way of every boot, so making one starts no program and does not read the
 //! base: [`crate::qcow2`] gives the bytes, and the caller knows the base's size from its import.
@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use directory::Directory;
-pub use error::VolumeError;
+pub use error::DiskError;
 
 /// Others may pass through to a file they know and have a right to (QEMU to its disk), but not
 /// look around.
@@ -45,64 +45,64 @@ const FOLDER_MODE: u32 = 0o711;
 ///
 /// Every method is idempotent, and safe to repeat after a crash at any instant. There is no fake:
 /// [`Directory`] in a temporary folder takes its place in tests.
-pub trait Volumes: Send + Sync + 'static {
+pub trait Disks: Send + Sync + 'static {
     /// Make the root disk. One that is there already, over the same base and of the same size, is
     /// left as it is with all that the guest wrote; any other one is refused, never replaced.
     fn create_root(
         &self,
         root: &RootDisk,
-    ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Ensured, DiskError>> + Send;
 
     /// Whether the root disk is there, over that base and of that size.
     fn root_exists(
         &self,
         root: &RootDisk,
-    ) -> impl Future<Output = Result<Presence, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Presence, DiskError>> + Send;
 
     /// Make the disk a rescue boots from, like [`create_root`](Self::create_root).
     fn create_rescue(
         &self,
         root: &RootDisk,
-    ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Ensured, DiskError>> + Send;
 
     /// Remove the disk a rescue booted from.
     fn remove_rescue(
         &self,
         instance: InstanceId,
-    ) -> impl Future<Output = Result<Removed, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Removed, DiskError>> + Send;
 
     /// Set the root disk aside, for another to be made in its place. Refused while one is aside:
     /// neither may be lost.
     fn set_aside(
         &self,
         instance: InstanceId,
-    ) -> impl Future<Output = Result<Moved, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Moved, DiskError>> + Send;
 
     /// Copy the root disk aside: whole or not at all, sharing its blocks where the file system
     /// can, else its data only. One that is aside already is kept, whatever the root disk has
     /// become since. The instance is off meanwhile.
     ///
     /// `progress` is told positions in the file: how far, of how much. After `cancel` the answer
-    /// is [`VolumeError::Cancelled`], and nothing is left.
+    /// is [`DiskError::Cancelled`], and nothing is left.
     fn copy_aside(
         &self,
         instance: InstanceId,
         progress: &watch::Sender<(Bytes, Bytes)>,
         cancel: &CancellationToken,
-    ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Ensured, DiskError>> + Send;
 
     /// Put the disk that is aside back in the root disk's place; the one that is there is lost.
     /// None aside is as wanted.
     fn put_back(
         &self,
         instance: InstanceId,
-    ) -> impl Future<Output = Result<Moved, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Moved, DiskError>> + Send;
 
     /// Remove the disk that is aside, also if it is the only one.
     fn drop_aside(
         &self,
         instance: InstanceId,
-    ) -> impl Future<Output = Result<Removed, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Removed, DiskError>> + Send;
 
     /// Grow the root disk to at least `size`, in whole sectors; it never shrinks. The instance is
     /// off meanwhile. [`Ensured::Created`] says that it grew.
@@ -110,21 +110,21 @@ pub trait Volumes: Send + Sync + 'static {
         &self,
         instance: InstanceId,
         size: Bytes,
-    ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Ensured, DiskError>> + Send;
 
     /// Write what the root disk holds, its base included, to a qcow2 file of its own at `to`:
     /// whole or not at all. One that is there is kept if the root disk was not written to since
     /// it was made, and made anew otherwise. The instance is off meanwhile; `to` is absolute.
     ///
     /// `progress` is told bytes of the disk: how many, of how many. After `cancel` the answer is
-    /// [`VolumeError::Cancelled`], and nothing is left.
+    /// [`DiskError::Cancelled`], and nothing is left.
     fn export(
         &self,
         instance: InstanceId,
         to: &Path,
         progress: &watch::Sender<(Bytes, Bytes)>,
         cancel: &CancellationToken,
-    ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Ensured, DiskError>> + Send;
 
     /// Where a snapshot is made, on its way into the cache.
     fn snapshot_file(&self, instance: InstanceId) -> PathBuf;
@@ -133,19 +133,19 @@ pub trait Volumes: Send + Sync + 'static {
     fn remove_snapshot_file(
         &self,
         instance: InstanceId,
-    ) -> impl Future<Output = Result<Removed, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Removed, DiskError>> + Send;
 
     /// Remove the instance's folder and everything in it.
     fn remove_instance(
         &self,
         instance: InstanceId,
-    ) -> impl Future<Output = Result<Removed, VolumeError>> + Send;
+    ) -> impl Future<Output = Result<Removed, DiskError>> + Send;
 
     /// What the files of all instances take of the disk now; holes take nothing.
-    fn allocated(&self) -> impl Future<Output = Result<Bytes, VolumeError>> + Send;
+    fn allocated(&self) -> impl Future<Output = Result<Bytes, DiskError>> + Send;
 
     /// The instances that have a folder.
-    fn list(&self) -> impl Future<Output = Result<Vec<InstanceId>, VolumeError>> + Send;
+    fn list(&self) -> impl Future<Output = Result<Vec<InstanceId>, DiskError>> + Send;
 
     /// Where the instance's files are.
     fn files(&self, instance: InstanceId) -> Files;

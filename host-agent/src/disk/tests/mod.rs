@@ -16,13 +16,13 @@ mod sequences;
 
 struct Bench {
     state: tempfile::TempDir,
-    volumes: Directory,
+    disks: Directory,
 }
 
 async fn bench() -> Bench {
     let state = tempfile::tempdir().unwrap();
-    let volumes = Directory::open(state.path()).await.unwrap();
-    Bench { state, volumes }
+    let disks = Directory::open(state.path()).await.unwrap();
+    Bench { state, disks }
 }
 
 impl Bench {
@@ -57,15 +57,15 @@ fn qemu_img(arguments: &[&str]) -> Option<String> {
 async fn a_root_disk_is_made_once() {
     let bench = bench().await;
     let root = bench.raw_root(Bytes::gib(1));
-    let volumes = &bench.volumes;
-    assert_eq!(volumes.root_exists(&root).await.unwrap(), Presence::Absent);
-    assert_eq!(volumes.create_root(&root).await.unwrap(), Ensured::Created);
-    let before = fs::metadata(volumes.files(root.instance).root).unwrap().ino();
-    assert_eq!(volumes.create_root(&root).await.unwrap(), Ensured::AlreadyThere);
-    assert_eq!(fs::metadata(volumes.files(root.instance).root).unwrap().ino(), before);
-    assert_eq!(volumes.root_exists(&root).await.unwrap(), Presence::Present);
-    assert_eq!(volumes.list().await.unwrap(), [root.instance]);
-    let names = fs::read_dir(volumes.files(root.instance).folder).unwrap().count();
+    let disks = &bench.disks;
+    assert_eq!(disks.root_exists(&root).await.unwrap(), Presence::Absent);
+    assert_eq!(disks.create_root(&root).await.unwrap(), Ensured::Created);
+    let before = fs::metadata(disks.files(root.instance).root).unwrap().ino();
+    assert_eq!(disks.create_root(&root).await.unwrap(), Ensured::AlreadyThere);
+    assert_eq!(fs::metadata(disks.files(root.instance).root).unwrap().ino(), before);
+    assert_eq!(disks.root_exists(&root).await.unwrap(), Presence::Present);
+    assert_eq!(disks.list().await.unwrap(), [root.instance]);
+    let names = fs::read_dir(disks.files(root.instance).folder).unwrap().count();
     assert_eq!(names, 1, "nothing but the disk stays");
 }
 
@@ -75,8 +75,8 @@ async fn qemu_finds_no_fault_in_overlays_of_any_size() {
     let sizes = [Bytes::mib(1), Bytes::gib(20), Bytes(Bytes::gib(20).0 + 512), Bytes(5 << 40)];
     for size in sizes {
         let root = bench.raw_root(size);
-        bench.volumes.create_root(&root).await.unwrap();
-        let disk = bench.volumes.files(root.instance).root;
+        bench.disks.create_root(&root).await.unwrap();
+        let disk = bench.disks.files(root.instance).root;
         let disk = disk.to_str().unwrap();
         let Some(checked) = qemu_img(&["check", "-f", "qcow2", disk]) else { return };
         assert!(checked.contains("No errors were found"), "{checked}");
@@ -92,8 +92,8 @@ async fn qemu_finds_no_fault_in_overlays_of_any_size() {
 async fn an_overlay_reads_as_its_base_and_takes_writes() {
     let bench = bench().await;
     let root = bench.raw_root(Bytes::mib(64));
-    bench.volumes.create_root(&root).await.unwrap();
-    let disk = bench.volumes.files(root.instance).root;
+    bench.disks.create_root(&root).await.unwrap();
+    let disk = bench.disks.files(root.instance).root;
     let disk = disk.to_str().unwrap();
     let copy = bench.state.path().join("copy");
     let convert = ["convert", "-f", "qcow2", "-O", "raw", disk, copy.to_str().unwrap()];
@@ -114,13 +114,13 @@ async fn an_overlay_reads_as_its_base_and_takes_writes() {
 async fn another_disk_is_never_replaced() {
     let bench = bench().await;
     let root = bench.raw_root(Bytes::gib(1));
-    bench.volumes.create_root(&root).await.unwrap();
+    bench.disks.create_root(&root).await.unwrap();
     let larger = RootDisk { size: Bytes::gib(2), ..root.clone() };
-    let refused = bench.volumes.create_root(&larger).await.unwrap_err();
-    assert!(matches!(refused, VolumeError::Different { .. }), "{refused}");
-    let disk = bench.volumes.files(root.instance).root;
+    let refused = bench.disks.create_root(&larger).await.unwrap_err();
+    assert!(matches!(refused, DiskError::Different { .. }), "{refused}");
+    let disk = bench.disks.files(root.instance).root;
     fs::write(&disk, "written by somebody").unwrap();
-    assert!(bench.volumes.create_root(&root).await.is_err());
+    assert!(bench.disks.create_root(&root).await.is_err());
     assert_eq!(fs::read(&disk).unwrap(), b"written by somebody");
 }
 
@@ -134,64 +134,64 @@ async fn impossible_disks_leave_nothing() {
     let relative = Base { path: "base.raw".into(), ..root.base.clone() };
     for base in [kernel, gone, folder, relative] {
         let bad = RootDisk { base, ..root.clone() };
-        assert!(bench.volumes.create_root(&bad).await.is_err(), "{bad:?}");
+        assert!(bench.disks.create_root(&bad).await.is_err(), "{bad:?}");
     }
     let small = RootDisk { size: Bytes::kib(512), ..root.clone() };
-    let refused = bench.volumes.create_root(&small).await.unwrap_err();
+    let refused = bench.disks.create_root(&small).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
         "a root disk of 512 KiB is smaller than its image, which needs 1 MiB"
     );
-    assert_eq!(bench.volumes.list().await.unwrap(), []);
+    assert_eq!(bench.disks.list().await.unwrap(), []);
 }
 
 #[tokio::test]
 async fn what_a_crash_left_does_not_matter() {
     let bench = bench().await;
     let root = bench.raw_root(Bytes::gib(1));
-    let files = bench.volumes.files(root.instance);
+    let files = bench.disks.files(root.instance);
     fs::create_dir(&files.folder).unwrap();
     let victim = bench.state.path().join("victim");
     fs::write(&victim, "precious").unwrap();
     std::os::unix::fs::symlink(&victim, files.folder.join(".disk.qcow2.new")).unwrap();
-    assert_eq!(bench.volumes.create_root(&root).await.unwrap(), Ensured::Created);
+    assert_eq!(bench.disks.create_root(&root).await.unwrap(), Ensured::Created);
     assert_eq!(fs::read(&victim).unwrap(), b"precious");
-    assert_eq!(bench.volumes.root_exists(&root).await.unwrap(), Presence::Present);
+    assert_eq!(bench.disks.root_exists(&root).await.unwrap(), Presence::Present);
 }
 
 #[tokio::test]
 async fn removing_is_complete_idempotent_and_stays_inside() {
     let bench = bench().await;
     let root = bench.raw_root(Bytes::gib(1));
-    let files = bench.volumes.files(root.instance);
-    bench.volumes.create_root(&root).await.unwrap();
+    let files = bench.disks.files(root.instance);
+    bench.disks.create_root(&root).await.unwrap();
     fs::write(&files.console_log, "Linux").unwrap();
     let outside = bench.state.path().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("precious"), "").unwrap();
     std::os::unix::fs::symlink(&outside, files.folder.join("link")).unwrap();
-    let removed = bench.volumes.remove_instance(root.instance).await.unwrap();
+    let removed = bench.disks.remove_instance(root.instance).await.unwrap();
     assert_eq!(removed, Removed::Removed);
-    let removed = bench.volumes.remove_instance(root.instance).await.unwrap();
+    let removed = bench.disks.remove_instance(root.instance).await.unwrap();
     assert_eq!(removed, Removed::AlreadyGone);
     assert!(!files.folder.exists() && outside.join("precious").exists());
     // The instance's own name, made a link by somebody.
     std::os::unix::fs::symlink(&outside, &files.folder).unwrap();
-    bench.volumes.remove_instance(root.instance).await.ok();
+    bench.disks.remove_instance(root.instance).await.ok();
     assert!(outside.join("precious").exists());
 }
 
 #[test]
 fn a_full_disk_is_told_and_left_as_it_was() {
     on_a_small_disk("64k", async |state| {
-        let volumes = Directory::open(state).await.unwrap();
+        let disks = Directory::open(state).await.unwrap();
         let full = fill(state);
         let base = Base { path: full, format: Format::Raw, virtual_size: Bytes(512) };
         let root = RootDisk { instance: InstanceId::random(), base, size: Bytes::gib(1) };
-        let error = volumes.create_root(&root).await.unwrap_err();
-        assert!(matches!(error, VolumeError::NoSpace { .. }), "{error:?}");
+        let error = disks.create_root(&root).await.unwrap_err();
+        assert!(matches!(error, DiskError::NoSpace { .. }), "{error:?}");
         assert!(error.is_transient());
-        assert_eq!(volumes.list().await.unwrap(), []);
+        assert_eq!(disks.list().await.unwrap(), []);
     });
 }
 

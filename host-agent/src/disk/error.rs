@@ -10,7 +10,7 @@ use crate::qcow2::OverlayError;
 
 /// Why a call on disks did not do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
+pub enum DiskError {
     /// The base image's file is missing or of the wrong kind.
     #[error("base image {} cannot be used", path.display())]
     Base {
@@ -128,7 +128,7 @@ pub enum VolumeError {
     },
 }
 
-impl VolumeError {
+impl DiskError {
     /// A failed step, full disks told apart.
     pub(super) fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

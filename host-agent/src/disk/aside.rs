@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::overlay::{Access, open};
 use super::unfinished::{Unfinished, remove_if_there, sync_folder_of, unfinished_name};
-use super::{Ensured, Files, Moved, VolumeError};
+use super::{DiskError, Ensured, Files, Moved};
 use crate::host;
 
 /// Bytes copied between looks at whether to go on.
@@ -36,8 +36,8 @@ const CHUNK: u64 = 16 << 20;
 const SYNC_EVERY: u64 = 256 << 20;
 
 /// Rename the root disk.
-pub(super) fn set(instance: InstanceId, files: &Files) -> Result<Moved, VolumeError> {
-    let failed = || VolumeError::io("set aside", &files.root);
+pub(super) fn set(instance: InstanceId, files: &Files) -> Result<Moved, DiskError> {
+    let failed = || DiskError::io("set aside", &files.root);
     match (disk(&files.root)?, disk(&files.aside)?) {
         (Place::Disk, Place::Empty) => {
             remove_if_there(&unfinished_name(&files.aside)).map_err(failed())?;
@@ -50,14 +50,14 @@ pub(super) fn set(instance: InstanceId, files: &Files) -> Result<Moved, VolumeEr
             sync_folder_of(&files.root).map_err(failed())?;
             Ok(Moved::AlreadySo)
         }
-        (Place::Disk, Place::Disk) => Err(VolumeError::Occupied { instance }),
-        (Place::Empty, Place::Empty) => Err(VolumeError::NoRoot { instance }),
+        (Place::Disk, Place::Disk) => Err(DiskError::Occupied { instance }),
+        (Place::Empty, Place::Empty) => Err(DiskError::NoRoot { instance }),
     }
 }
 
 /// Rename the disk that is aside back.
-pub(super) fn put_back(files: &Files) -> Result<Moved, VolumeError> {
-    let failed = || VolumeError::io("put back", &files.root);
+pub(super) fn put_back(files: &Files) -> Result<Moved, DiskError> {
+    let failed = || DiskError::io("put back", &files.root);
     remove_if_there(&unfinished_name(&files.aside)).map_err(failed())?;
     match disk(&files.aside)? {
         Place::Disk => {
@@ -81,12 +81,12 @@ enum Place {
     Disk,
 }
 
-fn disk(path: &Path) -> Result<Place, VolumeError> {
+fn disk(path: &Path) -> Result<Place, DiskError> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_file() => Ok(Place::Disk),
-        Ok(_) => Err(VolumeError::NotAFile { path: path.to_owned() }),
+        Ok(_) => Err(DiskError::NotAFile { path: path.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Place::Empty),
-        Err(error) => Err(VolumeError::io("examine", path)(error)),
+        Err(error) => Err(DiskError::io("examine", path)(error)),
     }
 }
 
@@ -117,28 +117,28 @@ pub(super) struct Copy {
 
 impl Copy {
     /// Copy it. Blocks.
-    pub(super) fn run(&self) -> Result<Ensured, VolumeError> {
+    pub(super) fn run(&self) -> Result<Ensured, DiskError> {
         let Files { root, aside, .. } = &self.files;
-        let failed = || VolumeError::io("copy to", aside);
+        let failed = || DiskError::io("copy to", aside);
         if disk(aside)? == Place::Disk {
             sync_folder_of(aside).map_err(failed())?;
             return Ok(Ensured::AlreadyThere);
         }
         let instance = self.instance;
-        let source = open(root, Access::Read)?.ok_or(VolumeError::NoRoot { instance })?;
-        let before = Stamp::of(&source).map_err(VolumeError::io("examine", root))?;
+        let source = open(root, Access::Read)?.ok_or(DiskError::NoRoot { instance })?;
+        let before = Stamp::of(&source).map_err(DiskError::io("examine", root))?;
         let unfinished = Unfinished::begin(aside).map_err(failed())?;
         unfinished.file.set_len(before.length).map_err(failed())?;
         self.copy(&source, &unfinished.file, before.length)?;
-        if Stamp::of(&source).map_err(VolumeError::io("examine", root))? != before {
-            return Err(VolumeError::Changed { path: root.clone() });
+        if Stamp::of(&source).map_err(DiskError::io("examine", root))? != before {
+            return Err(DiskError::Changed { path: root.clone() });
         }
         unfinished.finish().map_err(failed())?;
         Ok(Ensured::Created)
     }
 
-    fn copy(&self, source: &File, target: &File, length: u64) -> Result<(), VolumeError> {
-        let failed = || VolumeError::io("copy", &self.files.root);
+    fn copy(&self, source: &File, target: &File, length: u64) -> Result<(), DiskError> {
+        let failed = || DiskError::io("copy", &self.files.root);
         let mut at = 0;
         let mut since_sync = 0;
         self.look_at_space()?;
@@ -147,12 +147,12 @@ impl Copy {
             while at < end {
                 self.progress.send_replace((Bytes(at), Bytes(length)));
                 if self.cancel.is_cancelled() {
-                    return Err(VolumeError::Cancelled { path: self.files.root.clone() });
+                    return Err(DiskError::Cancelled { path: self.files.root.clone() });
                 }
                 let count = copy_piece(source, target, at, CHUNK.min(end - at)).map_err(failed())?;
                 if count == 0 {
                     // It ends before it did.
-                    return Err(VolumeError::Changed { path: self.files.root.clone() });
+                    return Err(DiskError::Changed { path: self.files.root.clone() });
                 }
                 at += count;
                 since_sync += count;
@@ -165,16 +165,16 @@ impl Copy {
         }
         self.progress.send_replace((Bytes(length), Bytes(length)));
         match self.cancel.is_cancelled() {
-            true => Err(VolumeError::Cancelled { path: self.files.root.clone() }),
+            true => Err(DiskError::Cancelled { path: self.files.root.clone() }),
             false => Ok(()),
         }
     }
 
-    fn look_at_space(&self) -> Result<(), VolumeError> {
+    fn look_at_space(&self) -> Result<(), DiskError> {
         let folder = &self.files.folder;
-        let space = host::space(folder).map_err(VolumeError::io("see the space of", folder))?;
+        let space = host::space(folder).map_err(DiskError::io("see the space of", folder))?;
         match space.free < self.keep_free {
-            true => Err(VolumeError::NoSpace { path: self.files.aside.clone() }),
+            true => Err(DiskError::NoSpace { path: self.files.aside.clone() }),
             false => Ok(()),
         }
     }

@@ -18,7 +18,7 @@ use tracing::info;
 
 use super::aside::{self, Copy};
 use super::{
-    Ensured, FOLDER_MODE, Files, Moved, Presence, Removed, RootDisk, VolumeError, Volumes, overlay,
+    DiskError, Disks, Ensured, FOLDER_MODE, Files, Moved, Presence, Removed, RootDisk, overlay,
     unfinished,
 };
 use crate::threads::Threads;
@@ -43,13 +43,13 @@ pub struct Directory {
 
 impl Directory {
     /// The folders in `<state>/instances`, which is made if missing.
-    pub async fn open(state: &Path) -> Result<Self, VolumeError> {
+    pub async fn open(state: &Path) -> Result<Self, DiskError> {
         let instances = state.join("instances");
         let this = Self {
             instances: instances.clone(),
-            threads: Threads::new("volume", THREADS),
+            threads: Threads::new("disk", THREADS),
             turns: Turns::new(COPIES),
-            copiers: Threads::new("volume-copy", 2 * COPIES),
+            copiers: Threads::new("disk-copy", 2 * COPIES),
             keep_free: Arc::default(),
             qemu_img: PathBuf::from("qemu-img"),
         };
@@ -84,16 +84,16 @@ impl Directory {
         step: &'static str,
         path: PathBuf,
         call: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> Result<T, VolumeError> {
-        self.threads.run(call).await.flatten().map_err(VolumeError::io(step, &path))
+    ) -> Result<T, DiskError> {
+        self.threads.run(call).await.flatten().map_err(DiskError::io(step, &path))
     }
 
     pub(super) async fn spawn<T: Send + 'static>(
         &self,
         path: &Path,
-        call: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
-    ) -> Result<T, VolumeError> {
-        self.threads.run(call).await.map_err(VolumeError::io("start a thread for", path))?
+        call: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
+    ) -> Result<T, DiskError> {
+        self.threads.run(call).await.map_err(DiskError::io("start a thread for", path))?
     }
 
     /// A copy's turn, waited for until it is called off.
@@ -101,17 +101,13 @@ impl Directory {
         &self,
         path: &Path,
         cancel: &CancellationToken,
-    ) -> Result<OwnedSemaphorePermit, VolumeError> {
-        let cancelled = || VolumeError::Cancelled { path: path.to_owned() };
+    ) -> Result<OwnedSemaphorePermit, DiskError> {
+        let cancelled = || DiskError::Cancelled { path: path.to_owned() };
         let turn = cancel.run_until_cancelled(self.turns.take()).await;
         turn.flatten().ok_or_else(cancelled)
     }
 
-    async fn remove_file(
-        &self,
-        instance: InstanceId,
-        file: PathBuf,
-    ) -> Result<Removed, VolumeError> {
+    async fn remove_file(&self, instance: InstanceId, file: PathBuf) -> Result<Removed, DiskError> {
         let path = file.clone();
         let removed = self.run("remove", path, move || unfinished::remove(&file)).await?;
         info!(%instance, ?removed, "disk removed");
@@ -119,32 +115,32 @@ impl Directory {
     }
 }
 
-impl Volumes for Directory {
-    async fn create_root(&self, root: &RootDisk) -> Result<Ensured, VolumeError> {
+impl Disks for Directory {
+    async fn create_root(&self, root: &RootDisk) -> Result<Ensured, DiskError> {
         let path = self.files(root.instance).root;
         let bytes = overlay::plan(root)?;
         let root = root.clone();
         self.spawn(&path.clone(), move || overlay::create(&root, &path, &bytes)).await
     }
 
-    async fn root_exists(&self, root: &RootDisk) -> Result<Presence, VolumeError> {
+    async fn root_exists(&self, root: &RootDisk) -> Result<Presence, DiskError> {
         let path = self.files(root.instance).root;
         let root = root.clone();
         self.spawn(&path.clone(), move || overlay::look(&root, &path)).await
     }
 
-    async fn create_rescue(&self, root: &RootDisk) -> Result<Ensured, VolumeError> {
+    async fn create_rescue(&self, root: &RootDisk) -> Result<Ensured, DiskError> {
         let path = self.files(root.instance).rescue;
         let bytes = overlay::plan(root)?;
         let root = root.clone();
         self.spawn(&path.clone(), move || overlay::create(&root, &path, &bytes)).await
     }
 
-    async fn remove_rescue(&self, instance: InstanceId) -> Result<Removed, VolumeError> {
+    async fn remove_rescue(&self, instance: InstanceId) -> Result<Removed, DiskError> {
         self.remove_file(instance, self.files(instance).rescue).await
     }
 
-    async fn set_aside(&self, instance: InstanceId) -> Result<Moved, VolumeError> {
+    async fn set_aside(&self, instance: InstanceId) -> Result<Moved, DiskError> {
         let files = self.files(instance);
         let set = self.spawn(&files.root.clone(), move || aside::set(instance, &files)).await?;
         info!(%instance, moved = ?set, "root disk set aside");
@@ -156,7 +152,7 @@ impl Volumes for Directory {
         instance: InstanceId,
         progress: &watch::Sender<(Bytes, Bytes)>,
         cancel: &CancellationToken,
-    ) -> Result<Ensured, VolumeError> {
+    ) -> Result<Ensured, DiskError> {
         let files = self.files(instance);
         let root = files.root.clone();
         let _turn = self.turn(&root, cancel).await?;
@@ -166,23 +162,23 @@ impl Volumes for Directory {
         let progress = progress.clone();
         let copy = Copy { instance, files, keep_free: self.kept_free(), progress, cancel };
         let copied = self.copiers.run(move || copy.run()).await;
-        let copied = copied.map_err(VolumeError::io("start a thread for", &root))??;
+        let copied = copied.map_err(DiskError::io("start a thread for", &root))??;
         info!(%instance, ?copied, "root disk copied aside");
         Ok(copied)
     }
 
-    async fn put_back(&self, instance: InstanceId) -> Result<Moved, VolumeError> {
+    async fn put_back(&self, instance: InstanceId) -> Result<Moved, DiskError> {
         let files = self.files(instance);
         let back = self.spawn(&files.root.clone(), move || aside::put_back(&files)).await?;
         info!(%instance, moved = ?back, "root disk put back");
         Ok(back)
     }
 
-    async fn drop_aside(&self, instance: InstanceId) -> Result<Removed, VolumeError> {
+    async fn drop_aside(&self, instance: InstanceId) -> Result<Removed, DiskError> {
         self.remove_file(instance, self.files(instance).aside).await
     }
 
-    async fn grow_root(&self, instance: InstanceId, size: Bytes) -> Result<Ensured, VolumeError> {
+    async fn grow_root(&self, instance: InstanceId, size: Bytes) -> Result<Ensured, DiskError> {
         self.grow(instance, size).await
     }
 
@@ -192,7 +188,7 @@ impl Volumes for Directory {
         to: &Path,
         progress: &watch::Sender<(Bytes, Bytes)>,
         cancel: &CancellationToken,
-    ) -> Result<Ensured, VolumeError> {
+    ) -> Result<Ensured, DiskError> {
         self.flatten(instance, to, progress, cancel).await
     }
 
@@ -200,11 +196,11 @@ impl Volumes for Directory {
         self.files(instance).folder.join("snapshot.qcow2")
     }
 
-    async fn remove_snapshot_file(&self, instance: InstanceId) -> Result<Removed, VolumeError> {
+    async fn remove_snapshot_file(&self, instance: InstanceId) -> Result<Removed, DiskError> {
         self.remove_file(instance, self.snapshot_file(instance)).await
     }
 
-    async fn remove_instance(&self, instance: InstanceId) -> Result<Removed, VolumeError> {
+    async fn remove_instance(&self, instance: InstanceId) -> Result<Removed, DiskError> {
         let folder = self.files(instance).folder;
         let path = folder.clone();
         let parent = self.instances.clone();
@@ -221,7 +217,7 @@ impl Volumes for Directory {
         Ok(removed)
     }
 
-    async fn allocated(&self) -> Result<Bytes, VolumeError> {
+    async fn allocated(&self) -> Result<Bytes, DiskError> {
         let path = self.instances.clone();
         let add_up = move || {
             let mut blocks = 0;
@@ -236,7 +232,7 @@ impl Volumes for Directory {
         self.run("add up", self.instances.clone(), add_up).await
     }
 
-    async fn list(&self) -> Result<Vec<InstanceId>, VolumeError> {
+    async fn list(&self) -> Result<Vec<InstanceId>, DiskError> {
         let path = self.instances.clone();
         let list = move || {
             let mut ids = Vec::new();
@@ -271,10 +267,10 @@ mod tests {
     #[tokio::test]
     async fn as_many_copies_are_made_at_once_as_was_said() {
         let state = tempfile::tempdir().unwrap();
-        let volumes = Directory::open(state.path()).await.unwrap();
-        volumes.copies(3);
+        let disks = Directory::open(state.path()).await.unwrap();
+        disks.copies(3);
         let cancel = CancellationToken::new();
-        let turn = || volumes.turn(state.path(), &cancel).now_or_never().transpose().unwrap();
+        let turn = || disks.turn(state.path(), &cancel).now_or_never().transpose().unwrap();
         let turns: Vec<_> = std::iter::from_fn(turn).take(4).collect();
         assert_eq!(turns.len(), 3);
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::unfinished::{Unfinished, sync_folder_of};
-use super::{Base, Ensured, FOLDER_MODE, Presence, RootDisk, VolumeError};
+use super::{Base, DiskError, Ensured, FOLDER_MODE, Presence, RootDisk};
 use crate::qcow2::{self, Header, HeaderError, Overlay};
 
 /// What a disk is opened for.
@@ -18,7 +18,7 @@ pub(super) enum Access {
 
 /// Open the disk of that name, if there is one. Nothing but a regular file is one: through a link
 /// we would copy, or give to a guest, any file of the node.
-pub(super) fn open(path: &Path, access: Access) -> Result<Option<File>, VolumeError> {
+pub(super) fn open(path: &Path, access: Access) -> Result<Option<File>, DiskError> {
     // Without O_NONBLOCK, opening a FIFO would wait for its other end.
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
     let mut options = OpenOptions::new();
@@ -33,40 +33,40 @@ pub(super) fn open(path: &Path, access: Access) -> Result<Option<File>, VolumeEr
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
-            return Err(VolumeError::NotAFile { path: path.to_owned() });
+            return Err(DiskError::NotAFile { path: path.to_owned() });
         }
-        Err(error) => return Err(VolumeError::io("open", path)(error)),
+        Err(error) => return Err(DiskError::io("open", path)(error)),
     };
-    match file.metadata().map_err(VolumeError::io("examine", path))?.is_file() {
+    match file.metadata().map_err(DiskError::io("examine", path))?.is_file() {
         true => Ok(Some(file)),
-        false => Err(VolumeError::NotAFile { path: path.to_owned() }),
+        false => Err(DiskError::NotAFile { path: path.to_owned() }),
     }
 }
 
 /// What the disk's header says.
-pub(super) fn header(file: &File, path: &Path) -> Result<Result<Header, HeaderError>, VolumeError> {
+pub(super) fn header(file: &File, path: &Path) -> Result<Result<Header, HeaderError>, DiskError> {
     let mut file = file;
     let mut beginning = Vec::with_capacity(4096);
-    file.seek(SeekFrom::Start(0)).map_err(VolumeError::io("read", path))?;
+    file.seek(SeekFrom::Start(0)).map_err(DiskError::io("read", path))?;
     // What we wrote is well within the first 4 KiB, and stays there when QEMU grows the disk.
-    file.take(4096).read_to_end(&mut beginning).map_err(VolumeError::io("read", path))?;
+    file.take(4096).read_to_end(&mut beginning).map_err(DiskError::io("read", path))?;
     Ok(Header::parse(&beginning))
 }
 
 /// The bytes of the disk, if it can be.
-pub(super) fn plan(root: &RootDisk) -> Result<Overlay, VolumeError> {
+pub(super) fn plan(root: &RootDisk) -> Result<Overlay, DiskError> {
     let Base { path, format, virtual_size } = &root.base;
     if !format.is_disk() {
-        return Err(VolumeError::NotADisk { format: *format });
+        return Err(DiskError::NotADisk { format: *format });
     }
     if root.size < *virtual_size {
-        return Err(VolumeError::TooSmall { size: root.size, base: *virtual_size });
+        return Err(DiskError::TooSmall { size: root.size, base: *virtual_size });
     }
     // A relative path would be looked for from the overlay's folder.
     let text = path.to_str().filter(|_| path.is_absolute());
-    let text = text.ok_or_else(|| VolumeError::BasePath { path: path.clone() })?;
+    let text = text.ok_or_else(|| DiskError::BasePath { path: path.clone() })?;
     qcow2::overlay(root.size, text, format.as_str())
-        .map_err(|source| VolumeError::Impossible { instance: root.instance, source })
+        .map_err(|source| DiskError::Impossible { instance: root.instance, source })
 }
 
 /// Make the disk at `path`.
@@ -74,16 +74,16 @@ pub(super) fn create(
     root: &RootDisk,
     path: &Path,
     overlay: &Overlay,
-) -> Result<Ensured, VolumeError> {
+) -> Result<Ensured, DiskError> {
     match look(root, path)? {
         Presence::Present => {
             // Its name may be as new as a crash.
-            sync_folder_of(path).map_err(VolumeError::io("sync the folder of", path))?;
+            sync_folder_of(path).map_err(DiskError::io("sync the folder of", path))?;
             return Ok(Ensured::AlreadyThere);
         }
         Presence::Different { why } => {
             let disk = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            return Err(VolumeError::Different { instance: root.instance, disk, why });
+            return Err(DiskError::Different { instance: root.instance, disk, why });
         }
         Presence::Absent => {}
     }
@@ -92,14 +92,14 @@ pub(super) fn create(
     let new_folder = match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-        Err(error) => return Err(VolumeError::io("make", folder)(error)),
+        Err(error) => return Err(DiskError::io("make", folder)(error)),
     };
     let made = write(overlay, path, folder);
     if made.is_err() && new_folder {
         // Only if empty: nothing but what this call made goes.
         fs::remove_dir(folder).ok();
     }
-    made.map(|()| Ensured::Created).map_err(VolumeError::io("write", path))
+    made.map(|()| Ensured::Created).map_err(DiskError::io("write", path))
 }
 
 fn write(overlay: &Overlay, path: &Path, folder: &Path) -> io::Result<()> {
@@ -113,8 +113,8 @@ fn write(overlay: &Overlay, path: &Path, folder: &Path) -> io::Result<()> {
     sync_folder_of(folder)
 }
 
-fn check_base(base: &Base) -> Result<(), VolumeError> {
-    let unusable = |source| VolumeError::Base { path: base.path.clone(), source };
+fn check_base(base: &Base) -> Result<(), DiskError> {
+    let unusable = |source| DiskError::Base { path: base.path.clone(), source };
     if fs::metadata(&base.path).map_err(unusable)?.is_file() {
         Ok(())
     } else {
@@ -123,7 +123,7 @@ fn check_base(base: &Base) -> Result<(), VolumeError> {
 }
 
 /// Whether the disk is there, as it should be.
-pub(super) fn look(root: &RootDisk, path: &Path) -> Result<Presence, VolumeError> {
+pub(super) fn look(root: &RootDisk, path: &Path) -> Result<Presence, DiskError> {
     let Some(file) = open(path, Access::Read)? else { return Ok(Presence::Absent) };
     Ok(match header(&file, path)? {
         Ok(header) => compare(root, &header),
