@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::compute::{Compute, Node, Virtualization};
+use crate::compute::{Bridges, ByCapacity, ByState, Compute, Node, Outside};
 use crate::config::{INCOMING, Settings};
 use crate::disk::{Directory, DiskError};
 use crate::guest::{GuestSettings, Guests};
@@ -26,6 +26,17 @@ use crate::notify;
 use crate::reload;
 use crate::rpc::socket::{self, Listener};
 use crate::rpc::{Service, amqp};
+
+/// A node by itself: libvirt, bridges, and files.
+pub(crate) struct Local;
+
+impl Outside for Local {
+    type Hypervisor = Libvirt;
+    type Network = Netlink;
+    type Wires = Bridges<Netlink>;
+    type Disks = Directory;
+    type Images = Cache;
+}
 
 /// How long operations under way may take to come to a safe point when the agent stops.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -110,14 +121,19 @@ pub async fn run(
     let disks = Directory::open(&settings.state_dir).await?;
     disks.copies(settings.limits.copies);
     disks.keep_free(settings.admission.disk_reserve);
-    let node = Node {
+    let network = Arc::new(Netlink::open()?);
+    let cache = Cache::open(&settings.state_dir.join("images"), image_limits(&settings)).await?;
+    let images = Arc::new(cache);
+    let node = Node::<Local> {
         guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
         hypervisor,
-        network: Netlink::open()?,
-        disks,
-        images: Cache::open(&settings.state_dir.join("images"), image_limits(&settings)).await?,
+        wires: Bridges(Arc::clone(&network)),
+        network,
+        disks: disks.clone(),
+        images: Arc::clone(&images),
         host: Host::open(&settings.state_dir).await?,
-        virtualization: Virtualization::default(),
+        authority: Box::new(ByState),
+        claims: Box::new(ByCapacity),
     };
     let compute = Compute::start(Arc::clone(&settings), journal, node, shutdown.clone()).await?;
 
@@ -155,8 +171,10 @@ pub async fn run(
                     known.clone_from(&settings.broker);
                     changed
                 });
-                let images = image_limits(&settings);
-                compute.reload(settings, images);
+                disks.copies(settings.limits.copies);
+                disks.keep_free(settings.admission.disk_reserve);
+                images.put_up_with(image_limits(&settings));
+                compute.reload(settings);
             };
             reloads.next(&compute.settings(), take).await;
         }

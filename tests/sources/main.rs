@@ -9,10 +9,6 @@ use std::process::Command;
 
 use imports::Import;
 
-/// Where modules beside each other may still import each other in circles, as the path of their
-/// folder: the redesign of this folder is under way and takes them away.
-const STILL_CIRCULAR: [&str; 1] = ["ostler_host_agent::compute"];
-
 /// The roots of all programs, libraries and tests of the workspace: the name of each, and its file.
 fn roots() -> Result<Vec<(String, String)>, Box<dyn Error>> {
     #[expect(clippy::disallowed_methods, reason = "cargo is asked, not a service started")]
@@ -33,11 +29,7 @@ fn roots() -> Result<Vec<(String, String)>, Box<dyn Error>> {
 }
 
 fn found(imports: &[Import]) -> Vec<String> {
-    circles::among(imports)
-        .into_iter()
-        .filter(|circle| !STILL_CIRCULAR.contains(&circle.folder.as_str()))
-        .map(|circle| circle.to_string())
-        .collect()
+    circles::among(imports).into_iter().map(|circle| circle.to_string()).collect()
 }
 
 #[test]

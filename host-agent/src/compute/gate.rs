@@ -1,252 +1,265 @@
-//! The gate: where it is decided whether a request becomes an operation. Everything is decided
-//! here, under the registry's lock and without I/O, by what the operation itself says
-//! ([`operations`](super::operations)); what is reserved is put back if the operation cannot be
-//! written down.
+//! The gate: takes requests, and makes operations of those that can be.
+//!
+//! ```text
+//!   request ── the key: asked before? ── judged and reserved at once (admission, pure)
+//!                                            │ in the registry and its subject's queue
+//!                                            v
+//!                                        journal: accepted, on disk ──> answered, and begun
+//!                                            └ cannot be written: put back
+//! ```
+//!
+//! What is judged is judged by all that was reserved before it, whether that is on disk yet or not.
+//! So nobody waits for another's write, and requests that come together share a commit.
 
+use std::cell::Cell;
+use std::sync::Arc;
+
+use ostler_protocol::rpc::event::News;
 use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::image::{Format, State as ImageState};
-use ostler_protocol::rpc::instance::PowerState;
-use ostler_protocol::rpc::operation::Subject;
-use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, OperationId, Timestamp};
+use ostler_protocol::rpc::instance::{Boot, TaskState};
+use ostler_protocol::rpc::operation::{Kind, Operation, State, Subject};
+use ostler_protocol::rpc::values::{IdempotencyKey, InstanceId, OperationId, Timestamp};
 
-use super::admission::{self, Capacity, Facts, only_disk};
-use super::lifecycle;
-use super::operations::{Change, Legal, traits};
-use super::registry::{Registry, Volatile};
-use crate::config::Settings;
-use crate::hypervisor::Link;
-use crate::journal::records::{ImageRecord, InstanceRecord, Running};
-use crate::journal::{Entry, Write};
+use super::admission::{self, Admission, Admitted, Reservation};
+use super::context::Context;
+use super::describe::Change;
+use super::engine::Engine;
+use super::faults::{self, Moment};
+use super::keys::Keys;
+use super::measured::Measured;
+use super::operations::Command;
+use super::outside::Outside;
+use super::refusal::{hypervisor_fault, journal_fault};
+use super::registry::{Acceptance, Known, LiveOperation};
+use crate::disk::Disks;
+use crate::hypervisor::{self, Hypervisor};
+use crate::journal::records::InstanceRecord;
+use crate::journal::{Accepted, Write};
 
-/// What a request became.
-pub(super) struct Admitted {
-    pub(super) subject: Subject,
-    pub(super) change: Change,
-    pub(super) was: Running,
-    /// Whether there is anything to do: what is so already needs no step.
-    pub(super) to_do: bool,
-    pub(super) volatile: Volatile,
-    pub(super) write: Write,
-    pub(super) undo: Reservation,
+/// Takes requests.
+pub(super) struct Gate<O: Outside> {
+    pub(super) engine: Arc<Engine<O>>,
+    measured: Arc<Measured<O>>,
+    keys: Keys,
 }
 
-/// What was set in the registry for a request, to be put back if it cannot be written down.
-pub(super) enum Reservation {
-    None,
-    NewInstance(InstanceId),
-    Instance(Box<InstanceRecord>),
-    NewImage(Name),
-    InstanceAndImage(Box<InstanceRecord>, Name),
+/// What was judged, and waits to be on disk.
+struct Reserved {
+    live: Arc<LiveOperation>,
+    write: Write,
+    reserved: Reservation,
+    /// Whether nobody is at its subject.
+    idle: bool,
 }
 
-/// All that a request is judged by.
-pub(super) struct Gate<'a> {
-    pub(super) registry: &'a mut Registry,
-    pub(super) settings: &'a Settings,
-    /// The operation it becomes.
-    pub(super) by: OperationId,
-    pub(super) now: Timestamp,
-    pub(super) capacity: Capacity,
-    pub(super) hypervisor: Link,
-}
+impl<O: Outside> Gate<O> {
+    pub(super) fn new(engine: Arc<Engine<O>>, measured: Arc<Measured<O>>) -> Self {
+        Self { engine, measured, keys: Keys::default() }
+    }
 
-impl Gate<'_> {
-    /// Whether there is a place for one more operation.
+    /// Take a request: the operation it became, or became before under the same key.
     ///
     /// # Errors
-    /// `busy`.
-    pub(super) fn is_open(&self) -> Result<(), Fault> {
-        let live = self.registry.live.len();
-        if live < self.settings.limits.operations {
-            return Ok(());
-        }
-        let text = format!("busy: {live} operations are under way");
-        Err(Fault::new(Reason::Busy, text).next("ask again later"))
-    }
-
-    /// What room is judged by.
-    pub(super) fn facts(&self) -> Facts<'_> {
-        Facts {
-            capacity: self.capacity,
-            claims: self.registry.claims(),
-            policy: &self.settings.admission,
-            flavors: &self.settings.flavors,
-            images: &self.registry.images,
-            networks: &self.registry.networks,
-            instances: &self.registry.instances,
-            now: self.now,
-        }
-    }
-
-    /// How long a guest may take, milliseconds.
-    pub(super) fn patience(&self, timeout: Option<u32>) -> u32 {
-        timeout.unwrap_or(self.settings.shutdown_timeout.as_millis() as u32)
-    }
-
-    /// Whether what the instances do is known.
-    ///
-    /// # Errors
-    /// `hypervisor_unavailable`.
-    pub(super) fn need_hypervisor(&self) -> Result<(), Fault> {
-        match self.hypervisor {
-            Link::Up => Ok(()),
-            Link::Down => Err(Fault::new(
-                Reason::HypervisorUnavailable,
-                "libvirt cannot be reached: what the instances do is not known",
-            )
-            .next("see whether libvirtd runs: systemctl status libvirtd; the agent reconnects")),
-        }
-    }
-
-    /// An action on an instance that exists; `change` says what it comes down to.
-    ///
-    /// # Errors
-    /// Why it is refused: nothing is reserved then.
-    pub(super) fn act(
-        &mut self,
-        instance: InstanceId,
-        legal: &Legal,
-        change: impl FnOnce(&InstanceRecord, &Self) -> Result<Change, Fault>,
-    ) -> Result<Admitted, Fault> {
-        let subject = Subject::Instance(instance);
-        let about = |fault: Fault| match fault.data.subject {
-            None => fault.about(subject.to_string()),
-            Some(_) => fault,
+    /// Why it was refused; nothing was done then.
+    pub(super) async fn submit(
+        &self,
+        command: Command,
+        context: Context,
+    ) -> Result<Operation, Fault> {
+        let fingerprint = command.fingerprint();
+        let _same_key = match &context.key {
+            Some(key) => Some(self.keys.hold(key).await),
+            None => None,
         };
-        let record = self.registry.instances.get(&instance).cloned().ok_or_else(|| {
-            about(Fault::new(Reason::NotFound, format!("there is no instance {instance}")))
-                .next("see ostler instance list")
-        })?;
-        lifecycle::is_legal(legal, &record, self.now).map_err(about)?;
-        self.need_hypervisor().map_err(about)?;
-        let waiting = self.registry.queues.get(&subject).map_or(0, |queue| queue.len());
-        if waiting >= self.settings.limits.queue {
-            let text = format!("busy: {waiting} operations wait on the instance");
-            return Err(about(Fault::new(Reason::Busy, text)).next("ask again later"));
+        if let Some(key) = &context.key
+            && let Some(operation) = self.asked_before(key, &fingerprint).await?
+        {
+            return Ok(operation);
         }
-        let power = self.registry.observed(instance).power;
-        let change = change(&record, self).map_err(about)?;
-        let described = change.described();
-        if power == PowerState::Unknown && described.gives_back_power() {
-            let text = "it is not known yet whether the instance runs";
-            return Err(about(Fault::new(Reason::HypervisorUnavailable, text))
-                .next("ask again in a moment: the hypervisor is being asked"));
+        if self.engine.shutdown.is_cancelled() {
+            return Err(Fault::new(Reason::Draining, "the agent is stopping")
+                .next("ask again when it is back"));
         }
-        let beside = described.beside(&record);
-        if beside > Bytes(0) {
-            admission::room(&only_disk(beside), &self.facts()).map_err(about)?;
+        if context.is_expired(Timestamp::now()) {
+            return Err(Fault::new(Reason::Expired, "the deadline passed before the request came")
+                .next("ask again with a later deadline; compare the clocks"));
         }
-        let to_do = !described.is_so(record.vm_state, power);
-        let write = self.registry.update(instance, |instance| {
-            instance.task_state = Some(legal.task);
-            instance.operation = Some(self.by);
+        if let Command::Boot(Boot { id: Some(id), .. }) = &command {
+            self.is_free(*id).await?;
+        }
+        let kind = command.kind();
+        let mut capacity = None;
+        let reserved = loop {
+            let lacks_capacity = Cell::new(false);
+            let judged = self.reserve(kind, &context, |known, by, now| {
+                let settings = self.engine.registry.settings();
+                let mut admission = Admission {
+                    known,
+                    settings: &settings,
+                    authority: &*self.engine.node.authority,
+                    claims: &*self.engine.node.claims,
+                    by,
+                    now,
+                    capacity,
+                    lacks_capacity: &lacks_capacity,
+                    hypervisor: *self.engine.node.hypervisor.link().borrow(),
+                };
+                admission.is_open()?;
+                command.clone().ask(&mut admission)
+            });
+            match judged {
+                Err(_) if lacks_capacity.get() && capacity.is_none() => {
+                    capacity = Some(self.measured.capacity().await?);
+                }
+                judged => break judged?,
+            }
+        };
+        self.accept(reserved, fingerprint).await
+    }
+
+    /// Do something to an instance without having been asked: unless somebody is at work on it, or
+    /// it is no longer as it has to be. A lock is against people.
+    pub(super) async fn by_itself(
+        &self,
+        instance: InstanceId,
+        (task, change, kind): (TaskState, Change, Kind),
+        is_as_it_was: impl FnOnce(&InstanceRecord) -> bool,
+    ) -> Result<(), Fault> {
+        let mut gone_on = false;
+        let reserved = self.reserve(kind, &Context::default(), |known, by, _| {
+            let before = known.instances.get(&instance).filter(|i| i.task_state.is_none()).cloned();
+            let Some(before) = before.filter(is_as_it_was) else {
+                gone_on = true;
+                return Err(Fault::new(Reason::Conflict, "it is not as it was"));
+            };
+            Ok(admission::reserve(known, before, task, change, by))
         });
-        Ok(Admitted {
+        match reserved {
+            Err(_) if gone_on => Ok(()),
+            reserved => self.accept(reserved?, String::new()).await.map(drop),
+        }
+    }
+
+    /// The operation a key was used for.
+    ///
+    /// # Errors
+    /// `key_reused`: for another request.
+    async fn asked_before(
+        &self,
+        key: &IdempotencyKey,
+        fingerprint: &str,
+    ) -> Result<Option<Operation>, Fault> {
+        let registry = &self.engine.registry;
+        let known = registry.journal.find_key(key).await.map_err(|e| journal_fault(&e))?;
+        let Some((operation, before)) = known else { return Ok(None) };
+        if before == fingerprint {
+            let live = registry.live(operation.id);
+            return Ok(Some(live.map_or(operation, |live| live.operation())));
+        }
+        let text = format!("the key {key} was used for another request");
+        Err(Fault::new(Reason::KeyReused, text)
+            .about(format!("operation {}", operation.id))
+            .next("use a new key for a new request"))
+    }
+
+    /// Judge a request, and have what it reserves be known at once.
+    fn reserve(
+        &self,
+        kind: Kind,
+        context: &Context,
+        judge: impl FnOnce(&mut Known, OperationId, Timestamp) -> Result<Admitted, Fault>,
+    ) -> Result<Reserved, Fault> {
+        let mut known = self.engine.registry.lock();
+        let (id, now) = (OperationId::random(), known.accepted_now());
+        let admitted = judge(&mut known, id, now)?;
+        let Admitted { subject, change, was, to_do, volatile, mut write, reserved } = admitted;
+        let operation = Operation {
+            id,
+            kind,
             subject,
-            change,
-            was: lifecycle::running(power),
-            to_do,
-            volatile: Volatile::default(),
-            undo: Reservation::Instance(Box::new(record)),
-            write: Write { instance: write, ..Write::default() },
+            key: context.key.clone(),
+            state: State::Queued,
+            steps: if to_do { change.plan(was).pending() } else { Vec::new() },
+            error: None,
+            result: None,
+            deadline: context.deadline,
+            cancel_asked: None,
+            revision: 1,
+            accepted: now,
+            started: None,
+            finished: None,
+        };
+        let live = LiveOperation::new(operation, change, was, volatile, Acceptance::Pending);
+        write.operation = Some(live.record());
+        let idle = known.enqueue(&live);
+        Ok(Reserved { live, write, reserved, idle })
+    }
+
+    /// Write an operation down, and have it carried out. Whoever asked may have gone meanwhile.
+    async fn accept(&self, reserved: Reserved, fingerprint: String) -> Result<Operation, Fault> {
+        let engine = Arc::clone(&self.engine);
+        let accepting = async move { accept(&engine, reserved, fingerprint).await };
+        self.engine.tasks.spawn(accepting).await.unwrap_or_else(|error| {
+            Err(Fault::of(Reason::Internal, &error).next("see the agent's log"))
         })
     }
 
-    /// An action that makes an image of the instance's disk.
+    /// Whether an id that a caller chose is nobody's on this node.
     ///
     /// # Errors
-    /// Why it is refused: nothing is reserved then.
-    pub(super) fn make_image(
-        &mut self,
-        id: InstanceId,
-        legal: &Legal,
-        image: Name,
-        change: Change,
-    ) -> Result<Admitted, Fault> {
-        let mut made = None;
-        let mut admitted = self.act(id, legal, |record, gate| {
-            let images = &gate.registry.images;
-            if images.contains_key(&image) {
-                let text = format!("conflict: there is an image {image} already");
-                return Err(Fault::new(Reason::Conflict, text)
-                    .about(format!("image {image}"))
-                    .next("choose another name, or remove the image: ostler image remove"));
-            }
-            let source = images.get(&record.image);
-            made = Some(ImageRecord {
-                name: image.clone(),
-                state: ImageState::Importing,
-                format: Format::Qcow2,
-                source: format!("instance {id}"),
-                sha256: None,
-                size: Bytes(0),
-                virtual_size: record.disk,
-                properties: source.map(|image| image.properties.clone()).unwrap_or_default(),
-                created: gate.now,
-            });
-            Ok(change)
-        })?;
-        if let Some(record) = made {
-            self.registry.images.insert(image.clone(), record.clone());
-            admitted.write.image = Some(Entry::Put(record));
-            if let Reservation::Instance(before) = admitted.undo {
-                admitted.undo = Reservation::InstanceAndImage(before, image);
-            }
+    /// `conflict`, with what has it; or that it could not be seen.
+    async fn is_free(&self, id: InstanceId) -> Result<(), Fault> {
+        if self.engine.registry.lock().instances.contains_key(&id) {
+            return Ok(()); // a matter of admission
         }
-        Ok(admitted)
-    }
-
-    /// Operations on an image or a network are done one at a time.
-    ///
-    /// # Errors
-    /// `conflict`, with the one under way.
-    pub(super) fn idle(&self, subject: &Subject) -> Result<(), Fault> {
-        match self.registry.at_work(subject) {
-            None => Ok(()),
-            Some(operation) => {
-                let kind = operation.now.borrow().kind;
-                let text = format!("conflict: {kind} of {subject} is under way");
-                Err(Fault::new(Reason::Conflict, text)
-                    .about(subject.to_string())
-                    .next(format!("wait for it: ostler operation wait {}", operation.id)))
+        let taken = |by: String| {
+            Err(Fault::new(Reason::Conflict, format!("conflict: the id {id} is taken by {by}"))
+                .about(format!("instance {id}"))
+                .next("choose another id, or leave it out to have one made"))
+        };
+        match self.engine.node.hypervisor.state(id).await {
+            Err(hypervisor::Error::NotFound { .. }) => {}
+            Ok(_) => {
+                return taken("a domain of this node that the journal does not know".to_owned());
             }
+            Err(error @ hypervisor::Error::NotOurs { .. }) => return taken(error.to_string()),
+            Err(error) => return Err(hypervisor_fault(&error)),
+        }
+        let folder = self.engine.node.disks.files(id).folder;
+        match tokio::fs::symlink_metadata(&folder).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Ok(_) | Err(_) => taken(format!("{}, which is there already", folder.display())),
         }
     }
 }
 
-impl Registry {
-    /// End what is under way on a subject that is about to go: what can be is cancelled, and what
-    /// is tried again and again is not any more.
-    pub(super) fn cancel_pointless(&self, subject: &Subject) {
-        for operation in self.queues.get(subject).into_iter().flatten() {
-            operation.superseded.cancel();
-            if traits(operation.now.borrow().kind).can_cancel {
-                operation.ask_to_stop();
-            }
+async fn accept<O: Outside>(
+    engine: &Arc<Engine<O>>,
+    reserved: Reserved,
+    fingerprint: String,
+) -> Result<Operation, Fault> {
+    let Reserved { live, write, reserved, idle } = reserved;
+    if idle {
+        engine.have_a_worker(live.subject.clone());
+    }
+    let registry = &engine.registry;
+    if let Err(error) = registry.journal.accept(Accepted { fingerprint }, write).await {
+        {
+            let mut known = registry.lock();
+            known.live.remove(&live.id);
+            reserved.put_back(live.id, &mut known);
         }
+        live.decide(Acceptance::Refused);
+        return Err(journal_fault(&error));
     }
-
-    pub(super) fn put_back(&mut self, reservation: Reservation) {
-        match reservation {
-            Reservation::None => {}
-            Reservation::NewInstance(id) => {
-                self.instances.remove(&id);
-            }
-            Reservation::Instance(record) => self.put_back_instance(&record),
-            Reservation::NewImage(name) => {
-                self.images.remove(&name);
-            }
-            Reservation::InstanceAndImage(record, name) => {
-                self.put_back_instance(&record);
-                self.images.remove(&name);
-            }
-        }
+    let operation = live.operation();
+    let _ = faults::reach(Moment::Accepted, operation.kind, "");
+    let (id, kind, subject) = (live.id, operation.kind, &live.subject);
+    tracing::info!(operation = %id, %kind, %subject, "accepted");
+    live.decide(Acceptance::Accepted);
+    registry.tell(News::Operation(Box::new(operation.clone())));
+    if let Subject::Instance(instance) = &operation.subject {
+        registry.tell_instance(*instance);
     }
-
-    fn put_back_instance(&mut self, record: &InstanceRecord) {
-        self.update(record.id, |now| {
-            now.task_state = record.task_state;
-            now.operation = record.operation;
-        });
-    }
+    Ok(operation)
 }

@@ -5,7 +5,7 @@ use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::{PowerState, Status, TaskState, VmState};
 use ostler_protocol::rpc::values::Timestamp;
 
-use super::operations::Legal;
+use super::describe::Legal;
 use crate::journal::records::{InstanceRecord, Running};
 
 /// Whether something may be done to an instance.

@@ -1,68 +1,78 @@
 //! What the agent does: instances, images and networks, by operations that end.
 //!
 //! ```text
-//!   rpc ── Command + Context ──> submit ──> gate (pure: a change, or why not)
-//!                                  │  journal: accepted, on disk
+//!   door ── Command + Context ──> gate ── admission (pure): a change, or why not
+//!                                  │  registry: reserved   journal: accepted, on disk
 //!                                  v
-//!                               worker (one per subject, in order)
+//!                               engine (a worker for each subject, in order)
 //!                                  │  for each step of the plan:
 //!                                  │     journal: about to ── do ── journal: done
 //!                                  │  on failure: undo what was done, in reverse
 //!                                  v
 //!                               settle ── journal: over ── event
 //!
-//!   libvirt's events ──> power ──> the states nobody here asked for
+//!   libvirt's events ──> watch ──> the states nobody here asked for
+//!   door ── a question ──> reads ──> what the registry has, or the driver says
 //! ```
 //!
 //! Where a request is decided:
-//! * `gate`: whether it becomes an operation. Pure.
-//! * `admission`: whether there is room, and whether what is named exists. Pure.
+//! * `gate`: takes it, and makes an operation of it.
+//! * `admission`: whether it can be: what is named exists, there is room, nobody is at work. Pure.
+//! * `authority`, `claims`: who decides what is legal, and whether there is room. Pure.
 //! * `lifecycle`: what is legal in which state, and what follows from what is seen. Pure.
-//! * `digest`: what tells a repeated request from another one under the same key.
 //!
 //! Where one operation is described whole:
 //! * `operations`: one file for each kind.
+//! * `describe`, `plan`, `step`: the form they have. Pure.
 //!
 //! Where it is carried out:
-//! * `worker`: step by step, undoing what failed, and taking up what a crash cut off.
-//! * `plan`: how far an operation is in its plan. Pure.
-//! * `steps`: the steps, and what does and takes back each.
+//! * `engine`: step by step, undoing what failed, and taking up what a crash cut off.
 //!
 //! What is known, and told:
 //! * `registry`: what is known now, in memory; the journal is its durable copy.
-//! * `record`: what follows from the record of an instance. Pure.
-//! * `power`: follows what libvirt tells; UNKNOWN while it cannot tell, and then nothing is done.
-//! * `reconcile`: compares what is known with what is, at start and from time to time.
-//! * `virtualization`: what domains run on, KVM or emulation.
-//! * `stall`: what QEMU paused because its disk failed, and that it goes on when there is room.
-//! * `views`: answers to reads.
-//! * `guest_work`: what is done in guests directly, without an operation.
-//! * [`inspect`]: answers to reads that ask libvirt, and consoles.
+//! * `watch`: follows libvirt and the guests; UNKNOWN while libvirt cannot tell, and then nothing
+//!   is done.
+//! * `reads`: answers.
+//! * `record`, `stalled`: what follows from what is known. Pure.
 //!
-//! Nothing here knows JSON-RPC, AMQP, libvirt or netlink: requests come as [`command::Command`],
-//! and the drivers are traits.
+//! What it stands on:
+//! * `outside`: the drivers; `wires`: what ports lead to. Both are traits.
+//! * `measured`: what the machine has and uses.
+//!
+//! Nothing here knows JSON-RPC, AMQP, libvirt or netlink: requests come as [`Command`], and the
+//! drivers are traits.
 
 mod admission;
-pub mod command;
-mod digest;
+mod authority;
+mod claims;
+mod context;
+mod describe;
+mod engine;
 mod faults;
 mod gate;
-mod guest_work;
-pub mod inspect;
+mod keys;
 mod lifecycle;
 mod manager;
+mod measured;
 mod operations;
+mod outside;
 mod plan;
-mod power;
-mod reconcile;
+mod reads;
 mod record;
+mod refusal;
 mod registry;
-mod stall;
-mod steps;
-mod views;
+mod stalled;
+mod step;
 mod virtualization;
-mod worker;
+mod watch;
+mod wires;
 
-pub use manager::{Compute, Node};
-pub use operations::plans;
-pub use virtualization::Virtualization;
+pub use authority::{Authority, ByState};
+pub use claims::{ByCapacity, Claims, Shares};
+pub use context::Context;
+pub use describe::Legal;
+pub use manager::Compute;
+pub use operations::{Command, plans};
+pub use outside::{Node, Outside};
+pub use reads::{Inspection, Reads};
+pub use wires::{Bridges, Port, Wires};

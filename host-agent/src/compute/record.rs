@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::{Size, VmState};
-use ostler_protocol::rpc::values::{Sha256, Timestamp};
+use ostler_protocol::rpc::values::{InstanceId, Sha256, Timestamp};
 
 use crate::journal::records::{Base, DirectBoot, InstanceRecord, Source};
 
@@ -74,4 +74,9 @@ impl InstanceRecord {
             }
         }
     }
+}
+
+/// The guest's serial number of the root disk: an id that is as long as virtio-blk allows.
+pub(super) fn root_serial(id: InstanceId) -> String {
+    id.0.simple().to_string().chars().take(20).collect()
 }

@@ -1,33 +1,22 @@
-//! What domains run on: KVM or emulation, and with which processor.
-//!
-//! Found out by trying, where the setting says `auto`, as soon as libvirt can be reached. A trial
-//! is no proof: when the first instance does not start all the same, it is tried once more, and an
-//! instance whose definition is of a choice that is no longer made gets a new one.
+//! What domains run on, KVM or emulation, and with which processor: once that is known.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
 
-use super::manager::Compute;
-use crate::config;
-use crate::hypervisor::{Error, Hypervisor, Link, VirtChoice, VirtSetting};
-use crate::network::Network;
-
-/// The pause before a trial that could not be made is made again.
-const AGAIN: Duration = Duration::from_secs(5);
+use crate::hypervisor::VirtChoice;
 
 /// What is known of it.
 #[derive(Debug, Default)]
-pub struct Virtualization {
-    choice: watch::Sender<Option<Arc<VirtChoice>>>,
+pub(super) struct Virtualization {
+    pub(super) choice: watch::Sender<Option<Arc<VirtChoice>>>,
     /// Held while it is found out.
-    finding: Mutex<()>,
+    pub(super) finding: Mutex<()>,
     /// An instance has started on it, or it was tried a second time.
-    settled: AtomicBool,
+    pub(super) settled: AtomicBool,
     /// The second trial found something else.
-    changed: AtomicBool,
+    pub(super) changed: AtomicBool,
 }
 
 impl Virtualization {
@@ -44,76 +33,5 @@ impl Virtualization {
     /// An instance has started.
     pub(super) fn works(&self) {
         self.settled.store(true, Ordering::Relaxed);
-    }
-}
-
-impl<H: Hypervisor, N: Network> Compute<H, N> {
-    fn virt_setting(&self) -> VirtSetting {
-        match self.settings().virt_type {
-            config::VirtType::Auto => VirtSetting::Auto,
-            config::VirtType::Kvm => VirtSetting::Kvm,
-            config::VirtType::Qemu => VirtSetting::Qemu,
-        }
-    }
-
-    /// What domains run on; found out once, by really starting one where the setting says `auto`.
-    pub(super) async fn virtualization(&self) -> Result<Arc<VirtChoice>, Error> {
-        let _alone = self.node.virtualization.finding.lock().await;
-        match self.node.virtualization.known() {
-            Some(choice) => Ok(choice),
-            None => self.choose().await,
-        }
-    }
-
-    async fn choose(&self) -> Result<Arc<VirtChoice>, Error> {
-        let choice = Arc::new(self.node.hypervisor.virt_type(self.virt_setting()).await?);
-        let VirtChoice { virt_type, cpu, why } = &*choice;
-        tracing::info!(%virt_type, %cpu, why, "domains run on this");
-        self.node.virtualization.choice.send_replace(Some(Arc::clone(&choice)));
-        Ok(choice)
-    }
-
-    /// Whether an instance that did not start for this `error` may start on something else: then
-    /// its domain is to be defined again.
-    pub(super) async fn runs_on_something_else(&self, error: &Error) -> bool {
-        if !matches!(error, Error::Failed { .. } | Error::Refused { .. })
-            || self.virt_setting() != VirtSetting::Auto
-        {
-            return false;
-        }
-        let known = &self.node.virtualization;
-        let _alone = known.finding.lock().await;
-        if !known.settled.swap(true, Ordering::Relaxed) {
-            let before = known.known();
-            tracing::warn!(%error, "the first instance does not start: what runs is tried again");
-            match self.choose().await {
-                Ok(now) => {
-                    let same = before.is_some_and(|before| {
-                        (before.virt_type, &before.cpu) == (now.virt_type, &now.cpu)
-                    });
-                    known.changed.store(!same, Ordering::Relaxed);
-                }
-                Err(error) => tracing::warn!(%error, "what domains run on could not be tried"),
-            }
-        }
-        known.changed.load(Ordering::Relaxed)
-    }
-
-    /// Find out what domains run on as soon as libvirt can be reached, so that no boot waits.
-    pub(super) async fn probe_virtualization(&self) {
-        let mut link = self.node.hypervisor.link();
-        while self.node.virtualization.known().is_none() {
-            tokio::select! {
-                () = self.shutdown.cancelled() => return,
-                up = link.wait_for(|link| *link == Link::Up) => if up.is_err() { return },
-            }
-            if let Err(error) = self.virtualization().await {
-                tracing::warn!(%error, "what domains run on could not be found out");
-                tokio::select! {
-                    () = self.shutdown.cancelled() => return,
-                    () = tokio::time::sleep(AGAIN) => {}
-                }
-            }
-        }
     }
 }

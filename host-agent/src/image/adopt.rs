@@ -31,7 +31,7 @@ use super::local::{self, Copy};
 use super::part::{Part, remove_if_there};
 use super::source::Source;
 use super::sparse::{Piece, Reader, hash_zeros};
-use super::{Cache, ImageError, Imported, Progress, Stored, Unfit, qemu_img, verify};
+use super::{Cache, ImageError, Images, Imported, Progress, Stored, Unfit, qemu_img, verify};
 use crate::qcow2;
 
 /// However large the disk inside: nobody but us made it.
@@ -64,14 +64,8 @@ enum Linked {
 }
 
 impl Cache {
-    /// Take a finished qcow2 file of this node into the cache: judged as an import is (but however
-    /// large it is), hashed, and moved. Nobody may be writing to it. `claim` is as an import's.
-    ///
-    /// A small receipt takes the file's place, so that a repeat after a crash has the same answer;
-    /// it is the caller's to remove when the answer is kept. A file that is gone, receipt and all,
-    /// is [`ImageError::Gone`]. `progress` is told bytes hashed, of how many; after `cancel` the
-    /// answer is [`ImageError::Cancelled`], and the file is where it was.
-    pub async fn adopt(
+    /// [`Images::adopt`](super::Images::adopt)
+    pub(super) async fn take_over(
         &self,
         file: &Path,
         name: &Name,
@@ -391,7 +385,7 @@ mod tests {
         fs::remove_file(&file).unwrap();
         qcow2_file(&file);
         assert_eq!(adopt(&cache, &file).await.unwrap().stored, Stored::AlreadyThere);
-        let removed = cache.remove(&first.sha256, Format::Qcow2, async { false }).await.unwrap();
+        let removed = cache.remove(&first.sha256, Format::Qcow2, || false).await.unwrap();
         assert_eq!(removed, Removed::Removed);
         // A receipt for what is not there, and nothing at all.
         assert!(matches!(adopt(&cache, &file).await, Err(ImageError::Gone { .. })));

@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::fetch::Fetch;
@@ -27,8 +28,8 @@ use super::local::{self, Copy};
 use super::part::{Part, Written};
 use super::source::Kind;
 use super::{
-    Cached, ImageError, ImportSpec, Imported, Limits, Phase, Progress, Removed, Source, Stored,
-    Swept, qemu_img, verify,
+    Cached, ImageError, Images, ImportSpec, Imported, Limits, Phase, Progress, Removed, Source,
+    Stored, Swept, qemu_img, verify,
 };
 use crate::qcow2;
 use crate::threads::Threads;
@@ -62,6 +63,106 @@ pub struct Cache {
     threads: Threads,
     /// One import at a time of each source, by its key; one at a time at each file, by its path.
     locks: Mutex<HashMap<String, Weak<Lock>>>,
+}
+
+impl Images for Cache {
+    async fn import(
+        &self,
+        spec: &ImportSpec,
+        progress: &watch::Sender<Progress>,
+        claim: impl FnOnce(&Imported) + Send,
+    ) -> Result<Imported, ImageError> {
+        progress.send_replace(Progress::default());
+        let key = spec.source.key();
+        let lock = self.lock(&key).lock_owned().await;
+        if let Some(sha256) = &spec.sha256 {
+            let _nobody_removes_it = self.hold(sha256, spec.format).await;
+            if let Some(found) = self.find(spec, sha256).await? {
+                claim(&found);
+                return Ok(found);
+            }
+        }
+        let _turn = self.turns.take().await;
+        let part = Part::new(&self.parts, &key, lock);
+        let imported = self.bring(spec, &part, progress, claim).await;
+        if imported.as_ref().is_err_and(|error| !worth_resuming(error)) {
+            let part = part.clone();
+            self.run("clear", &self.parts, move || part.discard()).await?;
+        }
+        imported
+    }
+
+    async fn forget(&self, source: &Source) -> Result<(), ImageError> {
+        let key = source.key();
+        let lock = tokio::time::timeout(FORGET_PATIENCE, self.lock(&key).lock_owned());
+        let Ok(lock) = lock.await else { return Ok(()) };
+        let part = Part::new(&self.parts, &key, lock);
+        self.run("clear", &self.parts, move || part.discard()).await
+    }
+
+    async fn forget_image(&self, image: &Name) -> Result<(), ImageError> {
+        for key in self.keys().await? {
+            let Ok(lock) = self.lock(&key).try_lock_owned() else { continue };
+            let part = Part::new(&self.parts, &key, lock);
+            let image = image.clone();
+            let forget = move || if part.is_for(&image) { part.discard() } else { Ok(()) };
+            self.run("clear", &self.parts, forget).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(
+        &self,
+        sha256: &Sha256,
+        format: Format,
+        is_needed: impl FnOnce() -> bool + Send,
+    ) -> Result<Removed, ImageError> {
+        let path = self.path(sha256, format);
+        let _nobody_finds_it = self.hold(sha256, format).await;
+        if is_needed() {
+            return Ok(Removed::Needed);
+        }
+        let (file, folder) = (path.clone(), self.folder.clone());
+        let remove = move || match fs::remove_file(file) {
+            Ok(()) => File::open(folder)?.sync_all().map(|()| Removed::Removed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removed::AlreadyGone),
+            Err(error) => Err(error),
+        };
+        let removed = self.run("remove", &path, remove).await?;
+        info!(image = %path.display(), ?removed, "image removed from the cache");
+        Ok(removed)
+    }
+
+    fn path(&self, sha256: &Sha256, format: Format) -> PathBuf {
+        self.folder.join(format!("{sha256}.{}", format.as_str()))
+    }
+
+    async fn list(&self) -> Result<Vec<Cached>, ImageError> {
+        let folder = self.folder.clone();
+        let list = move || {
+            let mut cached = Vec::new();
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                if let Some((sha256, format)) = name(&entry.file_name()) {
+                    let size = Bytes(entry.metadata()?.len());
+                    cached.push(Cached { sha256, format, path: entry.path(), size });
+                }
+            }
+            Ok(cached)
+        };
+        self.run("list", &self.folder, list).await
+    }
+
+    async fn adopt(
+        &self,
+        file: &Path,
+        name: &Name,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+        claim: impl FnOnce(&Imported) + Send,
+    ) -> Result<Imported, ImageError> {
+        self.take_over(file, name, progress, cancel, claim).await
+    }
 }
 
 impl Cache {
@@ -99,60 +200,6 @@ impl Cache {
 
     pub(super) fn limits(&self) -> Arc<Limits> {
         Arc::clone(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Bring an image into the cache, telling how far it is. `claim` notes whose it is, before
-    /// anybody can [remove](Self::remove) it; it is called if and only if the file is there.
-    ///
-    /// Dropping the future ends the import; a download goes on from there when it is imported
-    /// again, on this boot of the node, unless it is [forgotten](Self::forget).
-    pub async fn import(
-        &self,
-        spec: &ImportSpec,
-        progress: &watch::Sender<Progress>,
-        claim: impl FnOnce(&Imported) + Send,
-    ) -> Result<Imported, ImageError> {
-        progress.send_replace(Progress::default());
-        let key = spec.source.key();
-        let lock = self.lock(&key).lock_owned().await;
-        if let Some(sha256) = &spec.sha256 {
-            let _nobody_removes_it = self.hold(sha256, spec.format).await;
-            if let Some(found) = self.find(spec, sha256).await? {
-                claim(&found);
-                return Ok(found);
-            }
-        }
-        let _turn = self.turns.take().await;
-        let part = Part::new(&self.parts, &key, lock);
-        let imported = self.bring(spec, &part, progress, claim).await;
-        if imported.as_ref().is_err_and(|error| !worth_resuming(error)) {
-            let part = part.clone();
-            self.run("clear", &self.parts, move || part.discard()).await?;
-        }
-        imported
-    }
-
-    /// Drop what there is of an import that will not be resumed. Whoever imports the same source
-    /// now keeps it: it is theirs.
-    pub async fn forget(&self, source: &Source) -> Result<(), ImageError> {
-        let key = source.key();
-        let lock = tokio::time::timeout(FORGET_PATIENCE, self.lock(&key).lock_owned());
-        let Ok(lock) = lock.await else { return Ok(()) };
-        let part = Part::new(&self.parts, &key, lock);
-        self.run("clear", &self.parts, move || part.discard()).await
-    }
-
-    /// The same for an import from before the agent started, whose source is not known whole any
-    /// more: what can still be resumed says which image it is for.
-    pub async fn forget_image(&self, image: &Name) -> Result<(), ImageError> {
-        for key in self.keys().await? {
-            let Ok(lock) = self.lock(&key).try_lock_owned() else { continue };
-            let part = Part::new(&self.parts, &key, lock);
-            let image = image.clone();
-            let forget = move || if part.is_for(&image) { part.discard() } else { Ok(()) };
-            self.run("clear", &self.parts, forget).await?;
-        }
-        Ok(())
     }
 
     async fn bring(
@@ -271,52 +318,6 @@ impl Cache {
         let virtual_size = self.judge(spec, &path, size).await?;
         let (sha256, stored) = (sha256.clone(), Stored::AlreadyThere);
         Ok(Some(Imported { sha256, path, format: spec.format, size, virtual_size, stored }))
-    }
-
-    /// Remove an image from the cache, unless it is `needed`: asked when nobody can import the same
-    /// until it is gone.
-    pub async fn remove(
-        &self,
-        sha256: &Sha256,
-        format: Format,
-        needed: impl Future<Output = bool> + Send,
-    ) -> Result<Removed, ImageError> {
-        let path = self.path(sha256, format);
-        let _nobody_finds_it = self.hold(sha256, format).await;
-        if needed.await {
-            return Ok(Removed::Needed);
-        }
-        let (file, folder) = (path.clone(), self.folder.clone());
-        let remove = move || match fs::remove_file(file) {
-            Ok(()) => File::open(folder)?.sync_all().map(|()| Removed::Removed),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removed::AlreadyGone),
-            Err(error) => Err(error),
-        };
-        let removed = self.run("remove", &path, remove).await?;
-        info!(image = %path.display(), ?removed, "image removed from the cache");
-        Ok(removed)
-    }
-
-    /// Where an image with this content is, or would be.
-    pub fn path(&self, sha256: &Sha256, format: Format) -> PathBuf {
-        self.folder.join(format!("{sha256}.{}", format.as_str()))
-    }
-
-    /// All images in the cache.
-    pub async fn list(&self) -> Result<Vec<Cached>, ImageError> {
-        let folder = self.folder.clone();
-        let list = move || {
-            let mut cached = Vec::new();
-            for entry in fs::read_dir(folder)? {
-                let entry = entry?;
-                if let Some((sha256, format)) = name(&entry.file_name()) {
-                    let size = Bytes(entry.metadata()?.len());
-                    cached.push(Cached { sha256, format, path: entry.path(), size });
-                }
-            }
-            Ok(cached)
-        };
-        self.run("list", &self.folder, list).await
     }
 
     /// Clear away what interrupted imports left and cannot be, or was not, resumed.

@@ -39,16 +39,74 @@ mod sparse;
 mod tests;
 mod verify;
 
-use std::path::PathBuf;
+use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub use cache::Cache;
 pub use error::ImageError;
 pub use source::{Source, SourceError};
 pub use verify::Unfit;
+
+/// Where the images come from that this node's disks are made from, and go to that are made of
+/// them.
+pub trait Images: Send + Sync + 'static {
+    /// Bring an image here, telling how far it is. `claim` notes whose it is, before anybody can
+    /// [remove](Self::remove) it; it is called if and only if the file is there.
+    ///
+    /// Dropping the future ends the import; it may go on from there when the same is imported
+    /// again, unless it is [forgotten](Self::forget).
+    fn import(
+        &self,
+        spec: &ImportSpec,
+        progress: &watch::Sender<Progress>,
+        claim: impl FnOnce(&Imported) + Send,
+    ) -> impl Future<Output = Result<Imported, ImageError>> + Send;
+
+    /// Drop what there is of an import that will not be resumed. Whoever imports the same source
+    /// now keeps it: it is theirs.
+    fn forget(&self, source: &Source) -> impl Future<Output = Result<(), ImageError>> + Send;
+
+    /// The same for an import from before the agent started, whose source is not known whole any
+    /// more: what can still be resumed says which image it is for.
+    fn forget_image(&self, image: &Name) -> impl Future<Output = Result<(), ImageError>> + Send;
+
+    /// Take a finished qcow2 file of this node for an image: judged as an import is (but however
+    /// large it is), hashed, and moved. Nobody may be writing to it. `claim` is as an import's.
+    ///
+    /// A small receipt takes the file's place, so that a repeat after a crash has the same answer;
+    /// it is the caller's to remove when the answer is kept. A file that is gone, receipt and all,
+    /// is [`ImageError::Gone`]. `progress` is told bytes hashed, of how many; after `cancel` the
+    /// answer is [`ImageError::Cancelled`], and the file is where it was.
+    fn adopt(
+        &self,
+        file: &Path,
+        name: &Name,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+        claim: impl FnOnce(&Imported) + Send,
+    ) -> impl Future<Output = Result<Imported, ImageError>> + Send;
+
+    /// Remove an image's file, unless it `is_needed`: asked when nobody can import the same until
+    /// it is gone.
+    fn remove(
+        &self,
+        sha256: &Sha256,
+        format: Format,
+        is_needed: impl FnOnce() -> bool + Send,
+    ) -> impl Future<Output = Result<Removed, ImageError>> + Send;
+
+    /// Where an image with this content is, or would be.
+    fn path(&self, sha256: &Sha256, format: Format) -> PathBuf;
+
+    /// All images that are here.
+    fn list(&self) -> impl Future<Output = Result<Vec<Cached>, ImageError>> + Send;
+}
 
 /// What the cache puts up with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -164,7 +164,7 @@ async fn the_same_bytes_share_one_file_and_removing_is_idempotent() {
     for (needed, wanted) in
         [(true, Removed::Needed), (false, Removed::Removed), (false, Removed::AlreadyGone)]
     {
-        let removed = bench.cache.remove(&first.sha256, Format::Kernel, async { needed }).await;
+        let removed = bench.cache.remove(&first.sha256, Format::Kernel, || needed).await;
         assert_eq!(removed.unwrap(), wanted);
     }
     bench.assert_clean().await;

@@ -13,11 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use crate::compute::command::{Command, Context};
-use crate::compute::inspect::Inspection;
-use crate::compute::{Compute, plans};
-use crate::hypervisor::Hypervisor;
-use crate::network::Network;
+use crate::compute::{Command, Compute, Context, Inspection, Outside, plans};
 
 /// How much of a caller's name for a request is kept.
 const REQUEST_NAME_MAX: usize = 128;
@@ -26,15 +22,15 @@ const REQUEST_NAME_MAX: usize = 128;
 const LOGGED_MAX: usize = 500;
 
 /// Answers requests, whichever way they came.
-pub struct Service<H: Hypervisor, N> {
-    compute: Arc<Compute<H, N>>,
+pub struct Service<O: Outside> {
+    compute: Arc<Compute<O>>,
     broker: watch::Receiver<Link>,
     /// The OpenRPC document, made once.
     document: Arc<Value>,
-    inspection: Inspection<H>,
+    inspection: Inspection<O::Hypervisor>,
 }
 
-impl<H: Hypervisor, N> Clone for Service<H, N> {
+impl<O: Outside> Clone for Service<O> {
     fn clone(&self) -> Self {
         Self {
             compute: Arc::clone(&self.compute),
@@ -75,13 +71,13 @@ impl Asked {
     }
 }
 
-impl<H: Hypervisor, N: Network> Service<H, N> {
+impl<O: Outside> Service<O> {
     /// A service in front of `compute`; `broker` tells whether there is one and it can be reached.
-    pub fn new(compute: Arc<Compute<H, N>>, broker: watch::Receiver<Link>) -> Self {
+    pub fn new(compute: Arc<Compute<O>>, broker: watch::Receiver<Link>) -> Self {
         let mut document = openrpc(env!("CARGO_PKG_VERSION"));
         document["x-plans"] = json!(plans());
         let document = Arc::new(document);
-        let inspection = compute.inspection();
+        let inspection = compute.reads().inspection();
         Self { compute, broker, document, inspection }
     }
 
@@ -91,7 +87,7 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
     }
 
     /// The compute behind it.
-    pub fn compute(&self) -> &Arc<Compute<H, N>> {
+    pub fn compute(&self) -> &Arc<Compute<O>> {
         &self.compute
     }
 
@@ -153,58 +149,66 @@ impl<H: Hypervisor, N: Network> Service<H, N> {
     async fn carry_out(&self, call: Call, context: Context) -> Result<Value, Fault> {
         let compute = &self.compute;
         let command = match call {
-            Call::HostPing(_) => return value(&compute.ping()),
+            Call::HostPing(_) => return value(&compute.reads().ping()),
             Call::HostShow(_) => {
                 let broker = *self.broker.borrow();
-                return value(&compute.host(broker).await?);
+                return value(&compute.reads().host(broker).await?);
             }
             Call::Discover(_) => return Ok(Value::clone(&self.document)),
-            Call::InstanceList(filter) => return value(&compute.instances(&filter)?),
-            Call::InstanceShow(select) => return value(&compute.instance(select.id)?),
-            Call::GuestReport(query) => return value(&compute.guest_report(&query).await?),
-            Call::GuestExecWait(wait) => return value(&compute.guest_exec_wait(&wait).await?),
-            Call::GuestFileRead(read) => return value(&compute.guest_file_read(&read).await?),
-            Call::GuestTime(select) => return value(&compute.guest_time(select.id).await?),
+            Call::InstanceList(filter) => return value(&compute.reads().instances(&filter)?),
+            Call::InstanceShow(select) => return value(&compute.reads().instance(select.id)?),
+            Call::GuestReport(query) => return value(&compute.reads().guest_report(&query).await?),
+            Call::GuestExecWait(wait) => {
+                return value(&compute.reads().guest_exec_wait(&wait).await?);
+            }
+            Call::GuestFileRead(read) => {
+                return value(&compute.reads().guest_file_read(&read).await?);
+            }
+            Call::GuestTime(select) => return value(&compute.reads().guest_time(select.id).await?),
             Call::GuestExec(exec) => {
                 let key = context.key.clone();
-                return acted(compute.guest_exec(exec, key)).await;
+                return acted(compute.reads().guest_exec(exec, key)).await;
             }
             Call::GuestFileWrite(write) => {
-                return acted(compute.guest_file_write(write)).await;
+                return acted(compute.reads().guest_file_write(write)).await;
             }
             Call::GuestSyncTime(select) => {
-                return acted(compute.guest_sync_time(select.id)).await;
+                return acted(compute.reads().guest_sync_time(select.id)).await;
             }
             Call::GuestSshKeys(keys) => {
-                return acted(compute.guest_ssh_keys(&keys)).await;
+                return acted(compute.reads().guest_ssh_keys(&keys)).await;
             }
-            Call::GuestTrim(trim) => return acted(compute.guest_trim(trim)).await,
-            Call::OperationGet(select) => return value(&compute.operation(select.id).await?),
-            Call::OperationList(filter) => return value(&compute.operations(filter).await?),
-            Call::OperationWait(wait) => return value(&compute.wait(&wait).await?),
+            Call::GuestTrim(trim) => return acted(compute.reads().guest_trim(trim)).await,
+            Call::OperationGet(select) => {
+                return value(&compute.reads().operation(select.id).await?);
+            }
+            Call::OperationList(filter) => {
+                return value(&compute.reads().operations(filter).await?);
+            }
+            Call::OperationWait(wait) => return value(&compute.reads().wait(&wait).await?),
             Call::OperationCancel(select) => return value(&compute.cancel(select.id).await?),
-            Call::ImageList(_) => return value(&compute.images()),
-            Call::NetworkList(_) => return value(&compute.networks().await?),
-            Call::InstanceXml(read) => return value(&compute.xml(&read).await?),
+            Call::ImageList(_) => return value(&compute.reads().images()),
+            Call::NetworkList(_) => return value(&compute.reads().networks().await?),
+            Call::InstanceXml(read) => return value(&compute.reads().xml(&read).await?),
             Call::InstanceDiagnostics(select) => {
-                return value(&compute.diagnostics(select.id).await?);
+                return value(&compute.reads().diagnostics(select.id).await?);
             }
-            Call::InstanceVnc(select) => return value(&compute.vnc(select.id).await?),
-            Call::InstanceVncOpen(open) => return value(&compute.open_vnc(&open).await?),
+            Call::InstanceVnc(select) => return value(&compute.reads().vnc(select.id).await?),
+            Call::InstanceVncOpen(open) => return value(&compute.reads().open_vnc(&open).await?),
             Call::InstanceConsoleLog(read) => {
-                return value(&compute.console_log(&self.inspection, &read).await?);
+                return value(&compute.reads().console_log(&self.inspection, &read).await?);
             }
             Call::ConsoleOpen(open) => {
-                return value(&compute.console_open(&self.inspection, &open)?);
+                return value(&compute.reads().console_open(&self.inspection, &open)?);
             }
             Call::ConsoleRead(read) => {
-                return value(&compute.console_read(&self.inspection, &read).await?);
+                return value(&compute.reads().console_read(&self.inspection, &read).await?);
             }
             Call::ConsoleWrite(write) => {
-                return value(&compute.console_write(&self.inspection, &write).await?);
+                return value(&compute.reads().console_write(&self.inspection, &write).await?);
             }
             Call::ConsoleClose(close) => {
-                return value(&compute.console_close(&self.inspection, &close));
+                return value(&compute.reads().console_close(&self.inspection, &close));
             }
             Call::InstanceBoot(boot) => Command::Boot(boot),
             Call::InstanceStart(select) => Command::Start(select.id),

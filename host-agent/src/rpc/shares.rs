@@ -12,8 +12,7 @@ use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::method::Call;
 
 use super::service::{Asked, Service};
-use crate::hypervisor::Hypervisor;
-use crate::network::Network;
+use crate::compute::Outside;
 
 /// Requests of a kind that wait at a time; more are refused as `busy`.
 const PLACES: usize = 512;
@@ -83,12 +82,12 @@ impl Drop for Place {
     }
 }
 
-impl<H: Hypervisor, N: Network> Service<H, N> {
+impl<O: Outside> Service<O> {
     /// What the answer to a request has to wait for; none if it is there at once.
     pub(super) fn waits(&self, asked: &Asked) -> Option<Kind> {
         let compute = self.compute();
         let (kind, waits) = match &asked.call {
-            Call::OperationWait(wait) => (Kind::Operation, compute.has_to_wait(wait)),
+            Call::OperationWait(wait) => (Kind::Operation, compute.reads().has_to_wait(wait)),
             Call::GuestExecWait(wait) => (Kind::Program, wait.timeout != Some(0)),
             Call::ConsoleRead(read) => (Kind::Console, read.wait.is_some_and(|wait| wait > 0)),
             Call::GuestReport(query) => (Kind::Guest, !query.cached),

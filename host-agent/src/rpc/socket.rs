@@ -22,8 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::seats::{Seat, Seats};
 use super::service::{Service, bytes};
-use crate::hypervisor::Hypervisor;
-use crate::network::Network;
+use crate::compute::Outside;
 use crate::threads::Threads;
 
 /// The longest request line, bytes.
@@ -112,11 +111,7 @@ impl Listener {
     }
 
     /// Serve until `shutdown`; then requests under way are answered and connections closed.
-    pub async fn serve<H: Hypervisor, N: Network>(
-        self,
-        service: Service<H, N>,
-        shutdown: CancellationToken,
-    ) {
+    pub async fn serve<O: Outside>(self, service: Service<O>, shutdown: CancellationToken) {
         let seats = Seats::new(CONNECTIONS, IDLE_GRACE);
         let look_ups = Threads::new("socket-peer", LOOK_UPS);
         let tasks = TaskTracker::new();
@@ -209,10 +204,10 @@ fn is_member(uid: u32, group: Gid) -> bool {
 }
 
 /// Serve one connection.
-async fn converse<H: Hypervisor, N: Network>(
+async fn converse<O: Outside>(
     stream: UnixStream,
     caller: &str,
-    service: &Service<H, N>,
+    service: &Service<O>,
     seat: &Seat,
     shutdown: &CancellationToken,
 ) -> io::Result<()> {

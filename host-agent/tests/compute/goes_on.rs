@@ -35,7 +35,7 @@ async fn what_is_tried_again_is_shown_and_survives_a_restart() {
     let operation = life.submit(delete(id)).await.unwrap();
     let mut events = life.compute.events();
     let failed = loop {
-        let now = life.compute.operation(operation.id).await.unwrap();
+        let now = life.compute.reads().operation(operation.id).await.unwrap();
         if now.steps.iter().any(|step| step.failures > 0) {
             break now;
         }
@@ -44,13 +44,13 @@ async fn what_is_tried_again_is_shown_and_survives_a_restart() {
     assert_eq!(failed.state, State::Running);
     let fault = failed.error.unwrap();
     assert_eq!(fault.data.step.as_deref(), Some("remove files"));
-    assert_eq!(life.compute.instance(id).unwrap().fault, Some(fault));
+    assert_eq!(life.compute.reads().instance(id).unwrap().fault, Some(fault));
     life.crash().await;
     let life = world.live().await;
     std::fs::remove_file(&broken).unwrap();
     let over = life.end_of(&operation).await;
     assert_eq!(over.state, State::Succeeded, "{over:#?}");
-    assert_eq!((over.error, life.compute.instance(id).unwrap().fault), (None, None));
+    assert_eq!((over.error, life.compute.reads().instance(id).unwrap().fault), (None, None));
 }
 
 #[tokio::test]
@@ -87,7 +87,16 @@ async fn a_committed_step_is_not_given_up_for_one_that_failed() {
     std::fs::create_dir(&aside).unwrap();
     let revert = life.submit(Command::RevertResize(id)).await.unwrap();
     let mut events = life.compute.events();
-    while life.compute.operation(revert.id).await.unwrap().steps.iter().all(|s| s.failures == 0) {
+    while life
+        .compute
+        .reads()
+        .operation(revert.id)
+        .await
+        .unwrap()
+        .steps
+        .iter()
+        .all(|s| s.failures == 0)
+    {
         tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
     }
     std::fs::remove_dir(&aside).unwrap();

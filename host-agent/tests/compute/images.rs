@@ -61,7 +61,7 @@ async fn client(
             assert_eq!(over.state, State::Succeeded, "{over:#?}");
             assert!(file.exists(), "{name} has an instance and no file");
         }
-        if life.compute.instance(id).is_ok() {
+        if life.compute.reads().instance(id).is_ok() {
             life.done(delete(id)).await;
         }
         if removal.is_err() {

@@ -75,12 +75,12 @@ async fn what_an_earlier_version_left_is_taken_up_as_that_planned_it() {
         let world = World::new();
         world.leave(&left).await;
         let life = world.live().await;
-        let mut now = life.compute.operation(operation.id).await.unwrap();
+        let mut now = life.compute.reads().operation(operation.id).await.unwrap();
         // There are no files and no domains, so what can only go on is tried again and again.
         let goes_on = |now: &Operation| now.steps.iter().any(|step| step.failures > 0);
         while !now.state.is_over() && !goes_on(&now) {
             let wait = Wait { id: now.id, revision: Some(now.revision), timeout: Some(20_000) };
-            let then = life.compute.wait(&wait).await.unwrap();
+            let then = life.compute.reads().wait(&wait).await.unwrap();
             assert!(then.revision > now.revision, "it stands still: {then:#?}");
             now = then;
         }
@@ -96,7 +96,7 @@ async fn what_an_earlier_version_left_is_taken_up_as_that_planned_it() {
             assert!(done(&now).starts_with(&done(&operation)), "{operation:#?} {now:#?}");
         }
         if let (Subject::Instance(id), true) = (&operation.subject, now.state.is_over()) {
-            let instance = life.compute.instance(*id).unwrap();
+            let instance = life.compute.reads().instance(*id).unwrap();
             assert_eq!(instance.task_state, None, "{now:#?}");
         }
         cut_off.insert(operation.kind);
@@ -126,8 +126,8 @@ async fn a_row_that_cannot_be_read_is_set_aside_and_what_it_held_up_is_free() {
     drop(db);
     let life = world.live().await;
     assert_eq!(life.status(known), Status::Active);
-    assert!(life.compute.instance(lost).is_err());
-    let free = life.compute.instance(held).unwrap();
+    assert!(life.compute.reads().instance(lost).is_err());
+    let free = life.compute.reads().instance(held).unwrap();
     assert_eq!((free.task_state, free.operation), (None, None));
     assert!(free.fault.unwrap().message.contains("cannot be read"));
     // Its bytes may be what the one that cannot be read needs.

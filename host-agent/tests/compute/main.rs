@@ -13,8 +13,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ostler_host_agent::compute::command::{Command, Context};
-use ostler_host_agent::compute::{Compute, Node, Virtualization};
+use ostler_host_agent::compute::{
+    Bridges, ByCapacity, ByState, Command, Compute, Context, Node, Outside,
+};
 use ostler_host_agent::config::Settings;
 use ostler_host_agent::disk::Directory;
 use ostler_host_agent::guest::{GuestSettings, Guests};
@@ -32,7 +33,18 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-type Subjected = Compute<Fake, FakeNetwork>;
+/// Drivers that are fake, but for files.
+struct Faked;
+
+impl Outside for Faked {
+    type Hypervisor = Fake;
+    type Network = FakeNetwork;
+    type Wires = Bridges<FakeNetwork>;
+    type Disks = Directory;
+    type Images = Cache;
+}
+
+type Subjected = Compute<Faked>;
 
 /// A node whose drivers are fake and outlive the agent, as the real ones do.
 struct World {
@@ -80,14 +92,17 @@ impl World {
         let guest_settings = GuestSettings::new(settings.answer_timeout);
         let directories = vec![self.path().to_owned()];
         let limits = Limits { keep_free: Bytes(0), directories, ..Limits::default() };
+        let network = Arc::new(self.network.clone());
         let node = Node {
             guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
             hypervisor,
-            network: self.network.clone(),
+            wires: Bridges(Arc::clone(&network)),
+            network,
             disks: Directory::open(self.path()).await.unwrap(),
-            images: Cache::open(&self.path().join("images"), limits).await.unwrap(),
+            images: Arc::new(Cache::open(&self.path().join("images"), limits).await.unwrap()),
             host: Host::open(self.path()).await.unwrap(),
-            virtualization: Virtualization::default(),
+            authority: Box::new(ByState),
+            claims: Box::new(ByCapacity),
         };
         let settings = Arc::new(settings);
         let compute = Compute::start(settings, journal, node, shutdown.clone()).await.unwrap();
@@ -151,7 +166,7 @@ impl Life {
 
     async fn end_of(&self, operation: &Operation) -> Operation {
         let wait = Wait { id: operation.id, revision: None, timeout: Some(60_000) };
-        let over = self.compute.wait(&wait).await.unwrap();
+        let over = self.compute.reads().wait(&wait).await.unwrap();
         assert!(over.state.is_over(), "{over:#?}");
         over
     }
@@ -168,7 +183,7 @@ impl Life {
     }
 
     fn status(&self, id: InstanceId) -> Status {
-        self.compute.instance(id).unwrap().status
+        self.compute.reads().instance(id).unwrap().status
     }
 
     /// End without a word to anything that is under way, as near to a crash as a process can come
@@ -191,7 +206,7 @@ async fn a_boot_is_undone_wherever_it_fails() {
             assert_eq!(over.state, State::Undone, "{call:?} {failing:?}: {over:#?}");
             assert_eq!(world.traces(id), [""; 0], "{call:?} {failing:?}");
             assert_eq!(life.status(id), Status::Error);
-            let fault = life.compute.instance(id).unwrap().fault.unwrap();
+            let fault = life.compute.reads().instance(id).unwrap().fault.unwrap();
             assert_eq!(fault.data.reason, Reason::HypervisorFailed);
             assert!(fault.data.step.is_some(), "{fault:?}");
             life.done(delete(id)).await;
@@ -313,7 +328,7 @@ async fn after_a_restart_what_is_deleted_is_shown_as_it_is() {
     life.crash().await;
     let life = world.live().await;
     let mut events = life.compute.events();
-    let power = |id| life.compute.instance(id).unwrap().power_state;
+    let power = |id| life.compute.reads().instance(id).unwrap().power_state;
     while power(soft) != PowerState::Shutdown {
         tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
     }
@@ -331,7 +346,7 @@ async fn a_soft_deleted_instance_says_when_it_goes() {
     let life = world.furnished().await;
     let id = InstanceId::random();
     life.done(boot(id)).await;
-    let shown = |life: &Life| life.compute.instance(id).unwrap();
+    let shown = |life: &Life| life.compute.reads().instance(id).unwrap();
     assert_eq!(shown(&life).reclaimed_at, None);
     life.done(Command::Delete(serde_json::from_value(json!({"id": id})).unwrap())).await;
     let deleted = shown(&life);
@@ -378,7 +393,7 @@ async fn what_libvirt_tells_is_believed_and_unknown_is_not_off() {
     let mut events = life.compute.events();
     let mut until = async |status: Status, power: PowerState| {
         let seen = |i: ostler_protocol::rpc::instance::Instance| (i.status, i.power_state);
-        while seen(life.compute.instance(id).unwrap()) != (status, power) {
+        while seen(life.compute.reads().instance(id).unwrap()) != (status, power) {
             tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
         }
     };
@@ -441,7 +456,7 @@ async fn a_late_command_is_not_run() {
     let fault = life.compute.submit(boot(InstanceId::random()), late).await.unwrap_err();
     assert_eq!(fault.data.reason, Reason::Expired);
     let subject = Subject::Instance(InstanceId::random());
-    assert!(life.compute.instances(&Default::default()).unwrap().is_empty(), "{subject}");
+    assert!(life.compute.reads().instances(&Default::default()).unwrap().is_empty(), "{subject}");
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ async fn what_ran_before_a_start_that_fails_runs_after_it() {
     // ACTIVE, and paused behind the agent: a start has something to look at.
     world.hypervisor.set_power(id, PowerState::Paused, PowerReason::PauseRequested);
     let mut events = life.compute.events();
-    while life.compute.instance(id).unwrap().power_state != PowerState::Paused {
+    while life.compute.reads().instance(id).unwrap().power_state != PowerState::Paused {
         tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
     }
     world.hypervisor.fail_next(Call::Start, Failing::After, failed("start"));
@@ -108,7 +108,7 @@ async fn an_id_that_is_taken_is_refused_and_what_has_it_stays() {
         let fault = life.submit(boot(id)).await.unwrap_err();
         assert_eq!(fault.data.reason, Reason::Conflict, "{fault:#?}");
         assert!(fault.message.contains("mark"), "{fault:#?}");
-        assert!(life.compute.instance(id).is_err());
+        assert!(life.compute.reads().instance(id).is_err());
         assert_eq!(life.submit(delete(id)).await.unwrap_err().data.reason, Reason::NotFound);
         assert_eq!(power(&world, id).await, there);
     }

@@ -19,7 +19,7 @@ impl Life {
     async fn until(&self, id: InstanceId, is: impl Fn(&Instance) -> bool) -> Instance {
         let mut events = self.compute.events();
         loop {
-            let now = self.compute.instance(id).unwrap();
+            let now = self.compute.reads().instance(id).unwrap();
             if is(&now) {
                 return now;
             }
@@ -29,7 +29,7 @@ impl Life {
     }
 
     fn stall(&self, id: InstanceId) -> Option<StallReason> {
-        self.compute.instance(id).unwrap().stalled.map(|stalled| stalled.reason)
+        self.compute.reads().instance(id).unwrap().stalled.map(|stalled| stalled.reason)
     }
 }
 

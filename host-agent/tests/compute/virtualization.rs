@@ -38,7 +38,7 @@ async fn an_instance_that_does_not_start_on_what_was_found_starts_on_what_is_fou
     drop(hold);
     assert_eq!(life.end_of(&booting).await.state, State::Succeeded);
     assert_eq!(on(&world, first), (VirtType::Kvm, named));
-    let host = life.compute.host(ostler_protocol::rpc::host::Link::None).await.unwrap();
+    let host = life.compute.reads().host(ostler_protocol::rpc::host::Link::None).await.unwrap();
     let shown = (host.virt_type.as_str(), host.cpu_mode.as_str(), host.virt_type_reason.as_str());
     assert_eq!(shown, ("kvm", "qemu64", "kvm was found"));
 }

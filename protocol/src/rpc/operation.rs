@@ -184,6 +184,9 @@ pub enum Unit {
 pub struct Step {
     /// Its name, as in `create root disk`.
     pub name: String,
+    /// What it is about, where that is not what the operation is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Subject>,
     /// Where it is.
     pub state: StepState,
     /// Whether it found so what it is to bring about: then it has made nothing, and an undo of the

@@ -1,19 +1,11 @@
 //! Adjust: change the vCPUs and the memory of an instance in place, within its maximum.
 
-use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{self, TaskState};
-use ostler_protocol::rpc::values::Bytes;
-use serde::{Deserialize, Serialize};
-
-use super::{CANCELLABLE, Change, Describe, Legal, Traits, resize};
-use crate::compute::admission;
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running};
+use super::prelude::*;
+use super::resize;
+use crate::compute::admission::size;
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("adjusted", TaskState::Adjusting, resize::LEGAL.from);
-pub(super) const TRAITS: Traits = CANCELLABLE;
 
 /// Change vCPUs and memory in place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,9 +16,9 @@ pub(in crate::compute) struct Adjust {
     pub(in crate::compute) memory: Option<Bytes>,
 }
 
-pub(super) fn ask(adjust: instance::Adjust, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(adjust: instance::Adjust, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     gate.act(adjust.id, &LEGAL, |record, gate| {
-        admission::adjust(&adjust, record, &gate.facts())?;
+        size::adjust(&adjust, record, gate)?;
         let vcpus = adjust.vcpus.filter(|vcpus| *vcpus != record.vcpus);
         let memory = adjust.memory.filter(|memory| *memory != record.memory);
         Ok(Adjust { vcpus, memory }.into())
@@ -38,9 +30,10 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Adjust {
-    fn plan(&self, _: Running) -> Vec<Step> {
+    fn plan(&self, _: Running) -> Plan {
         let vcpus = self.vcpus.map(|_| Step::AdjustVcpus);
-        vcpus.into_iter().chain(self.memory.map(|_| Step::AdjustMemory)).collect()
+        let memory = self.memory.map(|_| Step::AdjustMemory);
+        Plan::default().then(vcpus.as_slice()).then(memory.as_slice())
     }
 
     fn apply(&self, record: &mut InstanceRecord, _: Running) {

@@ -1,37 +1,22 @@
 //! Boot: make an instance from an image, and start it. What it had made goes when it fails; the
 //! record stays, in ERROR, to tell why.
 
-use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{self, VmState};
-use ostler_protocol::rpc::operation::{State, Subject};
-use serde::{Deserialize, Serialize};
-
-use super::{Change, Describe, Permit, START, Traits};
-use crate::compute::admission;
-use crate::compute::gate::{Admitted, Gate, Reservation};
-use crate::compute::registry::Volatile;
-use crate::compute::steps::Step;
+use super::prelude::*;
+use crate::compute::admission::{Reservation, size};
 use crate::journal::Write;
-use crate::journal::records::{InstanceRecord, Running};
-
-pub(super) const TRAITS: Traits = Traits { permit: Permit::Boot, can_cancel: true };
 
 /// Make the instance and start it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::compute) struct Boot {}
 
-pub(super) fn ask(boot: instance::Boot, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(boot: instance::Boot, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     gate.need_hypervisor()?;
-    let record = admission::admit(&boot, gate.by, &gate.facts())?;
-    gate.registry.instances.insert(record.id, record.clone());
+    let record = size::admit(&boot, gate)?;
+    gate.known.instances.insert(record.id, record.clone());
     Ok(Admitted {
-        subject: Subject::Instance(record.id),
-        change: Boot {}.into(),
-        was: Running::No,
-        to_do: true,
-        volatile: Volatile::default(),
-        undo: Reservation::NewInstance(record.id),
-        write: Write { instance: Some(record), ..Write::default() },
+        reserved: Reservation { new_instance: Some(record.id), ..Reservation::default() },
+        write: Write { instance: Some(record.clone()), ..Write::default() },
+        ..Admitted::of(Subject::Instance(record.id), Boot {})
     })
 }
 
@@ -40,8 +25,12 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Boot {
-    fn plan(&self, _: Running) -> Vec<Step> {
-        [&[Step::CreateRootDisk][..], &START].concat()
+    fn plan(&self, _: Running) -> Plan {
+        Plan::of(&[Step::CreateRootDisk]).then(&START)
+    }
+
+    fn permit(&self) -> Permit {
+        Permit::Boot
     }
 
     fn is_fresh(&self) -> bool {

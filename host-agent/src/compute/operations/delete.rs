@@ -1,15 +1,9 @@
 //! Delete: an instance is switched off and kept for a while, so that it can be restored; or it is
 //! removed with its disk, ports and sockets. A hard one takes the place of all that is under way.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::{self, DeleteMode, PowerState, TaskState, VmState};
-use ostler_protocol::rpc::operation::State;
-use serde::{Deserialize, Serialize};
+use ostler_protocol::rpc::instance::DeleteMode;
 
-use super::{BRIEF, Change, Describe, Legal, REMOVE, SHUT_DOWN, Traits};
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running};
+use super::prelude::*;
 
 pub(in crate::compute) const SOFT: Legal = Legal {
     unbuilt: true,
@@ -36,7 +30,6 @@ pub(in crate::compute) const HARD: Legal = Legal {
     overrides: true,
     ..Legal::new("deleted", TaskState::Deleting, &VmState::ALL)
 };
-pub(super) const TRAITS: Traits = BRIEF;
 
 /// Remove it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +42,7 @@ pub(in crate::compute) struct SoftDelete {
     pub(in crate::compute) timeout: u32,
 }
 
-pub(super) fn ask(delete: instance::Delete, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(delete: instance::Delete, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     let instance::Delete { id, mode, ignore_error } = delete;
     let timeout = gate.patience(None);
     let legal = match mode {
@@ -66,7 +59,7 @@ pub(super) fn ask(delete: instance::Delete, gate: &mut Gate<'_>) -> Result<Admit
         })
     })?;
     if mode == DeleteMode::Hard {
-        gate.registry.cancel_pointless(&admitted.subject);
+        gate.known.cancel_pointless(&admitted.subject);
     }
     Ok(admitted)
 }
@@ -91,8 +84,12 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for SoftDelete {
-    fn plan(&self, _: Running) -> Vec<Step> {
-        SHUT_DOWN.to_vec()
+    fn plan(&self, _: Running) -> Plan {
+        Plan::of(&SHUT_DOWN)
+    }
+
+    fn can_cancel(&self) -> bool {
+        false
     }
 
     fn can_undo(&self) -> bool {
@@ -123,8 +120,12 @@ impl Describe for SoftDelete {
 }
 
 impl Describe for Delete {
-    fn plan(&self, _: Running) -> Vec<Step> {
-        [&[Step::PowerOff][..], &REMOVE, &[Step::DropShelvedImage]].concat()
+    fn plan(&self, _: Running) -> Plan {
+        Plan::of(&[Step::PowerOff]).then(&REMOVE).then(&[Step::DropShelvedImage])
+    }
+
+    fn can_cancel(&self) -> bool {
+        false
     }
 
     fn can_undo(&self) -> bool {

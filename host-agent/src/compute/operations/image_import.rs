@@ -2,25 +2,18 @@
 
 use std::path::Path;
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::image::{self, State as ImageState};
-use ostler_protocol::rpc::operation::{State, Subject};
-use ostler_protocol::rpc::values::{Bytes, Sha256};
-use serde::{Deserialize, Serialize};
+use ostler_protocol::rpc::values::Sha256;
 
-use super::{Change, Describe, Permit, Traits};
-use crate::compute::admission;
-use crate::compute::digest::split_query;
-use crate::compute::gate::{Admitted, Gate, Reservation};
-use crate::compute::registry::{Registry, Volatile};
-use crate::compute::steps::Step;
-use crate::journal::records::{ImageRecord, Running};
+use super::digest::split_query;
+use super::prelude::*;
+use crate::compute::admission::{Reservation, size};
+use crate::compute::registry::Volatile;
+use crate::journal::records::ImageRecord;
 use crate::journal::{Entry, Write};
 
 /// The longest source, bytes.
 const SOURCE_MAX: usize = 4096;
-
-pub(super) const TRAITS: Traits = Traits { permit: Permit::Download, can_cancel: true };
 
 /// Fetch the image its record describes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,10 +24,10 @@ pub(in crate::compute) struct ImageImport {
     pub(in crate::compute) partial_source: bool,
 }
 
-pub(super) fn ask(import: image::Import, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     let subject = Subject::Image(import.name.clone());
     gate.idle(&subject)?;
-    if gate.registry.images.contains_key(&import.name) {
+    if gate.known.images.contains_key(&import.name) {
         let text = format!("conflict: there is an image {} already", import.name);
         return Err(Fault::new(Reason::Conflict, text)
             .about(subject.to_string())
@@ -42,7 +35,7 @@ pub(super) fn ask(import: image::Import, gate: &mut Gate<'_>) -> Result<Admitted
     }
     check_source(&import.source)?;
     if let Some(text) = &import.properties.command_line {
-        admission::command_line(text)?;
+        size::command_line(text)?;
     }
     let (source, partial_source) = split_query(&import.source);
     let record = ImageRecord {
@@ -56,15 +49,12 @@ pub(super) fn ask(import: image::Import, gate: &mut Gate<'_>) -> Result<Admitted
         properties: import.properties,
         created: gate.now,
     };
-    gate.registry.images.insert(record.name.clone(), record.clone());
+    gate.known.images.insert(record.name.clone(), record.clone());
     Ok(Admitted {
-        subject,
-        change: ImageImport { sha256: import.sha256, partial_source }.into(),
-        volatile: Volatile { word: None, source: partial_source.then_some(import.source) },
-        was: Running::No,
-        to_do: true,
-        undo: Reservation::NewImage(record.name.clone()),
+        volatile: Volatile { password: None, source: partial_source.then_some(import.source) },
+        reserved: Reservation { new_image: Some(record.name.clone()), ..Reservation::default() },
         write: Write { image: Some(Entry::Put(record)), ..Write::default() },
+        ..Admitted::of(subject, ImageImport { sha256: import.sha256, partial_source })
     })
 }
 
@@ -100,19 +90,26 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for ImageImport {
-    fn plan(&self, _: Running) -> Vec<Step> {
-        vec![Step::FetchImage]
+    fn plan(&self, _: Running) -> Plan {
+        Plan::of(&[Step::FetchImage])
     }
 
-    fn settle(&self, subject: &Subject, state: State, registry: &mut Registry, write: &mut Write) {
-        let Subject::Image(name) = subject else { return };
-        // One that failed leaves nothing; one that succeeded has set the record itself.
-        write.image = match state {
-            State::Succeeded => registry.images.get(name).cloned().map(Entry::Put),
+    fn permit(&self) -> Permit {
+        Permit::Download
+    }
+
+    // One that failed leaves nothing; one that succeeded has set the record itself.
+    fn image_after(
+        &self,
+        image: &Name,
+        known: Option<&ImageRecord>,
+        outcome: State,
+    ) -> Option<Entry<ImageRecord>> {
+        match outcome {
+            State::Succeeded => known.cloned().map(Entry::Put),
             State::Queued | State::Running | State::Failed | State::Cancelled | State::Undone => {
-                registry.images.remove(name);
-                Some(Entry::Gone(name.clone()))
+                Some(Entry::Gone(image.clone()))
             }
-        };
+        }
     }
 }

@@ -1,22 +1,14 @@
 //! Lock: refuse changes of an instance until it is unlocked.
 
-use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{self, TaskState};
-use serde::{Deserialize, Serialize};
-
+use super::prelude::*;
 use super::update::STANDING;
-use super::{BRIEF, Change, Describe, Legal, Traits};
-use crate::compute::admission;
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running};
+use crate::compute::admission::size;
 
 /// The longest reason, bytes.
 const REASON_MAX: usize = 255;
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal { heeds_lock: false, ..Legal::new("locked", TaskState::Updating, STANDING) };
-pub(super) const TRAITS: Traits = BRIEF;
 
 /// Refuse changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,9 +17,9 @@ pub(in crate::compute) struct Lock {
     pub(in crate::compute) reason: String,
 }
 
-pub(super) fn ask(lock: instance::Lock, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(lock: instance::Lock, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     let reason = lock.reason.unwrap_or_default();
-    admission::text("reason", &reason, REASON_MAX)?;
+    size::text("reason", &reason, REASON_MAX)?;
     gate.act(lock.id, &LEGAL, |_, _| Ok(Lock { reason }.into()))
 }
 
@@ -36,8 +28,12 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Lock {
-    fn plan(&self, _: Running) -> Vec<Step> {
-        Vec::new()
+    fn plan(&self, _: Running) -> Plan {
+        Plan::default()
+    }
+
+    fn can_cancel(&self) -> bool {
+        false
     }
 
     fn can_undo(&self) -> bool {

@@ -9,13 +9,14 @@
 //!
 //! Here they are listed, once; the gate, the worker, the plans that `rpc.discover` tells and the
 //! fault bench go by this list. A file has `ask`, which makes a request a [`Change`] or refuses it;
-//! the change itself, which is journaled, with its [`Describe`]; [`Traits`] as `TRAITS`; and
+//! the change itself, which is journaled, with its [`Describe`](super::describe::Describe); and
 //! `samples`, one of each form the change can have.
 
 pub(super) mod adjust;
 pub(super) mod boot;
 pub(super) mod confirm_resize;
 pub(super) mod delete;
+mod digest;
 pub(super) mod image_import;
 pub(super) mod image_remove;
 pub(super) mod lock;
@@ -46,22 +47,37 @@ pub(super) mod unshelve;
 pub(super) mod update;
 
 use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{self, PowerState, TaskState, VmState};
-use ostler_protocol::rpc::operation::{Kind, State, Subject};
-use ostler_protocol::rpc::values::{Bytes, InstanceId, Name};
+use ostler_protocol::rpc::instance::{self, VmState};
+use ostler_protocol::rpc::operation::Kind;
+use ostler_protocol::rpc::values::{InstanceId, Name};
 use ostler_protocol::rpc::{image, network};
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use self::digest::Digested;
 pub use self::plans::plans;
-use super::digest::Digested;
-use super::gate::{Admitted, Gate};
-use super::registry::Registry;
-use super::steps::Step;
-use crate::journal::Write;
+use super::admission::{Admission, Admitted};
+use super::describe::Change;
+use super::step::Step;
 use crate::journal::records::{InstanceRecord, Running};
+
+/// What most files here need.
+mod prelude {
+    pub(super) use ostler_protocol::rpc::fault::{Fault, Reason};
+    pub(super) use ostler_protocol::rpc::instance::{self, PowerState, TaskState, VmState};
+    pub(super) use ostler_protocol::rpc::operation::{State, Subject};
+    pub(super) use ostler_protocol::rpc::values::{Bytes, InstanceId, Name};
+    pub(super) use serde::{Deserialize, Serialize};
+
+    pub(super) use super::{REMOVE, SHUT_DOWN, START, as_it_was, running_again};
+    pub(super) use crate::compute::admission::{Admission, Admitted};
+    pub(super) use crate::compute::describe::{Change, Describe, Legal, Permit};
+    pub(super) use crate::compute::plan::Plan;
+    pub(super) use crate::compute::step::Step;
+    pub(super) use crate::journal::records::{InstanceRecord, Running};
+}
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $kind:ident($params:ty) in $file:ident => $($change:ident),*;)*) => {
@@ -92,38 +108,36 @@ macro_rules! operations {
             ///
             /// # Errors
             /// Why it is refused.
-            pub(super) fn ask(self, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+            pub(super) fn ask(self, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
                 match self { $(Self::$kind(params) => $file::ask(params, gate),)* }
             }
         }
 
-        /// What an operation is to do, as far as it can be taken up again after a crash: without
-        /// secrets.
-        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+        /// A change as the journal keeps it.
+        #[derive(Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
-        pub(in crate::compute) enum Change {
+        enum Written {
             $($($change($file::$change),)*)*
+        }
+
+        impl From<Written> for Change {
+            fn from(written: Written) -> Self {
+                let kept = kept(&written);
+                match written {
+                    $($(Written::$change(change) => {
+                        Self { described: Box::new(change), written: kept }
+                    })*)*
+                }
+            }
         }
 
         $($(
             impl From<$file::$change> for Change {
                 fn from(change: $file::$change) -> Self {
-                    Self::$change(change)
+                    Written::$change(change).into()
                 }
             }
         )*)*
-
-        impl Change {
-            /// What it comes down to, and what follows from it.
-            pub(in crate::compute) fn described(&self) -> &dyn Describe {
-                match self { $($(Self::$change(change) => change,)*)* }
-            }
-        }
-
-        /// What is so of a kind, whatever is asked of it.
-        pub(super) const fn traits(kind: Kind) -> Traits {
-            match kind { $(Kind::$kind => $file::TRAITS,)* }
-        }
 
         /// One of each form that a kind's change can have.
         fn samples(kind: Kind) -> Vec<Change> {
@@ -195,183 +209,32 @@ operations! {
     NetworkRemove(Name) in network_remove => NetworkRemove;
 }
 
-/// What is so of a kind, whatever is asked of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Traits {
-    /// Whose turn it waits for.
-    pub(super) permit: Permit,
-    /// Whether it can be stopped on request.
-    pub(super) can_cancel: bool,
+/// A change as the journal keeps it: a word, or a word with what belongs to it.
+fn kept(written: &Written) -> Value {
+    // It always serializes: its maps have text keys.
+    let kept = serde_json::to_value(written).unwrap_or_default();
+    let bare = kept.as_object().and_then(|members| {
+        let (word, inner) = members.iter().next()?;
+        inner.as_object()?.is_empty().then(|| Value::from(word.as_str()))
+    });
+    bare.unwrap_or(kept)
 }
 
-/// The few that may do something at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Permit {
-    /// It waits for nobody: mostly it waits for its guest, and must not keep others from booting.
-    None,
-    /// Those that start a guest (`limits.boots`).
-    Boot,
-    /// Those that copy a disk (`limits.copies`).
-    Copy,
-    /// Those that fetch an image (`limits.downloads`).
-    Download,
-}
-
-/// When something may be asked of an instance that exists, and what that is doing then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Legal {
-    /// What is done to it, as in "it cannot be paused".
-    pub(super) word: &'static str,
-    /// The task it is in meanwhile.
-    pub(super) task: TaskState,
-    /// The states it is legal in: nova's gates, save that what is so already is accepted and does
-    /// nothing, for callers repeat themselves.
-    pub(super) from: &'static [VmState],
-    /// Whether a lock keeps it from being done.
-    pub(super) heeds_lock: bool,
-    /// Whether it is legal for what was never up: what a boot that failed had made is undone, and
-    /// the record is only kept to tell why.
-    pub(super) unbuilt: bool,
-    /// Whether it takes the place of what is under way.
-    pub(super) overrides: bool,
-}
-
-impl Legal {
-    /// What is asked of an instance that was built, one thing at a time, unless it is locked.
-    pub(super) const fn new(word: &'static str, task: TaskState, from: &'static [VmState]) -> Self {
-        Self { word, task, from, heeds_lock: true, unbuilt: false, overrides: false }
-    }
-}
-
-/// What a change comes down to, and what follows from it. Pure. What most of them have in common
-/// is here; an operation says what is different.
-pub(super) trait Describe {
-    /// The steps, in order, for an instance that ran, or did not, when it was accepted.
-    fn plan(&self, was: Running) -> Vec<Step>;
-
-    /// Whether things are as they were when it fails. What was asked of a guest cannot be taken
-    /// back, and a removal goes on when asked again.
-    fn can_undo(&self) -> bool {
-        true
-    }
-
-    /// Whether what it brings about is so already, as the record says and as it is seen. What is
-    /// not known is not so.
-    fn is_so(&self, _vm: VmState, _power: PowerState) -> bool {
-        false
-    }
-
-    /// Whether each step is tried until it is done: nobody wants half of it, or what was before.
-    fn goes_on(&self) -> bool {
-        false
-    }
-
-    /// Whether it takes the place of what is under way on the instance.
-    fn overrides(&self) -> bool {
-        false
-    }
-
-    /// Whether nothing of the instance is there before: an undo removes what was made.
-    fn is_fresh(&self) -> bool {
-        false
-    }
-
-    /// Whether the instance shall run after it exactly if it ran before.
-    fn gives_back_power(&self) -> bool {
-        false
-    }
-
-    /// How long the guest may take to do as it is asked, milliseconds; the setting's if none.
-    fn patience(&self) -> Option<u32> {
-        None
-    }
-
-    /// What it needs of the disk while it is under way: a copy of what the instance has, or another
-    /// beside it.
-    fn beside(&self, _record: &InstanceRecord) -> Bytes {
-        Bytes(0)
-    }
-
-    /// The image it makes of an instance.
-    fn makes(&self) -> Option<&Name> {
-        None
-    }
-
-    /// What it makes of the record; its state aside.
-    fn apply(&self, _record: &mut InstanceRecord, _was: Running) {}
-
-    /// The stable state after it was done.
-    fn done(&self, before: &InstanceRecord, _was: Running) -> VmState {
-        before.vm_state
-    }
-
-    /// The stable state after it was taken back, or was stopped and taken back.
-    fn taken_back(&self, _outcome: State, before: &InstanceRecord) -> VmState {
-        before.vm_state
-    }
-
-    /// The stable state after it failed and could not be taken back. What was asked of a guest, or
-    /// of QEMU, and did not happen changes nothing: what is seen decides.
-    fn failed(&self, before: &InstanceRecord) -> VmState {
-        before.vm_state
-    }
-
-    /// What becomes of an image or a network it is about.
-    fn settle(
-        &self,
-        _subject: &Subject,
-        _state: State,
-        _registry: &mut Registry,
-        _write: &mut Write,
-    ) {
-    }
-}
-
-impl Change {
-    /// As the journal keeps it: a word, or a word with what belongs to it.
-    pub(super) fn written(&self) -> Value {
-        // It always serializes: its maps have text keys.
-        let written = serde_json::to_value(self).unwrap_or_default();
-        let bare = written.as_object().and_then(|members| {
-            let (word, inner) = members.iter().next()?;
-            inner.as_object()?.is_empty().then(|| Value::from(word.as_str()))
-        });
-        bare.unwrap_or(written)
-    }
-
-    /// From what the journal keeps.
-    ///
-    /// # Errors
-    /// It is not of this version's, or an earlier one's.
-    pub(super) fn read(written: Value) -> Result<Self, serde_json::Error> {
-        match written {
-            Value::String(word) => {
-                serde_json::from_value(Value::Object(Map::from_iter([(word, Map::new().into())])))
-            }
-            Value::Object(members) => serde_json::from_value(Value::Object(members)),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
-                Err(serde_json::Error::custom("a change is a word, or an object"))
-            }
+/// A change from what the journal keeps.
+///
+/// # Errors
+/// It is not of this version's, or an earlier one's.
+pub(super) fn read(kept: Value) -> Result<Change, serde_json::Error> {
+    let written: Written = match kept {
+        Value::String(word) => {
+            serde_json::from_value(Value::Object(Map::from_iter([(word, Map::new().into())])))
         }
-    }
-
-    /// The record as it shall be once the change is made; its state is settled elsewhere.
-    pub(super) fn applied(&self, before: &InstanceRecord, was: Running) -> InstanceRecord {
-        let mut record = before.clone();
-        self.described().apply(&mut record, was);
-        record
-    }
-
-    /// The stable state after an operation is over. `before` is the record it started from, `was`
-    /// whether the instance ran then.
-    pub(super) fn settled(&self, outcome: State, before: &InstanceRecord, was: Running) -> VmState {
-        match outcome {
-            State::Queued | State::Running => before.vm_state,
-            State::Succeeded => self.described().done(before, was),
-            State::Cancelled | State::Undone => self.described().taken_back(outcome, before),
-            State::Failed => self.described().failed(before),
+        Value::Object(members) => serde_json::from_value(Value::Object(members)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
+            Err(serde_json::Error::custom("a change is a word, or an object"))
         }
-    }
+    }?;
+    Ok(written.into())
 }
 
 /// The state an instance is in that ran, or did not.
@@ -391,14 +254,6 @@ fn running_again(before: &InstanceRecord) -> VmState {
     }
 }
 
-/// Steps for an instance that ran, none for another.
-fn if_running(was: Running, steps: &[Step]) -> Vec<Step> {
-    match was {
-        Running::Yes => steps.to_vec(),
-        Running::No => Vec::new(),
-    }
-}
-
 /// The steps that start a guest.
 const START: [Step; 3] = [Step::EnsureBridges, Step::DefineDomain, Step::StartDomain];
 /// The steps that shut a guest down, by force in the end.
@@ -406,10 +261,5 @@ const SHUT_DOWN: [Step; 2] = [Step::AskShutdown, Step::PowerOff];
 /// The steps that leave nothing of an instance on the node.
 const REMOVE: [Step; 4] =
     [Step::UndefineDomain, Step::RemoveLinks, Step::RemoveFiles, Step::DropBase];
-/// An operation that waits for nobody, and can be stopped.
-const CANCELLABLE: Traits = Traits { permit: Permit::None, can_cancel: true };
-/// An operation that waits for nobody, and is too short, or too far, to be stopped.
-const BRIEF: Traits = Traits { permit: Permit::None, can_cancel: false };
-
 #[cfg(test)]
 mod tests;

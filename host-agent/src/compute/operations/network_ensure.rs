@@ -1,19 +1,13 @@
 //! Network: make the bridge of a network as described, or leave it as it is.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::network;
-use ostler_protocol::rpc::operation::{State, Subject};
-use serde::{Deserialize, Serialize};
 
-use super::{BRIEF, Change, Describe, Traits, sample};
-use crate::compute::gate::{Admitted, Gate, Reservation};
-use crate::compute::registry::{Registry, Volatile};
-use crate::compute::steps::{Step, StepError, bridge_spec};
-use crate::journal::records::{NetworkRecord, Running};
-use crate::journal::{Entry, Write};
+use super::prelude::*;
+use super::sample;
+use crate::compute::wires::bridge_spec;
+use crate::journal::Entry;
+use crate::journal::records::NetworkRecord;
 use crate::network::{Mtu, bridge_name};
-
-pub(super) const TRAITS: Traits = BRIEF;
 
 /// Make the network's bridge as described.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,10 +16,10 @@ pub(in crate::compute) struct NetworkEnsure {
     pub(in crate::compute) network: NetworkRecord,
 }
 
-pub(super) fn ask(ensure: network::Ensure, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(ensure: network::Ensure, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     let subject = Subject::Network(ensure.name.clone());
     gate.idle(&subject)?;
-    let networks = &gate.registry.networks;
+    let networks = &gate.known.networks;
     let known = networks.get(&ensure.name);
     let bridge = ensure
         .bridge
@@ -44,18 +38,8 @@ pub(super) fn ask(ensure: network::Ensure, gate: &mut Gate<'_>) -> Result<Admitt
         return Err(Fault::new(Reason::Conflict, text).about("parameter bridge"));
     }
     // Names and sizes are checked now, so that nothing is accepted that cannot be.
-    if let Err(StepError::Failed(fault)) = bridge_spec(&network) {
-        return Err(*fault);
-    }
-    Ok(Admitted {
-        subject,
-        change: NetworkEnsure { network }.into(),
-        volatile: Volatile::default(),
-        was: Running::No,
-        to_do: true,
-        undo: Reservation::None,
-        write: Write::default(),
-    })
+    bridge_spec(&network)?;
+    Ok(Admitted::of(subject, NetworkEnsure { network }))
 }
 
 pub(super) fn samples() -> Vec<Change> {
@@ -63,15 +47,15 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for NetworkEnsure {
-    fn plan(&self, _: Running) -> Vec<Step> {
-        vec![Step::EnsureBridge]
+    fn plan(&self, _: Running) -> Plan {
+        Plan::of(&[Step::EnsureBridge])
     }
 
-    fn settle(&self, _: &Subject, state: State, registry: &mut Registry, write: &mut Write) {
-        if state == State::Succeeded {
-            let network = self.network.clone();
-            registry.networks.insert(network.name.clone(), network.clone());
-            write.network = Some(Entry::Put(network));
-        }
+    fn can_cancel(&self) -> bool {
+        false
+    }
+
+    fn network_after(&self, outcome: State) -> Option<Entry<NetworkRecord>> {
+        (outcome == State::Succeeded).then(|| Entry::Put(self.network.clone()))
     }
 }

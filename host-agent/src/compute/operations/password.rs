@@ -1,20 +1,12 @@
 //! Password: set the password of an account in the guest.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::{self, TaskState, VmState};
-use serde::{Deserialize, Serialize};
-
-use super::{CANCELLABLE, Change, Describe, Legal, Traits};
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::Running;
+use super::prelude::*;
 
 /// The longest user name Linux takes.
 const USER_MAX: usize = 32;
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("given a password", TaskState::UpdatingPassword, &[VmState::Active]);
-pub(super) const TRAITS: Traits = CANCELLABLE;
 
 /// Set a password; the word itself is only in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,11 +15,14 @@ pub(in crate::compute) struct Password {
     pub(in crate::compute) user: String,
 }
 
-pub(super) fn ask(password: instance::Password, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(
+    password: instance::Password,
+    gate: &mut Admission<'_>,
+) -> Result<Admitted, Fault> {
     let instance::Password { id, user, password } = password;
     check_user(&user)?;
     let mut admitted = gate.act(id, &LEGAL, |_, _| Ok(Password { user }.into()))?;
-    admitted.volatile.word = Some(password);
+    admitted.volatile.password = Some(password);
     Ok(admitted)
 }
 
@@ -46,8 +41,8 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Password {
-    fn plan(&self, _: Running) -> Vec<Step> {
-        vec![Step::SetPassword]
+    fn plan(&self, _: Running) -> Plan {
+        Plan::of(&[Step::SetPassword])
     }
 
     fn can_undo(&self) -> bool {

@@ -14,7 +14,7 @@ pub fn plans() -> BTreeMap<Kind, BTreeSet<Vec<&'static str>>> {
     let of = |kind: &Kind| {
         let plans = samples(*kind)
             .into_iter()
-            .flat_map(|change| [Running::Yes, Running::No].map(|was| change.described().plan(was)));
+            .flat_map(|change| [Running::Yes, Running::No].map(|was| change.plan(was).steps()));
         let names = plans.map(|plan| plan.into_iter().map(|step| step.name()).collect());
         (*kind, names.collect())
     };
@@ -24,7 +24,7 @@ pub fn plans() -> BTreeMap<Kind, BTreeSet<Vec<&'static str>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compute::steps::Step;
+    use crate::compute::step::Step;
 
     #[test]
     fn every_kind_and_every_step_is_told_of() {

@@ -1,14 +1,9 @@
 //! Reboot: restart a guest through itself; or, where it does not and where that is asked for, by
 //! force, starting it afresh.
 
-use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{Halt, Manner, TaskState, VmState};
-use serde::{Deserialize, Serialize};
+use ostler_protocol::rpc::instance::{Halt, Manner};
 
-use super::{CANCELLABLE, Change, Describe, Legal, START, Traits};
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running};
+use super::prelude::*;
 
 pub(in crate::compute) const SOFT: Legal =
     Legal::new("rebooted", TaskState::Rebooting, &[VmState::Active]);
@@ -17,7 +12,6 @@ pub(in crate::compute) const HARD: Legal = Legal::new(
     TaskState::RebootingHard,
     &[VmState::Active, VmState::Stopped, VmState::Paused, VmState::Suspended, VmState::Error],
 );
-pub(super) const TRAITS: Traits = CANCELLABLE;
 
 /// Restart it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +22,7 @@ pub(in crate::compute) struct Reboot {
     pub(in crate::compute) timeout: u32,
 }
 
-pub(super) fn ask(halt: Halt, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(halt: Halt, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     let (manner, timeout) = (halt.manner, gate.patience(halt.timeout));
     let legal = match manner {
         Manner::Soft => &SOFT,
@@ -38,16 +32,16 @@ pub(super) fn ask(halt: Halt, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
 }
 
 pub(super) fn samples() -> Vec<Change> {
-    [Manner::Soft, Manner::Hard].map(|manner| Reboot { manner, timeout: 1000 }.into()).to_vec()
+    [Manner::Soft, Manner::Hard].map(|manner| Reboot { manner, timeout: 1000 }.into()).into()
 }
 
 impl Describe for Reboot {
-    fn plan(&self, _: Running) -> Vec<Step> {
+    fn plan(&self, _: Running) -> Plan {
         let ask: &[Step] = match self.manner {
             Manner::Soft => &[Step::AskReboot],
             Manner::Hard => &[],
         };
-        [ask, &[Step::PowerOff, Step::DiscardMemory], &START].concat()
+        Plan::of(ask).then(&[Step::PowerOff, Step::DiscardMemory]).then(&START)
     }
 
     // What was asked of a guest cannot be taken back.

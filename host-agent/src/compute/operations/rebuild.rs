@@ -1,22 +1,15 @@
 //! Rebuild: give an instance a new root disk from an image; its identity and its ports stay.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::{self, TaskState, VmState};
-use ostler_protocol::rpc::values::Bytes;
-use serde::{Deserialize, Serialize};
-
-use super::{CANCELLABLE, Change, Describe, Legal, Traits, as_it_was, if_running, sample};
-use crate::compute::admission;
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running, Source};
+use super::prelude::*;
+use super::sample;
+use crate::compute::admission::size;
+use crate::journal::records::Source;
 
 pub(in crate::compute) const LEGAL: Legal = Legal::new(
     "rebuilt",
     TaskState::Rebuilding,
     &[VmState::Active, VmState::Stopped, VmState::Error],
 );
-pub(super) const TRAITS: Traits = CANCELLABLE;
 
 /// Give it a new root disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,9 +18,9 @@ pub(in crate::compute) struct Rebuild {
     pub(in crate::compute) from: Source,
 }
 
-pub(super) fn ask(rebuild: instance::Rebuild, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(rebuild: instance::Rebuild, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     gate.act(rebuild.id, &LEGAL, |record, gate| {
-        let from = admission::source(&rebuild.image, &gate.registry.images)?;
+        let from = size::source(&rebuild.image, &gate.known.images)?;
         fits_disk(record, &from)?;
         Ok(Rebuild { from }.into())
     })
@@ -52,17 +45,11 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Rebuild {
-    fn plan(&self, was: Running) -> Vec<Step> {
-        let mut steps = vec![
-            Step::PowerOff,
-            Step::SetRootAside,
-            Step::CreateRootDisk,
-            Step::EnsureBridges,
-            Step::DefineDomain,
-        ];
-        steps.extend(if_running(was, &[Step::StartDomain]));
-        steps.extend([Step::DropAside, Step::DropBase]);
-        steps
+    fn plan(&self, was: Running) -> Plan {
+        Plan::of(&[Step::PowerOff, Step::SetRootAside, Step::CreateRootDisk])
+            .then(&[Step::EnsureBridges, Step::DefineDomain])
+            .then_if(was, &[Step::StartDomain])
+            .then(&[Step::DropAside, Step::DropBase])
     }
 
     fn gives_back_power(&self) -> bool {

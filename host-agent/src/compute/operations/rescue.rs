@@ -1,18 +1,13 @@
 //! Rescue: boot an instance from a rescue image, its own disk beside it.
 
-use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{self, TaskState, VmState};
-use serde::{Deserialize, Serialize};
-
-use super::{CANCELLABLE, Change, Describe, Legal, START, Traits, rebuild, sample};
-use crate::compute::admission::{self, only_disk};
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running, Source};
+use super::prelude::*;
+use super::{rebuild, sample};
+use crate::compute::admission::size;
+use crate::compute::claims::only_disk;
+use crate::journal::records::Source;
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("rescued", TaskState::Rescuing, rebuild::LEGAL.from);
-pub(super) const TRAITS: Traits = CANCELLABLE;
 
 /// Boot it from a rescue image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,13 +16,13 @@ pub(in crate::compute) struct Rescue {
     pub(in crate::compute) from: Source,
 }
 
-pub(super) fn ask(rescue: instance::Rescue, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(rescue: instance::Rescue, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     gate.act(rescue.id, &LEGAL, |record, gate| {
         let from = match rescue.image {
-            Some(image) => admission::source(&image, &gate.registry.images)?,
+            Some(image) => size::source(&image, &gate.known.images)?,
             None => record.source(),
         };
-        admission::room(&only_disk(from.base.virtual_size), &gate.facts())?;
+        gate.room(&only_disk(from.base.virtual_size))?;
         Ok(Rescue { from }.into())
     })
 }
@@ -37,8 +32,8 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Rescue {
-    fn plan(&self, _: Running) -> Vec<Step> {
-        [&[Step::PowerOff, Step::CreateRescueDisk][..], &START].concat()
+    fn plan(&self, _: Running) -> Plan {
+        Plan::of(&[Step::PowerOff, Step::CreateRescueDisk]).then(&START)
     }
 
     fn gives_back_power(&self) -> bool {

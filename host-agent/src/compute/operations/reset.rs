@@ -1,21 +1,15 @@
 //! Reset: put the root disk of an instance back to its image, which is a rebuild from what it was
 //! made from.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::{self, TaskState};
-
+use super::prelude::*;
 use super::rebuild::{self, Rebuild};
-use super::{Change, Legal, Traits};
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::root_serial;
+use crate::compute::record::root_serial;
 use crate::hypervisor::spec::DiskTarget;
-use crate::journal::records::InstanceRecord;
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("reset", TaskState::Rebuilding, rebuild::LEGAL.from);
-pub(super) const TRAITS: Traits = rebuild::TRAITS;
 
-pub(super) fn ask(reset: instance::Reset, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(reset: instance::Reset, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     gate.act(reset.id, &LEGAL, |record, _| {
         is_root(record, &reset.root_device)?;
         Ok(Rebuild { from: record.source() }.into())

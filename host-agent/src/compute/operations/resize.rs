@@ -1,19 +1,15 @@
 //! Resize: give an instance another size. The old disk is kept aside until the resize is confirmed
 //! or reverted.
 
-use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{self, Size, TaskState, VmState};
-use serde::{Deserialize, Serialize};
+use ostler_protocol::rpc::instance::Size;
 
-use super::{Change, Describe, Legal, Permit, SHUT_DOWN, Traits, if_running, sample};
-use crate::compute::admission;
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Resized, Running};
+use super::prelude::*;
+use super::sample;
+use crate::compute::admission::size;
+use crate::journal::records::Resized;
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("resized", TaskState::Resizing, &[VmState::Active, VmState::Stopped]);
-pub(super) const TRAITS: Traits = Traits { permit: Permit::Copy, can_cancel: true };
 
 /// Give it another size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,10 +20,10 @@ pub(in crate::compute) struct Resize {
     pub(in crate::compute) timeout: u32,
 }
 
-pub(super) fn ask(resize: instance::Resize, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(resize: instance::Resize, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     let timeout = gate.patience(None);
     gate.act(resize.id, &LEGAL, |record, gate| {
-        let to = admission::resize(&resize, record, &gate.facts())?;
+        let to = size::resize(&resize, record, gate)?;
         Ok(Resize { to, timeout }.into())
     })
 }
@@ -37,16 +33,16 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Resize {
-    fn plan(&self, was: Running) -> Vec<Step> {
-        let mut steps = if_running(was, &SHUT_DOWN);
-        steps.extend([
-            Step::CopyRootAside,
-            Step::GrowRoot,
-            Step::EnsureBridges,
-            Step::DefineDomain,
-        ]);
-        steps.extend(if_running(was, &[Step::StartDomain]));
-        steps
+    fn plan(&self, was: Running) -> Plan {
+        Plan::default()
+            .then_if(was, &SHUT_DOWN)
+            .then(&[Step::CopyRootAside, Step::GrowRoot])
+            .then(&[Step::EnsureBridges, Step::DefineDomain])
+            .then_if(was, &[Step::StartDomain])
+    }
+
+    fn permit(&self) -> Permit {
+        Permit::Copy
     }
 
     fn gives_back_power(&self) -> bool {

@@ -1,18 +1,9 @@
 //! Restore: take back a soft delete, and start the instance if it ran.
 
-use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{TaskState, VmState};
-use ostler_protocol::rpc::values::InstanceId;
-use serde::{Deserialize, Serialize};
-
-use super::{Change, Describe, Legal, Permit, START, Traits, if_running};
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running};
+use super::prelude::*;
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("restored", TaskState::Restoring, &[VmState::SoftDeleted]);
-pub(super) const TRAITS: Traits = Traits { permit: Permit::Boot, can_cancel: true };
 
 /// Take back a soft delete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +12,7 @@ pub(in crate::compute) struct Restore {
     pub(in crate::compute) to: VmState,
 }
 
-pub(super) fn ask(id: InstanceId, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     gate.act(id, &LEGAL, |record, _| Ok(Restore { to: before(record) }.into()))
 }
 
@@ -41,10 +32,10 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Restore {
-    fn plan(&self, was: Running) -> Vec<Step> {
+    fn plan(&self, was: Running) -> Plan {
         match self.to {
-            VmState::Active | VmState::Rescued => START.to_vec(),
-            VmState::Resized => if_running(was, &START),
+            VmState::Active | VmState::Rescued => Plan::of(&START),
+            VmState::Resized => Plan::default().then_if(was, &START),
             VmState::Building
             | VmState::Paused
             | VmState::Suspended
@@ -53,8 +44,12 @@ impl Describe for Restore {
             | VmState::ShelvedOffloaded
             | VmState::SoftDeleted
             | VmState::Error
-            | VmState::Deleted => Vec::new(),
+            | VmState::Deleted => Plan::default(),
         }
+    }
+
+    fn permit(&self) -> Permit {
+        Permit::Boot
     }
 
     fn apply(&self, record: &mut InstanceRecord, _: Running) {

@@ -7,7 +7,7 @@ use ostler_protocol::rpc::values::{Bytes, Name, Timestamp};
 use crate::journal::records::{Base, NetworkRecord, Source};
 
 #[expect(clippy::expect_used, reason = "the words are here, and a test says them all")]
-pub(super) fn name(text: &str) -> Name {
+pub(in crate::compute) fn name(text: &str) -> Name {
     text.parse().expect("a word is a name")
 }
 

@@ -1,20 +1,11 @@
 //! Shelve: switch an instance off and keep it as an image; offloaded, as nothing else.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::{self, TaskState, VmState};
-use ostler_protocol::rpc::values::{Bytes, InstanceId, Name};
-use serde::{Deserialize, Serialize};
-
-use super::{
-    Change, Describe, Legal, Permit, REMOVE, SHUT_DOWN, Traits, if_running, sample, snapshot,
-};
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running, Shelved};
+use super::prelude::*;
+use super::{sample, snapshot};
+use crate::journal::records::Shelved;
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("shelved", TaskState::Shelving, snapshot::LEGAL.from);
-pub(super) const TRAITS: Traits = Traits { permit: Permit::Copy, can_cancel: true };
 
 /// Switch it off and keep it as an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,10 +18,10 @@ pub(in crate::compute) struct Shelve {
     pub(in crate::compute) timeout: u32,
 }
 
-pub(super) fn ask(shelve: instance::Shelve, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(shelve: instance::Shelve, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     let instance::Shelve { id, offload, timeout } = shelve;
     let (image, timeout) = (shelf(id)?, gate.patience(timeout));
-    gate.make_image(id, &LEGAL, image.clone(), Shelve { image, offload, timeout }.into())
+    gate.make_image(id, &LEGAL, image.clone(), Shelve { image, offload, timeout })
 }
 
 /// The name of the image an instance is shelved as: nobody else has it.
@@ -46,13 +37,18 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Shelve {
-    fn plan(&self, was: Running) -> Vec<Step> {
-        let mut steps = if_running(was, &SHUT_DOWN);
-        steps.extend([Step::CopyDisk, Step::StoreImage, Step::DiscardMemory]);
-        if self.offload {
-            steps.extend(REMOVE);
-        }
-        steps
+    fn plan(&self, was: Running) -> Plan {
+        let offload: &[Step] = if self.offload { &REMOVE } else { &[] };
+        Plan::default()
+            .then_if(was, &SHUT_DOWN)
+            .then(&[Step::CopyDisk])
+            .then_about(Step::StoreImage, Subject::Image(self.image.clone()))
+            .then(&[Step::DiscardMemory])
+            .then(offload)
+    }
+
+    fn permit(&self) -> Permit {
+        Permit::Copy
     }
 
     fn gives_back_power(&self) -> bool {

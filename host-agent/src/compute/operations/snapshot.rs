@@ -1,14 +1,9 @@
 //! Snapshot: make an image of the root disk of an instance, the guest frozen for an instant.
 
-use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{self, Quiesce, TaskState, VmState};
-use ostler_protocol::rpc::values::{Bytes, Name};
-use serde::{Deserialize, Serialize};
+use ostler_protocol::rpc::instance::Quiesce;
 
-use super::{Change, Describe, Legal, Permit, Traits, sample};
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running};
+use super::prelude::*;
+use super::sample;
 
 /// It changes nothing of the instance, so a lock does not matter.
 pub(in crate::compute) const LEGAL: Legal = Legal {
@@ -19,7 +14,6 @@ pub(in crate::compute) const LEGAL: Legal = Legal {
         &[VmState::Active, VmState::Stopped, VmState::Paused, VmState::Suspended],
     )
 };
-pub(super) const TRAITS: Traits = Traits { permit: Permit::Copy, can_cancel: true };
 
 /// Make an image of the root disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,9 +24,12 @@ pub(in crate::compute) struct Snapshot {
     pub(in crate::compute) quiesce: Quiesce,
 }
 
-pub(super) fn ask(snapshot: instance::Snapshot, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(
+    snapshot: instance::Snapshot,
+    gate: &mut Admission<'_>,
+) -> Result<Admitted, Fault> {
     let instance::Snapshot { id, name: image, quiesce } = snapshot;
-    gate.make_image(id, &LEGAL, image.clone(), Snapshot { image, quiesce }.into())
+    gate.make_image(id, &LEGAL, image.clone(), Snapshot { image, quiesce })
 }
 
 pub(super) fn samples() -> Vec<Change> {
@@ -40,8 +37,12 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Snapshot {
-    fn plan(&self, _: Running) -> Vec<Step> {
-        vec![Step::CopyDisk, Step::StoreImage]
+    fn plan(&self, _: Running) -> Plan {
+        Plan::of(&[Step::CopyDisk]).then_about(Step::StoreImage, Subject::Image(self.image.clone()))
+    }
+
+    fn permit(&self) -> Permit {
+        Permit::Copy
     }
 
     fn beside(&self, record: &InstanceRecord) -> Bytes {

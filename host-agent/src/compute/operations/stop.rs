@@ -1,20 +1,14 @@
 //! Stop: ask a guest to shut down, and switch it off.
 
-use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{Halt, Manner, PowerState, TaskState, VmState};
-use serde::{Deserialize, Serialize};
+use ostler_protocol::rpc::instance::{Halt, Manner};
 
-use super::{CANCELLABLE, Change, Describe, Legal, SHUT_DOWN, Traits};
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running};
+use super::prelude::*;
 
 pub(in crate::compute) const LEGAL: Legal = Legal::new(
     "stopped",
     TaskState::PoweringOff,
     &[VmState::Active, VmState::Stopped, VmState::Error],
 );
-pub(super) const TRAITS: Traits = CANCELLABLE;
 
 /// Switch it off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,20 +19,20 @@ pub(in crate::compute) struct Stop {
     pub(in crate::compute) timeout: u32,
 }
 
-pub(super) fn ask(halt: Halt, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(halt: Halt, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     let (manner, timeout) = (halt.manner, gate.patience(halt.timeout));
     gate.act(halt.id, &LEGAL, |_, _| Ok(Stop { manner, timeout }.into()))
 }
 
 pub(super) fn samples() -> Vec<Change> {
-    [Manner::Soft, Manner::Hard].map(|manner| Stop { manner, timeout: 1000 }.into()).to_vec()
+    [Manner::Soft, Manner::Hard].map(|manner| Stop { manner, timeout: 1000 }.into()).into()
 }
 
 impl Describe for Stop {
-    fn plan(&self, _: Running) -> Vec<Step> {
+    fn plan(&self, _: Running) -> Plan {
         match self.manner {
-            Manner::Soft => SHUT_DOWN.to_vec(),
-            Manner::Hard => vec![Step::PowerOff],
+            Manner::Soft => Plan::of(&SHUT_DOWN),
+            Manner::Hard => Plan::of(&[Step::PowerOff]),
         }
     }
 

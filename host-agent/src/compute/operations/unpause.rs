@@ -1,14 +1,6 @@
 //! Unpause: let the vCPUs of a guest run again; then its clock is set.
 
-use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{PowerState, TaskState, VmState};
-use ostler_protocol::rpc::values::InstanceId;
-use serde::{Deserialize, Serialize};
-
-use super::{BRIEF, Change, Describe, Legal, Traits, running_again};
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running};
+use super::prelude::*;
 
 pub(in crate::compute) const LEGAL: Legal = Legal::new(
     "unpaused",
@@ -16,13 +8,12 @@ pub(in crate::compute) const LEGAL: Legal = Legal::new(
     // The last two are not nova's: what QEMU paused because its disk failed is to go on.
     &[VmState::Active, VmState::Paused, VmState::Rescued, VmState::Resized],
 );
-pub(super) const TRAITS: Traits = BRIEF;
 
 /// Let its vCPUs run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::compute) struct Unpause {}
 
-pub(super) fn ask(id: InstanceId, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     gate.act(id, &LEGAL, |_, _| Ok(Unpause {}.into()))
 }
 
@@ -31,8 +22,12 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Unpause {
-    fn plan(&self, _: Running) -> Vec<Step> {
-        vec![Step::Unpause, Step::SyncClock]
+    fn plan(&self, _: Running) -> Plan {
+        Plan::of(&[Step::Unpause, Step::SyncClock])
+    }
+
+    fn can_cancel(&self) -> bool {
+        false
     }
 
     fn is_so(&self, vm: VmState, power: PowerState) -> bool {

@@ -1,19 +1,12 @@
 //! Unshelve: bring a shelved instance back, and drop the image it was kept as.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::instance::{TaskState, VmState};
-use ostler_protocol::rpc::values::{InstanceId, Name};
-use serde::{Deserialize, Serialize};
-
-use super::{Change, Describe, Legal, Permit, START, Traits, sample};
-use crate::compute::admission;
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{Base, InstanceRecord, Running};
+use super::prelude::*;
+use super::sample;
+use crate::compute::admission::size;
+use crate::journal::records::Base;
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("unshelved", TaskState::Unshelving, &[VmState::Shelved, VmState::ShelvedOffloaded]);
-pub(super) const TRAITS: Traits = Traits { permit: Permit::Boot, can_cancel: true };
 
 /// Bring it back from its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +17,7 @@ pub(in crate::compute) struct Unshelve {
     pub(in crate::compute) base: Option<Base>,
 }
 
-pub(super) fn ask(id: InstanceId, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     gate.act(id, &LEGAL, |record, gate| {
         let Some(shelved) = &record.shelved else {
             let text = "the image it was shelved as is not known";
@@ -34,8 +27,8 @@ pub(super) fn ask(id: InstanceId, gate: &mut Gate<'_>) -> Result<Admitted, Fault
         if record.vm_state != VmState::ShelvedOffloaded {
             return Ok(Unshelve { image, base: None }.into());
         }
-        admission::room(&record.size(), &gate.facts())?;
-        let base = Some(admission::source(&image, &gate.registry.images)?.base);
+        gate.room(&record.size())?;
+        let base = Some(size::source(&image, &gate.known.images)?.base);
         Ok(Unshelve { image, base }.into())
     })
 }
@@ -48,12 +41,19 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Unshelve {
-    fn plan(&self, _: Running) -> Vec<Step> {
+    fn plan(&self, _: Running) -> Plan {
         let disk: &[Step] = match self.base {
             Some(_) => &[Step::CreateRootDisk],
             None => &[],
         };
-        [disk, &START, &[Step::DropShelvedImage, Step::DropBase]].concat()
+        Plan::of(disk)
+            .then(&START)
+            .then_about(Step::DropShelvedImage, Subject::Image(self.image.clone()))
+            .then(&[Step::DropBase])
+    }
+
+    fn permit(&self) -> Permit {
+        Permit::Boot
     }
 
     fn is_fresh(&self) -> bool {

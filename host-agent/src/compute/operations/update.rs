@@ -2,16 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ostler_protocol::rpc::fault::Fault;
-use ostler_protocol::rpc::instance::{self, TaskState, VmState};
-use ostler_protocol::rpc::values::Name;
-use serde::{Deserialize, Serialize};
-
-use super::{BRIEF, Change, Describe, Legal, Traits, sample};
-use crate::compute::admission;
-use crate::compute::gate::{Admitted, Gate};
-use crate::compute::steps::Step;
-use crate::journal::records::{InstanceRecord, Running};
+use super::prelude::*;
+use super::sample;
+use crate::compute::admission::size;
 
 /// The states of an instance that was made and is not being deleted.
 pub(super) const STANDING: &[VmState] = &[
@@ -27,7 +20,6 @@ pub(super) const STANDING: &[VmState] = &[
 ];
 
 pub(in crate::compute) const LEGAL: Legal = Legal::new("updated", TaskState::Updating, STANDING);
-pub(super) const TRAITS: Traits = BRIEF;
 
 /// Change what is noted about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +32,7 @@ pub(in crate::compute) struct Update {
     pub(in crate::compute) metadata: BTreeMap<String, String>,
 }
 
-pub(super) fn ask(update: instance::Update, gate: &mut Gate<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(update: instance::Update, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
     gate.act(update.id, &LEGAL, |record, _| whole(update, record).map(Change::from))
 }
 
@@ -59,7 +51,7 @@ fn whole(update: instance::Update, record: &InstanceRecord) -> Result<Update, Fa
             None => metadata.remove(&key),
         };
     }
-    admission::notes(owner.as_deref(), &metadata)?;
+    size::notes(owner.as_deref(), &metadata)?;
     Ok(Update { name: name.unwrap_or_else(|| record.name.clone()), owner, metadata })
 }
 
@@ -68,8 +60,12 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 impl Describe for Update {
-    fn plan(&self, _: Running) -> Vec<Step> {
-        vec![Step::WriteMetadata]
+    fn plan(&self, _: Running) -> Plan {
+        Plan::of(&[Step::WriteMetadata])
+    }
+
+    fn can_cancel(&self) -> bool {
+        false
     }
 
     fn apply(&self, record: &mut InstanceRecord, _: Running) {

@@ -45,8 +45,7 @@ use self::outbox::Outbox;
 use self::replies::Replies;
 use self::session::Session;
 use super::service::Service;
-use crate::hypervisor::Hypervisor;
-use crate::network::Network;
+use crate::compute::Outside;
 
 /// How long a connection may take to stand.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -157,10 +156,10 @@ impl Stopping {
 
 /// Serve over AMQP until told to stop, whatever becomes of the brokers; `link` tells how it stands.
 /// When the endpoints change, the session ends as at a stop, and the next is with the new ones.
-pub async fn serve<H: Hypervisor, N: Network>(
+pub async fn serve<O: Outside>(
     mut endpoints: watch::Receiver<Vec<Endpoint>>,
     host: String,
-    service: Service<H, N>,
+    service: Service<O>,
     link: watch::Sender<Link>,
     stopping: Stopping,
 ) {
@@ -223,10 +222,10 @@ fn jittered(pause: Duration) -> Duration {
 
 /// One session with one broker. It does not return `Ok`: it ends for a reason. `stood` tells whether
 /// it got as far as to serve.
-async fn session<H: Hypervisor, N: Network>(
+async fn session<O: Outside>(
     endpoint: &Endpoint,
     host: &str,
-    service: &Service<H, N>,
+    service: &Service<O>,
     link: &watch::Sender<Link>,
     stopping: &Stopping,
     stood: &mut bool,

@@ -11,14 +11,13 @@ use tokio::time::Instant;
 
 use super::Ended;
 use super::session::Session;
-use crate::hypervisor::Hypervisor;
-use crate::network::Network;
+use crate::compute::Outside;
 
 /// How often the consumer is proven alive, and how long each half of the proof may take.
 const PROBE: Duration = Duration::from_secs(20);
 const PROBE_PATIENCE: Duration = Duration::from_secs(10);
 
-impl<H: Hypervisor, N: Network> Session<H, N> {
+impl<O: Outside> Session<O> {
     /// Why the agent does not get its own messages: if none waits, another has them.
     async fn deaf(&self) -> Ended {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };

@@ -45,8 +45,7 @@ use super::dead::{brief, is_dead, letter};
 use super::outbox::{Outbox, PROBE_KIND, mind};
 use super::replies::Reply;
 use super::{Ended, PARTING, Stopping, amqp, close, topology};
-use crate::hypervisor::Hypervisor;
-use crate::network::Network;
+use crate::compute::Outside;
 use crate::rpc::service::{Asked, Service};
 use crate::rpc::shares::Shares;
 
@@ -59,8 +58,8 @@ const REPLIES: usize = 1024;
 const REPLY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The connections to a broker, with all that is declared on them.
-pub(super) struct Session<H: Hypervisor, N> {
-    service: Service<H, N>,
+pub(super) struct Session<O: Outside> {
+    service: Service<O>,
     pub(super) host: String,
     inward: Connection,
     pub(super) channel: Channel,
@@ -86,12 +85,12 @@ struct Waiting {
     reply: Reply,
 }
 
-impl<H: Hypervisor, N: Network> Session<H, N> {
+impl<O: Outside> Session<O> {
     pub(super) async fn open(
         inward: Connection,
         outbox: Outbox,
         host: &str,
-        service: &Service<H, N>,
+        service: &Service<O>,
     ) -> Result<Self, Ended> {
         let channel = inward.create_channel().await.map_err(amqp("open a channel"))?;
         topology::declare(&channel, host).await?;

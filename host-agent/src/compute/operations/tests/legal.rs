@@ -4,6 +4,7 @@ use ostler_protocol::rpc::fault::Reason;
 use ostler_protocol::rpc::instance::{Status, TaskState, VmState};
 use ostler_protocol::rpc::values::Timestamp;
 
+use crate::compute::describe::Legal;
 use crate::compute::lifecycle::{doing, is_legal};
 use crate::compute::operations::sample::record;
 use crate::compute::operations::*;

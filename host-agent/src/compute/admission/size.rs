@@ -1,0 +1,571 @@
+//! Sizes: whether there is room for an instance, and whether what it names exists. The facts come
+//! in, a record or a refusal comes out.
+
+use std::collections::BTreeMap;
+
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::host::Flavor;
+use ostler_protocol::rpc::image::State as ImageState;
+use ostler_protocol::rpc::instance::{Adjust, Boot, Resize, Size, TaskState, VmState};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress, Name, PortId, Sha256};
+
+use super::Admission;
+use crate::journal::records::{Base, DirectBoot, ImageRecord, InstanceRecord, PortRecord, Source};
+
+/// The most vCPUs one instance may have: what QEMU's q35 machine takes without more.
+const VCPUS_MAX: u32 = 255;
+/// The least memory one instance may have.
+const MEMORY_MIN: Bytes = Bytes::mib(16);
+/// The most NICs one instance may have: what the PCI topology leaves room for.
+const NICS_MAX: usize = 16;
+/// The longest owner, key or value of metadata, bytes; nova's bound.
+const TEXT_MAX: usize = 255;
+/// The most items of metadata; nova's default.
+const METADATA_MAX: usize = 128;
+/// The longest kernel command line, bytes: the kernel's own COMMAND_LINE_SIZE on x86.
+const COMMAND_LINE_MAX: usize = 2047;
+
+fn invalid(parameter: &str, text: String) -> Fault {
+    Fault::new(Reason::InvalidParams, text).about(format!("parameter {parameter}"))
+}
+
+/// The record of the instance a boot asks for.
+///
+/// # Errors
+/// Whatever is wrong with it; nothing has been done.
+pub(in crate::compute) fn admit(
+    boot: &Boot,
+    gate: &Admission<'_>,
+) -> Result<InstanceRecord, Fault> {
+    let id = boot.id.unwrap_or_else(InstanceId::random);
+    if gate.known.instances.contains_key(&id) {
+        return Err(Fault::new(Reason::Conflict, format!("conflict: instance {id} exists"))
+            .about(format!("instance {id}"))
+            .next("leave out the id to have one made, or repeat the request under its own key"));
+    }
+    let source = source(&boot.image, &gate.known.images)?;
+    let image = &gate.known.images[&boot.image];
+    let size = size(boot, &gate.settings.flavors)?;
+    if let Some(least) = image.properties.min_memory.filter(|least| *least > size.memory) {
+        let text = format!("image {} needs {least} of memory at least", image.name);
+        return Err(invalid("memory", text));
+    }
+    let disk = size.disk.unwrap_or(image.virtual_size);
+    if disk < image.virtual_size {
+        let text = format!(
+            "a disk of {disk} cannot hold image {}, which needs {}",
+            image.name, image.virtual_size
+        );
+        return Err(invalid("disk", text));
+    }
+    let (max_vcpus, max_memory) = maximum(boot, &size)?;
+    notes(boot.owner.as_deref(), &boot.metadata)?;
+    let ports = ports(boot, gate)?;
+    let Flavor { vcpus, memory, .. } = size;
+    gate.room(&Size { flavor: None, vcpus, memory, disk, max_vcpus, max_memory })?;
+    Ok(InstanceRecord {
+        id,
+        name: boot.name.clone(),
+        image: source.image,
+        base: source.base,
+        direct: source.direct,
+        flavor: boot.flavor.clone(),
+        vcpus: size.vcpus,
+        memory: size.memory,
+        disk,
+        max_vcpus,
+        max_memory,
+        ports,
+        owner: boot.owner.clone().filter(|owner| !owner.is_empty()),
+        metadata: boot.metadata.clone(),
+        locked: None,
+        rescue: None,
+        resized: None,
+        shelved: None,
+        deleted_from: None,
+        fingerprint: None,
+        built: false,
+        vm_state: VmState::Building,
+        task_state: Some(TaskState::Spawning),
+        operation: Some(gate.by),
+        fault: None,
+        created: gate.now,
+        updated: gate.now,
+        revision: 0,
+    })
+}
+
+/// What a root disk made from this image is made from.
+///
+/// # Errors
+/// There is no such image, it is not here yet, or it is no disk.
+pub(in crate::compute) fn source(
+    name: &Name,
+    images: &BTreeMap<Name, ImageRecord>,
+) -> Result<Source, Fault> {
+    let (image, sha256) = ready(images, name, "image")?;
+    if !image.format.is_disk() {
+        let text = format!("image {} is a {}, not a disk", image.name, image.format.as_str());
+        return Err(invalid("image", text));
+    }
+    let direct = direct_boot(image, images)?;
+    let base = Base { sha256, format: image.format, virtual_size: image.virtual_size };
+    Ok(Source { image: image.name.clone(), base, direct })
+}
+
+/// The most vCPUs and memory an instance can be given while it runs.
+fn maximum(boot: &Boot, size: &Flavor) -> Result<(u32, Bytes), Fault> {
+    let vcpus = boot.max_vcpus.unwrap_or(size.vcpus);
+    if !(size.vcpus..=VCPUS_MAX).contains(&vcpus) {
+        let text = format!("max_vcpus must be from {} to {VCPUS_MAX}", size.vcpus);
+        return Err(invalid("max_vcpus", text));
+    }
+    let memory = boot.max_memory.unwrap_or(size.memory);
+    if memory < size.memory || !memory.0.is_multiple_of(1 << 20) {
+        let text = format!("max_memory must be whole MiB, {} or more", size.memory);
+        return Err(invalid("max_memory", text));
+    }
+    Ok((vcpus, memory))
+}
+
+/// What is noted about an instance, within bounds.
+///
+/// # Errors
+/// `invalid_params`.
+pub(in crate::compute) fn notes(
+    owner: Option<&str>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), Fault> {
+    text("owner", owner.unwrap_or_default(), TEXT_MAX)?;
+    if metadata.len() > METADATA_MAX {
+        let text = format!("an instance has at most {METADATA_MAX} items of metadata");
+        return Err(invalid("metadata", text));
+    }
+    metadata.iter().try_for_each(|(key, value)| {
+        if key.is_empty() {
+            return Err(invalid("metadata", "a key of metadata cannot be empty".to_owned()));
+        }
+        text("metadata", key, TEXT_MAX).and_then(|()| text("metadata", value, TEXT_MAX))
+    })
+}
+
+/// A text that may be shown and written anywhere: short, without control characters.
+///
+/// # Errors
+/// `invalid_params`.
+pub(in crate::compute) fn text(parameter: &str, text: &str, most: usize) -> Result<(), Fault> {
+    // What XML cannot carry, the domain's metadata cannot.
+    let bad = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+    if text.len() <= most && !text.chars().any(bad) {
+        return Ok(());
+    }
+    let text = format!("{parameter} is at most {most} bytes without control characters");
+    Err(invalid(parameter, text))
+}
+
+/// The size an instance shall have after a resize, if there is room for it beside the one it has.
+///
+/// # Errors
+/// Why it cannot be.
+pub(in crate::compute) fn resize(
+    asked: &Resize,
+    record: &InstanceRecord,
+    gate: &Admission<'_>,
+) -> Result<Size, Fault> {
+    let now = record.size();
+    let flavor = match &asked.flavor {
+        None => None,
+        Some(name) => Some(known_flavor(name, &gate.settings.flavors)?),
+    };
+    let vcpus = asked.vcpus.or(flavor.map(|f| f.vcpus)).unwrap_or(now.vcpus);
+    let memory = asked.memory.or(flavor.map(|f| f.memory)).unwrap_or(now.memory);
+    let disk = asked.disk.or(flavor.and_then(|f| f.disk)).unwrap_or(now.disk);
+    check_size(vcpus, memory, Some(disk))?;
+    if disk < now.disk {
+        let text = format!("a disk never shrinks: it has {}, and {disk} is asked for", now.disk);
+        return Err(invalid("disk", text));
+    }
+    let to = Size {
+        flavor: asked.flavor.clone(),
+        vcpus,
+        memory,
+        disk,
+        // What could be given before can be given still.
+        max_vcpus: now.max_vcpus.max(vcpus),
+        max_memory: now.max_memory.max(memory),
+    };
+    if to == now || (to.vcpus, to.memory, to.disk) == (now.vcpus, now.memory, now.disk) {
+        let text = "the instance has that size already".to_owned();
+        return Err(invalid("flavor", text));
+    }
+    let more = Size {
+        flavor: None,
+        vcpus: to.vcpus.saturating_sub(now.vcpus),
+        memory: Bytes(to.max_memory.0.saturating_sub(now.max_memory.0)),
+        max_vcpus: 0,
+        max_memory: Bytes(to.max_memory.0.saturating_sub(now.max_memory.0)),
+        // The old disk is kept beside the new one.
+        disk: to.disk,
+    };
+    gate.room(&more)?;
+    Ok(to)
+}
+
+/// Whether an instance can be given these vCPUs and memory while it runs.
+///
+/// # Errors
+/// Why not.
+pub(in crate::compute) fn adjust(
+    asked: &Adjust,
+    record: &InstanceRecord,
+    gate: &Admission<'_>,
+) -> Result<(), Fault> {
+    let now = record.size();
+    if asked.vcpus.is_none() && asked.memory.is_none() {
+        return Err(invalid("vcpus", "nothing is asked for: give vcpus or memory".to_owned()));
+    }
+    let (vcpus, memory) = (asked.vcpus.unwrap_or(now.vcpus), asked.memory.unwrap_or(now.memory));
+    check_size(vcpus, memory, None)?;
+    let beyond = |parameter: &str, most: String| {
+        let text = format!("the instance was booted to have {most} at most");
+        Err(invalid(parameter, text).next("resize it: ostler instance resize"))
+    };
+    if vcpus > now.max_vcpus {
+        return beyond("vcpus", format!("{} vCPUs", now.max_vcpus));
+    }
+    if memory > now.max_memory {
+        return beyond("memory", format!("{} of memory", now.max_memory));
+    }
+    let more = Size {
+        flavor: None,
+        vcpus: vcpus.saturating_sub(now.vcpus),
+        memory: Bytes(0),
+        disk: Bytes(0),
+        max_vcpus: 0,
+        max_memory: Bytes(0),
+    };
+    gate.room(&more)
+}
+
+/// An image that is in the cache, and the digest of its bytes.
+fn ready<'a>(
+    images: &'a BTreeMap<Name, ImageRecord>,
+    name: &Name,
+    parameter: &str,
+) -> Result<(&'a ImageRecord, Sha256), Fault> {
+    let missing = || {
+        Fault::new(Reason::NotFound, format!("there is no image {name} on this node"))
+            .about(format!("parameter {parameter}"))
+            .next("import it: ostler image import; or see ostler image list")
+    };
+    let image = images.get(name).ok_or_else(missing)?;
+    match (image.state, &image.sha256) {
+        (ImageState::Ready, Some(sha256)) => Ok((image, sha256.clone())),
+        (ImageState::Importing, _) | (ImageState::Ready, None) => {
+            Err(Fault::new(Reason::Conflict, format!("conflict: image {name} is being imported"))
+                .about(format!("parameter {parameter}"))
+                .next("wait for the import: ostler operation list"))
+        }
+    }
+}
+
+fn size(boot: &Boot, flavors: &BTreeMap<Name, Flavor>) -> Result<Flavor, Fault> {
+    let flavor = match &boot.flavor {
+        None => None,
+        Some(name) => Some(known_flavor(name, flavors)?),
+    };
+    let missing = |what: &str| {
+        invalid(what, format!("{what} is missing: name a flavor, or give vcpus and memory"))
+    };
+    let vcpus = boot.vcpus.or(flavor.map(|f| f.vcpus)).ok_or_else(|| missing("vcpus"))?;
+    let memory = boot.memory.or(flavor.map(|f| f.memory)).ok_or_else(|| missing("memory"))?;
+    let disk = boot.disk.or(flavor.and_then(|f| f.disk));
+    check_size(vcpus, memory, disk)?;
+    Ok(Flavor { vcpus, memory, disk })
+}
+
+fn known_flavor<'a>(name: &Name, flavors: &'a BTreeMap<Name, Flavor>) -> Result<&'a Flavor, Fault> {
+    flavors.get(name).ok_or_else(|| {
+        let known: Vec<&str> = flavors.keys().map(Name::as_str).collect();
+        Fault::new(Reason::NotFound, format!("there is no flavor {name}"))
+            .about("parameter flavor")
+            .next(format!("use one of: {}", known.join(", ")))
+    })
+}
+
+fn check_size(vcpus: u32, memory: Bytes, disk: Option<Bytes>) -> Result<(), Fault> {
+    if !(1..=VCPUS_MAX).contains(&vcpus) {
+        return Err(invalid(
+            "vcpus",
+            format!("{vcpus} vCPUs are out of range: use 1 to {VCPUS_MAX}"),
+        ));
+    }
+    if memory < MEMORY_MIN {
+        return Err(invalid(
+            "memory",
+            format!("{memory} is too little memory: use {MEMORY_MIN} or more"),
+        ));
+    }
+    if !memory.0.is_multiple_of(1 << 20) {
+        return Err(invalid("memory", "memory must be whole MiB".to_owned()));
+    }
+    if disk.is_some_and(|disk| disk.0 == 0 || !disk.0.is_multiple_of(512)) {
+        return Err(invalid("disk", "the disk's size must be a multiple of 512 bytes".to_owned()));
+    }
+    Ok(())
+}
+
+fn direct_boot(
+    image: &ImageRecord,
+    images: &BTreeMap<Name, ImageRecord>,
+) -> Result<Option<DirectBoot>, Fault> {
+    let properties = &image.properties;
+    let Some(kernel) = &properties.kernel else { return Ok(None) };
+    let (_, kernel) = ready(images, kernel, "image")?;
+    let ramdisk = match &properties.ramdisk {
+        None => None,
+        Some(ramdisk) => Some(ready(images, ramdisk, "image")?.1),
+    };
+    let command_line = properties.command_line.clone().unwrap_or_default();
+    Ok(Some(DirectBoot { kernel, ramdisk, command_line }))
+}
+
+/// Whether a kernel's command line can be one.
+///
+/// # Errors
+/// `invalid_params`.
+pub(in crate::compute) fn command_line(text: &str) -> Result<(), Fault> {
+    if text.len() <= COMMAND_LINE_MAX && text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+        return Ok(());
+    }
+    let text =
+        format!("a kernel command line is printable ASCII, {COMMAND_LINE_MAX} bytes at most");
+    Err(invalid("properties.command_line", text))
+}
+
+fn ports(boot: &Boot, gate: &Admission<'_>) -> Result<Vec<PortRecord>, Fault> {
+    if boot.networks.len() > NICS_MAX {
+        return Err(invalid("networks", format!("an instance has at most {NICS_MAX} NICs")));
+    }
+    let mut taken: Vec<MacAddress> = gate
+        .known
+        .instances
+        .values()
+        .filter(|i| i.vm_state != VmState::Deleted)
+        .flat_map(|i| i.ports.iter().map(|p| p.mac))
+        .collect();
+    let mut ports = Vec::with_capacity(boot.networks.len());
+    for (n, nic) in boot.networks.iter().enumerate() {
+        if !gate.known.networks.contains_key(&nic.network) {
+            let text = format!("there is no network {} on this node", nic.network);
+            return Err(Fault::new(Reason::NotFound, text)
+                .about(format!("parameter networks[{n}].network"))
+                .next("make it: ostler network ensure; or see ostler network list"));
+        }
+        let (id, mac) = match nic.mac {
+            Some(mac) if taken.contains(&mac) => {
+                return Err(Fault::new(
+                    Reason::Conflict,
+                    format!("conflict: MAC {mac} is in use on this node"),
+                )
+                .about(format!("parameter networks[{n}].mac"))
+                .next("leave out the MAC to have one made"));
+            }
+            Some(mac) => (PortId::random(), mac),
+            None => free_mac(&taken),
+        };
+        taken.push(mac);
+        ports.push(PortRecord { id, network: nic.network.clone(), mac });
+    }
+    Ok(ports)
+}
+
+/// A new port whose MAC, made from its id, nobody has.
+fn free_mac(taken: &[MacAddress]) -> (PortId, MacAddress) {
+    loop {
+        let id = PortId::random();
+        let [a, b, c, ..] = *id.0.as_bytes();
+        let mac = MacAddress::in_qemu_range(a, b, c);
+        if !taken.contains(&mac) {
+            return (id, mac);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use ostler_protocol::rpc::image::Format;
+    use ostler_protocol::rpc::values::{OperationId, Timestamp};
+
+    use super::*;
+    use crate::compute::authority::ByState;
+    use crate::compute::claims::{ByCapacity, Capacity};
+    use crate::compute::registry::Known;
+    use crate::config::{Admission as Policy, Settings};
+    use crate::hypervisor::Link;
+    use crate::journal::records::NetworkRecord;
+
+    struct World {
+        settings: Settings,
+        known: Known,
+    }
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn world() -> World {
+        let image = ImageRecord {
+            name: name("debian"),
+            state: ImageState::Ready,
+            format: Format::Qcow2,
+            source: "/x".into(),
+            sha256: Some("ab".repeat(32).parse().unwrap()),
+            size: Bytes::mib(10),
+            virtual_size: Bytes::gib(2),
+            properties: Default::default(),
+            created: Timestamp(0),
+        };
+        let network = NetworkRecord {
+            name: name("lan"),
+            bridge: "br-lan".into(),
+            uplink: None,
+            mtu: 1500,
+            created: Timestamp(0),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, "host = \"n\"\n").unwrap();
+        let mut settings = Settings::load(Some(&file)).unwrap();
+        settings.admission = Policy {
+            cpu_ratio: 2.0,
+            memory_ratio: 1.0,
+            memory_reserve: Bytes::gib(1),
+            disk_ratio: 1.5,
+            disk_reserve: Bytes::gib(1),
+        };
+        let small = Flavor { vcpus: 1, memory: Bytes::gib(1), disk: None };
+        settings.flavors = BTreeMap::from([(name("small"), small)]);
+        let known = Known {
+            images: BTreeMap::from([(image.name.clone(), image)]),
+            networks: BTreeMap::from([(network.name.clone(), network)]),
+            ..Known::default()
+        };
+        World { settings, known }
+    }
+
+    impl World {
+        fn admit(&mut self, boot: serde_json::Value) -> Result<InstanceRecord, Fault> {
+            let boot: Boot = serde_json::from_value(boot).unwrap();
+            admit(
+                &boot,
+                &Admission {
+                    known: &mut self.known,
+                    settings: &self.settings,
+                    authority: &ByState,
+                    claims: &ByCapacity,
+                    by: OperationId::random(),
+                    now: Timestamp(1),
+                    capacity: Some(Capacity {
+                        cpus: 2,
+                        memory: Bytes::gib(4),
+                        disk: Bytes::gib(10),
+                    }),
+                    lacks_capacity: &Cell::new(false),
+                    hypervisor: Link::Up,
+                },
+            )
+        }
+
+        fn refused(&mut self, boot: serde_json::Value) -> (Reason, String) {
+            let fault = self.admit(boot).unwrap_err();
+            (fault.data.reason, fault.message)
+        }
+    }
+
+    #[test]
+    fn disks_are_promised_only_as_often_as_there_is_room() {
+        let mut world = world();
+        // 10 GiB, of which 1 GiB is kept, half as much again: six disks of 2 GiB.
+        let boot = || {
+            serde_json::json!({"name": "a", "image": "debian", "vcpus": 1,
+            "memory": 64u64 << 20, "disk": 2u64 << 30})
+        };
+        world.settings.admission.cpu_ratio = 100.0;
+        for n in 0..6 {
+            let record = world.admit(boot()).unwrap_or_else(|fault| panic!("{n}: {fault}"));
+            world.known.instances.insert(record.id, record);
+        }
+        assert_eq!(world.refused(boot()).0, Reason::NoCapacity);
+    }
+
+    #[test]
+    fn a_flavor_gives_what_is_not_said() {
+        let mut world = world();
+        let boot = serde_json::json!({"name": "a", "image": "debian", "flavor": "small",
+            "vcpus": 2, "networks": [{"network": "lan"}]});
+        let record = world.admit(boot).unwrap();
+        assert_eq!((record.vcpus, record.memory), (2, Bytes::gib(1)));
+        assert_eq!(record.disk, Bytes::gib(2));
+        assert_eq!(record.ports[0].mac.octets()[..3], [0x52, 0x54, 0x00]);
+    }
+
+    #[test]
+    fn what_does_not_exist_or_fit_is_refused_with_the_reason() {
+        let mut world = world();
+        let mut with = |changes: serde_json::Value| {
+            let mut boot = serde_json::json!({"name": "a", "image": "debian", "flavor": "small"});
+            for (field, value) in changes.as_object().unwrap() {
+                boot[field] = value.clone();
+            }
+            world.refused(boot)
+        };
+        let cases = [
+            (serde_json::json!({"image": "nope"}), Reason::NotFound, "no image nope"),
+            (serde_json::json!({"flavor": "nope"}), Reason::NotFound, "no flavor nope"),
+            (serde_json::json!({"networks": [{"network": "x"}]}), Reason::NotFound, "no network x"),
+            (serde_json::json!({"vcpus": 0}), Reason::InvalidParams, "0 vCPUs"),
+            (serde_json::json!({"vcpus": 5}), Reason::NoCapacity, "no room for 5 vCPUs: 4 of 4"),
+            (
+                serde_json::json!({"memory": 5u64 << 30}),
+                Reason::NoCapacity,
+                "no room for 5 GiB of memory: 3 GiB",
+            ),
+            (serde_json::json!({"disk": 1u64 << 30}), Reason::InvalidParams, "cannot hold image"),
+            (
+                serde_json::json!({"disk": 20u64 << 30}),
+                Reason::NoCapacity,
+                "no room for 20 GiB of disk: 13.5 GiB of 13.5 GiB",
+            ),
+        ];
+        for (changes, reason, text) in cases {
+            let (found, message) = with(changes.clone());
+            assert_eq!(found, reason, "{changes}: {message}");
+            assert!(message.contains(text), "{message} lacks {text}");
+        }
+    }
+
+    #[test]
+    fn claims_of_the_living_count_and_those_of_the_deleted_do_not() {
+        let mut world = world();
+        let boot = || serde_json::json!({"name": "a", "image": "debian", "flavor": "small"});
+        for _ in 0..3 {
+            let record = world.admit(boot()).unwrap();
+            world.known.instances.insert(record.id, record);
+        }
+        assert_eq!(world.refused(boot()).0, Reason::NoCapacity);
+        world.known.instances.values_mut().next().unwrap().vm_state = VmState::Deleted;
+        assert!(world.admit(boot()).is_ok());
+    }
+
+    #[test]
+    fn a_mac_is_given_once() {
+        let mut world = world();
+        let mac = "52:54:00:00:00:01";
+        let boot = serde_json::json!({"name": "a", "image": "debian", "flavor": "small",
+            "networks": [{"network": "lan", "mac": mac}, {"network": "lan", "mac": mac}]});
+        assert_eq!(world.refused(boot).0, Reason::Conflict);
+    }
+}

@@ -1,0 +1,87 @@
+//! Why a step was not done.
+
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::operation::Subject;
+
+use crate::compute::refusal::{disk_fault, hypervisor_fault, image_fault, network_fault};
+use crate::disk::DiskError;
+use crate::hypervisor;
+use crate::image::ImageError;
+use crate::network::NetworkError;
+
+/// Why a step was not done.
+#[derive(Debug)]
+pub(in crate::compute) enum StepError {
+    /// It failed.
+    Failed(Box<Fault>),
+    /// It will not be done, however often it is asked for, unless somebody sees to something.
+    Refused(Box<Fault>),
+    /// libvirt was lost; whether it was done is not known.
+    Unreachable(Box<Fault>),
+    /// Somebody asked for it to stop.
+    Cancelled,
+    /// The agent is stopping.
+    Suspended,
+}
+
+impl StepError {
+    /// It failed. There is always something to do next.
+    pub(in crate::compute) fn failed(mut fault: Fault) -> Self {
+        fault.data.next.get_or_insert_with(|| ANY.to_owned());
+        Self::Failed(Box::new(fault))
+    }
+}
+
+/// What to do where nothing better is known.
+const ANY: &str = "see the node's log (journalctl -u ostler-host-agent), mend it, and ask again";
+
+impl From<Fault> for StepError {
+    fn from(fault: Fault) -> Self {
+        Self::failed(fault)
+    }
+}
+
+impl From<hypervisor::Error> for StepError {
+    fn from(error: hypervisor::Error) -> Self {
+        let fault = Box::new(hypervisor_fault(&error));
+        match error {
+            hypervisor::Error::Unreachable { .. } => Self::Unreachable(fault),
+            hypervisor::Error::NotOurs { .. } => Self::Refused(fault),
+            hypervisor::Error::NotFound { .. }
+            | hypervisor::Error::Busy { .. }
+            | hypervisor::Error::Timeout { .. }
+            | hypervisor::Error::GuestAgentUnavailable { .. }
+            | hypervisor::Error::GuestAgentRefused { .. }
+            | hypervisor::Error::Refused { .. }
+            | hypervisor::Error::Failed { .. } => Self::failed(*fault),
+        }
+    }
+}
+
+impl From<NetworkError> for StepError {
+    fn from(error: NetworkError) -> Self {
+        Self::failed(network_fault(&error))
+    }
+}
+
+impl From<ImageError> for StepError {
+    fn from(error: ImageError) -> Self {
+        if matches!(error, ImageError::Cancelled { .. }) {
+            return Self::Cancelled;
+        }
+        Self::failed(image_fault(&error))
+    }
+}
+
+impl From<DiskError> for StepError {
+    fn from(error: DiskError) -> Self {
+        if matches!(error, DiskError::Cancelled { .. }) {
+            return Self::Cancelled;
+        }
+        Self::failed(disk_fault(&error))
+    }
+}
+
+pub(super) fn missing(subject: &Subject) -> StepError {
+    StepError::failed(Fault::new(Reason::NotFound, format!("{subject} is not known any more")))
+}

@@ -1,0 +1,189 @@
+//! The steps that operations are made of.
+//!
+//! * here: which function does a step, and which takes it back.
+//! * `already`: what a step finds before it is begun.
+//! * the rest: what the steps do, a file for each topic.
+
+mod adjust;
+mod already;
+mod boot;
+mod delete;
+mod error;
+mod image;
+mod memory;
+mod network;
+mod password;
+mod power;
+mod root;
+mod snapshot;
+
+use ostler_protocol::rpc::operation::{Progress, StepState, Subject};
+
+pub(in crate::compute) use error::StepError;
+use error::missing;
+
+use super::Engine;
+use crate::compute::operations::start::Start;
+use crate::compute::outside::Outside;
+use crate::compute::plan::Planned;
+use crate::compute::registry::LiveOperation;
+use crate::compute::step::Step;
+use crate::compute::wires::Port;
+use crate::journal::records::{InstanceRecord, PortRecord, Running};
+
+/// What follows a step that was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// The next step.
+    Next,
+    /// Nothing: the operation has what it wanted.
+    Finish,
+}
+
+impl<O: Outside> Engine<O> {
+    /// Do a step.
+    pub(super) async fn perform(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<Flow, StepError> {
+        match planned.step {
+            Step::AskShutdown => return self.ask_shutdown(operation).await,
+            Step::AskReboot => return self.ask_reboot(operation).await,
+            Step::FetchImage => self.fetch_image(operation).await?,
+            Step::RemoveImage => self.remove_image(operation).await?,
+            Step::EnsureBridge => self.ensure_bridge(operation).await?,
+            Step::RemoveBridge => self.remove_bridge(operation).await?,
+            Step::SetPassword => self.set_password(operation).await?,
+            Step::CreateRootDisk => self.create_root_disk(&self.target(operation)?).await?,
+            Step::EnsureBridges => self.ensure_bridges(&self.target(operation)?).await?,
+            Step::DefineDomain => self.define_domain(&self.target(operation)?).await?,
+            Step::StartDomain => self.start_domain(&self.target(operation)?).await?,
+            Step::PowerOff => self.power_off(self.record_of(operation)?.id).await?,
+            Step::DiscardMemory => self.discard_memory(self.record_of(operation)?.id).await?,
+            Step::Pause => self.pause(self.record_of(operation)?.id).await?,
+            Step::Unpause => self.unpause(self.record_of(operation)?.id).await?,
+            Step::SaveMemory => self.save_memory(operation).await?,
+            Step::RestoreMemory => self.run_domain(&self.target(operation)?).await?,
+            Step::SyncClock => self.sync_clock(self.record_of(operation)?.id).await,
+            Step::SetRootAside => self.set_root_aside(operation).await?,
+            Step::CopyRootAside => self.copy_root_aside(operation).await?,
+            Step::GrowRoot => self.grow_root(operation).await?,
+            Step::PutRootBack => self.put_root_back(operation).await?,
+            Step::DropAside => self.drop_aside(operation).await?,
+            Step::CreateRescueDisk => self.create_rescue_disk(operation).await?,
+            Step::DropRescueDisk => self.drop_rescue_disk(operation).await?,
+            Step::CopyDisk => self.copy_disk(operation).await?,
+            Step::StoreImage => self.store_image(operation, planned).await?,
+            Step::DropShelvedImage => self.drop_shelved_image(operation, planned).await?,
+            Step::AdjustVcpus => self.adjust_vcpus(&self.target(operation)?).await?,
+            Step::AdjustMemory => self.adjust_memory(&self.target(operation)?).await?,
+            Step::WriteMetadata => self.write_metadata(&self.target(operation)?).await?,
+            Step::UndefineDomain => self.undefine_domain(self.record_of(operation)?.id).await?,
+            Step::RemoveLinks => self.remove_links(&self.record_of(operation)?).await?,
+            Step::RemoveFiles => self.remove_files(self.record_of(operation)?.id).await?,
+            Step::DropBase => self.drop_base(operation).await?,
+        }
+        Ok(Flow::Next)
+    }
+
+    /// Take a step back that did not find it so already ([`Self::is_so_already`]). It may have been
+    /// done wholly, in part or not at all.
+    pub(super) async fn take_back(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<(), StepError> {
+        let fresh = operation.change.is_fresh();
+        match planned.step {
+            Step::FetchImage => self.drop_partial_image(operation).await,
+            Step::EnsureBridge => self.remove_new_bridge(operation).await,
+            Step::RemoveBridge => self.keep_network(operation).await,
+            Step::CreateRootDisk if fresh => self.remove_files(self.record_of(operation)?.id).await,
+            Step::DefineDomain if fresh => {
+                self.undefine_domain(self.record_of(operation)?.id).await
+            }
+            // A start defines what is defined already.
+            Step::DefineDomain if operation.change.is::<Start>() => Ok(()),
+            Step::DefineDomain => self.define_domain(&self.record_of(operation)?).await,
+            Step::StartDomain => {
+                let record = self.record_of(operation)?;
+                self.power_off(record.id).await?;
+                self.remove_links(&record).await
+            }
+            Step::PowerOff if operation.was == Running::Yes => {
+                let record = self.record_of(operation)?;
+                self.ensure_bridges(&record).await?;
+                self.run_domain(&record).await
+            }
+            Step::Pause => self.unpause(self.record_of(operation)?.id).await,
+            Step::Unpause => self.pause(self.record_of(operation)?.id).await,
+            Step::SaveMemory => self.unsave_memory(operation).await,
+            Step::SetRootAside | Step::CopyRootAside => self.put_root_back(operation).await,
+            Step::CreateRescueDisk => self.drop_rescue_disk(operation).await,
+            Step::CopyDisk => self.drop_copy(operation).await,
+            Step::StoreImage => self.drop_stored_image(operation, planned).await,
+            Step::AdjustVcpus => self.adjust_vcpus(&self.record_of(operation)?).await,
+            Step::AdjustMemory => self.adjust_memory(&self.record_of(operation)?).await,
+            Step::WriteMetadata => self.write_metadata(&self.record_of(operation)?).await,
+            // Bridges belong to their networks and outlive instances; a disk that was made or
+            // grown in the place of one set aside goes when that comes back; and the rest changes
+            // nothing that could be put back.
+            Step::CreateRootDisk
+            | Step::EnsureBridges
+            | Step::GrowRoot
+            | Step::PowerOff
+            | Step::AskShutdown
+            | Step::AskReboot
+            | Step::DiscardMemory
+            | Step::RestoreMemory
+            | Step::SyncClock
+            | Step::PutRootBack
+            | Step::DropAside
+            | Step::DropRescueDisk
+            | Step::DropShelvedImage
+            | Step::UndefineDomain
+            | Step::RemoveLinks
+            | Step::RemoveFiles
+            | Step::DropBase
+            | Step::SetPassword
+            | Step::RemoveImage => Ok(()),
+        }
+    }
+
+    /// The record of the instance an operation is about, as it is.
+    fn record_of(&self, operation: &LiveOperation) -> Result<InstanceRecord, StepError> {
+        let Subject::Instance(id) = operation.subject else {
+            return Err(missing(&operation.subject));
+        };
+        let record = self.registry.lock().instances.get(&id).cloned();
+        record.ok_or_else(|| missing(&operation.subject))
+    }
+
+    /// The record of the instance an operation is about, as it shall be.
+    fn target(&self, operation: &LiveOperation) -> Result<InstanceRecord, StepError> {
+        let record = self.registry.lock().target(operation);
+        record.ok_or_else(|| missing(&operation.subject))
+    }
+
+    /// The ports of an instance, each with its network where that is known.
+    fn ports_of(&self, record: &InstanceRecord) -> Vec<Port> {
+        let known = self.registry.lock();
+        let port = |port: &PortRecord| Port {
+            record: port.clone(),
+            network: known.networks.get(&port.network).cloned(),
+        };
+        record.ports.iter().map(port).collect()
+    }
+
+    /// Show how far the step at work is.
+    pub(super) fn show_progress(&self, operation: &LiveOperation, progress: Progress) {
+        operation.now.send_modify(|o| {
+            let at_work = o.steps.iter_mut().find(|step| step.state == StepState::Running);
+            if let Some(step) = at_work {
+                step.progress = Some(progress);
+                o.revision += 1;
+            }
+        });
+    }
+}

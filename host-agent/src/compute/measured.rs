@@ -1,0 +1,75 @@
+//! What the machine has and uses, measured when somebody needs it, with a limit to how long that
+//! may take: a disk that does not answer keeps nobody waiting for good.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_protocol::rpc::values::Bytes;
+use tokio::sync::Mutex;
+
+use super::claims::Capacity;
+use super::outside::{Node, Outside};
+use crate::disk::Disks;
+use crate::host::Usage;
+
+/// How long it is believed what the instances' disks take.
+const ALLOCATED_FOR: Duration = Duration::from_secs(10);
+
+/// How long a look may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Measures a node.
+pub(super) struct Measured<O: Outside> {
+    node: Arc<Node<O>>,
+    /// What the instances' disks take, and when that was seen.
+    allocated: Mutex<Option<(Instant, Bytes)>>,
+}
+
+impl<O: Outside> Measured<O> {
+    pub(super) fn new(node: Arc<Node<O>>) -> Self {
+        Self { node, allocated: Mutex::default() }
+    }
+
+    /// What is used of the machine now.
+    ///
+    /// # Errors
+    /// It cannot be measured, or not in time.
+    pub(super) async fn usage(&self) -> Result<Usage, Fault> {
+        in_time(async { self.node.host.usage().await.map_err(|e| Fault::of(Reason::Internal, &e)) })
+            .await
+    }
+
+    /// What instances can be promised of the machine.
+    ///
+    /// # Errors
+    /// As [`usage`](Self::usage).
+    pub(super) async fn capacity(&self) -> Result<Capacity, Fault> {
+        let inventory = self.node.host.inventory();
+        let free = self.usage().await?.disk.free;
+        let disk = Bytes(free.0 + in_time(self.allocated()).await?.0);
+        Ok(Capacity { cpus: inventory.cpus, memory: inventory.memory, disk })
+    }
+
+    /// What the instances' disks take by now, as of some seconds ago: what they wrote since then is
+    /// missing from what is free.
+    async fn allocated(&self) -> Result<Bytes, Fault> {
+        let mut known = self.allocated.lock().await;
+        match *known {
+            Some((at, bytes)) if at.elapsed() < ALLOCATED_FOR => Ok(bytes),
+            Some(_) | None => {
+                let bytes = self.node.disks.allocated().await;
+                let bytes = bytes.map_err(|error| Fault::of(Reason::Internal, &error))?;
+                *known = Some((Instant::now(), bytes));
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+async fn in_time<T>(look: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    tokio::time::timeout(PATIENCE, look).await.unwrap_or_else(|_| {
+        let text = "busy: the node's disk does not say in time what is free on it";
+        Err(Fault::new(Reason::Busy, text).next("see what the disk waits for, and ask again"))
+    })
+}

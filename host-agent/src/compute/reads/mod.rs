@@ -1,0 +1,42 @@
+//! Answers to reads, and what is done in guests directly: nothing here is an operation.
+//!
+//! * `views`: what is known, in the caller's terms. Nothing there waits on libvirt.
+//! * `inspect`: what libvirt is asked for, and consoles.
+//! * `guest_work`: what is done in guests.
+
+mod guest_work;
+mod inspect;
+mod views;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::engine::Engine;
+use super::measured::Measured;
+use super::outside::{Node, Outside};
+use super::registry::Registry;
+use super::virtualization::Virtualization;
+
+pub use inspect::Inspection;
+
+/// Answers reads.
+pub struct Reads<O: Outside> {
+    node: Arc<Node<O>>,
+    registry: Arc<Registry>,
+    virtualization: Arc<Virtualization>,
+    measured: Arc<Measured<O>>,
+    shutdown: CancellationToken,
+}
+
+impl<O: Outside> Reads<O> {
+    pub(super) fn new(engine: &Engine<O>, measured: Arc<Measured<O>>) -> Self {
+        Self {
+            node: Arc::clone(&engine.node),
+            registry: Arc::clone(&engine.registry),
+            virtualization: Arc::clone(&engine.virtualization),
+            measured,
+            shutdown: engine.shutdown.clone(),
+        }
+    }
+}

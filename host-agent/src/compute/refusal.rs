@@ -1,0 +1,152 @@
+//! Every driver's errors in the caller's words: why, and what to do next.
+
+use ostler_protocol::rpc::fault::{Fault, Reason};
+
+use crate::disk::DiskError;
+use crate::guest;
+use crate::hypervisor;
+use crate::image::ImageError;
+use crate::journal;
+use crate::network::NetworkError;
+
+/// The journal's error in the caller's words.
+pub(super) fn journal_fault(error: &journal::Error) -> Fault {
+    let reason = if error.is_full() { Reason::NoSpace } else { Reason::Internal };
+    Fault::of(reason, error).next("see the agent's log, and free space where the journal is")
+}
+
+/// The network's error in the caller's words.
+pub(super) fn network_fault(error: &NetworkError) -> Fault {
+    Fault::of(Reason::NetworkFailed, error).next("see what manages the link: ip -d link show")
+}
+
+/// A disk's error in the caller's words.
+pub(super) fn disk_fault(error: &DiskError) -> Fault {
+    let (reason, next) = match error {
+        DiskError::NoSpace { .. } => (
+            Reason::NoSpace,
+            "free space where the instances are (ostler image list, ostler host show), and ask \
+                 again",
+        ),
+        DiskError::Cancelled { .. }
+        | DiskError::Base { .. }
+        | DiskError::BasePath { .. }
+        | DiskError::NotADisk { .. }
+        | DiskError::TooSmall { .. }
+        | DiskError::Impossible { .. }
+        | DiskError::Different { .. }
+        | DiskError::NoRoot { .. }
+        | DiskError::Occupied { .. }
+        | DiskError::NotAFile { .. }
+        | DiskError::Unusable { .. }
+        | DiskError::Changed { .. }
+        | DiskError::QemuImg { .. }
+        | DiskError::Io { .. } => (
+            Reason::VolumeFailed,
+            "see to the file it names; what the instance was is kept: ask again",
+        ),
+    };
+    Fault::of(reason, error).next(next)
+}
+
+/// What to do about a guest whose agent does not answer.
+const NO_GUEST_AGENT: &str =
+    "wait for its agent: ostler guest report --wait; is one installed in the image?";
+/// What to do about one whose agent says no.
+const REFUSED: &str = "see the agent's log in the guest, and what its owner lets it do";
+
+/// The hypervisor's error in the caller's words.
+pub(super) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
+    use hypervisor::Error;
+    match error {
+        Error::Unreachable { .. } => Fault::of(Reason::HypervisorUnavailable, error)
+            .next("see whether libvirtd runs: systemctl status libvirtd"),
+        Error::Timeout { .. } => Fault::of(Reason::TimedOut, error)
+            .next("see what libvirtd and the instance's QEMU wait for, and ask again"),
+        Error::NotOurs { domain, .. } => Fault::of(Reason::Conflict, error).next(format!(
+            "see whose it is: virsh dumpxml {domain}; what runs there goes on. If it is not wanted, \
+             remove it with virsh, and ask again"
+        )),
+        Error::Busy { .. } => Fault::of(Reason::Busy, error).next("ask again later"),
+        Error::GuestAgentUnavailable { .. } => {
+            Fault::of(Reason::GuestUnavailable, error).next(NO_GUEST_AGENT)
+        }
+        Error::GuestAgentRefused { .. } => Fault::of(Reason::GuestFailed, error).next(REFUSED),
+        Error::Failed { step: hypervisor::RESTORE, domain: Some(id), .. } => {
+            Fault::of(Reason::HypervisorFailed, error).next(format!(
+                "ask again, or do without the saved memory: ostler instance reboot --hard {id} \
+                 throws it away and starts from the disk"
+            ))
+        }
+        Error::NotFound { .. } | Error::Refused { .. } | Error::Failed { .. } => {
+            Fault::of(Reason::HypervisorFailed, error)
+                .next("see libvirt's log and the instance's: ostler instance show")
+        }
+    }
+}
+
+/// The guest's error in the caller's words.
+pub(super) fn guest_fault(error: &guest::Error) -> Fault {
+    if matches!(error, guest::Error::Busy { .. }) {
+        Fault::of(Reason::Busy, error).next("try again later")
+    } else if error.is_unavailable() {
+        Fault::of(Reason::GuestUnavailable, error).next(NO_GUEST_AGENT)
+    } else {
+        Fault::of(Reason::GuestFailed, error).next(REFUSED)
+    }
+}
+
+/// The cache's error in the caller's words.
+pub(super) fn image_fault(error: &ImageError) -> Fault {
+    let (reason, next) = match error {
+        ImageError::NoSpace { .. } => (Reason::NoSpace, "free space, or remove unused images"),
+        ImageError::Digest { .. } => {
+            (Reason::ImageInvalid, "fetch the image again, or correct the digest")
+        }
+        ImageError::Unfit { .. } | ImageError::TooLarge { .. } | ImageError::Empty { .. } => {
+            (Reason::ImageInvalid, "convert it: qemu-img convert; declare the format it has")
+        }
+        ImageError::Stalled { .. } | ImageError::TooSlow { .. } => {
+            (Reason::TimedOut, "import it again: what was received is kept for a while")
+        }
+        ImageError::NotAllowed { .. } => (
+            Reason::ImageUnavailable,
+            "move it to one of these, or add its directory to images.directories in the agent's \
+             configuration",
+        ),
+        ImageError::NoEnd { .. } => {
+            (Reason::ImageUnavailable, "say what it must be: give its sha256")
+        }
+        ImageError::Unreadable { .. }
+        | ImageError::NotAFile { .. }
+        | ImageError::ChangedWhileRead { .. }
+        | ImageError::Status { .. }
+        | ImageError::Transfer { .. }
+        | ImageError::Answer { .. }
+        | ImageError::Redirect { .. }
+        | ImageError::Client(_)
+        | ImageError::QemuImg(_)
+        | ImageError::Gone { .. }
+        | ImageError::Cancelled { .. }
+        | ImageError::Io { .. } => {
+            (Reason::ImageUnavailable, "see whether the node can read the source")
+        }
+    };
+    Fault::of(reason, error).next(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ostler_protocol::rpc::values::InstanceId;
+
+    #[test]
+    fn what_is_to_be_done_about_damaged_memory_is_a_command_that_helps() {
+        let id = InstanceId::random();
+        let message = "the saved memory is damaged".to_owned();
+        let damaged =
+            hypervisor::Error::Failed { step: hypervisor::RESTORE, domain: Some(id), message };
+        let next = hypervisor_fault(&damaged).data.next.unwrap();
+        assert!(next.contains(&format!("ostler instance reboot --hard {id}")), "{next}");
+    }
+}

@@ -1,0 +1,221 @@
+//! What is known of the node's things, and of what is under way on them.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use ostler_protocol::rpc::image::Format;
+use ostler_protocol::rpc::instance::{PowerState, StallReason, VmState};
+use ostler_protocol::rpc::operation::{State, Subject};
+use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Sha256, Timestamp};
+
+use super::live::LiveOperation;
+use crate::compute::claims::Claimed;
+use crate::journal::Entry;
+use crate::journal::records::{ImageRecord, InstanceRecord, NetworkRecord};
+
+/// What libvirt last told of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::compute) struct Observed {
+    pub(in crate::compute) power: PowerState,
+    /// Why QEMU paused it, if it did.
+    pub(in crate::compute) stall: Option<StallReason>,
+    /// How often the guest has restarted itself since the agent started.
+    pub(in crate::compute) reboots: u64,
+    /// That somebody else changed its definition, in words.
+    pub(in crate::compute) redefined: Option<String>,
+}
+
+impl Observed {
+    pub(in crate::compute) const UNKNOWN: Self =
+        Self { power: PowerState::Unknown, stall: None, reboots: 0, redefined: None };
+}
+
+/// The node's things.
+#[derive(Debug, Default)]
+pub(in crate::compute) struct Known {
+    pub(in crate::compute) instances: BTreeMap<InstanceId, InstanceRecord>,
+    pub(in crate::compute) observed: HashMap<InstanceId, Observed>,
+    /// How often each instance's power state was seen: who asked before and is answered after
+    /// somebody else saw it knows less than they.
+    pub(in crate::compute) sightings: HashMap<InstanceId, u64>,
+    pub(in crate::compute) images: BTreeMap<Name, ImageRecord>,
+    pub(in crate::compute) networks: BTreeMap<Name, NetworkRecord>,
+    /// Whether there are instances in the journal that cannot be read: what they need is not known.
+    pub(in crate::compute) unread: bool,
+    /// Domains of this node that the journal does not know.
+    pub(in crate::compute) orphans: Vec<String>,
+    /// The operations that are not over.
+    pub(in crate::compute) live: HashMap<OperationId, Arc<LiveOperation>>,
+    /// What waits on each subject; an entry means that a worker is at it.
+    pub(in crate::compute) queues: HashMap<Subject, VecDeque<Arc<LiveOperation>>>,
+    /// When the last operation was accepted: they are taken up in this order after a crash.
+    pub(in crate::compute) accepted: Timestamp,
+}
+
+impl Known {
+    /// What was last observed of an instance. Of one that was deleted, its domain was seen to go:
+    /// nobody looks for that again.
+    pub(in crate::compute) fn observed(&self, id: InstanceId) -> Observed {
+        let mut seen = self.observed.get(&id).cloned().unwrap_or(Observed::UNKNOWN);
+        let deleted = self.instances.get(&id).is_some_and(|i| i.vm_state == VmState::Deleted);
+        if deleted && seen.power == PowerState::Unknown {
+            seen.power = PowerState::None;
+        }
+        seen
+    }
+
+    /// Change an instance's record, and have it as it is then; none if there is no such instance.
+    pub(in crate::compute) fn update(
+        &mut self,
+        id: InstanceId,
+        change: impl FnOnce(&mut InstanceRecord),
+    ) -> Option<InstanceRecord> {
+        let record = self.instances.get_mut(&id)?;
+        change(record);
+        record.revision += 1;
+        record.updated = Timestamp::now();
+        Some(record.clone())
+    }
+}
+
+impl Known {
+    /// When an operation is accepted: after all others, so that they are taken up in the same order.
+    pub(in crate::compute) fn accepted_now(&mut self) -> Timestamp {
+        self.accepted = Timestamp::now().max(Timestamp(self.accepted.0 + 1));
+        self.accepted
+    }
+
+    /// Put an operation into its subject's queue; whether nobody is at that yet.
+    pub(in crate::compute) fn enqueue(&mut self, operation: &Arc<LiveOperation>) -> bool {
+        self.live.insert(operation.id, Arc::clone(operation));
+        let idle = !self.queues.contains_key(&operation.subject);
+        let queue = self.queues.entry(operation.subject.clone()).or_default();
+        queue.push_back(Arc::clone(operation));
+        idle
+    }
+
+    /// End what is under way on a subject that is about to go: what can be is cancelled, and what
+    /// is tried again and again is not any more.
+    pub(in crate::compute) fn cancel_pointless(&self, subject: &Subject) {
+        for operation in self.queues.get(subject).into_iter().flatten() {
+            operation.superseded.cancel();
+            if operation.change.can_cancel() {
+                operation.ask_to_stop();
+            }
+        }
+    }
+
+    /// Take an image's or a network's row for what it is now.
+    pub(in crate::compute) fn set_image(&mut self, entry: &Entry<ImageRecord>) {
+        match entry {
+            Entry::Put(image) => drop(self.images.insert(image.name.clone(), image.clone())),
+            Entry::Gone(name) => drop(self.images.remove(name)),
+        }
+    }
+
+    pub(in crate::compute) fn set_network(&mut self, entry: &Entry<NetworkRecord>) {
+        match entry {
+            Entry::Put(net) => drop(self.networks.insert(net.name.clone(), net.clone())),
+            Entry::Gone(name) => drop(self.networks.remove(name)),
+        }
+    }
+
+    /// The operation that is being done on a subject. One that is over and not yet out of the queue
+    /// keeps nobody.
+    pub(in crate::compute) fn at_work(&self, subject: &Subject) -> Option<Arc<LiveOperation>> {
+        let first = self.queues.get(subject).and_then(|queue| queue.front().cloned());
+        first.filter(|operation| !operation.now.borrow().state.is_over())
+    }
+
+    /// What is promised to instances, with what operations under way are about to promise.
+    pub(in crate::compute) fn claimed(&self) -> Claimed {
+        let mut claims = Claimed::of(self.instances.values());
+        for operation in self.live.values() {
+            if let Some(record) = self.outcome(operation) {
+                let now = self.instances.get(&record.id);
+                claims.grow(&Claimed::of(now), &Claimed::of([&record]));
+                claims.disk += now.map_or(0, |now| operation.change.beside(now).0);
+            }
+        }
+        claims
+    }
+
+    /// The record of the instance an operation works on, as it shall be.
+    pub(in crate::compute) fn target(&self, operation: &LiveOperation) -> Option<InstanceRecord> {
+        let Subject::Instance(id) = operation.subject else { return None };
+        let record = self.instances.get(&id)?;
+        Some(operation.change.applied(record, operation.was))
+    }
+
+    /// Whether an image's file is needed by anything, this instance as it is now left out.
+    pub(in crate::compute) fn needs(
+        &self,
+        sha256: &Sha256,
+        format: Format,
+        but: Option<InstanceId>,
+    ) -> bool {
+        let is_it =
+            |image: &ImageRecord| image.format == format && image.sha256.as_ref() == Some(sha256);
+        let named = self.unread || self.images.values().any(is_it);
+        let instance = |record: &InstanceRecord| record.needs(sha256, format);
+        named
+            || self.instances.values().filter(|i| Some(i.id) != but).any(instance)
+            || self
+                .live
+                .values()
+                .filter_map(|operation| self.outcome(operation))
+                .any(|record| record.needs(sha256, format))
+    }
+
+    /// The record of the instance an operation works on, as it will be in the state that follows:
+    /// what one has of its disk depends on it.
+    fn outcome(&self, operation: &LiveOperation) -> Option<InstanceRecord> {
+        let mut record = self.target(operation)?;
+        record.vm_state = operation.change.settled(State::Succeeded, &record, operation.was);
+        Some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ostler_protocol::rpc::operation::{Kind, Operation};
+
+    use super::super::{Acceptance, Volatile};
+    use super::*;
+    use crate::compute::describe::Change;
+    use crate::compute::operations::sample;
+    use crate::compute::operations::unshelve::Unshelve;
+    use crate::journal::records::{Base, Running};
+
+    #[test]
+    fn an_unshelve_needs_the_image_it_makes_the_disk_from() {
+        let shelf = Base { sha256: "cd".repeat(32).parse().unwrap(), ..sample::record().base };
+        let record = InstanceRecord { vm_state: VmState::ShelvedOffloaded, ..sample::record() };
+        let image = "shelf".parse().unwrap();
+        let operation = Operation {
+            id: OperationId::random(),
+            kind: Kind::Unshelve,
+            subject: Subject::Instance(record.id),
+            key: None,
+            state: State::Running,
+            steps: Vec::new(),
+            error: None,
+            result: None,
+            deadline: None,
+            cancel_asked: None,
+            revision: 1,
+            accepted: Timestamp(1),
+            started: None,
+            finished: None,
+        };
+        let change = Change::from(Unshelve { image, base: Some(shelf.clone()) });
+        let volatile = Volatile::default();
+        let accepted = Acceptance::Accepted;
+        let live = LiveOperation::new(operation, change, Running::No, volatile, accepted);
+        let mut registry = Known::default();
+        registry.instances.insert(record.id, record);
+        assert!(!registry.needs(&shelf.sha256, shelf.format, None));
+        registry.live.insert(live.id, live);
+        assert!(registry.needs(&shelf.sha256, shelf.format, None));
+    }
+}
