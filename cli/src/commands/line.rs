@@ -48,22 +48,22 @@ pub(crate) struct Cli {
 /// What a command is about.
 #[derive(Subcommand)]
 pub(crate) enum Noun {
-    /// Instances: the virtual machines of the node
+    /// Virtual machines
     #[command(subcommand)]
     Instance(InstanceCommand),
-    /// Guests: their reports, programs, files, clock and SSH keys
+    /// Reports, programs, files, clock and SSH keys of guests
     #[command(subcommand)]
     Guest(GuestCommand),
-    /// Images: what instances are made from
+    /// Images that instances are made from
     #[command(subcommand)]
     Image(ImageCommand),
-    /// Networks: the bridges that instances are connected to
+    /// Bridges that instances are connected to
     #[command(subcommand)]
     Network(NetworkCommand),
     /// The node itself
     #[command(subcommand)]
     Host(HostCommand),
-    /// Operations: the changes that the node has accepted
+    /// Changes that the node has accepted
     #[command(subcommand)]
     Operation(OperationCommand),
     /// Use the serial console of an instance
