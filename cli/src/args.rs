@@ -23,8 +23,8 @@ pub(crate) struct Global {
     pub(crate) socket: PathBuf,
     /// Reach the node over this AMQP broker instead: amqps://user@broker/vhost
     ///
-    /// Never give a password here, where every user of the machine can read it: put the whole URI
-    /// into the environment as OSTLER_BROKER, or the password into a file named by
+    /// Never give a password here: every user of the machine can read it. Put the whole URI into the
+    /// environment as OSTLER_BROKER, or the password into a file and the file's path into
     /// OSTLER_BROKER_PASSWORD_FILE.
     #[arg(long, global = true, value_name = "URI", env = "OSTLER_BROKER", hide_env_values = true)]
     pub(crate) broker: Option<String>,
@@ -34,7 +34,7 @@ pub(crate) struct Global {
     /// How results are written
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
-    /// Give up after so long; without it, 30 s for an answer and no limit for an operation
+    /// Give up after this time; default: 30 s for an answer, no limit for an operation
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
     /// When to use colours
@@ -68,7 +68,7 @@ pub(crate) struct Changing {
     /// Do not wait: print the accepted operation
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// The idempotency key: the same key is the same operation, however often it is sent
+    /// The idempotency key: the same key is done once, however often it is sent
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<IdempotencyKey>,
 }

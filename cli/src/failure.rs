@@ -228,7 +228,7 @@ impl Cause {
             Self::Refused(_) | Self::NotDone(_) => {
                 self.fault().and_then(|fault| fault.data.next.clone())
             }
-            Self::Lost(_) => Some("look in the guest what it did".to_owned()),
+            Self::Lost(_) => Some("check in the guest what the program did".to_owned()),
             Self::NotCancelled(_)
             | Self::Password(_)
             | Self::Local { .. }
@@ -294,7 +294,7 @@ impl Failure {
         let mut operations: Vec<OperationId> = over.iter().map(|operation| operation.id).collect();
         if let Some(key) = &self.pending.change {
             next.push(format!(
-                "whether the change was accepted is not known; the same command with --key {key} \
+                "it is not known whether the change was accepted; the same command with --key {key} \
                  takes it up and never runs it twice"
             ));
         }

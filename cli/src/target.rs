@@ -51,10 +51,10 @@ pub(crate) enum TargetError {
     #[error("the name given as --host is longer than 200 bytes")]
     HostTooLong,
     /// Not a URI.
-    #[error("the broker cannot be told from what is given")]
+    #[error("the URI of the broker cannot be read")]
     Uri(#[source] UriError),
     /// Whose password?
-    #[error("there is no password for the broker's user {0}")]
+    #[error("the broker's user {0} needs a password")]
     NoPassword(String),
     /// The password's file.
     #[error("cannot read the broker's password from {path}")]

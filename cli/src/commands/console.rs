@@ -46,7 +46,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// How to sit at a console.
 #[derive(Args)]
 pub(crate) struct ConsoleArgs {
-    /// The instance: its id, or its name if no other has it
+    /// The instance: its id, or its name if that is unique
     instance: InstanceRef,
     /// The key that leaves, on a terminal: a character, ^X for Ctrl-X, or none
     #[arg(long, value_name = "KEY", default_value = "^]", value_parser = escape)]
@@ -119,7 +119,7 @@ impl ConsoleArgs {
             escape: self.escape,
         };
         if seat.session.state == State::Waiting {
-            seat.say("the instance is off; its console comes when it runs");
+            seat.say("the instance is off; its console opens when it runs");
         }
         let outcome = tokio::select! {
             outcome = seat.sit(&session.client, self.linger) => outcome,
@@ -255,7 +255,10 @@ impl Seat {
     /// Show what was printed.
     fn take(&mut self, printed: Printed) -> Result<Flow, Failure> {
         if printed.lost > 0 {
-            self.say(&format!("{} bytes are lost: they came faster than this end", printed.lost));
+            self.say(&format!(
+                "{} bytes are lost: the guest printed faster than they were read",
+                printed.lost
+            ));
         }
         let mut out = std::io::stdout().lock();
         match out.write_all(printed.data.bytes()).and_then(|()| out.flush()) {
@@ -271,7 +274,7 @@ impl Seat {
         let before = std::mem::replace(&mut self.session.state, printed.state);
         match (before, printed.state) {
             (State::Attached, State::Waiting) => {
-                self.say("the instance is off; its console comes when it runs again");
+                self.say("the instance is off; its console opens again when it runs");
             }
             (State::Waiting, State::Attached) => self.say("the instance runs"),
             (State::Attached, State::Attached) | (State::Waiting, State::Waiting) => {}

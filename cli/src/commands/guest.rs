@@ -35,41 +35,41 @@ const KEYS_MOST: u64 = 1 << 20;
 /// What can be asked of guests.
 #[derive(Subcommand)]
 pub(crate) enum GuestCommand {
-    /// Show what the guest says of itself
+    /// Show what the guest says about itself
     Report {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
-        /// Wait so long for an agent that has not answered yet
+        /// Wait this long for an agent that has not answered yet
         #[arg(long, value_name = "SECONDS", value_parser = seconds)]
         wait: Option<Duration>,
-        /// Show the last report kept, whatever its age, without asking the guest
+        /// Show the last report, whatever its age, without asking the guest
         #[arg(long, conflicts_with = "wait")]
         cached: bool,
     },
-    /// Run a program in the guest: its output, its exit code
+    /// Run a program in the guest; shows its output, exits with its code
     Exec(exec::ExecArgs),
-    /// Copy a file into the guest; what is there is overwritten
+    /// Copy a file into the guest; an existing file is overwritten
     Push(copy::PushArgs),
-    /// Copy a file out of the guest; what is here is overwritten, once all has come
+    /// Copy a file out of the guest; an existing file is replaced when all has arrived
     Pull(copy::PullArgs),
     /// Show the guest's clock beside the node's
     Time {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
     },
     /// Set the guest's clock by the node's
     SyncTime {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
     },
     /// List or change the SSH keys of an account in the guest
     #[command(subcommand)]
     SshKeys(KeysCommand),
-    /// Tell the guest's disks what its file systems do not use
+    /// Trim the guest's file systems: tell its disks what they do not use
     Trim {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
-        /// Leave free stretches alone that are shorter than this, as in 1M
+        /// Skip free ranges that are shorter than this, as in 1M
         #[arg(long, value_name = "SIZE", value_parser = size::parse)]
         minimum: Option<Bytes>,
     },
@@ -83,9 +83,9 @@ pub(crate) enum KeysCommand {
         #[command(flatten)]
         account: Account,
     },
-    /// Add keys to those there are
+    /// Add keys
     Add(KeysArgs),
-    /// Put keys in the place of those there are
+    /// Replace all keys by these
     Replace(KeysArgs),
     /// Remove keys
     Remove(KeysArgs),
@@ -94,7 +94,7 @@ pub(crate) enum KeysCommand {
 /// An account of a guest.
 #[derive(Args)]
 pub(crate) struct Account {
-    /// The instance: its id, or its name if no other has it
+    /// The instance: its id, or its name if that is unique
     instance: InstanceRef,
     /// The account in the guest
     #[arg(long, default_value = "root")]
@@ -171,9 +171,11 @@ impl KeysCommand {
             None => {
                 let (user, number) = (&request.user, request.keys.len());
                 let sentence = match action {
-                    KeysAction::Add => format!("{number} keys may be used for {user} as well"),
-                    KeysAction::Replace => format!("{number} keys, no others, are those of {user}"),
-                    KeysAction::Remove => format!("{number} keys are removed from those of {user}"),
+                    KeysAction::Add => format!("{number} keys were added for {user}"),
+                    KeysAction::Replace => {
+                        format!("the keys of {user} were replaced by {number} keys")
+                    }
+                    KeysAction::Remove => format!("{number} keys were removed for {user}"),
                     KeysAction::List => String::new(),
                 };
                 session.output.sentence(&told, &sentence)

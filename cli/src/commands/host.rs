@@ -16,7 +16,7 @@ use crate::reply::Shown;
 pub(crate) enum HostCommand {
     /// Show the node: its size, its use, its links
     Show,
-    /// See whether the host agent answers, and which version it is
+    /// Check whether the host agent answers, and which version it is
     Ping,
 }
 

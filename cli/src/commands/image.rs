@@ -21,7 +21,7 @@ pub(crate) enum ImageCommand {
     Import(ImportArgs),
     /// List the images in the node's cache
     List,
-    /// Remove an image no instance is made from
+    /// Remove an image that no instance is made from
     Remove {
         /// The image
         name: Name,
@@ -33,15 +33,15 @@ pub(crate) enum ImageCommand {
 /// An image to import.
 #[derive(Args)]
 pub(crate) struct ImportArgs {
-    /// What to call it on this node
+    /// Its name on this node
     name: Name,
     /// A file on the node, or an http or https URL
     #[arg(long, value_name = "PATH|URL")]
     source: String,
-    /// What its bytes are; never guessed
+    /// Its format; it is never guessed
     #[arg(long, value_parser = format_parser())]
     format: Format,
-    /// What its bytes must hash to
+    /// The SHA-256 hash that the file must have
     #[arg(long, value_name = "DIGEST")]
     sha256: Option<Sha256>,
     /// Boot instances directly with this image of format kernel

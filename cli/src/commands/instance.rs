@@ -41,7 +41,7 @@ pub(crate) enum InstanceCommand {
     List(ListArgs),
     /// Show one instance
     Show {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
     },
     #[command(flatten)]
@@ -56,17 +56,17 @@ pub(crate) enum InstanceCommand {
     Notes(NotesCommand),
     /// Delete instances: they can be restored for some time, unless --hard
     ///
-    /// A deleted instance is switched off and kept with its disks until the node reclaims it
-    /// (instances.reclaim_after in the node's configuration): ostler instance restore takes it
-    /// back, and ostler instance list --status SOFT_DELETED shows those that can be restored.
+    /// A deleted instance is switched off, and kept with its disks until the node reclaims it
+    /// (instances.reclaim_after in the node's configuration). Until then, ostler instance restore
+    /// brings it back; ostler instance list --status SOFT_DELETED lists what can be restored.
     Delete(DeleteArgs),
-    /// Take back the delete of an instance
+    /// Restore a deleted instance
     Restore(OneArgs),
     /// Set the password of an account in the guest
     ///
     /// Asks for it on the terminal, twice, and sends a SHA-512 crypt hash of it.
     Password {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
         /// The account in the guest
         #[arg(long, default_value = "root")]
@@ -87,7 +87,7 @@ pub(crate) enum InstanceCommand {
 /// A change that needs no more than to be told which instance.
 #[derive(Args)]
 pub(crate) struct OneArgs {
-    /// The instance: its id, or its name if no other has it
+    /// The instance: its id, or its name if that is unique
     instance: InstanceRef,
     #[command(flatten)]
     changing: Changing,
@@ -96,10 +96,10 @@ pub(crate) struct OneArgs {
 /// Which instances are listed.
 #[derive(Args)]
 pub(crate) struct ListArgs {
-    /// Only those of this name; * stands for any characters, as in 'web-*'
+    /// Only those with this name; * stands for any characters, as in 'web-*'
     #[arg(long, value_name = "PATTERN")]
     name: Option<String>,
-    /// Only those of this status; deleted ones are listed only when asked for, soft-deleted too
+    /// Only those with this status; deleted and soft-deleted ones are listed only with it
     #[arg(long, ignore_case = true, value_parser = status_parser())]
     status: Option<Status>,
     /// Only those of this owner
@@ -108,7 +108,7 @@ pub(crate) struct ListArgs {
     /// At most this many
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Only those that follow this one: the last of the page before
+    /// Only those after this one: the last of the previous page
     #[arg(long, value_name = "ID")]
     marker: Option<InstanceId>,
 }

@@ -28,13 +28,13 @@ Exit codes:
   5    timed out waiting; an accepted operation goes on
   130  interrupted; an accepted operation, or a program in a guest, goes on
 
-`guest exec` exits as the program did: its code, 128 and the signal that ended it, or 124 if it
-was ended for its --timeout; and 5 if its end is not known. What went wrong before or beside the
-program begins with error: on standard error.";
+`guest exec` exits as the program did: with its code, with 128 + the signal that ended it, or with
+124 if it ran longer than its --timeout; and with 5 if nobody knows how it ended. If ostler itself
+failed, a line on standard error begins with error:";
 
 /// Operate an Ostler node: its instances, images and networks.
 ///
-/// Speaks to the host agent on this machine over its UNIX socket, or to any node over an AMQP
+/// Talks to the host agent on this machine over its UNIX socket, or to any node over an AMQP
 /// broker. Results go to standard output, progress and errors to standard error.
 #[derive(Parser)]
 #[command(name = "ostler", version, after_help = EXIT_CODES, propagate_version = true)]
@@ -51,26 +51,26 @@ pub(crate) enum Noun {
     /// Virtual machines
     #[command(subcommand)]
     Instance(InstanceCommand),
-    /// What guests say of themselves, and work in them
+    /// Reports, programs, files, clock and SSH keys of guests
     #[command(subcommand)]
     Guest(GuestCommand),
-    /// What instances are made from
+    /// Images that instances are made from
     #[command(subcommand)]
     Image(ImageCommand),
-    /// The bridges instances are on
+    /// Bridges that instances are connected to
     #[command(subcommand)]
     Network(NetworkCommand),
     /// The node itself
     #[command(subcommand)]
     Host(HostCommand),
-    /// Changes accepted by the node
+    /// Changes that the node has accepted
     #[command(subcommand)]
     Operation(OperationCommand),
-    /// Sit at the serial console of an instance
+    /// Use the serial console of an instance
     ///
-    /// What the guest prints comes to standard output as it is, and what is typed goes to the
-    /// guest, Ctrl-C included. Ctrl-] leaves. The session outlives reboots of the guest and
-    /// restarts of the agent. In a pipe, it ends when the input has ended and the guest is silent.
+    /// The guest's output goes to standard output unchanged, and what you type goes to the guest,
+    /// Ctrl-C included. Ctrl-] leaves. The session survives reboots of the guest and restarts of
+    /// the agent. In a pipe, it ends when the input has ended and the guest is silent.
     Console(ConsoleArgs),
     /// Write a completion script for a shell to standard output
     Completions {

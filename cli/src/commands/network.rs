@@ -16,23 +16,23 @@ use crate::reply::Shown;
 pub(crate) enum NetworkCommand {
     /// Make a network's bridge as described, or leave it as it is
     Ensure {
-        /// What to call it
+        /// Its name
         name: Name,
-        /// The bridge, used as it is if it exists; br-NAME unless told
+        /// The bridge; one that exists is used as it is; default: br-NAME
         #[arg(long, value_name = "LINK")]
         bridge: Option<String>,
         /// A NIC of the node that joins the bridge
         #[arg(long, value_name = "LINK")]
         uplink: Option<String>,
-        /// The largest packet, bytes; 1500 unless told
+        /// The largest packet in bytes; default: 1500
         #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65_535))]
         mtu: Option<u32>,
         #[command(flatten)]
         changing: Changing,
     },
-    /// Forget a network that no instance is on, and remove its bridge if the agent made it
+    /// Forget a network that no instance uses; removes its bridge if the agent made it
     Remove {
-        /// Which
+        /// The network
         name: Name,
         #[command(flatten)]
         changing: Changing,

@@ -18,7 +18,7 @@ use crate::reply::{Operation, Word};
 pub(crate) enum OperationCommand {
     /// List operations, newest first
     List {
-        /// Only those about this instance: its id, or its name if no other has it
+        /// Only those about this instance: its id, or its name if that is unique
         #[arg(long)]
         instance: Option<InstanceRef>,
         /// Only those in this state
@@ -38,7 +38,7 @@ pub(crate) enum OperationCommand {
         /// The operation
         id: OperationId,
     },
-    /// Ask an operation to stop and undo what it did, and wait until it has
+    /// Cancel an operation: it stops and undoes what it did; waits until that is done
     Cancel {
         /// The operation
         id: OperationId,

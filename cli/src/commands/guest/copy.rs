@@ -44,7 +44,7 @@ pub(crate) struct PushArgs {
     file: PathBuf,
     /// The file in the guest: INSTANCE:PATH
     place: Place,
-    /// Give it these permissions before it is written, as in 0600
+    /// Set these permissions before the content is written, as in 0600
     #[arg(long, value_parser = octal)]
     mode: Option<u32>,
 }
@@ -142,7 +142,7 @@ impl PullArgs {
                 break;
             }
             if empty >= EMPTY_MOST {
-                let text = "the guest tells neither more of the file nor that it ends";
+                let text = "the guest sends no more of the file, and does not say that it ends";
                 return Err(Cause::Guest(text.to_owned()).into());
             }
         }

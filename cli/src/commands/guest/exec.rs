@@ -33,7 +33,7 @@ const SIGNALLED: i32 = 128;
 /// A program to run.
 #[derive(Args)]
 pub(crate) struct ExecArgs {
-    /// The instance: its id, or its name if no other has it
+    /// The instance: its id, or its name if that is unique
     instance: InstanceRef,
     /// The program, by its path in the guest or a name its agent finds, and its arguments
     #[arg(required = true, last = true, value_name = "PROGRAM ARGS")]
@@ -44,14 +44,14 @@ pub(crate) struct ExecArgs {
     /// The folder it starts in; needs Ostler's own guest agent
     #[arg(long, value_name = "PATH")]
     cwd: Option<String>,
-    /// A variable of its environment, which then has these alone; a NAME alone passes on the one
-    /// of here, for values that are not for everybody to see
+    /// An environment variable; repeat for more. The program then has only these. NAME alone
+    /// passes on your own variable, which keeps its value out of the command line
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     env: Vec<String>,
-    /// Leave standard input alone; otherwise it is read to its end first, unless it is a terminal
+    /// Do not read standard input; else it is read to its end first, unless it is a terminal
     #[arg(short = 'n', long)]
     no_stdin: bool,
-    /// The same key runs the program once, however often this is called
+    /// The idempotency key: the same key runs the program once, however often you send it
     #[arg(long, value_name = "KEY")]
     key: Option<IdempotencyKey>,
 }
@@ -146,7 +146,7 @@ impl ExecArgs {
                     }
                 }
                 if last.timed_out {
-                    note("ostler: the program was ended: its time was over");
+                    note("ostler: the program was ended: it ran longer than --timeout");
                 }
                 Ok(())
             }

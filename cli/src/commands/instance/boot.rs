@@ -15,7 +15,7 @@ use crate::size;
 /// What an instance is made from.
 #[derive(Args)]
 pub(crate) struct BootArgs {
-    /// What to call it
+    /// Its name
     #[arg(long)]
     name: Name,
     /// The image of its root disk
@@ -30,25 +30,25 @@ pub(crate) struct BootArgs {
     /// Memory, as in 512M or 2G
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     memory: Option<Bytes>,
-    /// Root disk, as in 20G; the image's own size unless told
+    /// Root disk, as in 20G; default: the size of the image
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     disk: Option<Bytes>,
-    /// The most vCPUs it can be given while it runs; as many as it has unless told
+    /// The most vCPUs it can be given while it runs; default: as many as it starts with
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_vcpus: Option<u32>,
-    /// The most memory it can be given while it runs; as much as it has unless told
+    /// The most memory it can be given while it runs; default: as much as it starts with
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_memory: Option<Bytes>,
-    /// A NIC on this network; give one for each NIC
+    /// A NIC on this network; repeat for more NICs
     #[arg(long, value_name = "NETWORK[,mac=MAC]", value_parser = nic)]
     network: Vec<Nic>,
-    /// Whose it is, as in a tenant's id
+    /// Its owner, such as a tenant's id
     #[arg(long, visible_alias = "tenant")]
     owner: Option<String>,
-    /// A note about it; give one for each
+    /// An item of its metadata; repeat for more
     #[arg(long, value_name = "KEY=VALUE")]
     metadata: Vec<Item>,
-    /// Its id, a UUID; made by the node unless told
+    /// Its id, a UUID; default: the node makes one
     #[arg(long, value_name = "UUID")]
     id: Option<InstanceId>,
     #[command(flatten)]

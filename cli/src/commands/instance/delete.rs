@@ -19,13 +19,13 @@ use crate::reply::{Operation, Word};
 /// Instances that are to go.
 #[derive(Args)]
 pub(crate) struct DeleteArgs {
-    /// The instances: ids, or names no other has
+    /// The instances: ids, or names that are unique
     #[arg(required = true, value_name = "INSTANCE")]
     instances: Vec<InstanceRef>,
-    /// At once and for good, with their disks, ports and sockets
+    /// Delete them at once and for good, with their disks, ports and sockets
     #[arg(long)]
     hard: bool,
-    /// Delete them even if they are in ERROR, which is refused else: somebody may want to look
+    /// Delete them even if they are in ERROR; otherwise that is refused: somebody may want to look
     #[arg(long)]
     ignore: bool,
     #[command(flatten)]
@@ -50,8 +50,8 @@ impl DeleteArgs {
     pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         let Self { instances, hard, ignore, changing } = self;
         if changing.key.is_some() && instances.len() > 1 {
-            let message = "--key names one change, and these are several";
-            let next = "delete one instance for each key".to_owned();
+            let message = "--key stands for one change, and these are several";
+            let next = "delete one instance with each key".to_owned();
             return Err(Cause::usage(message, next).into());
         }
         let mut ids = Vec::new();
@@ -150,8 +150,8 @@ async fn restorable(session: &mut Session, id: InstanceId) -> Option<String> {
     }
     match session.client.ask::<InstanceShow, Left>(&Select { id }).await {
         Ok(left) if left.status == Word::Known(Status::SoftDeleted) => Some(format!(
-            "; until the node reclaims it (instances.reclaim_after in its configuration) it can be \
-             had again: ostler instance restore {id}"
+            "; until the node reclaims it (instances.reclaim_after in its configuration) you can \
+             restore it: ostler instance restore {id}"
         )),
         Ok(_) => Some(" for good".to_owned()),
         Err(Failure { cause: Cause::Refused(fault), .. })

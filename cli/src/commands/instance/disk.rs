@@ -16,11 +16,11 @@ use crate::output::outcome_text;
 /// What can be done with an instance's root disk.
 #[derive(Subcommand)]
 pub(crate) enum DiskCommand {
-    /// Give an instance a new root disk from an image; what is on the old one is lost
+    /// Give an instance a new root disk from an image; the data on the old one are lost
     ///
     /// Its identity stays: id, name, ports, MACs.
     Rebuild {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
         /// The image of the new root disk
         #[arg(long)]
@@ -28,9 +28,9 @@ pub(crate) enum DiskCommand {
         #[command(flatten)]
         changing: Changing,
     },
-    /// Put an instance's root disk back to its image; what was written to it is lost
+    /// Put an instance's root disk back to its image; all that was written to it is lost
     Reset {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
         /// The root device, by its target (vda) or its serial, so that nobody resets by mistake
         #[arg(long, alias = "root-device-id", value_name = "DEVICE")]
@@ -38,11 +38,11 @@ pub(crate) enum DiskCommand {
         #[command(flatten)]
         changing: Changing,
     },
-    /// Boot an instance from a rescue image, its own disk beside it
+    /// Boot an instance from a rescue image, with its own disk as the second
     Rescue {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
-        /// The image to boot; the instance's own unless told
+        /// The image to boot; default: the instance's own
         #[arg(long)]
         image: Option<Name>,
         #[command(flatten)]
@@ -57,12 +57,12 @@ pub(crate) enum DiskCommand {
 /// An image to be made of a disk.
 #[derive(Args)]
 pub(crate) struct SnapshotArgs {
-    /// The instance: its id, or its name if no other has it
+    /// The instance: its id, or its name if that is unique
     instance: InstanceRef,
-    /// What to call the image
+    /// The name of the image
     #[arg(long, value_name = "IMAGE")]
     name: Name,
-    /// Whether the guest's filesystems are frozen for the instant the image shows
+    /// Whether to freeze the guest's file systems while the snapshot is taken
     #[arg(long, value_enum, default_value_t = Freeze::Auto)]
     quiesce: Freeze,
     #[command(flatten)]
@@ -72,11 +72,11 @@ pub(crate) struct SnapshotArgs {
 /// Whether a guest is quiesced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Freeze {
-    /// If the guest can; the result says whether it was
+    /// Freeze them if the guest can; the result says whether it did
     Auto,
-    /// They must be, or there is no image
+    /// Freeze them, or make no image
     Require,
-    /// They are not
+    /// Do not freeze them
     Never,
 }
 

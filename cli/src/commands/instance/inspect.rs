@@ -29,25 +29,25 @@ const KEPT: usize = 4 << 10;
 pub(crate) enum InspectCommand {
     /// Show an instance's definition as libvirt keeps it, without secrets
     Xml {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
-        /// The definition the next start is made from, rather than that of what runs
+        /// Show the definition of the next start, not the one that runs now
         #[arg(long)]
         persistent: bool,
     },
-    /// Show what is counted of a running instance: processors, NICs, disks, memory
+    /// Show counters of a running instance: processors, NICs, disks, memory
     Diagnostics {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
     },
     /// Show where an instance's VNC server listens
     Vnc {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
-        /// Set a new password, with which somebody may connect for a short time
+        /// Set a new password that lets somebody connect for a short time
         #[arg(long)]
         open: bool,
-        /// For how long the new password is taken; a minute unless told
+        /// How long the new password is valid; default: a minute
         #[arg(
             long, value_name = "SECONDS", requires = "open",
             value_parser = clap::value_parser!(u32).range(1..=3600)
@@ -56,15 +56,15 @@ pub(crate) enum InspectCommand {
     },
     /// Show the end of what an instance's serial console printed
     ///
-    /// On a terminal, characters that would do anything but print are replaced; in a pipe or a
-    /// file, the bytes are the guest's.
+    /// On a terminal, control characters are replaced; in a pipe or a file, you get the guest's
+    /// bytes unchanged.
     ConsoleLog {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
-        /// Only so many lines
+        /// Show only this many lines
         #[arg(long, value_name = "N")]
         lines: Option<usize>,
-        /// Go on showing what is printed
+        /// Keep showing new output
         #[arg(long)]
         follow: bool,
     },

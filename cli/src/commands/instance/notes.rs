@@ -17,22 +17,22 @@ use crate::failure::{Cause, Failure};
 /// What can be done with the notes about an instance.
 #[derive(Subcommand)]
 pub(crate) enum NotesCommand {
-    /// Change an instance's name, owner or metadata; what is not named stays
+    /// Change an instance's name, owner or metadata; what you do not name stays as it is
     Update(UpdateArgs),
     /// Give an instance another name
     Rename {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
-        /// What to call it
+        /// Its new name
         name: Name,
         #[command(flatten)]
         changing: Changing,
     },
     /// Refuse changes to an instance until it is unlocked
     Lock {
-        /// The instance: its id, or its name if no other has it
+        /// The instance: its id, or its name if that is unique
         instance: InstanceRef,
-        /// Why, for whoever is refused
+        /// The reason; everybody who is refused gets to see it
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
         #[command(flatten)]
@@ -47,18 +47,18 @@ pub(crate) enum NotesCommand {
 #[command(group = clap::ArgGroup::new("what").multiple(true).required(true)
     .args(["name", "owner", "set", "unset"]))]
 pub(crate) struct UpdateArgs {
-    /// The instance: its id, or its name if no other has it
+    /// The instance: its id, or its name if that is unique
     instance: InstanceRef,
-    /// What to call it
+    /// Its new name
     #[arg(long)]
     name: Option<Name>,
-    /// Whose it is, as in a tenant's id; an empty text (--owner=) for nobody's
+    /// Its owner, such as a tenant's id; --owner= for no owner
     #[arg(long, visible_alias = "tenant")]
     owner: Option<String>,
-    /// An item of the metadata to set; give one for each
+    /// An item of the metadata to set; repeat for more
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<Item>,
-    /// An item of the metadata to remove; give one for each
+    /// The key of an item of the metadata to remove; repeat for more
     #[arg(long, value_name = "KEY")]
     unset: Vec<Key>,
     #[command(flatten)]
@@ -94,7 +94,7 @@ impl FromStr for Key {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.is_empty() || text.contains('=') {
-            return Err("write KEY alone; set KEY= leaves it with an empty value");
+            return Err("write KEY alone; to leave it with an empty value, use --set KEY=");
         }
         Ok(Self(text.to_owned()))
     }

@@ -17,11 +17,11 @@ use crate::failure::Failure;
 pub(crate) enum PowerCommand {
     /// Switch an instance on
     Start(OneArgs),
-    /// Switch an instance off: ask the guest, then by force
+    /// Switch an instance off: ask the guest, then use force
     Stop(HaltArgs),
     /// Restart an instance: through the guest, or by reset
     Reboot(HaltArgs),
-    /// Stop an instance's vCPUs; its memory stays in the node's
+    /// Stop an instance's vCPUs; its memory stays on the node
     Pause(OneArgs),
     /// Let the vCPUs of a paused instance run again
     Unpause(OneArgs),
@@ -34,12 +34,12 @@ pub(crate) enum PowerCommand {
 /// How an instance is stopped or restarted.
 #[derive(Args)]
 pub(crate) struct HaltArgs {
-    /// The instance: its id, or its name if no other has it
+    /// The instance: its id, or its name if that is unique
     instance: InstanceRef,
-    /// At once, without asking the guest
+    /// Do it at once, without asking the guest
     #[arg(long)]
     hard: bool,
-    /// How long the guest may take before it is forced; the node's setting unless told
+    /// How long the guest may take before it is forced; default: the node's setting
     #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with = "hard")]
     grace: Option<std::time::Duration>,
     #[command(flatten)]

@@ -23,12 +23,12 @@ pub(crate) enum ShelfCommand {
 /// How an instance is shelved.
 #[derive(Args)]
 pub(crate) struct ShelveArgs {
-    /// The instance: its id, or its name if no other has it
+    /// The instance: its id, or its name if that is unique
     instance: InstanceRef,
     /// Leave only the image, and give up its disk and place on the node
     #[arg(long)]
     offload: bool,
-    /// How long the guest may take before it is forced; the node's setting unless told
+    /// How long the guest may take before it is forced; default: the node's setting
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     grace: Option<std::time::Duration>,
     #[command(flatten)]

@@ -19,12 +19,12 @@ pub(crate) enum SizeCommand {
     /// Give an instance another size; --confirm or --revert follows
     ///
     /// The instance is switched off and comes up in its new size, in VERIFY_RESIZE. Its old disk is
-    /// kept until the resize is confirmed, so that it can be reverted; what was written since is
-    /// lost by that. A disk never shrinks.
+    /// kept until you confirm, so that you can revert; a revert loses what was written since. A
+    /// disk never shrinks.
     Resize(ResizeArgs),
     /// Change an instance's vCPUs and memory while it runs
     ///
-    /// Within the maximum the instance was booted with: see --max-vcpus and --max-memory of boot.
+    /// Up to the maximum that the instance was booted with: --max-vcpus and --max-memory of boot.
     Adjust(AdjustArgs),
 }
 
@@ -36,7 +36,7 @@ pub(crate) enum SizeCommand {
 #[command(group = clap::ArgGroup::new("what").multiple(true).required(true)
     .args(["flavor", "vcpus", "memory", "disk", "confirm", "revert"]))]
 pub(crate) struct ResizeArgs {
-    /// The instance: its id, or its name if no other has it
+    /// The instance: its id, or its name if that is unique
     instance: InstanceRef,
     /// A flavor of the node; --vcpus, --memory and --disk override the flavor's
     #[arg(long)]
@@ -50,7 +50,7 @@ pub(crate) struct ResizeArgs {
     /// Root disk, as in 20G
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     disk: Option<Bytes>,
-    /// Keep the new size, and forget the old disk
+    /// Keep the new size, and remove the old disk
     #[arg(long)]
     confirm: bool,
     /// Go back to the old size and the old disk
@@ -65,7 +65,7 @@ pub(crate) struct ResizeArgs {
 #[command(group = clap::ArgGroup::new("size").multiple(true).required(true)
     .args(["vcpus", "memory"]))]
 pub(crate) struct AdjustArgs {
-    /// The instance: its id, or its name if no other has it
+    /// The instance: its id, or its name if that is unique
     instance: InstanceRef,
     /// vCPUs
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
