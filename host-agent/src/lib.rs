@@ -32,6 +32,7 @@ pub mod network;
 mod notify;
 mod qcow2;
 mod qemu_img;
+pub mod refusal;
 pub mod reload;
 pub mod rpc;
 mod run;

@@ -3,7 +3,7 @@
 //! On a node by itself the node does, by nova's rules ([`ByState`]). Where a control plane decides,
 //! it has asked its own records before it sends a request, and locks are its business.
 
-use ostler_protocol::rpc::fault::Fault;
+use crate::refusal::Refusal;
 use ostler_protocol::rpc::values::Timestamp;
 
 use super::describe::Legal;
@@ -16,7 +16,12 @@ pub trait Authority: Send + Sync + 'static {
     ///
     /// # Errors
     /// `conflict`, with why.
-    fn allows(&self, action: &Legal, record: &InstanceRecord, now: Timestamp) -> Result<(), Fault>;
+    fn allows(
+        &self,
+        action: &Legal,
+        record: &InstanceRecord,
+        now: Timestamp,
+    ) -> Result<(), Refusal>;
 }
 
 /// The node itself decides: by the instance's states, and its lock.
@@ -24,7 +29,12 @@ pub trait Authority: Send + Sync + 'static {
 pub struct ByState;
 
 impl Authority for ByState {
-    fn allows(&self, action: &Legal, record: &InstanceRecord, now: Timestamp) -> Result<(), Fault> {
+    fn allows(
+        &self,
+        action: &Legal,
+        record: &InstanceRecord,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
         is_legal(action, record, now)
     }
 }

@@ -1,7 +1,7 @@
 //! What the node has, what of it is promised to instances, and who decides whether it can be
 //! promised to one more. Pure.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Action, Reason, Refusal};
 use ostler_protocol::rpc::host::Share;
 use ostler_protocol::rpc::instance::{Size, VmState};
 use ostler_protocol::rpc::values::Bytes;
@@ -89,7 +89,7 @@ pub trait Claims: Send + Sync + 'static {
     ///
     /// # Errors
     /// `no_capacity`, with what there is.
-    fn admit(&self, more: &Size, shares: &Shares) -> Result<(), Fault>;
+    fn admit(&self, more: &Size, shares: &Shares) -> Result<(), Refusal>;
 }
 
 /// The node itself decides: by what it has and what it has promised.
@@ -97,7 +97,7 @@ pub trait Claims: Send + Sync + 'static {
 pub struct ByCapacity;
 
 impl Claims for ByCapacity {
-    fn admit(&self, more: &Size, shares: &Shares) -> Result<(), Fault> {
+    fn admit(&self, more: &Size, shares: &Shares) -> Result<(), Refusal> {
         fits(more, shares)
     }
 }
@@ -106,12 +106,13 @@ impl Claims for ByCapacity {
 ///
 /// # Errors
 /// `no_capacity`, with what there is.
-fn fits(more: &Size, shares: &Shares) -> Result<(), Fault> {
+fn fits(more: &Size, shares: &Shares) -> Result<(), Refusal> {
     let (vcpus, memory, disk) = (more.vcpus, more.memory.max(more.max_memory), more.disk);
     let full = |parameter: &str, text: String| {
-        Err(Fault::new(Reason::NoCapacity, text)
+        Err(Refusal::new(Reason::NoCapacity, text)
             .about(format!("parameter {parameter}"))
-            .next("ask for less, delete instances, or use another node: ostler host show"))
+            .next("ask for less, delete instances, or use another node")
+            .by(Action::HostShow))
     };
     let free = shares.vcpus.limit.saturating_sub(shares.vcpus.claimed);
     if u64::from(vcpus) > free {

@@ -14,7 +14,7 @@
 //! A rule holds once in the life of a process; what follows in it, after another `|`, is not looked
 //! at, and makes two rules of the same words two rules.
 
-use ostler_protocol::rpc::fault::Fault;
+use crate::refusal::Refusal;
 use ostler_protocol::rpc::operation::Kind;
 
 /// Where an operation can be cut off.
@@ -38,7 +38,7 @@ pub(super) enum Moment {
 
 /// Come to a moment. A fault, if the step is to fail.
 #[cfg(not(debug_assertions))]
-pub(super) const fn reach(_: Moment, _: Kind, _: &str) -> Option<Fault> {
+pub(super) const fn reach(_: Moment, _: Kind, _: &str) -> Option<Refusal> {
     None
 }
 
@@ -51,10 +51,10 @@ mod on_demand {
     use std::sync::{Mutex, OnceLock, PoisonError};
     use std::time::Duration;
 
+    use crate::refusal::Reason;
     use nix::sys::signal::{Signal, raise};
-    use ostler_protocol::rpc::fault::Reason;
 
-    use super::{Fault, Kind, Moment};
+    use super::{Kind, Moment, Refusal};
 
     /// What the rules are, or where.
     static RULES: OnceLock<String> = OnceLock::new();
@@ -81,7 +81,7 @@ mod on_demand {
     const LOOK: Duration = Duration::from_millis(10);
 
     /// Come to a moment. A fault, if the step is to fail.
-    pub(in crate::compute) fn reach(moment: Moment, kind: Kind, step: &str) -> Option<Fault> {
+    pub(in crate::compute) fn reach(moment: Moment, kind: Kind, step: &str) -> Option<Refusal> {
         let given = RULES.get_or_init(|| std::env::var("OSTLER_FAULTS").unwrap_or_default());
         let rules = || match given.strip_prefix('@') {
             // No file: no rules.
@@ -106,7 +106,7 @@ mod on_demand {
         let signal = match what {
             What::Fail => {
                 let text = "it was told to fail here";
-                return Some(Fault::new(Reason::Internal, text).next("ask again"));
+                return Some(Refusal::new(Reason::Internal, text).next("ask again"));
             }
             What::Hold => {
                 tokio::task::block_in_place(|| while_held(|| rules().contains(rule)));

@@ -14,13 +14,14 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use crate::refusal::{Operation, Reason, Refusal};
 use ostler_protocol::rpc::event::News;
-use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::{Boot, TaskState};
-use ostler_protocol::rpc::operation::{Kind, Operation, State, Subject};
+use ostler_protocol::rpc::operation::{Kind, State, Subject};
 use ostler_protocol::rpc::values::{IdempotencyKey, InstanceId, OperationId, Timestamp};
 
 use super::admission::{self, Admission, Admitted, Reservation};
+use super::causes::{hypervisor_fault, journal_fault};
 use super::context::Context;
 use super::describe::Change;
 use super::engine::Engine;
@@ -29,7 +30,6 @@ use super::keys::Keys;
 use super::measured::Measured;
 use super::operations::Command;
 use super::outside::Outside;
-use super::refusal::{hypervisor_fault, journal_fault};
 use super::registry::{Acceptance, Known, LiveOperation};
 use crate::disk::Disks;
 use crate::hypervisor::{self, Hypervisor};
@@ -65,7 +65,7 @@ impl<O: Outside> Gate<O> {
         &self,
         command: Command,
         context: Context,
-    ) -> Result<Operation, Fault> {
+    ) -> Result<Operation, Refusal> {
         let fingerprint = command.fingerprint();
         let _same_key = match &context.key {
             Some(key) => Some(self.keys.hold(key).await),
@@ -77,12 +77,15 @@ impl<O: Outside> Gate<O> {
             return Ok(operation);
         }
         if self.engine.shutdown.is_cancelled() {
-            return Err(Fault::new(Reason::Draining, "the agent is stopping")
+            return Err(Refusal::new(Reason::Draining, "the agent is stopping")
                 .next("ask again when it is back"));
         }
         if context.is_expired(Timestamp::now()) {
-            return Err(Fault::new(Reason::Expired, "the deadline passed before the request came")
-                .next("ask again with a later deadline; compare the clocks"));
+            return Err(Refusal::new(
+                Reason::Expired,
+                "the deadline passed before the request came",
+            )
+            .next("ask again with a later deadline; compare the clocks"));
         }
         if let Command::Boot(Boot { id: Some(id), .. }) = &command {
             self.is_free(*id).await?;
@@ -124,13 +127,13 @@ impl<O: Outside> Gate<O> {
         instance: InstanceId,
         (task, change, kind): (TaskState, Change, Kind),
         is_as_it_was: impl FnOnce(&InstanceRecord) -> bool,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Refusal> {
         let mut gone_on = false;
         let reserved = self.reserve(kind, &Context::default(), |known, by, _| {
             let before = known.instances.get(&instance).filter(|i| i.task_state.is_none()).cloned();
             let Some(before) = before.filter(is_as_it_was) else {
                 gone_on = true;
-                return Err(Fault::new(Reason::Conflict, "it is not as it was"));
+                return Err(Refusal::new(Reason::Conflict, "it is not as it was"));
             };
             Ok(admission::reserve(known, before, task, change, by))
         });
@@ -148,7 +151,7 @@ impl<O: Outside> Gate<O> {
         &self,
         key: &IdempotencyKey,
         fingerprint: &str,
-    ) -> Result<Option<Operation>, Fault> {
+    ) -> Result<Option<Operation>, Refusal> {
         let registry = &self.engine.registry;
         let known = registry.journal.find_key(key).await.map_err(|e| journal_fault(&e))?;
         let Some((operation, before)) = known else { return Ok(None) };
@@ -157,7 +160,7 @@ impl<O: Outside> Gate<O> {
             return Ok(Some(live.map_or(operation, |live| live.operation())));
         }
         let text = format!("the key {key} was used for another request");
-        Err(Fault::new(Reason::KeyReused, text)
+        Err(Refusal::new(Reason::KeyReused, text)
             .about(format!("operation {}", operation.id))
             .next("use a new key for a new request"))
     }
@@ -167,8 +170,8 @@ impl<O: Outside> Gate<O> {
         &self,
         kind: Kind,
         context: &Context,
-        judge: impl FnOnce(&mut Known, OperationId, Timestamp) -> Result<Admitted, Fault>,
-    ) -> Result<Reserved, Fault> {
+        judge: impl FnOnce(&mut Known, OperationId, Timestamp) -> Result<Admitted, Refusal>,
+    ) -> Result<Reserved, Refusal> {
         let mut known = self.engine.registry.lock();
         let (id, now) = (OperationId::random(), known.accepted_now());
         let admitted = judge(&mut known, id, now)?;
@@ -196,11 +199,11 @@ impl<O: Outside> Gate<O> {
     }
 
     /// Write an operation down, and have it carried out. Whoever asked may have gone meanwhile.
-    async fn accept(&self, reserved: Reserved, fingerprint: String) -> Result<Operation, Fault> {
+    async fn accept(&self, reserved: Reserved, fingerprint: String) -> Result<Operation, Refusal> {
         let engine = Arc::clone(&self.engine);
         let accepting = async move { accept(&engine, reserved, fingerprint).await };
         self.engine.tasks.spawn(accepting).await.unwrap_or_else(|error| {
-            Err(Fault::of(Reason::Internal, &error).next("see the agent's log"))
+            Err(Refusal::of(Reason::Internal, &error).next("see the agent's log"))
         })
     }
 
@@ -208,12 +211,12 @@ impl<O: Outside> Gate<O> {
     ///
     /// # Errors
     /// `conflict`, with what has it; or that it could not be seen.
-    async fn is_free(&self, id: InstanceId) -> Result<(), Fault> {
+    async fn is_free(&self, id: InstanceId) -> Result<(), Refusal> {
         if self.engine.registry.lock().instances.contains_key(&id) {
             return Ok(()); // a matter of admission
         }
         let taken = |by: String| {
-            Err(Fault::new(Reason::Conflict, format!("conflict: the id {id} is taken by {by}"))
+            Err(Refusal::new(Reason::Conflict, format!("conflict: the id {id} is taken by {by}"))
                 .about(format!("instance {id}"))
                 .next("choose another id, or leave it out to have one made"))
         };
@@ -237,7 +240,7 @@ async fn accept<O: Outside>(
     engine: &Arc<Engine<O>>,
     reserved: Reserved,
     fingerprint: String,
-) -> Result<Operation, Fault> {
+) -> Result<Operation, Refusal> {
     let Reserved { live, write, reserved, idle } = reserved;
     if idle {
         engine.have_a_worker(live.subject.clone());

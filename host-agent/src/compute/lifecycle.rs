@@ -1,7 +1,7 @@
 //! What is legal in which state, and what follows from what is seen: plain functions over nova's
 //! three kinds of state, with no lock and no I/O.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Action, Reason, Refusal};
 use ostler_protocol::rpc::instance::{PowerState, Status, TaskState, VmState};
 use ostler_protocol::rpc::values::Timestamp;
 
@@ -17,52 +17,54 @@ pub(super) fn is_legal(
     legal: &Legal,
     record: &InstanceRecord,
     now: Timestamp,
-) -> Result<(), Fault> {
-    let conflict = |text: String| Fault::new(Reason::Conflict, text);
+) -> Result<(), Refusal> {
+    let conflict = |text: String| Refusal::new(Reason::Conflict, text);
     if let Some(why) = record.locked.as_deref().filter(|_| legal.heeds_lock) {
         let why = if why.is_empty() { String::new() } else { format!(": {why}") };
         return Err(conflict(format!("conflict: the instance is locked{why}"))
-            .next("unlock it first: ostler instance unlock"));
+            .next("unlock it first")
+            .by(Action::InstanceUnlock));
     }
     if let (Some(task), false) = (record.task_state, legal.overrides) {
         let (doing, since) = (doing(task), now.since(record.updated) / 1000);
         let text = format!("conflict: the instance is {doing}; that began {since} s ago");
-        return Err(conflict(text).next("wait for the operation in flight: ostler operation list"));
+        return Err(conflict(text)
+            .next("wait for the operation in flight")
+            .by(Action::OperationList));
     }
     if !legal.from.contains(&record.vm_state) {
         let status = Status::of(record.vm_state, None);
         let text = format!("conflict: an instance that is {status} cannot be {}", legal.word);
-        return Err(match way_out(record.vm_state) {
-            Some(next) => conflict(text).next(next),
+        return Err(match way_out(record) {
+            Some((next, action)) => conflict(text).next(next).by(action),
             None => conflict(text),
         });
     }
     if !record.built && !legal.unbuilt {
         let text = format!("conflict: the instance never ran, so it cannot be {}", legal.word);
-        return Err(
-            conflict(text).next("see why with ostler instance show, delete it, and boot again")
-        );
+        return Err(conflict(text)
+            .next("see why, delete it, and boot again")
+            .by(Action::InstanceShow(Some(record.id))));
     }
     Ok(())
 }
 
 /// What brings an instance from a state that allows little to one that allows more.
-const fn way_out(vm: VmState) -> Option<&'static str> {
-    match vm {
-        VmState::Stopped => Some("start it first: ostler instance start"),
-        VmState::Paused => Some("unpause it first: ostler instance unpause"),
-        VmState::Suspended => Some("resume it first: ostler instance resume"),
-        VmState::Rescued => Some("unrescue it first: ostler instance unrescue"),
-        VmState::Resized => {
-            Some("confirm or revert the resize first: ostler instance resize --confirm, --revert")
-        }
+const fn way_out(record: &InstanceRecord) -> Option<(&'static str, Action)> {
+    match record.vm_state {
+        VmState::Stopped => Some(("start it first", Action::InstanceStart(None))),
+        VmState::Paused => Some(("unpause it first", Action::InstanceUnpause)),
+        VmState::Suspended => Some(("resume it first", Action::InstanceResume)),
+        VmState::Rescued => Some(("unrescue it first", Action::InstanceUnrescue)),
+        VmState::Resized => Some(("confirm or revert the resize first", Action::InstanceResizeEnd)),
         VmState::Shelved | VmState::ShelvedOffloaded => {
-            Some("unshelve it first: ostler instance unshelve")
+            Some(("unshelve it first", Action::InstanceUnshelve))
         }
-        VmState::SoftDeleted => Some("restore it first: ostler instance restore"),
-        VmState::Error => {
-            Some("see why with ostler instance show; reboot it --hard, rebuild it, or delete it")
-        }
+        VmState::SoftDeleted => Some(("restore it first", Action::InstanceRestore)),
+        VmState::Error => Some((
+            "see why, then reboot it hard, rebuild it, or delete it",
+            Action::InstanceShow(Some(record.id)),
+        )),
         VmState::Building | VmState::Active | VmState::Deleted => None,
     }
 }

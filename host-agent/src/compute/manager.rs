@@ -5,11 +5,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::refusal::{Action, Operation, Reason, Refusal};
 use futures_util::FutureExt;
 use ostler_protocol::rpc::event::Event;
-use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::VmState;
-use ostler_protocol::rpc::operation::Operation;
 use ostler_protocol::rpc::values::{OperationId, Timestamp};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -89,7 +88,7 @@ impl<O: Outside> Compute<O> {
     ///
     /// # Errors
     /// Why it was refused; nothing was done then.
-    pub async fn submit(&self, command: Command, context: Context) -> Result<Operation, Fault> {
+    pub async fn submit(&self, command: Command, context: Context) -> Result<Operation, Refusal> {
         self.gate.submit(command, context).await
     }
 
@@ -98,13 +97,14 @@ impl<O: Outside> Compute<O> {
     ///
     /// # Errors
     /// There is no such operation, or one of its kind cannot be stopped.
-    pub async fn cancel(&self, id: OperationId) -> Result<Operation, Fault> {
+    pub async fn cancel(&self, id: OperationId) -> Result<Operation, Refusal> {
         let Some(live) = self.registry.live(id) else { return self.reads.operation(id).await };
         if !live.change.can_cancel() {
             let text = format!("conflict: {} cannot be cancelled", live.operation().kind);
-            return Err(Fault::new(Reason::Conflict, text)
+            return Err(Refusal::new(Reason::Conflict, text)
                 .about(format!("operation {id}"))
-                .next("wait for it: ostler operation wait"));
+                .next("wait for it")
+                .by(Action::OperationWait(Some(id))));
         }
         tracing::info!(operation = %id, "cancel asked for");
         live.ask_to_stop();
@@ -135,7 +135,7 @@ impl<O: Outside> Compute<O> {
     }
 
     /// Events from now on.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
+    pub fn events(&self) -> broadcast::Receiver<Event<Refusal>> {
         self.registry.events()
     }
 
@@ -207,8 +207,9 @@ impl<O: Outside> Compute<O> {
             let lost: Vec<_> = known.instances.values().filter(lost).map(|i| i.id).collect();
             let free = |instance: &mut InstanceRecord| {
                 let text = "what was being done to the instance cannot be read from the journal";
-                let fault = Fault::new(Reason::Interrupted, text)
-                    .next("see how it is: ostler instance show; and ask again for what is wanted");
+                let fault = Refusal::new(Reason::Interrupted, text)
+                    .next("see how it is, and ask again for what is wanted")
+                    .by(Action::InstanceShow(Some(instance.id)));
                 (instance.task_state, instance.operation) = (None, None);
                 instance.fault = Some(fault);
                 if instance.vm_state == VmState::Building {

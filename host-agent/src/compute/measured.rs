@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Reason, Refusal};
 use ostler_protocol::rpc::values::Bytes;
 use tokio::sync::Mutex;
 
@@ -35,16 +35,18 @@ impl<O: Outside> Measured<O> {
     ///
     /// # Errors
     /// It cannot be measured, or not in time.
-    pub(super) async fn usage(&self) -> Result<Usage, Fault> {
-        in_time(async { self.node.host.usage().await.map_err(|e| Fault::of(Reason::Internal, &e)) })
-            .await
+    pub(super) async fn usage(&self) -> Result<Usage, Refusal> {
+        in_time(async {
+            self.node.host.usage().await.map_err(|e| Refusal::of(Reason::Internal, &e))
+        })
+        .await
     }
 
     /// What instances can be promised of the machine.
     ///
     /// # Errors
     /// As [`usage`](Self::usage).
-    pub(super) async fn capacity(&self) -> Result<Capacity, Fault> {
+    pub(super) async fn capacity(&self) -> Result<Capacity, Refusal> {
         let inventory = self.node.host.inventory();
         let free = self.usage().await?.disk.free;
         let disk = Bytes(free.0 + in_time(self.allocated()).await?.0);
@@ -53,13 +55,13 @@ impl<O: Outside> Measured<O> {
 
     /// What the instances' disks take by now, as of some seconds ago: what they wrote since then is
     /// missing from what is free.
-    async fn allocated(&self) -> Result<Bytes, Fault> {
+    async fn allocated(&self) -> Result<Bytes, Refusal> {
         let mut known = self.allocated.lock().await;
         match *known {
             Some((at, bytes)) if at.elapsed() < ALLOCATED_FOR => Ok(bytes),
             Some(_) | None => {
                 let bytes = self.node.disks.allocated().await;
-                let bytes = bytes.map_err(|error| Fault::of(Reason::Internal, &error))?;
+                let bytes = bytes.map_err(|error| Refusal::of(Reason::Internal, &error))?;
                 *known = Some((Instant::now(), bytes));
                 Ok(bytes)
             }
@@ -67,9 +69,9 @@ impl<O: Outside> Measured<O> {
     }
 }
 
-async fn in_time<T>(look: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+async fn in_time<T>(look: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
     tokio::time::timeout(PATIENCE, look).await.unwrap_or_else(|_| {
         let text = "busy: the node's disk does not say in time what is free on it";
-        Err(Fault::new(Reason::Busy, text).next("see what the disk waits for, and ask again"))
+        Err(Refusal::new(Reason::Busy, text).next("see what the disk waits for, and ask again"))
     })
 }

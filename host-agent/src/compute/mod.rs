@@ -44,6 +44,7 @@
 
 mod admission;
 mod authority;
+mod causes;
 mod claims;
 mod context;
 mod describe;
@@ -59,7 +60,6 @@ mod outside;
 mod plan;
 mod reads;
 mod record;
-mod refusal;
 mod registry;
 mod stalled;
 mod step;
@@ -74,5 +74,5 @@ pub use describe::Legal;
 pub use manager::Compute;
 pub use operations::{Command, plans};
 pub use outside::{Node, Outside};
-pub use reads::{Inspection, Reads};
+pub use reads::{Inspection, Reads, Shown};
 pub use wires::{Bridges, Port, Wires};

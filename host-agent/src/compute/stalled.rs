@@ -12,23 +12,20 @@ pub(super) fn stalled(
     resumes: bool,
 ) -> Option<Stalled> {
     let reason = reason.filter(|_| runs(record))?;
-    let unpause = format!("ostler instance unpause {}", record.id);
     let message = match reason {
         StallReason::NoSpace if resumes => {
             "paused by QEMU: a write to its disk failed, no space left on the node; it goes on by \
-             itself when there is room"
-                .to_owned()
+             itself when there is room, or if you unpause it"
         }
-        StallReason::NoSpace => format!(
-            "paused by QEMU: a write to its disk failed, no space left on the node; free some, \
-             then: {unpause}"
-        ),
-        StallReason::IoError => format!(
-            "paused by QEMU: its disk failed; see the node's kernel log and storage, then: \
-             {unpause}"
-        ),
+        StallReason::NoSpace => {
+            "paused by QEMU: a write to its disk failed, no space left on the node; free some, then \
+             unpause it"
+        }
+        StallReason::IoError => {
+            "paused by QEMU: its disk failed; see the node's kernel log and storage, then unpause it"
+        }
     };
-    Some(Stalled { reason, message })
+    Some(Stalled { reason, message: message.to_owned() })
 }
 
 /// Whether an instance is to run. One that was paused on request stays so, whatever its disk does.

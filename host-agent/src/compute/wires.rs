@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Action, Reason, Refusal};
 
-use super::refusal::network_fault;
+use super::causes::network_fault;
 use crate::hypervisor::spec::Nic;
 use crate::journal::records::{NetworkRecord, PortRecord};
 use crate::network::{BridgeSpec, LinkName, Mtu, Network, Uplink, tap_name};
@@ -22,16 +22,16 @@ pub struct Port {
 /// What instances' ports are plugged into. Every method may be repeated.
 pub trait Wires: Send + Sync + 'static {
     /// Have ready what the ports are plugged into.
-    fn bind(&self, ports: &[Port]) -> impl Future<Output = Result<(), Fault>> + Send;
+    fn bind(&self, ports: &[Port]) -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// The NICs of a domain with these ports, in the same order.
     ///
     /// # Errors
     /// A port's network is not known.
-    fn describe(&self, ports: &[Port]) -> Result<Vec<Nic>, Fault>;
+    fn describe(&self, ports: &[Port]) -> Result<Vec<Nic>, Refusal>;
 
     /// Leave nothing of the ports behind, once their domain is gone.
-    fn release(&self, ports: &[PortRecord]) -> impl Future<Output = Result<(), Fault>> + Send;
+    fn release(&self, ports: &[PortRecord]) -> impl Future<Output = Result<(), Refusal>> + Send;
 }
 
 /// A Linux bridge for each network.
@@ -39,7 +39,7 @@ pub trait Wires: Send + Sync + 'static {
 pub struct Bridges<N>(pub Arc<N>);
 
 impl<N: Network> Wires for Bridges<N> {
-    async fn bind(&self, ports: &[Port]) -> Result<(), Fault> {
+    async fn bind(&self, ports: &[Port]) -> Result<(), Refusal> {
         for port in ports {
             let spec = bridge_spec(network_of(port)?)?;
             self.0.ensure_bridge(&spec).await.map_err(|error| network_fault(&error))?;
@@ -47,7 +47,7 @@ impl<N: Network> Wires for Bridges<N> {
         Ok(())
     }
 
-    fn describe(&self, ports: &[Port]) -> Result<Vec<Nic>, Fault> {
+    fn describe(&self, ports: &[Port]) -> Result<Vec<Nic>, Refusal> {
         let nic = |port: &Port| {
             let network = network_of(port)?;
             Ok(Nic {
@@ -61,7 +61,7 @@ impl<N: Network> Wires for Bridges<N> {
     }
 
     /// libvirt removes the taps with the domain; one it lost is removed here.
-    async fn release(&self, ports: &[PortRecord]) -> Result<(), Fault> {
+    async fn release(&self, ports: &[PortRecord]) -> Result<(), Refusal> {
         for port in ports {
             let removed = self.0.remove_tap(&tap_name(port.id)).await;
             removed.map_err(|error| network_fault(&error))?;
@@ -70,10 +70,10 @@ impl<N: Network> Wires for Bridges<N> {
     }
 }
 
-fn network_of(port: &Port) -> Result<&NetworkRecord, Fault> {
+fn network_of(port: &Port) -> Result<&NetworkRecord, Refusal> {
     port.network.as_ref().ok_or_else(|| {
         let text = format!("there is no network {} on this node", port.record.network);
-        Fault::new(Reason::NotFound, text).next("make it: ostler network ensure")
+        Refusal::new(Reason::NotFound, text).next("make it").by(Action::NetworkEnsure)
     })
 }
 
@@ -81,11 +81,11 @@ fn network_of(port: &Port) -> Result<&NetworkRecord, Fault> {
 ///
 /// # Errors
 /// `invalid_params`: a link's name or the MTU cannot be.
-pub(super) fn bridge_spec(network: &NetworkRecord) -> Result<BridgeSpec, Fault> {
+pub(super) fn bridge_spec(network: &NetworkRecord) -> Result<BridgeSpec, Refusal> {
     let wrong = |parameter: &str, error: &dyn std::error::Error| {
-        Fault::of(Reason::InvalidParams, error).about(format!("parameter {parameter}"))
+        Refusal::of(Reason::InvalidParams, error).about(format!("parameter {parameter}"))
     };
-    let link = |parameter: &str, name: &str| -> Result<LinkName, Fault> {
+    let link = |parameter: &str, name: &str| -> Result<LinkName, Refusal> {
         name.parse().map_err(|e| wrong(parameter, &e))
     };
     Ok(BridgeSpec {

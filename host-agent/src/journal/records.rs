@@ -3,10 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use ostler_protocol::rpc::fault::Fault;
+use crate::refusal::{Operation, Refusal};
 use ostler_protocol::rpc::image::{Format, Properties, State as ImageState};
 use ostler_protocol::rpc::instance::{Size, TaskState, VmState};
-use ostler_protocol::rpc::operation::Operation;
 use ostler_protocol::rpc::values::{
     Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Sha256, Timestamp,
 };
@@ -74,7 +73,7 @@ pub struct InstanceRecord {
     /// The operation in flight.
     pub operation: Option<OperationId>,
     /// Why it is in ERROR, or the last thing that failed.
-    pub fault: Option<Fault>,
+    pub fault: Option<Refusal>,
     /// When it was accepted.
     pub created: Timestamp,
     /// When its states last changed.

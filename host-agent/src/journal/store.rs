@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ostler_protocol::rpc::instance::VmState;
-use ostler_protocol::rpc::operation::{Kind, List, Operation, State};
+use ostler_protocol::rpc::operation::{Kind, List, State};
 use ostler_protocol::rpc::values::{IdempotencyKey, Name, OperationId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::records::{ImageRecord, InstanceRecord, NetworkRecord, OperationRecord};
 use super::{Error, Journal};
+use crate::refusal::Operation;
 
 /// What a row of an instance is called in errors.
 pub(super) const INSTANCE: &str = "instance";

@@ -11,6 +11,7 @@
 //! neither its connection nor its queue.
 
 pub mod amqp;
+mod fault;
 mod seats;
 mod service;
 mod shares;

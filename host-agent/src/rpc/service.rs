@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::Instrument;
 
+use super::fault;
 use crate::compute::{Command, Compute, Context, Inspection, Outside, plans};
+use crate::refusal::Refusal;
 
 /// How much of a caller's name for a request is kept.
 const REQUEST_NAME_MAX: usize = 128;
@@ -155,8 +157,14 @@ impl<O: Outside> Service<O> {
                 return value(&compute.reads().host(broker).await?);
             }
             Call::Discover(_) => return Ok(Value::clone(&self.document)),
-            Call::InstanceList(filter) => return value(&compute.reads().instances(&filter)?),
-            Call::InstanceShow(select) => return value(&compute.reads().instance(select.id)?),
+            Call::InstanceList(filter) => {
+                let found = compute.reads().instances(&filter)?;
+                let told: Vec<_> = found.into_iter().map(fault::instance).collect();
+                return value(&told);
+            }
+            Call::InstanceShow(select) => {
+                return value(&fault::instance(compute.reads().instance(select.id)?));
+            }
             Call::GuestReport(query) => return value(&compute.reads().guest_report(&query).await?),
             Call::GuestExecWait(wait) => {
                 return value(&compute.reads().guest_exec_wait(&wait).await?);
@@ -180,13 +188,17 @@ impl<O: Outside> Service<O> {
             }
             Call::GuestTrim(trim) => return acted(compute.reads().guest_trim(trim)).await,
             Call::OperationGet(select) => {
-                return value(&compute.reads().operation(select.id).await?);
+                return value(&fault::operation(compute.reads().operation(select.id).await?));
             }
             Call::OperationList(filter) => {
                 return value(&compute.reads().operations(filter).await?);
             }
-            Call::OperationWait(wait) => return value(&compute.reads().wait(&wait).await?),
-            Call::OperationCancel(select) => return value(&compute.cancel(select.id).await?),
+            Call::OperationWait(wait) => {
+                return value(&fault::operation(compute.reads().wait(&wait).await?));
+            }
+            Call::OperationCancel(select) => {
+                return value(&fault::operation(compute.cancel(select.id).await?));
+            }
             Call::ImageList(_) => return value(&compute.reads().images()),
             Call::NetworkList(_) => return value(&compute.reads().networks().await?),
             Call::InstanceXml(read) => return value(&compute.reads().xml(&read).await?),
@@ -241,11 +253,7 @@ impl<O: Outside> Service<O> {
             Call::NetworkEnsure(ensure) => Command::NetworkEnsure(ensure),
             Call::NetworkRemove(select) => Command::NetworkRemove(select.name),
         };
-        let accepted = compute.submit(command, context).await;
-        if let Err(fault) = &accepted {
-            tracing::info!(%fault, "refused");
-        }
-        value(&accepted?)
+        acted(async { compute.submit(command, context).await.map(fault::operation) }).await
     }
 }
 
@@ -263,11 +271,13 @@ fn in_time(call: &Call, context: &Context) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The outcome of something done in a guest.
-async fn acted<T: Serialize>(act: impl Future<Output = Result<T, Fault>>) -> Result<Value, Fault> {
+/// The outcome of a change, or of something done in a guest.
+async fn acted<T: Serialize>(
+    act: impl Future<Output = Result<T, Refusal>>,
+) -> Result<Value, Fault> {
     let outcome = act.await;
-    if let Err(fault) = &outcome {
-        tracing::info!(%fault, "refused");
+    if let Err(refusal) = &outcome {
+        tracing::info!(%refusal, "refused");
     }
     value(&outcome?)
 }

@@ -43,7 +43,7 @@ async fn what_is_tried_again_is_shown_and_survives_a_restart() {
     };
     assert_eq!(failed.state, State::Running);
     let fault = failed.error.unwrap();
-    assert_eq!(fault.data.step.as_deref(), Some("remove files"));
+    assert_eq!(fault.step.as_deref(), Some("remove files"));
     assert_eq!(life.compute.reads().instance(id).unwrap().fault, Some(fault));
     life.crash().await;
     let life = world.live().await;

@@ -67,7 +67,7 @@ async fn client(
         if removal.is_err() {
             // Somebody else's instance may need it for a while.
             while let Err(fault) = life.submit(remove(&name)).await {
-                assert_eq!(fault.data.reason, Reason::InUse, "{fault}");
+                assert_eq!(fault.reason, Reason::InUse, "{fault}");
                 tokio::task::yield_now().await;
             }
         }

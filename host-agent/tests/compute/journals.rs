@@ -96,7 +96,7 @@ async fn what_an_earlier_version_left_is_taken_up_as_that_planned_it() {
             assert!(done(&now).starts_with(&done(&operation)), "{operation:#?} {now:#?}");
         }
         if let (Subject::Instance(id), true) = (&operation.subject, now.state.is_over()) {
-            let instance = life.compute.reads().instance(*id).unwrap();
+            let instance = life.compute.reads().instance(*id).unwrap().instance;
             assert_eq!(instance.task_state, None, "{now:#?}");
         }
         cut_off.insert(operation.kind);
@@ -128,7 +128,7 @@ async fn a_row_that_cannot_be_read_is_set_aside_and_what_it_held_up_is_free() {
     assert_eq!(life.status(known), Status::Active);
     assert!(life.compute.reads().instance(lost).is_err());
     let free = life.compute.reads().instance(held).unwrap();
-    assert_eq!((free.task_state, free.operation), (None, None));
+    assert_eq!((free.instance.task_state, free.instance.operation), (None, None));
     assert!(free.fault.unwrap().message.contains("cannot be read"));
     // Its bytes may be what the one that cannot be read needs.
     for id in [known, held] {

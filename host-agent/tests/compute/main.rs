@@ -25,9 +25,9 @@ use ostler_host_agent::hypervisor::{Error, Hypervisor, Link, PowerReason};
 use ostler_host_agent::image::{Cache, Limits};
 use ostler_host_agent::journal::Journal;
 use ostler_host_agent::network::{FakeNetwork, NetworkCall};
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use ostler_host_agent::refusal::{Action, Operation, Reason, Refusal};
 use ostler_protocol::rpc::instance::{PowerState, Status};
-use ostler_protocol::rpc::operation::{Operation, State, Subject, Wait};
+use ostler_protocol::rpc::operation::{State, Subject, Wait};
 use ostler_protocol::rpc::values::{Bytes, IdempotencyKey, InstanceId, Timestamp};
 use serde_json::json;
 use tempfile::TempDir;
@@ -160,7 +160,7 @@ fn failed(call: &'static str) -> Error {
 }
 
 impl Life {
-    async fn submit(&self, command: Command) -> Result<Operation, Fault> {
+    async fn submit(&self, command: Command) -> Result<Operation, Refusal> {
         self.compute.submit(command, Context::default()).await
     }
 
@@ -183,7 +183,7 @@ impl Life {
     }
 
     fn status(&self, id: InstanceId) -> Status {
-        self.compute.reads().instance(id).unwrap().status
+        self.compute.reads().instance(id).unwrap().instance.status
     }
 
     /// End without a word to anything that is under way, as near to a crash as a process can come
@@ -207,8 +207,8 @@ async fn a_boot_is_undone_wherever_it_fails() {
             assert_eq!(world.traces(id), [""; 0], "{call:?} {failing:?}");
             assert_eq!(life.status(id), Status::Error);
             let fault = life.compute.reads().instance(id).unwrap().fault.unwrap();
-            assert_eq!(fault.data.reason, Reason::HypervisorFailed);
-            assert!(fault.data.step.is_some(), "{fault:?}");
+            assert_eq!(fault.reason, Reason::HypervisorFailed);
+            assert!(fault.step.is_some(), "{fault:?}");
             life.done(delete(id)).await;
         }
     }
@@ -216,7 +216,7 @@ async fn a_boot_is_undone_wherever_it_fails() {
     world.network.fail_next(NetworkCall::EnsureBridge);
     let over = life.tried(boot(id)).await;
     assert_eq!((over.state, world.traces(id).len()), (State::Undone, 0));
-    assert_eq!(over.error.unwrap().data.reason, Reason::NetworkFailed);
+    assert_eq!(over.error.unwrap().reason, Reason::NetworkFailed);
 }
 
 #[tokio::test]
@@ -271,7 +271,7 @@ async fn an_undo_that_a_crash_cuts_off_is_not_turned_forward_again() {
     let life = world.live().await;
     let over = life.end_of(&operation).await;
     assert_eq!(over.state, State::Undone, "{over:#?}");
-    assert_eq!(over.error.unwrap().data.reason, Reason::HypervisorFailed);
+    assert_eq!(over.error.unwrap().reason, Reason::HypervisorFailed);
     assert_eq!(world.hypervisor.called(Call::Start, Some(id)), 0);
     assert_eq!(world.traces(id), [""; 0]);
 }
@@ -328,7 +328,7 @@ async fn after_a_restart_what_is_deleted_is_shown_as_it_is() {
     life.crash().await;
     let life = world.live().await;
     let mut events = life.compute.events();
-    let power = |id| life.compute.reads().instance(id).unwrap().power_state;
+    let power = |id| life.compute.reads().instance(id).unwrap().instance.power_state;
     while power(soft) != PowerState::Shutdown {
         tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
     }
@@ -346,7 +346,7 @@ async fn a_soft_deleted_instance_says_when_it_goes() {
     let life = world.furnished().await;
     let id = InstanceId::random();
     life.done(boot(id)).await;
-    let shown = |life: &Life| life.compute.reads().instance(id).unwrap();
+    let shown = |life: &Life| life.compute.reads().instance(id).unwrap().instance;
     assert_eq!(shown(&life).reclaimed_at, None);
     life.done(Command::Delete(serde_json::from_value(json!({"id": id})).unwrap())).await;
     let deleted = shown(&life);
@@ -378,7 +378,7 @@ async fn nothing_is_done_while_libvirt_is_gone() {
     world.hypervisor.set_link(Link::Down);
     for command in [delete(id), Command::Start(id), boot(InstanceId::random())] {
         let fault = life.submit(command).await.unwrap_err();
-        assert_eq!(fault.data.reason, Reason::HypervisorUnavailable);
+        assert_eq!(fault.reason, Reason::HypervisorUnavailable);
     }
     world.hypervisor.set_link(Link::Up);
     life.done(delete(id)).await;
@@ -393,7 +393,7 @@ async fn what_libvirt_tells_is_believed_and_unknown_is_not_off() {
     let mut events = life.compute.events();
     let mut until = async |status: Status, power: PowerState| {
         let seen = |i: ostler_protocol::rpc::instance::Instance| (i.status, i.power_state);
-        while seen(life.compute.reads().instance(id).unwrap()) != (status, power) {
+        while seen(life.compute.reads().instance(id).unwrap().instance) != (status, power) {
             tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
         }
     };
@@ -427,7 +427,7 @@ async fn a_key_is_one_operation_also_after_a_crash() {
     let again = life.compute.submit(boot(id), context.clone()).await.unwrap();
     assert_eq!((again.id, again.state), (first.id, State::Succeeded));
     let other = life.compute.submit(delete(id), context).await.unwrap_err();
-    assert_eq!(other.data.reason, Reason::KeyReused);
+    assert_eq!(other.reason, Reason::KeyReused);
     assert_eq!(world.hypervisor.called(Call::Start, Some(id)), 1);
 }
 
@@ -454,7 +454,7 @@ async fn a_late_command_is_not_run() {
     let life = world.furnished().await;
     let late = Context { key: None, deadline: Some(Timestamp(1)) };
     let fault = life.compute.submit(boot(InstanceId::random()), late).await.unwrap_err();
-    assert_eq!(fault.data.reason, Reason::Expired);
+    assert_eq!(fault.reason, Reason::Expired);
     let subject = Subject::Instance(InstanceId::random());
     assert!(life.compute.reads().instances(&Default::default()).unwrap().is_empty(), "{subject}");
 }
@@ -490,7 +490,7 @@ async fn a_cancelled_stop_tells_what_cannot_be_taken_back() {
     let told = over.error.unwrap();
     assert_eq!((over.state, life.status(id)), (State::Cancelled, Status::Active));
     assert!(told.message.contains("asked to shut down already"), "{told:#?}");
-    assert!(told.data.next.unwrap().contains("instance show"));
+    assert_eq!(told.by, [Action::InstanceShow(Some(id))]);
 
     // libvirt does not answer, and may do it yet.
     let held = world.hypervisor.hold_next(Call::Destroy);
@@ -533,7 +533,7 @@ async fn an_image_with_two_names_loses_one_while_an_instance_runs_on_it() {
     life.done(remove("disk")).await;
     assert_eq!(files(), 1);
     let refused = life.submit(remove("twin")).await.unwrap_err();
-    assert_eq!(refused.data.reason, Reason::InUse, "{refused}");
+    assert_eq!(refused.reason, Reason::InUse, "{refused}");
     life.done(delete(id)).await;
     life.done(remove("twin")).await;
     assert_eq!(files(), 0);

@@ -73,7 +73,7 @@ async fn what_ran_before_a_start_that_fails_runs_after_it() {
     // ACTIVE, and paused behind the agent: a start has something to look at.
     world.hypervisor.set_power(id, PowerState::Paused, PowerReason::PauseRequested);
     let mut events = life.compute.events();
-    while life.compute.reads().instance(id).unwrap().power_state != PowerState::Paused {
+    while life.compute.reads().instance(id).unwrap().instance.power_state != PowerState::Paused {
         tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
     }
     world.hypervisor.fail_next(Call::Start, Failing::After, failed("start"));
@@ -106,23 +106,23 @@ async fn an_id_that_is_taken_is_refused_and_what_has_it_stays() {
         let id = InstanceId::random();
         stranger(&world, &life, id, there).await;
         let fault = life.submit(boot(id)).await.unwrap_err();
-        assert_eq!(fault.data.reason, Reason::Conflict, "{fault:#?}");
+        assert_eq!(fault.reason, Reason::Conflict, "{fault:#?}");
         assert!(fault.message.contains("mark"), "{fault:#?}");
         assert!(life.compute.reads().instance(id).is_err());
-        assert_eq!(life.submit(delete(id)).await.unwrap_err().data.reason, Reason::NotFound);
+        assert_eq!(life.submit(delete(id)).await.unwrap_err().reason, Reason::NotFound);
         assert_eq!(power(&world, id).await, there);
     }
     // One of ours that the journal has lost.
     let id = InstanceId::random();
     world.hypervisor.define(&spec(&world, &life, id).await).await.unwrap();
-    assert_eq!(life.submit(boot(id)).await.unwrap_err().data.reason, Reason::Conflict);
+    assert_eq!(life.submit(boot(id)).await.unwrap_err().reason, Reason::Conflict);
     assert!(world.hypervisor.spec(id).is_some());
     // A folder of that name.
     let id = InstanceId::random();
     let disk = world.path().join("instances").join(id.to_string()).join("disk.qcow2");
     std::fs::create_dir(disk.parent().unwrap()).unwrap();
     std::fs::write(&disk, "somebody's").unwrap();
-    assert_eq!(life.submit(boot(id)).await.unwrap_err().data.reason, Reason::Conflict);
+    assert_eq!(life.submit(boot(id)).await.unwrap_err().reason, Reason::Conflict);
     assert_eq!(std::fs::read_to_string(disk).unwrap(), "somebody's");
 }
 
@@ -137,8 +137,8 @@ async fn a_domain_that_has_lost_our_mark_is_left_alone() {
         let over = life.tried(command).await;
         assert_eq!(over.state, State::Failed, "{over:#?}");
         let fault = over.error.unwrap();
-        assert_eq!(fault.data.reason, Reason::Conflict, "{fault:#?}");
-        assert!(fault.data.next.unwrap().contains("virsh"));
+        assert_eq!(fault.reason, Reason::Conflict, "{fault:#?}");
+        assert!(fault.next.unwrap().contains("virsh"));
         assert_eq!(power(&world, id).await, PowerState::Running);
     }
     assert!(world.path().join("instances").join(id.to_string()).join("disk.qcow2").exists());

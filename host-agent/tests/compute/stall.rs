@@ -19,7 +19,7 @@ impl Life {
     async fn until(&self, id: InstanceId, is: impl Fn(&Instance) -> bool) -> Instance {
         let mut events = self.compute.events();
         loop {
-            let now = self.compute.reads().instance(id).unwrap();
+            let now = self.compute.reads().instance(id).unwrap().instance;
             if is(&now) {
                 return now;
             }
@@ -29,7 +29,7 @@ impl Life {
     }
 
     fn stall(&self, id: InstanceId) -> Option<StallReason> {
-        self.compute.reads().instance(id).unwrap().stalled.map(|stalled| stalled.reason)
+        self.compute.reads().instance(id).unwrap().instance.stalled.map(|stalled| stalled.reason)
     }
 }
 
@@ -92,7 +92,7 @@ async fn only_what_stopped_for_want_of_space_goes_on_by_itself() {
     }
     let told = life.until(failed, |i| i.stalled.is_some()).await.stalled.unwrap();
     assert_eq!(told.reason, StallReason::IoError);
-    assert!(told.message.contains("ostler instance unpause"), "{}", told.message);
+    assert!(told.message.contains("unpause it"), "{}", told.message);
     life.done(Command::Unpause(failed)).await;
     life.until(failed, |i| i.stalled.is_none()).await;
 }
@@ -108,7 +108,7 @@ async fn with_the_setting_off_it_waits_to_be_unpaused_also_while_a_resize_waits(
     life.done(Command::Resize(serde_json::from_value(resize).unwrap())).await;
     world.hypervisor.set_power(id, PowerState::Paused, PowerReason::NoSpace);
     let told = life.until(id, |i| i.stalled.is_some()).await.stalled.unwrap();
-    assert!(told.message.contains("ostler instance unpause"), "{}", told.message);
+    assert!(told.message.contains("unpause it"), "{}", told.message);
     life.crash().await;
     let life = world.live().await;
     life.until(id, |i| i.stalled.is_some()).await;

@@ -7,6 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::fault::Fault;
 use super::guest::GuestSummary;
 use super::instance::{PowerState, Stalled, Status};
 use super::operation::Operation;
@@ -14,21 +15,23 @@ use super::values::{InstanceId, Timestamp};
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Event {
+#[schemars(rename = "Event")]
+pub struct Event<E = Fault> {
     /// The node.
     pub host: String,
     /// When.
     pub time: Timestamp,
     /// What.
-    pub news: News,
+    pub news: News<E>,
 }
 
 /// What an event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum News {
+#[schemars(rename = "News")]
+pub enum News<E = Fault> {
     /// An operation moved on.
-    Operation(Box<Operation>),
+    Operation(Box<Operation<E>>),
     /// An instance's state changed.
     Instance {
         /// The instance.
@@ -50,7 +53,7 @@ pub enum News {
     },
 }
 
-impl Event {
+impl<E> Event<E> {
     /// The routing key: `<kind>.<host>.<id>`.
     pub fn routing_key(&self) -> String {
         match &self.news {
@@ -58,5 +61,17 @@ impl Event {
             News::Instance { id, .. } => format!("instance.{}.{id}", self.host),
             News::Guest { id, .. } => format!("guest.{}.{id}", self.host),
         }
+    }
+
+    /// The same event with an operation's error in other words.
+    pub fn map_error<F>(self, words: impl FnOnce(E) -> F) -> Event<F> {
+        let news = match self.news {
+            News::Operation(operation) => News::Operation(Box::new(operation.map_error(words))),
+            News::Instance { id, status, power_state, stalled } => {
+                News::Instance { id, status, power_state, stalled }
+            }
+            News::Guest { id, guest } => News::Guest { id, guest },
+        };
+        Event { host: self.host, time: self.time, news }
     }
 }

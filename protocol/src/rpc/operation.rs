@@ -218,9 +218,11 @@ const fn is_none(failures: &u32) -> bool {
     *failures == 0
 }
 
-/// An operation, as the node sees it now.
+/// An operation, as the node sees it now. Its error is a fault on the wire; whoever carries
+/// operations out has another type for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Operation {
+#[schemars(rename = "Operation")]
+pub struct Operation<E = Fault> {
     /// Its id.
     pub id: OperationId,
     /// What it does.
@@ -235,8 +237,8 @@ pub struct Operation {
     /// Its plan.
     pub steps: Vec<Step>,
     /// Why it did not succeed; while it is still running, why it is being undone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<Fault>,
+    #[serde(default = "none::<E>", skip_serializing_if = "Option::is_none")]
+    pub error: Option<E>,
     /// What it came to, where that is more than done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Outcome>,
@@ -256,6 +258,48 @@ pub struct Operation {
     /// When it was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<Timestamp>,
+}
+
+const fn none<E>() -> Option<E> {
+    None
+}
+
+impl<E> Operation<E> {
+    /// The same operation with its error in other words.
+    pub fn map_error<F>(self, words: impl FnOnce(E) -> F) -> Operation<F> {
+        let Self {
+            id,
+            kind,
+            subject,
+            key,
+            state,
+            steps,
+            error,
+            result,
+            deadline,
+            cancel_asked,
+            revision,
+            accepted,
+            started,
+            finished,
+        } = self;
+        Operation {
+            id,
+            kind,
+            subject,
+            key,
+            state,
+            steps,
+            error: error.map(words),
+            result,
+            deadline,
+            cancel_asked,
+            revision,
+            accepted,
+            started,
+            finished,
+        }
+    }
 }
 
 /// What an operation came to, where that is more than done.

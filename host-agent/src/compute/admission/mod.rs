@@ -7,7 +7,7 @@ pub(super) mod size;
 
 use std::cell::Cell;
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Action, Reason, Refusal};
 use ostler_protocol::rpc::image::{Format, State as ImageState};
 use ostler_protocol::rpc::instance::{PowerState, Size, TaskState};
 use ostler_protocol::rpc::operation::Subject;
@@ -123,24 +123,24 @@ impl Admission<'_> {
     ///
     /// # Errors
     /// `busy`.
-    pub(super) fn is_open(&self) -> Result<(), Fault> {
+    pub(super) fn is_open(&self) -> Result<(), Refusal> {
         let live = self.known.live.len();
         if live < self.settings.limits.operations {
             return Ok(());
         }
         let text = format!("busy: {live} operations are under way");
-        Err(Fault::new(Reason::Busy, text).next("ask again later"))
+        Err(Refusal::new(Reason::Busy, text).next("ask again later"))
     }
 
     /// Whether there is room for so much more.
     ///
     /// # Errors
     /// `no_capacity`, with what there is.
-    pub(super) fn room(&self, more: &Size) -> Result<(), Fault> {
+    pub(super) fn room(&self, more: &Size) -> Result<(), Refusal> {
         let Some(capacity) = self.capacity else {
             self.lacks_capacity.set(true);
             let text = "what the node has is not known";
-            return Err(Fault::new(Reason::NoCapacity, text).next("ask again"));
+            return Err(Refusal::new(Reason::NoCapacity, text).next("ask again"));
         };
         let shares = Shares::of(capacity, self.known.claimed(), &self.settings.admission);
         self.claims.admit(more, &shares)
@@ -155,10 +155,10 @@ impl Admission<'_> {
     ///
     /// # Errors
     /// `hypervisor_unavailable`.
-    pub(super) fn need_hypervisor(&self) -> Result<(), Fault> {
+    pub(super) fn need_hypervisor(&self) -> Result<(), Refusal> {
         match self.hypervisor {
             Link::Up => Ok(()),
-            Link::Down => Err(Fault::new(
+            Link::Down => Err(Refusal::new(
                 Reason::HypervisorUnavailable,
                 "libvirt cannot be reached: what the instances do is not known",
             )
@@ -174,29 +174,30 @@ impl Admission<'_> {
         &mut self,
         instance: InstanceId,
         legal: &Legal,
-        change: impl FnOnce(&InstanceRecord, &Self) -> Result<Change, Fault>,
-    ) -> Result<Admitted, Fault> {
+        change: impl FnOnce(&InstanceRecord, &Self) -> Result<Change, Refusal>,
+    ) -> Result<Admitted, Refusal> {
         let subject = Subject::Instance(instance);
-        let about = |fault: Fault| match fault.data.subject {
+        let about = |fault: Refusal| match fault.subject {
             None => fault.about(subject.to_string()),
             Some(_) => fault,
         };
         let record = self.known.instances.get(&instance).cloned().ok_or_else(|| {
-            about(Fault::new(Reason::NotFound, format!("there is no instance {instance}")))
-                .next("see ostler instance list")
+            about(Refusal::new(Reason::NotFound, format!("there is no instance {instance}")))
+                .next("see which there are")
+                .by(Action::InstanceList)
         })?;
         self.authority.allows(legal, &record, self.now).map_err(about)?;
         self.need_hypervisor().map_err(about)?;
         let waiting = self.known.queues.get(&subject).map_or(0, |queue| queue.len());
         if waiting >= self.settings.limits.queue {
             let text = format!("busy: {waiting} operations wait on the instance");
-            return Err(about(Fault::new(Reason::Busy, text)).next("ask again later"));
+            return Err(about(Refusal::new(Reason::Busy, text)).next("ask again later"));
         }
         let power = self.known.observed(instance).power;
         let change = change(&record, self).map_err(about)?;
         if power == PowerState::Unknown && change.gives_back_power() {
             let text = "it is not known yet whether the instance runs";
-            return Err(about(Fault::new(Reason::HypervisorUnavailable, text))
+            return Err(about(Refusal::new(Reason::HypervisorUnavailable, text))
                 .next("ask again in a moment: the hypervisor is being asked"));
         }
         let beside = change.beside(&record);
@@ -219,15 +220,16 @@ impl Admission<'_> {
         legal: &Legal,
         image: Name,
         change: impl Into<Change>,
-    ) -> Result<Admitted, Fault> {
+    ) -> Result<Admitted, Refusal> {
         let mut made = None;
         let mut admitted = self.act(id, legal, |record, gate| {
             let images = &gate.known.images;
             if images.contains_key(&image) {
                 let text = format!("conflict: there is an image {image} already");
-                return Err(Fault::new(Reason::Conflict, text)
+                return Err(Refusal::new(Reason::Conflict, text)
                     .about(format!("image {image}"))
-                    .next("choose another name, or remove the image: ostler image remove"));
+                    .next("choose another name, or remove the image")
+                    .by(Action::ImageRemove));
             }
             let source = images.get(&record.image);
             made = Some(ImageRecord {
@@ -255,15 +257,16 @@ impl Admission<'_> {
     ///
     /// # Errors
     /// `conflict`, with the one under way.
-    pub(super) fn idle(&self, subject: &Subject) -> Result<(), Fault> {
+    pub(super) fn idle(&self, subject: &Subject) -> Result<(), Refusal> {
         match self.known.at_work(subject) {
             None => Ok(()),
             Some(operation) => {
                 let kind = operation.now.borrow().kind;
                 let text = format!("conflict: {kind} of {subject} is under way");
-                Err(Fault::new(Reason::Conflict, text)
+                Err(Refusal::new(Reason::Conflict, text)
                     .about(subject.to_string())
-                    .next(format!("wait for it: ostler operation wait {}", operation.id)))
+                    .next("wait for it")
+                    .by(Action::OperationWait(Some(operation.id))))
             }
         }
     }

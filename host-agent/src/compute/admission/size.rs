@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Action, Reason, Refusal};
 use ostler_protocol::rpc::host::Flavor;
 use ostler_protocol::rpc::image::State as ImageState;
 use ostler_protocol::rpc::instance::{Adjust, Boot, Resize, Size, TaskState, VmState};
@@ -25,8 +25,8 @@ const METADATA_MAX: usize = 128;
 /// The longest kernel command line, bytes: the kernel's own COMMAND_LINE_SIZE on x86.
 const COMMAND_LINE_MAX: usize = 2047;
 
-fn invalid(parameter: &str, text: String) -> Fault {
-    Fault::new(Reason::InvalidParams, text).about(format!("parameter {parameter}"))
+fn invalid(parameter: &str, text: String) -> Refusal {
+    Refusal::new(Reason::InvalidParams, text).about(format!("parameter {parameter}"))
 }
 
 /// The record of the instance a boot asks for.
@@ -36,10 +36,10 @@ fn invalid(parameter: &str, text: String) -> Fault {
 pub(in crate::compute) fn admit(
     boot: &Boot,
     gate: &Admission<'_>,
-) -> Result<InstanceRecord, Fault> {
+) -> Result<InstanceRecord, Refusal> {
     let id = boot.id.unwrap_or_else(InstanceId::random);
     if gate.known.instances.contains_key(&id) {
-        return Err(Fault::new(Reason::Conflict, format!("conflict: instance {id} exists"))
+        return Err(Refusal::new(Reason::Conflict, format!("conflict: instance {id} exists"))
             .about(format!("instance {id}"))
             .next("leave out the id to have one made, or repeat the request under its own key"));
     }
@@ -102,7 +102,7 @@ pub(in crate::compute) fn admit(
 pub(in crate::compute) fn source(
     name: &Name,
     images: &BTreeMap<Name, ImageRecord>,
-) -> Result<Source, Fault> {
+) -> Result<Source, Refusal> {
     let (image, sha256) = ready(images, name, "image")?;
     if !image.format.is_disk() {
         let text = format!("image {} is a {}, not a disk", image.name, image.format.as_str());
@@ -114,7 +114,7 @@ pub(in crate::compute) fn source(
 }
 
 /// The most vCPUs and memory an instance can be given while it runs.
-fn maximum(boot: &Boot, size: &Flavor) -> Result<(u32, Bytes), Fault> {
+fn maximum(boot: &Boot, size: &Flavor) -> Result<(u32, Bytes), Refusal> {
     let vcpus = boot.max_vcpus.unwrap_or(size.vcpus);
     if !(size.vcpus..=VCPUS_MAX).contains(&vcpus) {
         let text = format!("max_vcpus must be from {} to {VCPUS_MAX}", size.vcpus);
@@ -135,7 +135,7 @@ fn maximum(boot: &Boot, size: &Flavor) -> Result<(u32, Bytes), Fault> {
 pub(in crate::compute) fn notes(
     owner: Option<&str>,
     metadata: &BTreeMap<String, String>,
-) -> Result<(), Fault> {
+) -> Result<(), Refusal> {
     text("owner", owner.unwrap_or_default(), TEXT_MAX)?;
     if metadata.len() > METADATA_MAX {
         let text = format!("an instance has at most {METADATA_MAX} items of metadata");
@@ -153,7 +153,7 @@ pub(in crate::compute) fn notes(
 ///
 /// # Errors
 /// `invalid_params`.
-pub(in crate::compute) fn text(parameter: &str, text: &str, most: usize) -> Result<(), Fault> {
+pub(in crate::compute) fn text(parameter: &str, text: &str, most: usize) -> Result<(), Refusal> {
     // What XML cannot carry, the domain's metadata cannot.
     let bad = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
     if text.len() <= most && !text.chars().any(bad) {
@@ -171,7 +171,7 @@ pub(in crate::compute) fn resize(
     asked: &Resize,
     record: &InstanceRecord,
     gate: &Admission<'_>,
-) -> Result<Size, Fault> {
+) -> Result<Size, Refusal> {
     let now = record.size();
     let flavor = match &asked.flavor {
         None => None,
@@ -219,7 +219,7 @@ pub(in crate::compute) fn adjust(
     asked: &Adjust,
     record: &InstanceRecord,
     gate: &Admission<'_>,
-) -> Result<(), Fault> {
+) -> Result<(), Refusal> {
     let now = record.size();
     if asked.vcpus.is_none() && asked.memory.is_none() {
         return Err(invalid("vcpus", "nothing is asked for: give vcpus or memory".to_owned()));
@@ -228,7 +228,7 @@ pub(in crate::compute) fn adjust(
     check_size(vcpus, memory, None)?;
     let beyond = |parameter: &str, most: String| {
         let text = format!("the instance was booted to have {most} at most");
-        Err(invalid(parameter, text).next("resize it: ostler instance resize"))
+        Err(invalid(parameter, text).next("resize it").by(Action::InstanceResize))
     };
     if vcpus > now.max_vcpus {
         return beyond("vcpus", format!("{} vCPUs", now.max_vcpus));
@@ -252,24 +252,27 @@ fn ready<'a>(
     images: &'a BTreeMap<Name, ImageRecord>,
     name: &Name,
     parameter: &str,
-) -> Result<(&'a ImageRecord, Sha256), Fault> {
+) -> Result<(&'a ImageRecord, Sha256), Refusal> {
     let missing = || {
-        Fault::new(Reason::NotFound, format!("there is no image {name} on this node"))
+        Refusal::new(Reason::NotFound, format!("there is no image {name} on this node"))
             .about(format!("parameter {parameter}"))
-            .next("import it: ostler image import; or see ostler image list")
+            .next("import it, or see which there are")
+            .by(Action::ImageImport)
+            .by(Action::ImageList)
     };
     let image = images.get(name).ok_or_else(missing)?;
     match (image.state, &image.sha256) {
         (ImageState::Ready, Some(sha256)) => Ok((image, sha256.clone())),
         (ImageState::Importing, _) | (ImageState::Ready, None) => {
-            Err(Fault::new(Reason::Conflict, format!("conflict: image {name} is being imported"))
+            Err(Refusal::new(Reason::Conflict, format!("conflict: image {name} is being imported"))
                 .about(format!("parameter {parameter}"))
-                .next("wait for the import: ostler operation list"))
+                .next("wait for the import")
+                .by(Action::OperationList))
         }
     }
 }
 
-fn size(boot: &Boot, flavors: &BTreeMap<Name, Flavor>) -> Result<Flavor, Fault> {
+fn size(boot: &Boot, flavors: &BTreeMap<Name, Flavor>) -> Result<Flavor, Refusal> {
     let flavor = match &boot.flavor {
         None => None,
         Some(name) => Some(known_flavor(name, flavors)?),
@@ -284,16 +287,19 @@ fn size(boot: &Boot, flavors: &BTreeMap<Name, Flavor>) -> Result<Flavor, Fault> 
     Ok(Flavor { vcpus, memory, disk })
 }
 
-fn known_flavor<'a>(name: &Name, flavors: &'a BTreeMap<Name, Flavor>) -> Result<&'a Flavor, Fault> {
+fn known_flavor<'a>(
+    name: &Name,
+    flavors: &'a BTreeMap<Name, Flavor>,
+) -> Result<&'a Flavor, Refusal> {
     flavors.get(name).ok_or_else(|| {
         let known: Vec<&str> = flavors.keys().map(Name::as_str).collect();
-        Fault::new(Reason::NotFound, format!("there is no flavor {name}"))
+        Refusal::new(Reason::NotFound, format!("there is no flavor {name}"))
             .about("parameter flavor")
             .next(format!("use one of: {}", known.join(", ")))
     })
 }
 
-fn check_size(vcpus: u32, memory: Bytes, disk: Option<Bytes>) -> Result<(), Fault> {
+fn check_size(vcpus: u32, memory: Bytes, disk: Option<Bytes>) -> Result<(), Refusal> {
     if !(1..=VCPUS_MAX).contains(&vcpus) {
         return Err(invalid(
             "vcpus",
@@ -318,7 +324,7 @@ fn check_size(vcpus: u32, memory: Bytes, disk: Option<Bytes>) -> Result<(), Faul
 fn direct_boot(
     image: &ImageRecord,
     images: &BTreeMap<Name, ImageRecord>,
-) -> Result<Option<DirectBoot>, Fault> {
+) -> Result<Option<DirectBoot>, Refusal> {
     let properties = &image.properties;
     let Some(kernel) = &properties.kernel else { return Ok(None) };
     let (_, kernel) = ready(images, kernel, "image")?;
@@ -334,7 +340,7 @@ fn direct_boot(
 ///
 /// # Errors
 /// `invalid_params`.
-pub(in crate::compute) fn command_line(text: &str) -> Result<(), Fault> {
+pub(in crate::compute) fn command_line(text: &str) -> Result<(), Refusal> {
     if text.len() <= COMMAND_LINE_MAX && text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
         return Ok(());
     }
@@ -343,7 +349,7 @@ pub(in crate::compute) fn command_line(text: &str) -> Result<(), Fault> {
     Err(invalid("properties.command_line", text))
 }
 
-fn ports(boot: &Boot, gate: &Admission<'_>) -> Result<Vec<PortRecord>, Fault> {
+fn ports(boot: &Boot, gate: &Admission<'_>) -> Result<Vec<PortRecord>, Refusal> {
     if boot.networks.len() > NICS_MAX {
         return Err(invalid("networks", format!("an instance has at most {NICS_MAX} NICs")));
     }
@@ -358,13 +364,15 @@ fn ports(boot: &Boot, gate: &Admission<'_>) -> Result<Vec<PortRecord>, Fault> {
     for (n, nic) in boot.networks.iter().enumerate() {
         if !gate.known.networks.contains_key(&nic.network) {
             let text = format!("there is no network {} on this node", nic.network);
-            return Err(Fault::new(Reason::NotFound, text)
+            return Err(Refusal::new(Reason::NotFound, text)
                 .about(format!("parameter networks[{n}].network"))
-                .next("make it: ostler network ensure; or see ostler network list"));
+                .next("make it, or see which there are")
+                .by(Action::NetworkEnsure)
+                .by(Action::NetworkList));
         }
         let (id, mac) = match nic.mac {
             Some(mac) if taken.contains(&mac) => {
-                return Err(Fault::new(
+                return Err(Refusal::new(
                     Reason::Conflict,
                     format!("conflict: MAC {mac} is in use on this node"),
                 )
@@ -457,7 +465,7 @@ mod tests {
     }
 
     impl World {
-        fn admit(&mut self, boot: serde_json::Value) -> Result<InstanceRecord, Fault> {
+        fn admit(&mut self, boot: serde_json::Value) -> Result<InstanceRecord, Refusal> {
             let boot: Boot = serde_json::from_value(boot).unwrap();
             admit(
                 &boot,
@@ -481,7 +489,7 @@ mod tests {
 
         fn refused(&mut self, boot: serde_json::Value) -> (Reason, String) {
             let fault = self.admit(boot).unwrap_err();
-            (fault.data.reason, fault.message)
+            (fault.reason, fault.message)
         }
     }
 

@@ -23,19 +23,19 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::refusal::{Action, Operation, Reason, Refusal};
 use futures_util::FutureExt;
-use ostler_protocol::rpc::fault::{Fault, Reason};
-use ostler_protocol::rpc::operation::{self, Kind, Operation, State, StepState, Subject};
+use ostler_protocol::rpc::operation::{self, Kind, State, StepState, Subject};
 use ostler_protocol::rpc::values::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Engine;
 use super::steps::{Flow, StepError};
+use crate::compute::causes::journal_fault;
 use crate::compute::describe::Permit;
 use crate::compute::faults::{self, Moment};
 use crate::compute::outside::Outside;
 use crate::compute::plan::{Planned, committed, planned, too_late};
-use crate::compute::refusal::journal_fault;
 use crate::compute::registry::LiveOperation;
 use crate::compute::step::Step;
 use crate::hypervisor::{Hypervisor, Link};
@@ -49,7 +49,7 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// How an operation's steps ended.
 enum End {
     Done,
-    Failed(Fault),
+    Failed(Refusal),
     Cancelled,
     /// The agent is stopping; the journal has all that is needed to go on.
     Suspended,
@@ -59,7 +59,7 @@ enum End {
 enum Pause {
     Over,
     /// A delete waits, and will see to it.
-    Superseded(Fault),
+    Superseded(Refusal),
     /// The agent is stopping.
     Suspended,
 }
@@ -111,7 +111,7 @@ impl<O: Outside> Engine<O> {
                 self.steps(operation, kind).await
             }
             Ok(_permit) => match operation.operation().deadline {
-                Some(deadline) if Timestamp::now() > deadline => End::Failed(Fault::new(
+                Some(deadline) if Timestamp::now() > deadline => End::Failed(Refusal::new(
                     Reason::Expired,
                     "the deadline passed before the operation's turn came",
                 )),
@@ -146,7 +146,7 @@ impl<O: Outside> Engine<O> {
         match (&error, state) {
             (Some(fault), State::Cancelled) => tracing::info!(%kind, %fault, "cancelled"),
             (Some(fault), _) => tracing::error!(
-                %kind, %fault, step = fault.data.step.as_deref().unwrap_or("-"), "not done"
+                %kind, %fault, step = fault.step.as_deref().unwrap_or("-"), "not done"
             ),
             (None, _) => tracing::info!(%kind, "done"),
         }
@@ -210,7 +210,7 @@ impl<O: Outside> Engine<O> {
                 if operation.cancel.is_cancelled() && !committed {
                     return End::Cancelled;
                 }
-                let failed = |fault: Fault| {
+                let failed = |fault: Refusal| {
                     let fault = fault.at(step.name()).about(operation.subject.to_string());
                     // With what it is undone for, should a crash come before the end of that.
                     operation.now.send_modify(|o| o.error = Some(fault.clone()));
@@ -308,7 +308,7 @@ impl<O: Outside> Engine<O> {
         &self,
         operation: &LiveOperation,
         n: usize,
-        fault: Fault,
+        fault: Refusal,
         may_end: bool,
     ) -> Pause {
         let mut failures = 0;
@@ -476,7 +476,7 @@ impl<O: Outside> Engine<O> {
 
     /// Write down how far an operation is, and what its steps have noted of their instance: a step
     /// that is done is not done again, so it could not be noted again either.
-    async fn write_progress(&self, operation: &LiveOperation) -> Result<(), Fault> {
+    async fn write_progress(&self, operation: &LiveOperation) -> Result<(), Refusal> {
         let instance = match &operation.subject {
             Subject::Instance(id) => self.registry.lock().instances.get(id).cloned(),
             Subject::Image(_) | Subject::Network(_) => None,
@@ -486,7 +486,7 @@ impl<O: Outside> Engine<O> {
     }
 
     /// The operation is over: write it down together with what follows for its subject, then tell.
-    async fn settle(&self, operation: &Arc<LiveOperation>, state: State, error: Option<Fault>) {
+    async fn settle(&self, operation: &Arc<LiveOperation>, state: State, error: Option<Refusal>) {
         let mut over: Operation = operation.operation();
         over.state = state;
         over.error.clone_from(&error);
@@ -552,7 +552,7 @@ impl<O: Outside> Engine<O> {
 async fn guarded<T>(work: impl Future<Output = Result<T, StepError>>) -> Result<T, StepError> {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
         let text = "the agent made a mistake (a panic), which its log has";
-        let fault = Fault::new(Reason::Internal, text);
+        let fault = Refusal::new(Reason::Internal, text);
         Err(StepError::failed(
             fault.next("report it, with the log: journalctl -u ostler-host-agent"),
         ))
@@ -564,7 +564,7 @@ struct Undoing {
     /// Whether all that was done could be undone, as far as its kind goes.
     whole: bool,
     /// What could not.
-    left: Vec<Fault>,
+    left: Vec<Refusal>,
 }
 
 /// Some time after a cancellation: the step had its chance to end by itself.
@@ -582,18 +582,18 @@ fn done_all_the_same(operation: &LiveOperation) {
     });
 }
 
-fn interrupted(what: &str) -> Fault {
-    Fault::new(Reason::Interrupted, format!("the agent was stopped during the operation: {what}"))
+fn interrupted(what: &str) -> Refusal {
+    Refusal::new(Reason::Interrupted, format!("the agent was stopped during the operation: {what}"))
         .next("see how things are, and ask again if it is still wanted")
 }
 
-fn with_left(mut fault: Fault, left: Vec<Fault>) -> Fault {
+fn with_left(mut fault: Refusal, left: Vec<Refusal>) -> Refusal {
     for undo in &left {
-        let step = undo.data.step.as_deref().unwrap_or("undo");
-        fault.data.causes.push(format!("{step} failed too: {undo}"));
+        let step = undo.step.as_deref().unwrap_or("undo");
+        fault.causes.push(format!("{step} failed too: {undo}"));
     }
     if !left.is_empty() {
-        fault.data.next = Some("remove what is left with ostler instance delete".to_owned());
+        fault = fault.next("remove what is left").by(Action::InstanceDelete);
     }
     fault
 }

@@ -16,7 +16,7 @@ pub(in crate::compute) struct Adjust {
     pub(in crate::compute) memory: Option<Bytes>,
 }
 
-pub(super) fn ask(adjust: instance::Adjust, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(adjust: instance::Adjust, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(adjust.id, &LEGAL, |record, gate| {
         size::adjust(&adjust, record, gate)?;
         let vcpus = adjust.vcpus.filter(|vcpus| *vcpus != record.vcpus);

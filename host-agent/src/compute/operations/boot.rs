@@ -9,7 +9,7 @@ use crate::journal::Write;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::compute) struct Boot {}
 
-pub(super) fn ask(boot: instance::Boot, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(boot: instance::Boot, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.need_hypervisor()?;
     let record = size::admit(&boot, gate)?;
     gate.known.instances.insert(record.id, record.clone());

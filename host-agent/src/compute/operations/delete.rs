@@ -42,7 +42,7 @@ pub(in crate::compute) struct SoftDelete {
     pub(in crate::compute) timeout: u32,
 }
 
-pub(super) fn ask(delete: instance::Delete, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(delete: instance::Delete, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let instance::Delete { id, mode, ignore_error } = delete;
     let timeout = gate.patience(None);
     let legal = match mode {
@@ -68,15 +68,17 @@ pub(super) fn ask(delete: instance::Delete, gate: &mut Admission<'_>) -> Result<
 ///
 /// # Errors
 /// `conflict`, unless the caller says that the error is known.
-fn is_known_error(vm: VmState, ignore_error: bool) -> Result<(), Fault> {
+fn is_known_error(vm: VmState, ignore_error: bool) -> Result<(), Refusal> {
     if vm != VmState::Error || ignore_error {
         return Ok(());
     }
-    Err(Fault::new(
+    Err(Refusal::new(
         Reason::Conflict,
         "conflict: the instance is in ERROR, and is kept until somebody has looked at it",
     )
-    .next("see why: ostler instance show; then delete it with --ignore"))
+    .next("see why, then delete it all the same")
+    .by(Action::InstanceShow(None))
+    .by(Action::InstanceDeleteIgnoring))
 }
 
 pub(super) fn samples() -> Vec<Change> {

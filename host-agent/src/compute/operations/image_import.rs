@@ -24,14 +24,15 @@ pub(in crate::compute) struct ImageImport {
     pub(in crate::compute) partial_source: bool,
 }
 
-pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let subject = Subject::Image(import.name.clone());
     gate.idle(&subject)?;
     if gate.known.images.contains_key(&import.name) {
         let text = format!("conflict: there is an image {} already", import.name);
-        return Err(Fault::new(Reason::Conflict, text)
+        return Err(Refusal::new(Reason::Conflict, text)
             .about(subject.to_string())
-            .next("choose another name, or remove the image: ostler image remove"));
+            .next("choose another name, or remove the image")
+            .by(Action::ImageRemove));
     }
     check_source(&import.source)?;
     if let Some(text) = &import.properties.command_line {
@@ -59,9 +60,9 @@ pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Adm
 }
 
 /// A source is an absolute path or an http(s) URL without credentials in it.
-fn check_source(source: &str) -> Result<(), Fault> {
+fn check_source(source: &str) -> Result<(), Refusal> {
     let refuse = |text: &str| {
-        Err(Fault::new(Reason::InvalidParams, text.to_owned()).about("parameter source"))
+        Err(Refusal::new(Reason::InvalidParams, text.to_owned()).about("parameter source"))
     };
     if source.len() > SOURCE_MAX || source.chars().any(char::is_control) {
         return refuse("the source is at most 4096 characters without control characters");

@@ -11,20 +11,22 @@ use crate::journal::records::ImageRecord;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::compute) struct ImageRemove {}
 
-pub(super) fn ask(name: Name, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(name: Name, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let subject = Subject::Image(name.clone());
     gate.idle(&subject)?;
     let images = &gate.known.images;
     if !images.contains_key(&name) {
-        return Err(Fault::new(Reason::NotFound, format!("there is no image {name}"))
+        return Err(Refusal::new(Reason::NotFound, format!("there is no image {name}"))
             .about(subject.to_string())
-            .next("see ostler image list"));
+            .next("see which there are")
+            .by(Action::ImageList));
     }
     if images[&name].state == ImageState::Importing {
         let text = format!("conflict: image {name} is being made");
-        return Err(Fault::new(Reason::Conflict, text)
+        return Err(Refusal::new(Reason::Conflict, text)
             .about(subject.to_string())
-            .next("wait for it, or cancel what makes it: ostler operation list"));
+            .next("wait for it, or cancel what makes it")
+            .by(Action::OperationList));
     }
     // What is made from it does as well with another name of the same file.
     let users = if is_shared(gate.known, &name) {
@@ -34,9 +36,10 @@ pub(super) fn ask(name: Name, gate: &mut Admission<'_>) -> Result<Admitted, Faul
     };
     if users > 0 {
         let text = format!("image {name} is in use by instances made from it: {users}");
-        return Err(Fault::new(Reason::InUse, text)
+        return Err(Refusal::new(Reason::InUse, text)
             .about(subject.to_string())
-            .next("delete them first: ostler instance list"));
+            .next("delete them first")
+            .by(Action::InstanceList));
     }
     Ok(Admitted::of(subject, ImageRemove {}))
 }

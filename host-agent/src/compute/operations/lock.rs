@@ -17,7 +17,7 @@ pub(in crate::compute) struct Lock {
     pub(in crate::compute) reason: String,
 }
 
-pub(super) fn ask(lock: instance::Lock, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(lock: instance::Lock, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let reason = lock.reason.unwrap_or_default();
     size::text("reason", &reason, REASON_MAX)?;
     gate.act(lock.id, &LEGAL, |_, _| Ok(Lock { reason }.into()))

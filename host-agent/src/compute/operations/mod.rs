@@ -46,7 +46,7 @@ pub(super) mod unrescue;
 pub(super) mod unshelve;
 pub(super) mod update;
 
-use ostler_protocol::rpc::fault::Fault;
+use crate::refusal::Refusal;
 use ostler_protocol::rpc::instance::{self, VmState};
 use ostler_protocol::rpc::operation::Kind;
 use ostler_protocol::rpc::values::{InstanceId, Name};
@@ -65,7 +65,7 @@ use crate::journal::records::{InstanceRecord, Running};
 
 /// What most files here need.
 mod prelude {
-    pub(super) use ostler_protocol::rpc::fault::{Fault, Reason};
+    pub(super) use crate::refusal::{Action, Reason, Refusal};
     pub(super) use ostler_protocol::rpc::instance::{self, PowerState, TaskState, VmState};
     pub(super) use ostler_protocol::rpc::operation::{State, Subject};
     pub(super) use ostler_protocol::rpc::values::{Bytes, InstanceId, Name};
@@ -108,7 +108,7 @@ macro_rules! operations {
             ///
             /// # Errors
             /// Why it is refused.
-            pub(super) fn ask(self, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+            pub(super) fn ask(self, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
                 match self { $(Self::$kind(params) => $file::ask(params, gate),)* }
             }
         }

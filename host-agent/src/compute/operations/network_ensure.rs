@@ -16,7 +16,7 @@ pub(in crate::compute) struct NetworkEnsure {
     pub(in crate::compute) network: NetworkRecord,
 }
 
-pub(super) fn ask(ensure: network::Ensure, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(ensure: network::Ensure, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let subject = Subject::Network(ensure.name.clone());
     gate.idle(&subject)?;
     let networks = &gate.known.networks;
@@ -35,7 +35,7 @@ pub(super) fn ask(ensure: network::Ensure, gate: &mut Admission<'_>) -> Result<A
     let other = networks.values().find(|n| n.bridge == network.bridge && n.name != network.name);
     if let Some(other) = other {
         let text = format!("conflict: bridge {} belongs to network {}", network.bridge, other.name);
-        return Err(Fault::new(Reason::Conflict, text).about("parameter bridge"));
+        return Err(Refusal::new(Reason::Conflict, text).about("parameter bridge"));
     }
     // Names and sizes are checked now, so that nothing is accepted that cannot be.
     bridge_spec(&network)?;

@@ -14,13 +14,14 @@ pub(in crate::compute) struct NetworkRemove {
     pub(in crate::compute) network: NetworkRecord,
 }
 
-pub(super) fn ask(name: Name, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(name: Name, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let subject = Subject::Network(name.clone());
     gate.idle(&subject)?;
     let Some(network) = gate.known.networks.get(&name).cloned() else {
-        return Err(Fault::new(Reason::NotFound, format!("there is no network {name}"))
+        return Err(Refusal::new(Reason::NotFound, format!("there is no network {name}"))
             .about(subject.to_string())
-            .next("see ostler network list"));
+            .next("see which there are")
+            .by(Action::NetworkList));
     };
     is_unused(gate.known, &name)?;
     Ok(Admitted::of(subject, NetworkRemove { network }))
@@ -30,7 +31,7 @@ pub(super) fn ask(name: Name, gate: &mut Admission<'_>) -> Result<Admitted, Faul
 ///
 /// # Errors
 /// `in_use`.
-pub(in crate::compute) fn is_unused(known: &Known, name: &Name) -> Result<(), Fault> {
+pub(in crate::compute) fn is_unused(known: &Known, name: &Name) -> Result<(), Refusal> {
     let has_port = |instance: &&InstanceRecord| {
         instance.vm_state != VmState::Deleted
             && instance.ports.iter().any(|port| port.network == *name)
@@ -38,9 +39,10 @@ pub(in crate::compute) fn is_unused(known: &Known, name: &Name) -> Result<(), Fa
     let users: Vec<_> = known.instances.values().filter(has_port).collect();
     let Some(first) = users.first() else { return Ok(()) };
     let text = format!("network {name} is in use by instances: {}", users.len());
-    Err(Fault::new(Reason::InUse, text)
+    Err(Refusal::new(Reason::InUse, text)
         .about(Subject::Network(name.clone()).to_string())
-        .next(format!("delete them first, such as {}: ostler instance list", first.id)))
+        .next(format!("delete them first, such as {}", first.id))
+        .by(Action::InstanceList))
 }
 
 pub(super) fn samples() -> Vec<Change> {

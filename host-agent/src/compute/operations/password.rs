@@ -18,7 +18,7 @@ pub(in crate::compute) struct Password {
 pub(super) fn ask(
     password: instance::Password,
     gate: &mut Admission<'_>,
-) -> Result<Admitted, Fault> {
+) -> Result<Admitted, Refusal> {
     let instance::Password { id, user, password } = password;
     check_user(&user)?;
     let mut admitted = gate.act(id, &LEGAL, |_, _| Ok(Password { user }.into()))?;
@@ -27,13 +27,13 @@ pub(super) fn ask(
 }
 
 /// A user name that the guest's tools can be given.
-fn check_user(user: &str) -> Result<(), Fault> {
+fn check_user(user: &str) -> Result<(), Refusal> {
     let plain = |c: char| c.is_ascii_graphic() && c != ':' && c != '/';
     if (1..=USER_MAX).contains(&user.len()) && user.chars().all(plain) && !user.starts_with('-') {
         return Ok(());
     }
     let text = format!("a user name is 1 to {USER_MAX} printable characters without ':' or '/'");
-    Err(Fault::new(Reason::InvalidParams, text).about("parameter user"))
+    Err(Refusal::new(Reason::InvalidParams, text).about("parameter user"))
 }
 
 pub(super) fn samples() -> Vec<Change> {

@@ -22,7 +22,7 @@ pub(in crate::compute) struct Reboot {
     pub(in crate::compute) timeout: u32,
 }
 
-pub(super) fn ask(halt: Halt, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(halt: Halt, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let (manner, timeout) = (halt.manner, gate.patience(halt.timeout));
     let legal = match manner {
         Manner::Soft => &SOFT,

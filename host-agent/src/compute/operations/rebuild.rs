@@ -18,7 +18,10 @@ pub(in crate::compute) struct Rebuild {
     pub(in crate::compute) from: Source,
 }
 
-pub(super) fn ask(rebuild: instance::Rebuild, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(
+    rebuild: instance::Rebuild,
+    gate: &mut Admission<'_>,
+) -> Result<Admitted, Refusal> {
     gate.act(rebuild.id, &LEGAL, |record, gate| {
         let from = size::source(&rebuild.image, &gate.known.images)?;
         fits_disk(record, &from)?;
@@ -27,7 +30,7 @@ pub(super) fn ask(rebuild: instance::Rebuild, gate: &mut Admission<'_>) -> Resul
 }
 
 /// Whether an image fits the disk the instance has.
-fn fits_disk(record: &InstanceRecord, from: &Source) -> Result<(), Fault> {
+fn fits_disk(record: &InstanceRecord, from: &Source) -> Result<(), Refusal> {
     if from.base.virtual_size <= record.disk {
         return Ok(());
     }
@@ -35,7 +38,7 @@ fn fits_disk(record: &InstanceRecord, from: &Source) -> Result<(), Fault> {
         "the instance's disk of {} cannot hold image {}, which needs {}",
         record.disk, from.image, from.base.virtual_size
     );
-    Err(Fault::new(Reason::InvalidParams, text)
+    Err(Refusal::new(Reason::InvalidParams, text)
         .about("parameter image")
         .next("resize the instance first, or choose another image"))
 }

@@ -16,7 +16,7 @@ pub(in crate::compute) struct Rescue {
     pub(in crate::compute) from: Source,
 }
 
-pub(super) fn ask(rescue: instance::Rescue, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(rescue: instance::Rescue, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(rescue.id, &LEGAL, |record, gate| {
         let from = match rescue.image {
             Some(image) => size::source(&image, &gate.known.images)?,

@@ -9,21 +9,21 @@ use crate::hypervisor::spec::DiskTarget;
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("reset", TaskState::Rebuilding, rebuild::LEGAL.from);
 
-pub(super) fn ask(reset: instance::Reset, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(reset: instance::Reset, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(reset.id, &LEGAL, |record, _| {
         is_root(record, &reset.root_device)?;
         Ok(Rebuild { from: record.source() }.into())
     })
 }
 
-fn is_root(record: &InstanceRecord, named: &str) -> Result<(), Fault> {
+fn is_root(record: &InstanceRecord, named: &str) -> Result<(), Refusal> {
     let target = DiskTarget(0).to_string();
     let serial = root_serial(record.id);
     if named == target || named == serial {
         return Ok(());
     }
     let text = format!("{named:?} is not the root device of the instance");
-    Err(Fault::new(Reason::InvalidParams, text)
+    Err(Refusal::new(Reason::InvalidParams, text)
         .about("parameter root_device")
         .next(format!("its root device is {target}, with the serial {serial}")))
 }

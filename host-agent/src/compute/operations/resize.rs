@@ -20,7 +20,7 @@ pub(in crate::compute) struct Resize {
     pub(in crate::compute) timeout: u32,
 }
 
-pub(super) fn ask(resize: instance::Resize, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(resize: instance::Resize, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let timeout = gate.patience(None);
     gate.act(resize.id, &LEGAL, |record, gate| {
         let to = size::resize(&resize, record, gate)?;

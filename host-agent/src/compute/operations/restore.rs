@@ -12,7 +12,7 @@ pub(in crate::compute) struct Restore {
     pub(in crate::compute) to: VmState,
 }
 
-pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(id, &LEGAL, |record, _| Ok(Restore { to: before(record) }.into()))
 }
 

@@ -12,7 +12,7 @@ pub(in crate::compute) struct RevertResize {
     pub(in crate::compute) start: Running,
 }
 
-pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(id, &LEGAL, |record, _| {
         let start = record.resized.as_ref().map_or(Running::No, |resized| resized.was);
         Ok(RevertResize { start }.into())

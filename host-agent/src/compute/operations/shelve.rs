@@ -18,15 +18,15 @@ pub(in crate::compute) struct Shelve {
     pub(in crate::compute) timeout: u32,
 }
 
-pub(super) fn ask(shelve: instance::Shelve, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(shelve: instance::Shelve, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let instance::Shelve { id, offload, timeout } = shelve;
     let (image, timeout) = (shelf(id)?, gate.patience(timeout));
     gate.make_image(id, &LEGAL, image.clone(), Shelve { image, offload, timeout })
 }
 
 /// The name of the image an instance is shelved as: nobody else has it.
-fn shelf(id: InstanceId) -> Result<Name, Fault> {
-    format!("shelved-{id}").parse().map_err(|error| Fault::of(Reason::Internal, &error))
+fn shelf(id: InstanceId) -> Result<Name, Refusal> {
+    format!("shelved-{id}").parse().map_err(|error| Refusal::of(Reason::Internal, &error))
 }
 
 pub(super) fn samples() -> Vec<Change> {

@@ -27,7 +27,7 @@ pub(in crate::compute) struct Snapshot {
 pub(super) fn ask(
     snapshot: instance::Snapshot,
     gate: &mut Admission<'_>,
-) -> Result<Admitted, Fault> {
+) -> Result<Admitted, Refusal> {
     let instance::Snapshot { id, name: image, quiesce } = snapshot;
     gate.make_image(id, &LEGAL, image.clone(), Snapshot { image, quiesce })
 }

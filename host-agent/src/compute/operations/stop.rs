@@ -19,7 +19,7 @@ pub(in crate::compute) struct Stop {
     pub(in crate::compute) timeout: u32,
 }
 
-pub(super) fn ask(halt: Halt, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(halt: Halt, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let (manner, timeout) = (halt.manner, gate.patience(halt.timeout));
     gate.act(halt.id, &LEGAL, |_, _| Ok(Stop { manner, timeout }.into()))
 }

@@ -13,7 +13,7 @@ pub(in crate::compute) const LEGAL: Legal = Legal::new(
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::compute) struct Unpause {}
 
-pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(id, &LEGAL, |_, _| Ok(Unpause {}.into()))
 }
 

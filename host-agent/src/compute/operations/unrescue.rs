@@ -9,7 +9,7 @@ pub(in crate::compute) const LEGAL: Legal =
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::compute) struct Unrescue {}
 
-pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(id, &LEGAL, |_, _| Ok(Unrescue {}.into()))
 }
 

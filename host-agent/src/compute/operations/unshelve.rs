@@ -17,11 +17,11 @@ pub(in crate::compute) struct Unshelve {
     pub(in crate::compute) base: Option<Base>,
 }
 
-pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(id, &LEGAL, |record, gate| {
         let Some(shelved) = &record.shelved else {
             let text = "the image it was shelved as is not known";
-            return Err(Fault::new(Reason::NotFound, text).next("delete the instance"));
+            return Err(Refusal::new(Reason::NotFound, text).next("delete the instance"));
         };
         let image = shelved.image.clone();
         if record.vm_state != VmState::ShelvedOffloaded {

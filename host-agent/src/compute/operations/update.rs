@@ -32,12 +32,12 @@ pub(in crate::compute) struct Update {
     pub(in crate::compute) metadata: BTreeMap<String, String>,
 }
 
-pub(super) fn ask(update: instance::Update, gate: &mut Admission<'_>) -> Result<Admitted, Fault> {
+pub(super) fn ask(update: instance::Update, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(update.id, &LEGAL, |record, _| whole(update, record).map(Change::from))
 }
 
 /// An update that names all there shall be.
-fn whole(update: instance::Update, record: &InstanceRecord) -> Result<Update, Fault> {
+fn whole(update: instance::Update, record: &InstanceRecord) -> Result<Update, Refusal> {
     let instance::Update { id: _, name, owner, metadata: changes } = update;
     let owner = match owner {
         None => record.owner.clone(),

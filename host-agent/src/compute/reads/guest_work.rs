@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use crate::refusal::{Action, Reason, Refusal};
 use ostler_protocol::qga::ErrorClass;
-use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::guest::work::{
     Clock, Exec, ExecWait, Execution, FilePiece, FileRead, FileWrite, FileWritten, Keys, SshKeys,
     Started, Trim, Trimmed,
@@ -13,8 +13,8 @@ use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::{IdempotencyKey, InstanceId};
 
 use super::Reads;
+use crate::compute::causes::guest_fault;
 use crate::compute::outside::Outside;
-use crate::compute::refusal::guest_fault;
 use crate::guest::{self, Guests};
 
 /// The longest a request is kept waiting; whoever wants to wait longer asks again.
@@ -31,12 +31,12 @@ impl<O: Outside> Reads<O> {
         &self,
         request: Exec,
         key: Option<IdempotencyKey>,
-    ) -> Result<Started, Fault> {
+    ) -> Result<Started, Refusal> {
         let id = request.id;
         if request.agent.is_some_and(|agent| agent != self.registry.started) {
             let text = "conflict: the request is for another run of the host agent, which was \
                         restarted: it is not known here whether the program was run";
-            return Err(Fault::new(Reason::Conflict, text)
+            return Err(Refusal::new(Reason::Conflict, text)
                 .about(format!("instance {id}"))
                 .next("look in the guest; to run it all the same, ask again with a new key"));
         }
@@ -57,7 +57,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// There is no such instance or program.
-    pub async fn guest_exec_wait(&self, wait: &ExecWait) -> Result<Execution, Fault> {
+    pub async fn guest_exec_wait(&self, wait: &ExecWait) -> Result<Execution, Refusal> {
         let id = wait.id;
         // also of an instance that is off: that is how its programs ended
         self.exists(id)?;
@@ -72,7 +72,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// The guest cannot be asked, or the file not read.
-    pub async fn guest_file_read(&self, read: &FileRead) -> Result<FilePiece, Fault> {
+    pub async fn guest_file_read(&self, read: &FileRead) -> Result<FilePiece, Refusal> {
         let outcome = self.guest_of(read.id)?.file_read(read).await;
         outcome.map_err(|error| work_fault(read.id, &error))
     }
@@ -81,7 +81,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// The guest cannot be asked, or the file not written.
-    pub async fn guest_file_write(&self, write: FileWrite) -> Result<FileWritten, Fault> {
+    pub async fn guest_file_write(&self, write: FileWrite) -> Result<FileWritten, Refusal> {
         let id = write.id;
         let outcome = self.guest_of(id)?.file_write(write).await;
         outcome.map_err(|error| work_fault(id, &error))
@@ -91,7 +91,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// The guest cannot be asked.
-    pub async fn guest_time(&self, id: InstanceId) -> Result<Clock, Fault> {
+    pub async fn guest_time(&self, id: InstanceId) -> Result<Clock, Refusal> {
         self.guest_of(id)?.clock(id).await.map_err(|error| work_fault(id, &error))
     }
 
@@ -99,7 +99,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// The guest cannot be asked, or refuses.
-    pub async fn guest_sync_time(&self, id: InstanceId) -> Result<Clock, Fault> {
+    pub async fn guest_sync_time(&self, id: InstanceId) -> Result<Clock, Refusal> {
         let guests = self.guest_of(id)?;
         let outcome = async {
             guests.sync_time(id).await?;
@@ -112,7 +112,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// A key is none; the guest cannot be asked, or refuses.
-    pub async fn guest_ssh_keys(&self, request: &SshKeys) -> Result<Keys, Fault> {
+    pub async fn guest_ssh_keys(&self, request: &SshKeys) -> Result<Keys, Refusal> {
         let outcome = self.guest_of(request.id)?.ssh_keys(request).await;
         outcome.map_err(|error| work_fault(request.id, &error))
     }
@@ -121,25 +121,23 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// The guest cannot be asked, or refuses.
-    pub async fn guest_trim(&self, trim: Trim) -> Result<Trimmed, Fault> {
+    pub async fn guest_trim(&self, trim: Trim) -> Result<Trimmed, Refusal> {
         let outcome = self.guest_of(trim.id)?.trim(trim.id, trim.minimum).await;
         outcome.map_err(|error| work_fault(trim.id, &error))
     }
 
     /// The guests, if this one exists and runs.
-    fn guest_of(&self, id: InstanceId) -> Result<&Guests<O::Hypervisor>, Fault> {
+    fn guest_of(&self, id: InstanceId) -> Result<&Guests<O::Hypervisor>, Refusal> {
         self.exists(id)?;
         self.is_here_to_stay()?;
         let (state, next) = match self.registry.lock().observed(id).power {
             // what is not known may run: asking will tell
             PowerState::Running | PowerState::Unknown => return Ok(&self.node.guests),
-            PowerState::None | PowerState::Shutdown | PowerState::Crashed => {
-                ("is off", format!("start it: ostler instance start {id}"))
-            }
-            PowerState::Paused => ("is paused", "let it run on first".to_owned()),
-            PowerState::Suspended => ("is suspended", "wake it up first".to_owned()),
+            PowerState::None | PowerState::Shutdown | PowerState::Crashed => ("is off", "start it"),
+            PowerState::Paused => ("is paused", "let it run on first"),
+            PowerState::Suspended => ("is suspended", "wake it up first"),
         };
-        Err(Fault::new(Reason::Conflict, format!("conflict: instance {id} {state}"))
+        Err(Refusal::new(Reason::Conflict, format!("conflict: instance {id} {state}"))
             .about(format!("instance {id}"))
             .next(next))
     }
@@ -148,9 +146,9 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// The agent is stopping.
-    pub(super) fn is_here_to_stay(&self) -> Result<(), Fault> {
+    pub(super) fn is_here_to_stay(&self) -> Result<(), Refusal> {
         if self.shutdown.is_cancelled() {
-            return Err(Fault::new(Reason::Draining, "the agent is stopping")
+            return Err(Refusal::new(Reason::Draining, "the agent is stopping")
                 .next("ask again when it is back"));
         }
         Ok(())
@@ -158,20 +156,22 @@ impl<O: Outside> Reads<O> {
 }
 
 /// What a caller is told.
-fn work_fault(id: InstanceId, error: &guest::Error) -> Fault {
+fn work_fault(id: InstanceId, error: &guest::Error) -> Refusal {
     use guest::Error;
     let fault = match error {
-        Error::Invalid { .. } => Fault::of(Reason::InvalidParams, error),
-        Error::Busy { .. } => Fault::of(Reason::Busy, error).next("try again later"),
-        Error::KeyReused => Fault::of(Reason::KeyReused, error).next("use a new key"),
-        Error::UnknownExec { .. } => Fault::of(Reason::NotFound, error).next(
+        Error::Invalid { .. } => Refusal::of(Reason::InvalidParams, error),
+        Error::Busy { .. } => Refusal::of(Reason::Busy, error).next("try again later"),
+        Error::KeyReused => Refusal::of(Reason::KeyReused, error).next("use a new key"),
+        Error::UnknownExec { .. } => Refusal::of(Reason::NotFound, error).next(
             "a program is known for 10 minutes after its end, and not after the host agent was \
              restarted",
         ),
-        Error::Refused { class: ErrorClass::CommandNotFound, .. } => guest_fault(error).next(
-            "the guest's agent does not have this command, or its owner has forbidden it: \
-             ostler guest report shows what it permits",
-        ),
+        Error::Refused { class: ErrorClass::CommandNotFound, .. } => guest_fault(error)
+            .next(
+                "the guest's agent does not have this command, or its owner has forbidden it; its \
+             report shows what it permits",
+            )
+            .by(Action::GuestReport),
         Error::NotRunning { .. }
         | Error::Unavailable { .. }
         | Error::Refused { .. }

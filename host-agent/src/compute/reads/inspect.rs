@@ -1,10 +1,10 @@
 //! Looking into instances: whether there is one to look at, then the driver's answer in the
 //! caller's terms. Nothing here is an operation, and nothing is written down.
 
+use crate::refusal::{Action, Reason, Refusal};
 use ostler_protocol::rpc::console::{
     Close, LOG_MAX, Log, Open, Opened, Printed, Read, ReadLog, State, Taken, Write,
 };
-use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::host::Nothing;
 use ostler_protocol::rpc::inspect::{
     CpuDetail, Definition as WireDefinition, Diagnostics, DiskDetail, MemoryDetail, NicDetail,
@@ -15,8 +15,8 @@ use ostler_protocol::rpc::values::{InstanceId, Secret, Timestamp};
 use uuid::Uuid;
 
 use super::Reads;
+use crate::compute::causes::hypervisor_fault;
 use crate::compute::outside::Outside;
-use crate::compute::refusal::hypervisor_fault;
 use crate::console::{self, Consoles};
 use crate::disk::Disks;
 use crate::hypervisor::adjust::Adjust;
@@ -67,7 +67,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// There is no such instance, or the hypervisor has no definition of it.
-    pub async fn xml(&self, read: &ReadXml) -> Result<Xml, Fault> {
+    pub async fn xml(&self, read: &ReadXml) -> Result<Xml, Refusal> {
         self.exists(read.id)?;
         let which = match read.definition {
             WireDefinition::Live => Definition::Live,
@@ -81,7 +81,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// There is no such instance, or it does not run.
-    pub async fn diagnostics(&self, id: InstanceId) -> Result<Diagnostics, Fault> {
+    pub async fn diagnostics(&self, id: InstanceId) -> Result<Diagnostics, Refusal> {
         self.runs(id)?;
         let stats = self.node.hypervisor.stats(id).await.map_err(fault(id))?;
         let state = self.registry.lock().observed(id).power;
@@ -93,7 +93,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// There is no such instance, or it does not run, or has no screen.
-    pub async fn vnc(&self, id: InstanceId) -> Result<WireScreen, Fault> {
+    pub async fn vnc(&self, id: InstanceId) -> Result<WireScreen, Refusal> {
         let Screen { address, port } = self.screen(id).await?;
         Ok(WireScreen { address, port })
     }
@@ -102,12 +102,12 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// As `instance.vnc`, or its server takes no password.
-    pub async fn open_vnc(&self, open: &OpenScreen) -> Result<OpenedScreen, Fault> {
+    pub async fn open_vnc(&self, open: &OpenScreen) -> Result<OpenedScreen, Refusal> {
         let (usual, most) = SCREEN_VALID;
         let valid = open.valid.unwrap_or(usual);
         if !(1..=most).contains(&valid) {
             let text = format!("a password is valid for 1 to {most} seconds, not {valid}");
-            return Err(Fault::new(Reason::InvalidParams, text).about("parameter valid"));
+            return Err(Refusal::new(Reason::InvalidParams, text).about("parameter valid"));
         }
         let Screen { address, port } = self.screen(open.id).await?;
         let password = random_password();
@@ -121,10 +121,10 @@ impl<O: Outside> Reads<O> {
         Ok(OpenedScreen { address, port, password, until })
     }
 
-    async fn screen(&self, id: InstanceId) -> Result<Screen, Fault> {
+    async fn screen(&self, id: InstanceId) -> Result<Screen, Refusal> {
         self.runs(id)?;
         self.node.hypervisor.screen(id).await.map_err(fault(id))?.ok_or_else(|| {
-            Fault::new(Reason::Conflict, "conflict: the instance was started without a screen")
+            Refusal::new(Reason::Conflict, "conflict: the instance was started without a screen")
                 .about(subject(id))
                 .next("set hypervisor.vnc in the node's configuration, then reboot it with --hard")
         })
@@ -138,16 +138,16 @@ impl<O: Outside> Reads<O> {
         &self,
         inspection: &Inspection<O::Hypervisor>,
         read: &ReadLog,
-    ) -> Result<Log, Fault> {
+    ) -> Result<Log, Refusal> {
         self.exists(read.id)?;
         let most = read.bytes.unwrap_or(LOG);
         if most > LOG_MAX {
             let text = format!("at most {LOG_MAX} bytes are read at once, not {most}");
-            return Err(Fault::new(Reason::InvalidParams, text).about("parameter bytes"));
+            return Err(Refusal::new(Reason::InvalidParams, text).about("parameter bytes"));
         }
         let path = self.node.disks.files(read.id).console_log;
         let read_log = inspection.threads.run(move || console::log::tail(&path, most)).await;
-        let log = read_log.map_err(|error| Fault::of(Reason::Internal, &error))?;
+        let log = read_log.map_err(|error| Refusal::of(Reason::Internal, &error))?;
         log.map_err(|error| console_fault(&error).about(subject(read.id)))
     }
 
@@ -159,7 +159,7 @@ impl<O: Outside> Reads<O> {
         &self,
         inspection: &Inspection<O::Hypervisor>,
         open: &Open,
-    ) -> Result<Opened, Fault> {
+    ) -> Result<Opened, Refusal> {
         self.exists(open.id)?;
         self.is_here_to_stay()?;
         let opened = inspection.consoles.open(open.id);
@@ -174,7 +174,7 @@ impl<O: Outside> Reads<O> {
         &self,
         inspection: &Inspection<O::Hypervisor>,
         read: &Read,
-    ) -> Result<Printed, Fault> {
+    ) -> Result<Printed, Refusal> {
         let consoles = &inspection.consoles;
         let printed = consoles.read(read).await.map_err(|e| console_fault(&e))?;
         if printed.state == State::Waiting && printed.data.bytes().is_empty() {
@@ -193,7 +193,7 @@ impl<O: Outside> Reads<O> {
         &self,
         inspection: &Inspection<O::Hypervisor>,
         write: &Write,
-    ) -> Result<Taken, Fault> {
+    ) -> Result<Taken, Refusal> {
         inspection.consoles.write(write).await.map_err(|error| console_fault(&error))
     }
 
@@ -204,19 +204,20 @@ impl<O: Outside> Reads<O> {
     }
 
     /// An instance there is.
-    pub(super) fn exists(&self, id: InstanceId) -> Result<(), Fault> {
+    pub(super) fn exists(&self, id: InstanceId) -> Result<(), Refusal> {
         match self.registry.lock().instances.get(&id) {
             Some(record) if record.vm_state != VmState::Deleted => Ok(()),
             Some(_) | None => {
-                Err(Fault::new(Reason::NotFound, format!("there is no instance {id}"))
+                Err(Refusal::new(Reason::NotFound, format!("there is no instance {id}"))
                     .about(subject(id))
-                    .next("see ostler instance list"))
+                    .next("see which there are")
+                    .by(Action::InstanceList))
             }
         }
     }
 
     /// An instance that is not known to be off.
-    fn runs(&self, id: InstanceId) -> Result<(), Fault> {
+    fn runs(&self, id: InstanceId) -> Result<(), Refusal> {
         self.exists(id)?;
         match self.registry.lock().observed(id).power {
             PowerState::Shutdown | PowerState::Crashed | PowerState::None => Err(off(id)),
@@ -232,24 +233,28 @@ fn subject(id: InstanceId) -> String {
     format!("instance {id}")
 }
 
-fn off(id: InstanceId) -> Fault {
-    Fault::new(Reason::Conflict, "conflict: the instance does not run")
+fn off(id: InstanceId) -> Refusal {
+    Refusal::new(Reason::Conflict, "conflict: the instance does not run")
         .about(subject(id))
-        .next(format!("start it: ostler instance start {id}"))
+        .next("start it")
+        .by(Action::InstanceStart(Some(id)))
 }
 
 /// The driver's error, where what does not run or is not defined is a matter of state.
-fn fault(id: InstanceId) -> impl Fn(hypervisor::Error) -> Fault {
+fn fault(id: InstanceId) -> impl Fn(hypervisor::Error) -> Refusal {
     use hypervisor::Error;
     move |error| match &error {
-        Error::NotFound { .. } => {
-            Fault::new(Reason::Conflict, "conflict: libvirt has no definition of the instance now")
-                .about(subject(id))
-                .next(format!("see what it is doing: ostler instance show {id}"))
-        }
-        Error::Refused { .. } => Fault::of(Reason::Conflict, &error)
+        Error::NotFound { .. } => Refusal::new(
+            Reason::Conflict,
+            "conflict: libvirt has no definition of the instance now",
+        )
+        .about(subject(id))
+        .next("see what it is doing")
+        .by(Action::InstanceShow(Some(id))),
+        Error::Refused { .. } => Refusal::of(Reason::Conflict, &error)
             .about(subject(id))
-            .next(format!("see whether it runs: ostler instance show {id}")),
+            .next("see whether it runs")
+            .by(Action::InstanceShow(Some(id))),
         Error::NotOurs { .. }
         | Error::Busy { .. }
         | Error::Unreachable { .. }
@@ -261,18 +266,18 @@ fn fault(id: InstanceId) -> impl Fn(hypervisor::Error) -> Fault {
 }
 
 /// A console's error in the caller's words.
-fn console_fault(error: &console::Error) -> Fault {
+fn console_fault(error: &console::Error) -> Refusal {
     use console::Error;
     match error {
         Error::Unknown { .. } => {
-            Fault::of(Reason::NotFound, error).next("begin another by console.open")
+            Refusal::of(Reason::NotFound, error).next("begin another by console.open")
         }
-        Error::Full { .. } => Fault::of(Reason::Busy, error).next("leave one of them first"),
-        Error::Ahead { .. } => Fault::of(Reason::InvalidParams, error)
+        Error::Full { .. } => Refusal::of(Reason::Busy, error).next("leave one of them first"),
+        Error::Ahead { .. } => Refusal::of(Reason::InvalidParams, error)
             .about("parameter at")
             .next("go on at the last answer's `at`"),
-        Error::TooMuch { .. } => Fault::of(Reason::InvalidParams, error).about("parameter data"),
-        Error::Log { .. } => Fault::of(Reason::Internal, error),
+        Error::TooMuch { .. } => Refusal::of(Reason::InvalidParams, error).about("parameter data"),
+        Error::Log { .. } => Refusal::of(Reason::Internal, error),
     }
 }
 

@@ -19,6 +19,7 @@ use super::registry::Registry;
 use super::virtualization::Virtualization;
 
 pub use inspect::Inspection;
+pub use views::Shown;
 
 /// Answers reads.
 pub struct Reads<O: Outside> {

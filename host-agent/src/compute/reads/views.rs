@@ -3,22 +3,22 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Action, Operation, Reason, Refusal};
 use ostler_protocol::rpc::guest::{Query, Report};
 use ostler_protocol::rpc::host::{Host, Link as WireLink, Pong};
 use ostler_protocol::rpc::image::Image;
 use ostler_protocol::rpc::instance::{Instance, List, Port, Status, VmState};
 use ostler_protocol::rpc::network::{Network as WireNetwork, State as NetworkState};
-use ostler_protocol::rpc::operation::{self, Operation, Wait};
+use ostler_protocol::rpc::operation::{self, Wait};
 use ostler_protocol::rpc::values::{InstanceId, OperationId, Timestamp};
 use ostler_protocol::rpc::versions;
 
 use super::Reads;
+use crate::compute::causes::{guest_fault, journal_fault};
 use crate::compute::claims::Shares;
 use crate::compute::lifecycle;
 use crate::compute::operations::image_remove::users_of;
 use crate::compute::outside::Outside;
-use crate::compute::refusal::{guest_fault, journal_fault};
 use crate::compute::registry::{Known, Observed};
 use crate::compute::stalled::stalled;
 use crate::compute::wires::bridge_spec;
@@ -33,6 +33,15 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const WAIT: Duration = Duration::from_secs(30);
 /// How many operations a list holds unless told, and at most.
 const LIST: (u32, u32) = (100, 1000);
+
+/// An instance as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// All but its fault.
+    pub instance: Instance,
+    /// Why it is in ERROR, or the last thing that failed.
+    pub fault: Option<Refusal>,
+}
 
 impl<O: Outside> Reads<O> {
     /// `host.ping`
@@ -51,7 +60,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// The node's own use cannot be read.
-    pub async fn host(&self, broker: WireLink) -> Result<Host, Fault> {
+    pub async fn host(&self, broker: WireLink) -> Result<Host, Refusal> {
         let capacity = self.measured.capacity().await?;
         let usage = self.measured.usage().await?;
         let inventory = self.node.host.inventory();
@@ -93,7 +102,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// There is no such instance.
-    pub fn instance(&self, id: InstanceId) -> Result<Instance, Fault> {
+    pub fn instance(&self, id: InstanceId) -> Result<Shown, Refusal> {
         let registry = self.registry.lock();
         let record = registry.instances.get(&id).ok_or_else(|| no_instance(id))?;
         Ok(self.view(&registry, record))
@@ -103,7 +112,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// There is no instance that is the marker.
-    pub fn instances(&self, filter: &List) -> Result<Vec<Instance>, Fault> {
+    pub fn instances(&self, filter: &List) -> Result<Vec<Shown>, Refusal> {
         let registry = self.registry.lock();
         let wanted = |record: &&InstanceRecord| {
             let status = Status::of(record.vm_state, record.task_state);
@@ -124,7 +133,7 @@ impl<O: Outside> Reads<O> {
         Ok(found.into_iter().take(most).map(|record| self.view(&registry, record)).collect())
     }
 
-    fn view(&self, registry: &Known, record: &InstanceRecord) -> Instance {
+    fn view(&self, registry: &Known, record: &InstanceRecord) -> Shown {
         let settings = self.registry.settings();
         let seen = registry.observed(record.id);
         let stalled = stalled(record, seen.stall, settings.resume_when_room);
@@ -138,7 +147,7 @@ impl<O: Outside> Reads<O> {
                 .map_or_else(String::new, |n| n.bridge.clone()),
             tap: tap_name(port.id).as_str().to_owned(),
         });
-        Instance {
+        let instance = Instance {
             id: record.id,
             name: record.name.clone(),
             status: Status::of(record.vm_state, record.task_state),
@@ -166,17 +175,18 @@ impl<O: Outside> Reads<O> {
             stalled,
             ports: ports.collect(),
             guest: self.node.guests.summary(record.id),
-            fault: record.fault.clone(),
+            fault: None,
             created: record.created,
             updated: record.updated,
-        }
+        };
+        Shown { instance, fault: record.fault.clone() }
     }
 
     /// `guest.report`
     ///
     /// # Errors
     /// There is no such instance, or nothing was ever heard from its guest.
-    pub async fn guest_report(&self, query: &Query) -> Result<Report, Fault> {
+    pub async fn guest_report(&self, query: &Query) -> Result<Report, Refusal> {
         if !self.registry.lock().instances.contains_key(&query.id) {
             return Err(no_instance(query.id));
         }
@@ -189,14 +199,15 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// There is no such operation, or the journal cannot be read.
-    pub async fn operation(&self, id: OperationId) -> Result<Operation, Fault> {
+    pub async fn operation(&self, id: OperationId) -> Result<Operation, Refusal> {
         if let Some(live) = self.registry.live(id) {
             return Ok(live.operation());
         }
         let found = self.registry.journal.operation(id).await.map_err(|e| journal_fault(&e))?;
         found.ok_or_else(|| {
-            Fault::new(Reason::NotFound, format!("there is no operation {id}"))
-                .next("see ostler operation list; those long over are forgotten")
+            Refusal::new(Reason::NotFound, format!("there is no operation {id}"))
+                .next("see which there are; those long over are forgotten")
+                .by(Action::OperationList)
         })
     }
 
@@ -210,7 +221,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// There is no such operation, or the journal cannot be read.
-    pub async fn wait(&self, wait: &Wait) -> Result<Operation, Fault> {
+    pub async fn wait(&self, wait: &Wait) -> Result<Operation, Refusal> {
         let limit = wait.timeout.map_or(WAIT, |ms| Duration::from_millis(ms.into())).min(WAIT_MAX);
         let Some(live) = self.registry.live(wait.id) else { return self.operation(wait.id).await };
         let mut now = live.now.subscribe();
@@ -227,7 +238,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// The journal cannot be read.
-    pub async fn operations(&self, filter: operation::List) -> Result<Vec<Operation>, Fault> {
+    pub async fn operations(&self, filter: operation::List) -> Result<Vec<Operation>, Refusal> {
         let (usual, most) = LIST;
         let limit = filter.limit.unwrap_or(usual).min(most);
         let found =
@@ -259,7 +270,7 @@ impl<O: Outside> Reads<O> {
     ///
     /// # Errors
     /// The node's links cannot be read.
-    pub async fn networks(&self) -> Result<Vec<WireNetwork>, Fault> {
+    pub async fn networks(&self) -> Result<Vec<WireNetwork>, Refusal> {
         let (networks, users) = {
             let registry = self.registry.lock();
             let mut users: HashMap<String, u32> = HashMap::new();
@@ -280,7 +291,7 @@ impl<O: Outside> Reads<O> {
             .network
             .observe(&specs)
             .await
-            .map_err(|error| Fault::of(Reason::NetworkFailed, &error))?;
+            .map_err(|error| Refusal::of(Reason::NetworkFailed, &error))?;
         let view = |network: crate::journal::records::NetworkRecord| {
             let condition =
                 states.iter().find(|s| s.bridge.as_str() == network.bridge).map(|s| &s.condition);
@@ -339,10 +350,11 @@ fn moved(wait: &Wait, operation: &Operation) -> bool {
     operation.state.is_over() || wait.revision.is_some_and(|seen| operation.revision > seen)
 }
 
-fn no_instance(id: InstanceId) -> Fault {
-    Fault::new(Reason::NotFound, format!("there is no instance {id}"))
+fn no_instance(id: InstanceId) -> Refusal {
+    Refusal::new(Reason::NotFound, format!("there is no instance {id}"))
         .about(format!("instance {id}"))
-        .next("see ostler instance list")
+        .next("see which there are")
+        .by(Action::InstanceList)
 }
 
 #[cfg(test)]

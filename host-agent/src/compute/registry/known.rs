@@ -178,7 +178,7 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use ostler_protocol::rpc::operation::{Kind, Operation};
+    use ostler_protocol::rpc::operation::Kind;
 
     use super::super::{Acceptance, Volatile};
     use super::*;
@@ -186,6 +186,7 @@ mod tests {
     use crate::compute::operations::sample;
     use crate::compute::operations::unshelve::Unshelve;
     use crate::journal::records::{Base, Running};
+    use crate::refusal::Operation;
 
     #[test]
     fn an_unshelve_needs_the_image_it_makes_the_disk_from() {

@@ -1,7 +1,7 @@
 //! An operation that is not over.
 
 use ostler_protocol::rpc::instance::Word;
-use ostler_protocol::rpc::operation::{Operation, State, Subject};
+use ostler_protocol::rpc::operation::{State, Subject};
 use ostler_protocol::rpc::values::{OperationId, Timestamp};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::compute::describe::Change;
 use crate::journal::records::{OperationRecord, Running};
+use crate::refusal::Operation;
 
 /// An operation that is not over.
 #[derive(Debug)]

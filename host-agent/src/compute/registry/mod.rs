@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::stalled::stalled;
 use crate::config::Settings;
 use crate::journal::Journal;
+use crate::refusal::Refusal;
 
 pub(super) use known::{Known, Observed};
 pub(super) use live::{Acceptance, LiveOperation, Volatile};
@@ -32,7 +33,7 @@ pub(super) struct Registry {
     pub(super) settings: watch::Sender<Arc<Settings>>,
     /// Told whenever what is observed of an instance changes.
     pub(super) observed_changed: watch::Sender<()>,
-    events: broadcast::Sender<Event>,
+    events: broadcast::Sender<Event<Refusal>>,
     pub(super) started: Timestamp,
     /// Set when the agent stops.
     pub(super) shutdown: CancellationToken,
@@ -87,12 +88,12 @@ impl Registry {
     }
 
     /// Events from now on.
-    pub(super) fn events(&self) -> broadcast::Receiver<Event> {
+    pub(super) fn events(&self) -> broadcast::Receiver<Event<Refusal>> {
         self.events.subscribe()
     }
 
     /// Tell listeners; nobody need be there.
-    pub(super) fn tell(&self, news: News) {
+    pub(super) fn tell(&self, news: News<Refusal>) {
         let event = Event { host: self.settings().host.to_string(), time: Timestamp::now(), news };
         let _ = self.events.send(event);
     }

@@ -20,13 +20,13 @@ use ostler_protocol::rpc::operation::Kind;
 use ostler_protocol::rpc::values::{InstanceId, Timestamp};
 
 use super::Watch;
+use crate::compute::causes::journal_fault;
 use crate::compute::context::Context;
 use crate::compute::engine::StepError;
 use crate::compute::operations::Command;
 use crate::compute::operations::image_import::ImageImport;
 use crate::compute::operations::start::Start;
 use crate::compute::outside::Outside;
-use crate::compute::refusal::journal_fault;
 use crate::compute::registry::LiveOperation;
 use crate::config::Orphans;
 use crate::disk::Disks;

@@ -21,6 +21,8 @@ use super::dead::Letter;
 use super::publish::{confirming, publish};
 use super::replies::{Replies, Reply};
 use super::{Ended, close};
+use crate::refusal::Refusal;
+use crate::rpc::fault;
 
 /// Events that may be on their way at a time; the next waits, and those after it may be lost.
 const UNCONFIRMED: usize = 128;
@@ -94,7 +96,7 @@ impl Outbox {
     /// Tell events, until the connection breaks or, once `stop` is set, none is left.
     pub(super) async fn tell(
         &self,
-        mut events: broadcast::Receiver<Event>,
+        mut events: broadcast::Receiver<Event<Refusal>>,
         stop: &CancellationToken,
     ) -> Ended {
         let mut unconfirmed: FuturesUnordered<PublisherConfirm> = FuturesUnordered::new();
@@ -118,7 +120,7 @@ impl Outbox {
                             tracing::info!(lost, "events were not told while the broker took none");
                             lost = 0;
                         }
-                        match self.event(&event).await {
+                        match self.event(&fault::event(event)).await {
                             Ok(confirm) => unconfirmed.push(confirm),
                             Err(source) => return Ended::of("publish an event", source),
                         }

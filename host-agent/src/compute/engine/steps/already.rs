@@ -5,7 +5,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Reason, Refusal};
 use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::InstanceId;
 
@@ -121,7 +121,7 @@ async fn exists(path: &Path) -> Result<bool, StepError> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => {
             let text = format!("cannot examine {}: {error}", path.display());
-            Err(StepError::failed(Fault::new(Reason::VolumeFailed, text)))
+            Err(StepError::failed(Refusal::new(Reason::VolumeFailed, text)))
         }
     }
 }

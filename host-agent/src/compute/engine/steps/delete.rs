@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Reason, Refusal};
 use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::InstanceId;
 
@@ -37,7 +37,7 @@ impl<O: Outside> Engine<O> {
         match tokio::fs::remove_file(&socket).await {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(StepError::failed(Fault::new(
+            Err(error) => Err(StepError::failed(Refusal::new(
                 Reason::Internal,
                 format!("cannot remove {}: {error}", socket.display()),
             ))),

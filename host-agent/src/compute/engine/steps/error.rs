@@ -1,9 +1,9 @@
 //! Why a step was not done.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Reason, Refusal};
 use ostler_protocol::rpc::operation::Subject;
 
-use crate::compute::refusal::{disk_fault, hypervisor_fault, image_fault, network_fault};
+use crate::compute::causes::{disk_fault, hypervisor_fault, image_fault, network_fault};
 use crate::disk::DiskError;
 use crate::hypervisor;
 use crate::image::ImageError;
@@ -13,11 +13,11 @@ use crate::network::NetworkError;
 #[derive(Debug)]
 pub(in crate::compute) enum StepError {
     /// It failed.
-    Failed(Box<Fault>),
+    Failed(Box<Refusal>),
     /// It will not be done, however often it is asked for, unless somebody sees to something.
-    Refused(Box<Fault>),
+    Refused(Box<Refusal>),
     /// libvirt was lost; whether it was done is not known.
-    Unreachable(Box<Fault>),
+    Unreachable(Box<Refusal>),
     /// Somebody asked for it to stop.
     Cancelled,
     /// The agent is stopping.
@@ -26,8 +26,8 @@ pub(in crate::compute) enum StepError {
 
 impl StepError {
     /// It failed. There is always something to do next.
-    pub(in crate::compute) fn failed(mut fault: Fault) -> Self {
-        fault.data.next.get_or_insert_with(|| ANY.to_owned());
+    pub(in crate::compute) fn failed(mut fault: Refusal) -> Self {
+        fault.next.get_or_insert_with(|| ANY.to_owned());
         Self::Failed(Box::new(fault))
     }
 }
@@ -35,8 +35,8 @@ impl StepError {
 /// What to do where nothing better is known.
 const ANY: &str = "see the node's log (journalctl -u ostler-host-agent), mend it, and ask again";
 
-impl From<Fault> for StepError {
-    fn from(fault: Fault) -> Self {
+impl From<Refusal> for StepError {
+    fn from(fault: Refusal) -> Self {
         Self::failed(fault)
     }
 }
@@ -83,5 +83,5 @@ impl From<DiskError> for StepError {
 }
 
 pub(super) fn missing(subject: &Subject) -> StepError {
-    StepError::failed(Fault::new(Reason::NotFound, format!("{subject} is not known any more")))
+    StepError::failed(Refusal::new(Reason::NotFound, format!("{subject} is not known any more")))
 }

@@ -1,6 +1,6 @@
 //! Importing and removing images.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Reason, Refusal};
 use ostler_protocol::rpc::image::{Format, State as ImageState};
 use ostler_protocol::rpc::operation::{Progress, Subject, Unit};
 use ostler_protocol::rpc::values::{InstanceId, Name, Sha256};
@@ -24,7 +24,7 @@ impl<O: Outside> Engine<O> {
         if *partial_source && operation.volatile.source.is_none() {
             let text = "the agent was stopped, and does not keep the query of a URL";
             return Err(StepError::failed(
-                Fault::new(Reason::Interrupted, text).next("import it again"),
+                Refusal::new(Reason::Interrupted, text).next("import it again"),
             ));
         }
         let source = source_of(operation, &record)?;
@@ -145,7 +145,7 @@ impl<O: Outside> Engine<O> {
 fn source_of(operation: &LiveOperation, record: &ImageRecord) -> Result<Source, StepError> {
     let source = operation.volatile.source.as_deref().unwrap_or(&record.source);
     source.parse().map_err(|error| {
-        let fault = Fault::of(Reason::InvalidParams, &error);
+        let fault = Refusal::of(Reason::InvalidParams, &error);
         StepError::failed(fault.about("parameter source"))
     })
 }

@@ -1,6 +1,6 @@
 //! Making and removing a network's bridge.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Reason, Refusal};
 
 use super::{Engine, StepError};
 use crate::compute::operations::network_ensure::NetworkEnsure;
@@ -14,7 +14,7 @@ impl<O: Outside> Engine<O> {
     pub(super) async fn ensure_bridge(&self, operation: &LiveOperation) -> Result<(), StepError> {
         let Some(NetworkEnsure { network }) = operation.change.downcast() else {
             let text = format!("{} is not known any more", operation.subject);
-            return Err(StepError::failed(Fault::new(Reason::NotFound, text)));
+            return Err(StepError::failed(Refusal::new(Reason::NotFound, text)));
         };
         self.node.network.ensure_bridge(&bridge_spec(network)?).await?;
         Ok(())

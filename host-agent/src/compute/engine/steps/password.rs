@@ -1,12 +1,12 @@
 //! Setting a password in the guest. The word is only ever in memory: an operation whose word a
 //! crash lost ends as interrupted.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Action, Reason, Refusal};
 
 use super::{Engine, StepError};
+use crate::compute::causes::guest_fault;
 use crate::compute::operations::password::Password;
 use crate::compute::outside::Outside;
-use crate::compute::refusal::guest_fault;
 use crate::compute::registry::LiveOperation;
 
 impl<O: Outside> Engine<O> {
@@ -17,8 +17,9 @@ impl<O: Outside> Engine<O> {
         else {
             let text = "the agent was stopped before the password was set, and does not keep it";
             return Err(StepError::failed(
-                Fault::new(Reason::Interrupted, text)
-                    .next("set it again: ostler instance password"),
+                Refusal::new(Reason::Interrupted, text)
+                    .next("set it again")
+                    .by(Action::InstancePassword),
             ));
         };
         let set = self.node.guests.set_password(id, user, password).await;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::refusal::{Action, Reason, Refusal};
 use ostler_protocol::qga::commands::power::ShutdownMode as GuestMode;
-use ostler_protocol::rpc::fault::{Fault, Reason};
 use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::operation::{self, Progress, StepState, Subject, Unit};
 use ostler_protocol::rpc::values::InstanceId;
@@ -152,9 +152,9 @@ impl<O: Outside> Engine<O> {
     pub(in crate::compute) async fn cancelled(
         &self,
         operation: &LiveOperation,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Refusal> {
         let fault = |more: &str| {
-            Fault::new(Reason::Cancelled, format!("cancelled on request{more}"))
+            Refusal::new(Reason::Cancelled, format!("cancelled on request{more}"))
                 .about(operation.subject.to_string())
         };
         let steps = operation.operation().steps;
@@ -179,13 +179,15 @@ impl<O: Outside> Engine<O> {
                     return Ok(());
                 }
                 Err(fault(&format!("; {asked}, and it is off"))
-                    .next(format!("start it: ostler instance start {id}")))
+                    .next("start it")
+                    .by(Action::InstanceStart(Some(id))))
             }
             PowerState::Unknown
             | PowerState::Running
             | PowerState::Paused
             | PowerState::Suspended => Err(fault(&format!("; {asked}, and that may still happen"))
-                .next(format!("see how it is in a moment: ostler instance show {id}"))),
+                .next("see how it is in a moment")
+                .by(Action::InstanceShow(Some(id)))),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Disks that take each other's place: a new root beside the old one, a copy to come back to, a
 //! rescue disk before them.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Reason, Refusal};
 use ostler_protocol::rpc::values::Bytes;
 use tokio::sync::watch;
 
@@ -54,7 +54,7 @@ impl<O: Outside> Engine<O> {
         let target = self.target(operation)?;
         let Some(rescue) = &target.rescue else {
             let text = "what to rescue the instance with is not known any more";
-            return Err(StepError::failed(Fault::new(Reason::Internal, text)));
+            return Err(StepError::failed(Refusal::new(Reason::Internal, text)));
         };
         let disk = self.root_disk(&target, &rescue.base, rescue.base.virtual_size);
         self.node.disks.create_rescue(&disk).await?;

@@ -12,19 +12,19 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Reason, Refusal};
 use ostler_protocol::rpc::instance::{PowerState, Quiesce};
 use ostler_protocol::rpc::operation::Outcome;
 use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, Timestamp};
 use tokio::sync::watch;
 
 use super::{Engine, StepError};
+use crate::compute::causes::guest_fault;
+use crate::compute::causes::journal_fault;
 use crate::compute::describe::Describe;
 use crate::compute::operations::snapshot::Snapshot;
 use crate::compute::outside::Outside;
 use crate::compute::plan::Planned;
-use crate::compute::refusal::guest_fault;
-use crate::compute::refusal::journal_fault;
 use crate::compute::registry::LiveOperation;
 use crate::disk::Disks;
 use crate::hypervisor::jobs::Jobs;
@@ -58,7 +58,7 @@ impl<O: Outside> Engine<O> {
                     (Some(Snapshot { quiesce: Quiesce::Require, .. }), _) => {
                         let text = "the guest's vCPUs stand still, so it cannot be frozen";
                         return Err(StepError::failed(
-                            Fault::new(Reason::GuestUnavailable, text)
+                            Refusal::new(Reason::GuestUnavailable, text)
                                 .next("unpause it, or ask without quiesce"),
                         ));
                     }
@@ -77,7 +77,7 @@ impl<O: Outside> Engine<O> {
             }
             Ok(PowerState::Unknown) => {
                 let text = "whether the instance runs is not known";
-                return Err(StepError::failed(Fault::new(Reason::HypervisorUnavailable, text)));
+                return Err(StepError::failed(Refusal::new(Reason::HypervisorUnavailable, text)));
             }
             Err(error) => return Err(error.into()),
         };
@@ -128,7 +128,7 @@ impl<O: Outside> Engine<O> {
         };
         if quiesced.is_err() && wish == Quiesce::Require {
             let text = "the guest thawed itself before the copy began";
-            return Err(StepError::failed(Fault::new(Reason::GuestFailed, text)));
+            return Err(StepError::failed(Refusal::new(Reason::GuestFailed, text)));
         }
         Ok(quiesced)
     }
@@ -141,7 +141,7 @@ impl<O: Outside> Engine<O> {
     ) -> Result<(), StepError> {
         loop {
             let failed = |text: String| {
-                let fault = Fault::new(Reason::HypervisorFailed, text);
+                let fault = Refusal::new(Reason::HypervisorFailed, text);
                 Err(StepError::failed(fault.next("see the instance's log, and ask again")))
             };
             match self.node.hypervisor.job(id).await? {
@@ -259,7 +259,7 @@ impl<O: Outside> Engine<O> {
 
 /// The image an operation makes.
 fn made_by(change: &dyn Describe) -> Result<Name, StepError> {
-    let none = || StepError::failed(Fault::new(Reason::Internal, "this makes no image"));
+    let none = || StepError::failed(Refusal::new(Reason::Internal, "this makes no image"));
     change.makes().cloned().ok_or_else(none)
 }
 

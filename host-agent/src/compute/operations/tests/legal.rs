@@ -1,6 +1,6 @@
 //! The whole table: every action in every state, with and without a task in flight.
 
-use ostler_protocol::rpc::fault::Reason;
+use crate::refusal::Reason;
 use ostler_protocol::rpc::instance::{Status, TaskState, VmState};
 use ostler_protocol::rpc::values::Timestamp;
 
@@ -86,7 +86,7 @@ fn the_gates_are_novas() {
             let legal = is_legal(&action, &is(vm, None), Timestamp(1_000));
             assert_eq!(legal.is_ok(), mark == "+", "{action:?} from {vm:?}");
             if let Err(fault) = legal {
-                assert_eq!(fault.data.reason, Reason::Conflict);
+                assert_eq!(fault.reason, Reason::Conflict);
                 let status = Status::of(vm, None).as_str();
                 assert!(fault.message.contains(status), "{fault} lacks {status}");
             }

@@ -1,6 +1,6 @@
 //! Every driver's errors in the caller's words: why, and what to do next.
 
-use ostler_protocol::rpc::fault::{Fault, Reason};
+use crate::refusal::{Action, Reason, Refusal};
 
 use crate::disk::DiskError;
 use crate::guest;
@@ -10,24 +10,22 @@ use crate::journal;
 use crate::network::NetworkError;
 
 /// The journal's error in the caller's words.
-pub(super) fn journal_fault(error: &journal::Error) -> Fault {
+pub(super) fn journal_fault(error: &journal::Error) -> Refusal {
     let reason = if error.is_full() { Reason::NoSpace } else { Reason::Internal };
-    Fault::of(reason, error).next("see the agent's log, and free space where the journal is")
+    Refusal::of(reason, error).next("see the agent's log, and free space where the journal is")
 }
 
 /// The network's error in the caller's words.
-pub(super) fn network_fault(error: &NetworkError) -> Fault {
-    Fault::of(Reason::NetworkFailed, error).next("see what manages the link: ip -d link show")
+pub(super) fn network_fault(error: &NetworkError) -> Refusal {
+    Refusal::of(Reason::NetworkFailed, error).next("see what manages the link: ip -d link show")
 }
 
 /// A disk's error in the caller's words.
-pub(super) fn disk_fault(error: &DiskError) -> Fault {
+pub(super) fn disk_fault(error: &DiskError) -> Refusal {
     let (reason, next) = match error {
-        DiskError::NoSpace { .. } => (
-            Reason::NoSpace,
-            "free space where the instances are (ostler image list, ostler host show), and ask \
-                 again",
-        ),
+        DiskError::NoSpace { .. } => {
+            (Reason::NoSpace, "free space where the instances are, and ask again")
+        }
         DiskError::Cancelled { .. }
         | DiskError::Base { .. }
         | DiskError::BasePath { .. }
@@ -46,58 +44,59 @@ pub(super) fn disk_fault(error: &DiskError) -> Fault {
             "see to the file it names; what the instance was is kept: ask again",
         ),
     };
-    Fault::of(reason, error).next(next)
+    Refusal::of(reason, error).next(next)
 }
 
 /// What to do about a guest whose agent does not answer.
-const NO_GUEST_AGENT: &str =
-    "wait for its agent: ostler guest report --wait; is one installed in the image?";
+const NO_GUEST_AGENT: &str = "see whether its image has an agent installed, and wait for that";
 /// What to do about one whose agent says no.
 const REFUSED: &str = "see the agent's log in the guest, and what its owner lets it do";
 
 /// The hypervisor's error in the caller's words.
-pub(super) fn hypervisor_fault(error: &hypervisor::Error) -> Fault {
+pub(super) fn hypervisor_fault(error: &hypervisor::Error) -> Refusal {
     use hypervisor::Error;
     match error {
-        Error::Unreachable { .. } => Fault::of(Reason::HypervisorUnavailable, error)
+        Error::Unreachable { .. } => Refusal::of(Reason::HypervisorUnavailable, error)
             .next("see whether libvirtd runs: systemctl status libvirtd"),
-        Error::Timeout { .. } => Fault::of(Reason::TimedOut, error)
+        Error::Timeout { .. } => Refusal::of(Reason::TimedOut, error)
             .next("see what libvirtd and the instance's QEMU wait for, and ask again"),
-        Error::NotOurs { domain, .. } => Fault::of(Reason::Conflict, error).next(format!(
+        Error::NotOurs { domain, .. } => Refusal::of(Reason::Conflict, error).next(format!(
             "see whose it is: virsh dumpxml {domain}; what runs there goes on. If it is not wanted, \
              remove it with virsh, and ask again"
         )),
-        Error::Busy { .. } => Fault::of(Reason::Busy, error).next("ask again later"),
+        Error::Busy { .. } => Refusal::of(Reason::Busy, error).next("ask again later"),
         Error::GuestAgentUnavailable { .. } => {
-            Fault::of(Reason::GuestUnavailable, error).next(NO_GUEST_AGENT)
+            Refusal::of(Reason::GuestUnavailable, error).next(NO_GUEST_AGENT).by(Action::GuestReportWait)
         }
-        Error::GuestAgentRefused { .. } => Fault::of(Reason::GuestFailed, error).next(REFUSED),
+        Error::GuestAgentRefused { .. } => Refusal::of(Reason::GuestFailed, error).next(REFUSED),
         Error::Failed { step: hypervisor::RESTORE, domain: Some(id), .. } => {
-            Fault::of(Reason::HypervisorFailed, error).next(format!(
-                "ask again, or do without the saved memory: ostler instance reboot --hard {id} \
-                 throws it away and starts from the disk"
-            ))
+            Refusal::of(Reason::HypervisorFailed, error)
+                .next("ask again, or throw the saved memory away and start from the disk")
+                .by(Action::InstanceRebootHard(*id))
         }
         Error::NotFound { .. } | Error::Refused { .. } | Error::Failed { .. } => {
-            Fault::of(Reason::HypervisorFailed, error)
-                .next("see libvirt's log and the instance's: ostler instance show")
+            Refusal::of(Reason::HypervisorFailed, error)
+                .next("see libvirt's log and the instance's")
+                .by(Action::InstanceShow(None))
         }
     }
 }
 
 /// The guest's error in the caller's words.
-pub(super) fn guest_fault(error: &guest::Error) -> Fault {
+pub(super) fn guest_fault(error: &guest::Error) -> Refusal {
     if matches!(error, guest::Error::Busy { .. }) {
-        Fault::of(Reason::Busy, error).next("try again later")
+        Refusal::of(Reason::Busy, error).next("try again later")
     } else if error.is_unavailable() {
-        Fault::of(Reason::GuestUnavailable, error).next(NO_GUEST_AGENT)
+        Refusal::of(Reason::GuestUnavailable, error)
+            .next(NO_GUEST_AGENT)
+            .by(Action::GuestReportWait)
     } else {
-        Fault::of(Reason::GuestFailed, error).next(REFUSED)
+        Refusal::of(Reason::GuestFailed, error).next(REFUSED)
     }
 }
 
 /// The cache's error in the caller's words.
-pub(super) fn image_fault(error: &ImageError) -> Fault {
+pub(super) fn image_fault(error: &ImageError) -> Refusal {
     let (reason, next) = match error {
         ImageError::NoSpace { .. } => (Reason::NoSpace, "free space, or remove unused images"),
         ImageError::Digest { .. } => {
@@ -132,7 +131,7 @@ pub(super) fn image_fault(error: &ImageError) -> Fault {
             (Reason::ImageUnavailable, "see whether the node can read the source")
         }
     };
-    Fault::of(reason, error).next(next)
+    Refusal::of(reason, error).next(next)
 }
 
 #[cfg(test)]
@@ -146,7 +145,6 @@ mod tests {
         let message = "the saved memory is damaged".to_owned();
         let damaged =
             hypervisor::Error::Failed { step: hypervisor::RESTORE, domain: Some(id), message };
-        let next = hypervisor_fault(&damaged).data.next.unwrap();
-        assert!(next.contains(&format!("ostler instance reboot --hard {id}")), "{next}");
+        assert_eq!(hypervisor_fault(&damaged).by, [Action::InstanceRebootHard(id)]);
     }
 }
