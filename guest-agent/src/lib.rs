@@ -34,6 +34,7 @@ mod netlink;
 pub mod options;
 pub mod policy;
 pub mod probe;
+pub mod prompt;
 pub mod root;
 pub mod service;
 pub mod settings;

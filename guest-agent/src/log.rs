@@ -58,10 +58,26 @@ struct State {
     /// While it is not open, and if there is none, standard error takes its place.
     file: Option<LogFile>,
     held: Option<Held>,
+    /// What the audit trail is sent from, once there was something to send.
+    sender: Option<UnixDatagram>,
     /// The file is to be opened anew when that may be done.
     reopen: bool,
     /// Entries there was no room for.
     lost: usize,
+}
+
+impl State {
+    fn sender(&mut self) -> io::Result<&UnixDatagram> {
+        let sender = match self.sender.take() {
+            Some(sender) => sender,
+            None => {
+                let sender = UnixDatagram::unbound()?;
+                sender.set_nonblocking(true)?;
+                sender
+            }
+        };
+        Ok(self.sender.insert(sender))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -248,11 +264,10 @@ impl Log {
             }
         }
         if let Some(datagram) = datagram {
-            // a socket each time: the other side may have been started anew, and commands are rare
-            let _ = UnixDatagram::unbound().and_then(|socket| {
-                socket.set_nonblocking(true)?;
-                socket.send_to(datagram.as_bytes(), &self.0.system_log)
-            });
+            // by its name each time: the other side may have been started anew
+            let _ = state
+                .sender()
+                .and_then(|sender| sender.send_to(datagram.as_bytes(), &self.0.system_log));
         }
     }
 

@@ -1,6 +1,10 @@
 //! Where the trees that the kernel and the distribution describe the system in begin: at `/`, or at a
 //! folder that stands for it in tests.
+//!
+//! A root may be one that never waits: what it cannot tell at once it refuses, and it says afterwards
+//! that it has. [`Agent::look`](crate::commands::Agent::look) asks such a one first.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,39 +12,72 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::libc::O_NONBLOCK;
 
+use crate::prompt::Trees;
+
 /// No file that is read whole is longer; what lies beyond is not seen.
 const LONGEST: u64 = 16 << 20;
 
 /// The root folder.
 #[derive(Clone, Debug)]
-pub struct Root(PathBuf);
+pub struct Root {
+    folder: PathBuf,
+    /// What it may read, if it is one that never waits.
+    prompt: Option<Trees>,
+    refused: Cell<bool>,
+}
 
 impl Root {
     /// This system's.
     pub fn system() -> Self {
-        Self(PathBuf::from("/"))
+        Self { folder: PathBuf::from("/"), prompt: None, refused: Cell::new(false) }
+    }
+
+    /// This system's, of which nothing is waited for.
+    pub fn prompt(trees: &Trees) -> Self {
+        Self { prompt: Some(trees.clone()), ..Self::system() }
+    }
+
+    /// Whether something was not told because it would have been waited for.
+    pub fn has_refused(&self) -> bool {
+        self.refused.get()
+    }
+
+    fn refuse<T>(&self) -> io::Result<T> {
+        self.refused.set(true);
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// One that stands for it.
     #[cfg(test)]
     pub(crate) fn at(folder: &Path) -> Self {
-        Self(fs::canonicalize(folder).unwrap())
+        Self { folder: fs::canonicalize(folder).unwrap(), ..Self::system() }
     }
 
     /// Where a path of the system is.
     pub fn path(&self, absolute: &str) -> PathBuf {
-        self.0.join(absolute.trim_start_matches('/'))
+        self.folder.join(absolute.trim_start_matches('/'))
     }
 
     /// What a path is called in the system: without this root.
     pub fn name(&self, path: &Path) -> String {
-        let inside = path.strip_prefix(&self.0).unwrap_or(path);
+        let inside = path.strip_prefix(&self.folder).unwrap_or(path);
         format!("/{}", inside.to_string_lossy())
     }
 
     /// A file's bytes.
     pub fn bytes(&self, absolute: &str) -> io::Result<Vec<u8>> {
-        bytes(&self.path(absolute))
+        match &self.prompt {
+            None => bytes(&self.path(absolute)),
+            Some(trees) => trees.read(absolute).unwrap_or_else(|| self.refuse()),
+        }
+    }
+
+    /// Where a folder is that is to be listed; in the kernel's own, what its files say.
+    pub fn folder(&self, absolute: &str) -> io::Result<PathBuf> {
+        match &self.prompt {
+            Some(trees) if !trees.has_folder(absolute) => self.refuse(),
+            Some(_) | None => Ok(self.path(absolute)),
+        }
     }
 
     /// A file's text; what is no text in it is replaced.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use ostler_protocol::qga::bounds;
 use serde_json::{Value, json};
@@ -222,6 +222,41 @@ fn a_file_system_that_hangs_is_listed_without_usage_and_takes_nothing_with_it() 
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
         assert_eq!(disks(&again), (total, answered));
         drop(fuse);
+    });
+}
+
+#[test]
+fn a_file_system_that_hangs_over_a_file_that_never_did_holds_nobody_up() {
+    apart(CloneFlags::CLONE_NEWNS, || {
+        let agent = Agent::start(&[]);
+        let (mut standard, mut other) = (agent.client("s"), agent.client("ostler"));
+        for (name, file) in [
+            ("guest-get-diskstats", "/proc/diskstats"),
+            ("guest-get-cpustats", "/proc/stat"),
+            ("guest-get-vcpus", "/sys/devices/system/cpu/online"),
+            ("guest-get-osinfo", "/etc/os-release"),
+        ] {
+            // what is quick is so from the second time on
+            for _ in 0..3 {
+                standard.ask(name);
+            }
+            let Ok(fuse) = File::options().read(true).write(true).open("/dev/fuse") else {
+                return eprintln!("skipped: no FUSE");
+            };
+            let options = format!("fd={},rootmode=100444,user_id=0,group_id=0", fuse.as_raw_fd());
+            let (kind, flags) = (Some("fuse"), MsFlags::MS_NOSUID);
+            mount(Some("hung"), file, kind, flags, Some(options.as_str())).unwrap();
+            std::thread::scope(|scope| {
+                let asking = scope.spawn(|| standard.reply(&json!({"execute": name})));
+                for _ in 0..100 {
+                    other.ask("guest-ping");
+                }
+                assert!(!asking.is_finished(), "{name} does hang");
+                drop(fuse);
+                asking.join().unwrap();
+            });
+            umount2(file, MntFlags::MNT_DETACH).unwrap();
+        }
     });
 }
 

@@ -282,7 +282,16 @@ fn questions(
 
     let taken = in_turn(settings.questions, ours, stock, Agent::time_exec)?;
     add(times("guest-exec of /bin/true until it has ended", &taken, 1.0));
-    for name in ["guest-get-fsinfo", "guest-network-get-interfaces"] {
+    for name in [
+        "guest-get-fsinfo",
+        "guest-network-get-interfaces",
+        "guest-get-osinfo",
+        "guest-get-vcpus",
+        "guest-get-users",
+        "guest-get-timezone",
+        "guest-get-cpustats",
+        "guest-get-diskstats",
+    ] {
         let asked = request(name);
         let taken = in_turn(settings.questions, ours, stock, |agent| agent.time(&asked))?;
         add(times(name, &taken, if name == "guest-get-fsinfo" { 0.5 } else { 1.0 }));
@@ -311,6 +320,34 @@ impl Agent {
     }
 }
 
+/// The beginning of a file, again and again: a place is sought, and a piece is read.
+fn pieces(
+    settings: &Settings,
+    source: &Path,
+    ours: &mut Agent,
+    stock: &mut Agent,
+    add: &mut impl FnMut(Line),
+) -> Result<()> {
+    let handles = [ours.open(source, "r")?, stock.open(source, "r")?];
+    for (what, command, arguments) in [
+        ("guest-file-seek", "guest-file-seek", r#""offset":0,"whence":"set""#),
+        ("guest-file-read of 4 KiB", "guest-file-read", r#""count":4096"#),
+    ] {
+        let asked = handles.each_ref().map(|handle| {
+            let arguments = format!("{{\"handle\":{handle},{arguments}}}");
+            format!("{{\"execute\":\"{command}\",\"arguments\":{arguments}}}\n").into_bytes()
+        });
+        // ours is asked first, then the stock one
+        let mut turn = asked.iter().cycle();
+        let taken = in_turn(settings.questions, ours, stock, |agent| {
+            turn.next().map_or(Ok(Duration::ZERO), |asked| agent.time(asked))
+        })?;
+        add(times(what, &taken, 1.0));
+    }
+    ours.close(&handles[0])?;
+    stock.close(&handles[1])
+}
+
 fn bulk(
     settings: &Settings,
     place: &Place,
@@ -319,6 +356,7 @@ fn bulk(
     add: &mut impl FnMut(Line),
 ) -> Result<()> {
     let source = place.write("source", vec![0; BULK])?;
+    pieces(settings, &source, ours, stock, add)?;
     let read = |agent: &mut Agent| {
         let handle = agent.open(&source, "r")?;
         let asked =

@@ -52,9 +52,7 @@ impl Output {
     fn push_part(&mut self, part: Part) {
         self.length += part.len();
         match (self.parts.back_mut(), part) {
-            (Some(Part::Text(last)), Part::Text(line)) if last.len() + line.len() <= SHARED => {
-                last.extend_from_slice(&line);
-            }
+            (Some(Part::Text(last)), part) if last.len() + part.len() <= SHARED => part.write(last),
             (_, part) => self.parts.push_back(part),
         }
     }
@@ -84,6 +82,7 @@ impl Output {
                 Part::Data(data) if self.done < data.len() => {
                     let rest = &data[self.done..];
                     let piece = &rest[..rest.len().min(PIECE)];
+                    self.piece.clear();
                     encode_piece(piece, &mut self.piece);
                     self.done += piece.len();
                     self.sent = 0;
@@ -116,6 +115,9 @@ mod tests {
         output.push(b"first\n".to_vec());
         output.push_parts(vec![Part::Text(b"sec".to_vec()), Part::Data(b"second".to_vec())]);
         output.push(b"\n".to_vec());
+        let long = vec![Part::Data(vec![b'x'; SHARED]), Part::Text(b"\n".to_vec())];
+        let expected = [b"first\nsecc2Vjb25k\n".to_vec(), joined(long.clone())].concat();
+        output.push_parts(long);
         let mut taken = Vec::new();
         let mut room = 0;
         while !output.is_empty() {
@@ -131,9 +133,28 @@ mod tests {
                     _ => Err(io::ErrorKind::WouldBlock.into()),
                 })
                 .unwrap();
-            assert_eq!(output.len() + taken.len(), 18);
+            assert_eq!(output.len() + taken.len(), expected.len());
         }
-        assert_eq!(taken, b"first\nsecc2Vjb25k\n");
+        assert!(taken == expected);
+    }
+
+    #[test]
+    fn a_short_file_is_one_write() {
+        let mut output = Output::default();
+        let parts = vec![
+            Part::Text(b"head".to_vec()),
+            Part::Data(vec![b'x'; 4096]),
+            Part::Text(b"tail\n".to_vec()),
+        ];
+        output.push_parts(parts.clone());
+        let mut writes = Vec::new();
+        output
+            .flush(|bytes| {
+                writes.push(bytes.to_vec());
+                Ok(bytes.len())
+            })
+            .unwrap();
+        assert_eq!(writes, [joined(parts)]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::{Agent, CommandError, Handle};
 use crate::root::{self, Root};
 
 const PROCESSORS: &str = "/sys/devices/system/cpu";
+const IN_USE: &str = "/sys/devices/system/cpu/online";
 const STATISTICS: &str = "/proc/stat";
 const LOAD: &str = "/proc/loadavg";
 /// For looking; a processor that is being changed is waited for by the kernel.
@@ -49,8 +51,7 @@ pub enum CpuError {
 
 impl Handle for GuestGetVcpus {
     async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<Vec<LogicalProcessor>, CommandError> {
-        let look = || processors(&Root::system());
-        Ok(agent.workers.run("listing the processors", LOOK, look).await??)
+        Ok(agent.look("listing the processors", LOOK, processors).await??)
     }
 }
 
@@ -63,8 +64,8 @@ impl Handle for GuestSetVcpus {
 
 impl Handle for GuestGetCpustats {
     async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<Vec<CpuStatistics>, CommandError> {
-        let read = || Root::system().text(STATISTICS);
-        let text = agent.workers.run("reading the processors' counters", LOOK, read).await?;
+        let read = |root: &Root| root.text(STATISTICS);
+        let text = agent.look("reading the processors' counters", LOOK, read).await?;
         Ok(statistics(&text.map_err(|source| CpuError::Counters(STATISTICS, source))?, hertz()))
     }
 }
@@ -77,19 +78,33 @@ impl Handle for GuestGetLoad {
     }
 }
 
-/// The processors, by number. One that cannot be looked at is left out.
+/// The processors, by number.
+///
+/// Each has a file that says whether it is in use, but that is not told while it is being changed,
+/// which takes a while. The kernel's list of those in use is told at any time.
 fn processors(root: &Root) -> Result<Vec<LogicalProcessor>, CpuError> {
-    let folder = root.path(PROCESSORS);
+    let folder = root.folder(PROCESSORS).map_err(CpuError::List)?;
     let numbers = root::numbered(&folder, "cpu").map_err(CpuError::List)?;
+    let in_use = root.text(IN_USE).map_err(|source| CpuError::Counters(IN_USE, source))?;
+    let ranges = ranges(&in_use);
     let processors = numbers.into_iter().filter_map(|number| {
-        let online = online(&folder.join(format!("cpu{number}"))).ok()?;
+        let can_offline = folder.join(format!("cpu{number}/online")).exists();
         Some(LogicalProcessor {
             logical_id: i64::try_from(number).ok()?,
-            online: online.unwrap_or(true),
-            can_offline: Some(online.is_some()),
+            online: !can_offline || ranges.iter().any(|range| range.contains(&number)),
+            can_offline: Some(can_offline),
         })
     });
     Ok(processors.collect())
+}
+
+/// The ranges of a list such as `0-3,8`.
+fn ranges(list: &str) -> Vec<RangeInclusive<u64>> {
+    let range = |word: &str| {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    list.trim().split(',').filter_map(range).collect()
 }
 
 /// Whether a processor is in use; `None` if that cannot be changed.
@@ -182,8 +197,6 @@ mod tests {
         ("/sys/devices/system/cpu/cpu1/online", "1\n"),
         ("/sys/devices/system/cpu/cpu2/online", "0\n"),
         ("/sys/devices/system/cpu/cpu10/online", "1\n"),
-        // one that is just being removed
-        ("/sys/devices/system/cpu/cpu11/online", ""),
     ];
 
     fn processor(logical_id: i64, online: bool) -> LogicalProcessor {
@@ -191,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn processors_are_told_by_number_and_one_that_cannot_be_is_left_out() {
+    fn processors_are_told_by_number() {
         let (_folder, root) = tree(FOUR);
         let told: Vec<_> = processors(&root)
             .unwrap()
@@ -199,6 +212,12 @@ mod tests {
             .map(|told| (told.logical_id, told.online, told.can_offline.unwrap()))
             .collect();
         assert_eq!(told, [(0, true, false), (1, true, true), (2, false, true), (10, true, true)]);
+    }
+
+    #[test]
+    fn a_list_is_numbers_and_ranges_and_may_be_empty() {
+        assert_eq!(ranges("0-1,10\n"), [0..=1, 10..=10]);
+        assert_eq!(ranges("\n"), []);
     }
 
     #[test]
@@ -249,7 +268,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_breaks_the_readers(text in "(cpu[0-9]{0,22}( [0-9a-z-]{0,22}){0,12}\n|.{0,9}){0,9}") {
-            let _ = (statistics(&text, 100), load(&text));
+            let _ = (statistics(&text, 100), load(&text), ranges(&text));
         }
     }
 }

@@ -65,8 +65,8 @@ impl Handle for GuestGetDisks {
 
 impl Handle for GuestGetDiskstats {
     async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<Vec<DiskStatsInfo>, CommandError> {
-        let read = || Root::system().text(STATISTICS);
-        let text = agent.workers.run("reading the disks' counters", SURVEY, read).await?;
+        let read = |root: &Root| root.text(STATISTICS);
+        let text = agent.look("reading the disks' counters", SURVEY, read).await?;
         Ok(statistics(&text.map_err(DiskError::Counters)?))
     }
 }

@@ -105,8 +105,15 @@ pub enum FileError {
     Worker(#[from] WorkerError),
 }
 
-/// A file, or nothing once it is closed. Held by whoever makes a call on it.
-type Slot = Arc<Mutex<Option<File>>>;
+/// An open file, or nothing once it is closed. Held by whoever makes a call on it.
+type Slot = Arc<Mutex<Option<Opened>>>;
+
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    /// Its end is known without waiting for anybody.
+    local: bool,
+}
 
 /// The open files.
 #[derive(Debug)]
@@ -129,7 +136,7 @@ impl Files {
     }
 }
 
-type Turn = OwnedMutexGuard<Option<File>>;
+type Turn = OwnedMutexGuard<Option<Opened>>;
 
 async fn turn(slot: Slot) -> Option<Turn> {
     tokio::time::timeout(TURN, slot.lock_owned()).await.ok()
@@ -157,8 +164,8 @@ async fn go_on<T: Send + 'static>(
     agent
         .workers
         .run(what, DEADLINE, move || {
-            let file = turn.as_mut().ok_or(FileError::Handle(handle))?;
-            job(file)
+            let opened = turn.as_mut().ok_or(FileError::Handle(handle))?;
+            job(&mut opened.file)
         })
         .await?
 }
@@ -180,18 +187,18 @@ impl Handle for GuestFileOpen {
         let opened = agent
             .workers
             .run("opening a file", DEADLINE, move || match mode.open(Path::new(&path)) {
-                Ok(file) => Ok((file, path)),
+                Ok(file) => Ok((Opened { local: transfer::is_local(&file), file }, path)),
                 Err(source) => Err(FileError::Open { path, mode: word, source }),
             })
             .await;
-        let (file, path) = opened.map_err(FileError::Worker)??;
+        let (opened, path) = opened.map_err(FileError::Worker)??;
         let handle = files.numbers.lock().await.next(&agent.workers, &agent.log).await;
         let mut open = files.open.borrow_mut();
         // others may have been opened meanwhile
         if open.len() >= MOST_OPEN {
             return Err(FileError::TooMany(path).into());
         }
-        open.insert(handle, Arc::new(Mutex::new(Some(file))));
+        open.insert(handle, Arc::new(Mutex::new(Some(opened))));
         Ok(handle)
     }
 }
@@ -209,7 +216,9 @@ impl Handle for GuestFileClose {
         let Some(mut turn) = turn else { return Ok(Done {}) };
         let closed = agent
             .workers
-            .run("closing a file", DEADLINE, move || turn.take().map_or(Ok(()), transfer::close))
+            .run("closing a file", DEADLINE, move || {
+                turn.take().map_or(Ok(()), |opened| transfer::close(opened.file))
+            })
             .await;
         match closed {
             Ok(closed) => {
@@ -244,7 +253,7 @@ impl Handle for GuestFileRead {
         let turn = turn(slot).await.ok_or(FileError::Busy(handle))?;
         let mut begun = Vec::new();
         if most <= AT_ONCE
-            && let Some(file) = turn.as_ref()
+            && let Some(Opened { file, .. }) = turn.as_ref()
         {
             match transfer::read_cached(file, most) {
                 Cached::Whole(read) => return Ok(read),
@@ -286,7 +295,7 @@ impl Handle for GuestFileSeek {
         arguments: FileSeekArguments,
     ) -> Result<FileSought, CommandError> {
         let FileSeekArguments { handle, offset, whence } = arguments;
-        agent.files.slot(handle)?;
+        let slot = agent.files.slot(handle)?;
         let place = match whence {
             // what is below 0 is above all places then, and refused as such
             FileWhence::Set => SeekFrom::Start(offset.cast_unsigned()),
@@ -294,10 +303,15 @@ impl Handle for GuestFileSeek {
             FileWhence::End => SeekFrom::End(offset),
             FileWhence::Code(code) => return Err(FileError::Whence(code).into()),
         };
-        let sought = call(&agent, handle, "seeking in a file", move |file| {
-            file.seek(place).map_err(FileError::Seek)
-        });
-        Ok(FileSought { position: sought.await?.cast_signed(), eof: false })
+        let mut turn = turn(slot).await.ok_or(FileError::Busy(handle))?;
+        let seek = move |file: &mut File| file.seek(place).map_err(FileError::Seek);
+        let position = match turn.as_mut() {
+            Some(Opened { file, local: true }) => seek(file)?,
+            Some(Opened { local: false, .. }) | None => {
+                go_on(&agent, handle, turn, "seeking in a file", seek).await?
+            }
+        };
+        Ok(FileSought { position: position.cast_signed(), eof: false })
     }
 }
 
@@ -314,6 +328,46 @@ mod tests {
     use crate::settings::Settings;
     use std::sync::mpsc;
 
+    #[tokio::test]
+    async fn seeking_in_a_local_file_needs_no_thread_and_elsewhere_has_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings =
+            Settings { state_directory: folder.path().to_owned(), ..Settings::for_tests() };
+        let agent = Rc::new(Agent::new(&settings));
+        let path = folder.path().join("file");
+        std::fs::write(&path, [7; 9]).unwrap();
+        let open = async |path: &str| {
+            let arguments = FileOpenArguments { path: path.to_owned(), mode: None };
+            GuestFileOpen::handle(agent.clone(), arguments).await.unwrap()
+        };
+        let (file, other) = (open(path.to_str().unwrap()).await, open("/dev/null").await);
+        let opened = agent.files.slot(file).unwrap();
+        if !opened.lock().await.as_ref().unwrap().local {
+            return; // a file system that is not known
+        }
+        let mut stuck = Vec::new();
+        loop {
+            let (release, released) = mpsc::channel::<()>();
+            match agent.workers.begin("stuck", move || released.recv()) {
+                Ok(_) => stuck.push(release),
+                Err(_) => break,
+            }
+        }
+        let seek = async |handle, offset, whence| {
+            let arguments = FileSeekArguments { handle, offset, whence };
+            GuestFileSeek::handle(agent.clone(), arguments).await
+        };
+        assert_eq!(seek(file, 2, FileWhence::Set).await.unwrap().position, 2);
+        assert_eq!(seek(file, 3, FileWhence::Cur).await.unwrap().position, 5);
+        assert_eq!(seek(file, -1, FileWhence::End).await.unwrap().position, 8);
+        seek(file, -1, FileWhence::Set).await.unwrap_err();
+        let refused = seek(other, 0, FileWhence::Set).await;
+        assert!(matches!(
+            refused,
+            Err(CommandError::File(FileError::Worker(WorkerError::Exhausted(_))))
+        ));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_file_that_hangs_is_busy_and_can_be_closed() {
         let folder = tempfile::tempdir().unwrap();
@@ -322,7 +376,8 @@ mod tests {
         let agent = Rc::new(Agent::new(&settings));
         let (reader, writer) = io::pipe().unwrap();
         let file = File::from(std::os::fd::OwnedFd::from(writer));
-        agent.files.open.borrow_mut().insert(7, Arc::new(Mutex::new(Some(file))));
+        let opened = Opened { file, local: false };
+        agent.files.open.borrow_mut().insert(7, Arc::new(Mutex::new(Some(opened))));
         let (release, released) = mpsc::channel::<()>();
         let hung = call(&agent, 7, "job", move |_| {
             let _ = released.recv();

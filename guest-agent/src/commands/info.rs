@@ -9,7 +9,6 @@ use ostler_protocol::qga::commands::Nothing;
 use ostler_protocol::qga::commands::info::{GuestGetHostName, GuestGetOsinfo, HostName, OsInfo};
 
 use super::{Agent, CommandError, Handle};
-use crate::root::Root;
 use crate::worker::WorkerError;
 
 /// Where a distribution says what it is, the first that exists.
@@ -54,9 +53,7 @@ pub fn boot_id() -> Option<String> {
 /// What is known of kernel and distribution.
 pub async fn os_info(agent: &Agent) -> Result<OsInfo, WorkerError> {
     agent
-        .workers
-        .run("reading os-release", LOOK, || {
-            let root = Root::system();
+        .look("reading os-release", LOOK, |root| {
             let release = match std::env::var(OS_RELEASE_VARIABLE) {
                 Ok(path) => root.text(&path).ok(),
                 Err(_) => OS_RELEASE.iter().find_map(|path| root.text(path).ok()),

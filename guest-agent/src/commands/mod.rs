@@ -39,6 +39,8 @@ use tokio::sync::watch;
 use crate::log::Log;
 use crate::policy::Policy;
 use crate::probe::Probes;
+use crate::prompt::Trees;
+use crate::root::Root;
 use crate::settings::Settings;
 use crate::unfinished::Unfinished;
 use crate::worker::{WorkerError, Workers};
@@ -67,6 +69,8 @@ pub struct Agent {
     pub heartbeat: Duration,
     /// What is being asked that may not answer: file systems, disks.
     pub probes: Probes,
+    /// What can be read without a thread.
+    pub trees: Trees,
     /// What it knows of the disks that are plugged in.
     pub addresses: Addresses,
     /// Held while an account is changed: changes come one after the other.
@@ -92,6 +96,7 @@ impl Agent {
             workers: Workers::new(),
             heartbeat: settings.heartbeat,
             probes: Probes::default(),
+            trees: Trees::default(),
             addresses: Addresses::default(),
             accounts: tokio::sync::Mutex::new(()),
             files: Files::new(&settings.state_directory),
@@ -101,6 +106,24 @@ impl Agent {
             unfinished: Unfinished::default(),
             frozen: watch::Sender::new(false),
         }
+    }
+
+    /// Looks at the system: at once if nothing has to be waited for, else on a thread, as long as
+    /// `deadline`. What is looked at goes by the root that is given.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        deadline: Duration,
+        look: impl Fn(&Root) -> T + Send + 'static,
+    ) -> Result<T, WorkerError> {
+        let root = Root::prompt(&self.trees);
+        let found = look(&root);
+        if !root.has_refused() {
+            return Ok(found);
+        }
+        // the next time it may be quicker
+        self.trees.find(&self.workers);
+        self.workers.run(what, deadline, move || look(&Root::system())).await
     }
 
     /// Whether file systems are frozen by this agent.
@@ -185,4 +208,53 @@ pub enum CommandError {
     /// The thread it needed.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ostler_protocol::qga::commands::Nothing;
+    use ostler_protocol::qga::commands::cpu::{GuestGetCpustats, GuestGetVcpus};
+    use ostler_protocol::qga::commands::disk::GuestGetDiskstats;
+    use std::sync::mpsc;
+
+    /// Longer than any answer takes.
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn what_the_kernel_answers_needs_no_thread() {
+        let agent = Rc::new(Agent::new(&Settings::for_tests()));
+        let vcpus = async || GuestGetVcpus::handle(agent.clone(), Nothing {}).await;
+        let first = vcpus().await.unwrap();
+        while !agent.trees.has_folder("/proc/self") {
+            tokio::task::yield_now().await;
+        }
+        let mut stuck = Vec::new();
+        loop {
+            let (release, released) = mpsc::channel::<()>();
+            match agent.workers.begin("stuck", move || released.recv()) {
+                Ok(_) => stuck.push(release),
+                Err(_) => break,
+            }
+        }
+        assert_eq!(vcpus().await.unwrap(), first);
+        GuestGetCpustats::handle(agent.clone(), Nothing {}).await.unwrap();
+        GuestGetDiskstats::handle(agent.clone(), Nothing {}).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_would_have_to_be_waited_for_is_looked_at_on_a_thread() {
+        let agent = Agent::new(&Settings::for_tests());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "text").unwrap();
+        let path = path.to_str().unwrap().to_owned();
+        let here = std::thread::current().id();
+        // nothing is known yet of the file system it lies on
+        let look =
+            move |root: &Root| (root.text(&path).unwrap_or_default(), std::thread::current().id());
+        let (text, there) = agent.look("x", LONG, look).await.unwrap();
+        assert_eq!(text, "text");
+        assert_ne!(there, here);
+    }
 }

@@ -28,8 +28,8 @@ const LOOK: Duration = Duration::from_secs(10);
 impl Handle for GuestGetTimezone {
     async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<Timezone, CommandError> {
         let variable = std::env::var(VARIABLE).ok();
-        let look = move || zone(&Root::system(), variable.as_deref(), now());
-        Ok(agent.workers.run("reading the time zone", LOOK, look).await?)
+        let look = move |root: &Root| zone(root, variable.as_deref(), now());
+        Ok(agent.look("reading the time zone", LOOK, look).await?)
     }
 }
 

@@ -11,8 +11,9 @@ use ostler_protocol::qga::commands::users::{GuestGetUsers, LoggedInUser};
 use super::{Agent, CommandError, Handle};
 use crate::root::Root;
 
-/// Where the records are, the first that has any.
-const RECORDS: [&str; 2] = ["/run/utmp", "/var/run/utmp"];
+/// Where the records are, and where they were before there was `/run`.
+const RECORDS: &str = "/run/utmp";
+const OLD_RECORDS: &str = "/var/run/utmp";
 const SESSIONS: &str = "/run/systemd/sessions";
 /// For reading them.
 const LOOK: Duration = Duration::from_secs(10);
@@ -36,22 +37,19 @@ const LENGTH: usize = (TIME + 2 * TIME_WIDTH + 36).next_multiple_of(TIME_WIDTH);
 
 impl Handle for GuestGetUsers {
     async fn handle(agent: Rc<Agent>, _: Nothing) -> Result<Vec<LoggedInUser>, CommandError> {
-        let look = || users(&Root::system());
-        Ok(agent.workers.run("looking for users", LOOK, look).await?)
+        Ok(agent.look("looking for users", LOOK, users).await?)
     }
 }
 
 /// The users, each once, with the earliest of their logins.
 fn users(root: &Root) -> Vec<LoggedInUser> {
-    let records = RECORDS
-        .iter()
-        .filter_map(|path| root.bytes(path).ok())
-        // a system that keeps records has one of its boot
-        .find(|bytes| bytes.len() >= LENGTH);
-    let logins = match records {
-        Some(bytes) => recorded(&bytes),
-        None => sessions(root),
-    };
+    // a system that keeps records has one of its boot
+    let records = |path| root.bytes(path).ok().filter(|bytes| bytes.len() >= LENGTH);
+    let logins = records(RECORDS)
+        .map(|bytes| recorded(&bytes))
+        .or_else(|| sessions(root))
+        .or_else(|| records(OLD_RECORDS).map(|bytes| recorded(&bytes)))
+        .unwrap_or_default();
     let mut users: Vec<LoggedInUser> = Vec::new();
     for (user, login_time) in logins {
         match users.iter_mut().find(|known| known.user == user) {
@@ -90,20 +88,21 @@ fn in_seconds(seconds: i64, microseconds: i64) -> f64 {
 }
 
 /// Logind's sessions of users; not those that are being closed, nor logind's own and login screens.
-fn sessions(root: &Root) -> Vec<(String, f64)> {
-    let mut names: Vec<String> = fs::read_dir(root.path(SESSIONS))
-        .into_iter()
-        .flatten()
+/// `None` on a system without logind.
+fn sessions(root: &Root) -> Option<Vec<(String, f64)>> {
+    let mut names: Vec<String> = root
+        .folder(SESSIONS)
+        .and_then(fs::read_dir)
+        .ok()?
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
         // beside each is a pipe that ends with it
         .filter(|name| !name.contains('.'))
         .collect();
     names.sort();
-    names
-        .iter()
-        .filter_map(|name| session(&root.text(&format!("{SESSIONS}/{name}")).ok()?))
-        .collect()
+    let sessions =
+        names.iter().filter_map(|name| session(&root.text(&format!("{SESSIONS}/{name}")).ok()?));
+    Some(sessions.collect())
 }
 
 fn session(text: &str) -> Option<(String, f64)> {
@@ -140,7 +139,7 @@ mod tests {
         let root = Root::at(folder.path());
         fs::create_dir_all(root.path(SESSIONS)).unwrap();
         if let Some(records) = records {
-            fs::write(root.path(RECORDS[0]), records).unwrap();
+            fs::write(root.path(RECORDS), records).unwrap();
         }
         for (name, text) in sessions {
             fs::write(root.path(SESSIONS).join(name), text).unwrap();

@@ -57,6 +57,14 @@ impl Part {
         }
     }
 
+    /// Adds it to a line.
+    pub fn write(&self, line: &mut Vec<u8>) {
+        match self {
+            Self::Text(text) => line.extend_from_slice(text),
+            Self::Data(data) => encode_piece(data, line),
+        }
+    }
+
     /// Whether it is nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -66,15 +74,8 @@ impl Part {
 /// A line in one piece.
 pub fn joined(parts: Parts) -> Vec<u8> {
     let mut line = Vec::with_capacity(parts.iter().map(Part::len).sum());
-    let mut encoded = Vec::new();
     for part in parts {
-        match part {
-            Part::Text(text) => line.extend_from_slice(&text),
-            Part::Data(data) => {
-                encode_piece(&data, &mut encoded);
-                line.extend_from_slice(&encoded);
-            }
-        }
+        part.write(&mut line);
     }
     line
 }
@@ -154,8 +155,9 @@ fn append<T: Serialize + ?Sized>(bytes: &mut Vec<u8>, value: &T) -> Result<(), s
     value.serialize(&mut Serializer::with_formatter(bytes, Ascii))
 }
 
-/// From here on data is a part of its own.
-const LONG: usize = 64 << 10;
+/// From here on data is a part of its own: to write base64 as other text is, looking for what has to be
+/// escaped in it, takes longer than all else.
+const LONG: usize = 1 << 10;
 /// What stands for such data while the rest is written, and how it is written.
 const MARK: &[u8] = b"here";
 const MARK_WRITTEN: &[u8] = b"\"aGVyZQ==\"";

@@ -4,14 +4,16 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::IntoRawFd;
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
-use nix::libc;
 use nix::sys::stat::{Mode as Permissions, fchmod};
+use nix::sys::statfs::fstatfs;
 use ostler_protocol::qga::base64::{Base64Data, Base64Decoder};
 use ostler_protocol::qga::commands::file::FileRead;
+
+use crate::prompt;
 
 /// A whole number of groups of base64.
 const PIECE: usize = 192 << 10;
@@ -67,6 +69,12 @@ impl Mode {
     }
 }
 
+/// Whether a file is one whose end is known without asking a server or a program.
+pub(super) fn is_local(file: &File) -> bool {
+    file.metadata().is_ok_and(|about| about.is_file())
+        && fstatfs(file).is_ok_and(|system| prompt::is_local(system.filesystem_type()))
+}
+
 /// What of a read could be done without waiting for a disk.
 #[derive(Debug)]
 pub(super) enum Cached {
@@ -81,13 +89,7 @@ pub(super) fn read_cached(file: &File, most: usize) -> Cached {
     let mut data = vec![0; most];
     let (mut count, mut eof) = (0, false);
     while count < most {
-        let rest = &mut data[count..];
-        let part = libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() };
-        #[expect(unsafe_code, reason = "no safe crate that is here already has this call")]
-        // SAFETY: the descriptor is open, and the one part lies within the buffer, which outlives the call
-        let got =
-            unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, -1, libc::RWF_NOWAIT) };
-        match usize::try_from(got) {
+        match prompt::read_cached(file, &mut data[count..]) {
             Ok(0) => {
                 eof = true;
                 break;
