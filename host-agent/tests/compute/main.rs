@@ -2,10 +2,12 @@
 //! taken up again, whatever the step.
 #![expect(clippy::unwrap_used, reason = "a test's own functions")]
 
+mod gate;
 mod goes_on;
 mod images;
 mod journals;
 mod ours;
+mod outside;
 mod stall;
 mod virtualization;
 
@@ -44,8 +46,6 @@ impl Outside for Faked {
     type Images = Cache;
 }
 
-type Subjected = Compute<Faked>;
-
 /// A node whose drivers are fake and outlive the agent, as the real ones do.
 struct World {
     folder: TempDir,
@@ -54,8 +54,8 @@ struct World {
 }
 
 /// One life of the agent.
-struct Life {
-    compute: Arc<Subjected>,
+struct Life<O: Outside = Faked> {
+    compute: Arc<Compute<O>>,
     shutdown: CancellationToken,
 }
 
@@ -85,6 +85,14 @@ impl World {
     }
 
     async fn live(&self) -> Life {
+        self.live_with(|node| node).await
+    }
+
+    /// A life in which something of the node is another.
+    async fn live_with<O>(&self, other: impl FnOnce(Node<Faked>) -> Node<O>) -> Life<O>
+    where
+        O: Outside<Hypervisor = Fake, Network = FakeNetwork>,
+    {
         let settings = Settings::load(Some(&self.path().join("config.toml"))).unwrap();
         let (journal, _ended) = Journal::open(&self.path().join("journal.db")).unwrap();
         let shutdown = CancellationToken::new();
@@ -93,7 +101,7 @@ impl World {
         let directories = vec![self.path().to_owned()];
         let limits = Limits { keep_free: Bytes(0), directories, ..Limits::default() };
         let network = Arc::new(self.network.clone());
-        let node = Node {
+        let node = other(Node {
             guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
             hypervisor,
             wires: Bridges(Arc::clone(&network)),
@@ -103,7 +111,7 @@ impl World {
             host: Host::open(self.path()).await.unwrap(),
             authority: Box::new(ByState),
             claims: Box::new(ByCapacity),
-        };
+        });
         let settings = Arc::new(settings);
         let compute = Compute::start(settings, journal, node, shutdown.clone()).await.unwrap();
         Life { compute, shutdown }
@@ -112,13 +120,17 @@ impl World {
     /// A life with an image and a network.
     async fn furnished(&self) -> Life {
         let life = self.live().await;
+        self.furnish(&life).await;
+        life
+    }
+
+    async fn furnish<O: Outside>(&self, life: &Life<O>) {
         let image = self.path().join("disk.raw");
         std::fs::write(&image, vec![7; 1 << 20]).unwrap();
         let import = json!({"name": "disk", "source": image, "format": "raw"});
         life.done(Command::ImageImport(serde_json::from_value(import).unwrap())).await;
         let ensure = json!({"name": "lan"});
         life.done(Command::NetworkEnsure(serde_json::from_value(ensure).unwrap())).await;
-        life
     }
 
     /// Until the hypervisor was asked for this.
@@ -159,7 +171,7 @@ fn failed(call: &'static str) -> Error {
     Error::Failed { step: call, domain: None, message: "told to fail".into() }
 }
 
-impl Life {
+impl<O: Outside> Life<O> {
     async fn submit(&self, command: Command) -> Result<Operation, Refusal> {
         self.compute.submit(command, Context::default()).await
     }
