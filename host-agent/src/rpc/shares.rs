@@ -83,72 +83,53 @@ impl Drop for Place {
 }
 
 impl<O: Outside> Service<O> {
-    /// What the answer to a request has to wait for; none if it is there at once.
+    /// What the answer to a request has to wait for; none if it is there at once, as that of every
+    /// change is.
     pub(super) fn waits(&self, asked: &Asked) -> Option<Kind> {
-        let compute = self.compute();
-        let (kind, waits) = match &asked.call {
-            Call::OperationWait(wait) => (Kind::Operation, compute.reads().has_to_wait(wait)),
-            Call::GuestExecWait(wait) => (Kind::Program, wait.timeout != Some(0)),
-            Call::ConsoleRead(read) => (Kind::Console, read.wait.is_some_and(|wait| wait > 0)),
-            Call::GuestReport(query) => (Kind::Guest, !query.cached),
-            Call::GuestExec(_)
+        let call = &asked.call;
+        let (kind, waits) = if let Call::OperationWait(wait) = call {
+            (Kind::Operation, self.compute().reads().has_to_wait(wait))
+        } else if let Call::GuestExecWait(wait) = call {
+            (Kind::Program, wait.timeout != Some(0))
+        } else if let Call::ConsoleRead(read) = call {
+            (Kind::Console, read.wait.is_some_and(|wait| wait > 0))
+        } else if let Call::GuestReport(query) = call {
+            (Kind::Guest, !query.cached)
+        } else if is_of_a_guest(call) {
+            (Kind::Guest, true)
+        } else {
+            (Kind::Node, is_of_the_node(call))
+        };
+        waits.then_some(kind)
+    }
+}
+
+/// Whether a guest answers it.
+const fn is_of_a_guest(call: &Call) -> bool {
+    matches!(
+        call,
+        Call::GuestExec(_)
             | Call::GuestFileRead(_)
             | Call::GuestFileWrite(_)
             | Call::GuestTime(_)
             | Call::GuestSyncTime(_)
             | Call::GuestSshKeys(_)
             | Call::GuestTrim(_)
-            | Call::ConsoleWrite(_) => (Kind::Guest, true),
-            Call::NetworkList(_)
+            | Call::ConsoleWrite(_)
+    )
+}
+
+/// Whether libvirt, the kernel or a file answers it.
+const fn is_of_the_node(call: &Call) -> bool {
+    matches!(
+        call,
+        Call::NetworkList(_)
             | Call::InstanceXml(_)
             | Call::InstanceDiagnostics(_)
             | Call::InstanceVnc(_)
             | Call::InstanceVncOpen(_)
-            | Call::InstanceConsoleLog(_) => (Kind::Node, true),
-            Call::ConsoleOpen(_)
-            | Call::ConsoleClose(_)
-            | Call::HostPing(_)
-            | Call::HostShow(_)
-            | Call::Discover(_)
-            | Call::InstanceBoot(_)
-            | Call::InstanceList(_)
-            | Call::InstanceShow(_)
-            | Call::InstanceStart(_)
-            | Call::InstanceStop(_)
-            | Call::InstanceReboot(_)
-            | Call::InstancePause(_)
-            | Call::InstanceUnpause(_)
-            | Call::InstanceSuspend(_)
-            | Call::InstanceResume(_)
-            | Call::InstanceRebuild(_)
-            | Call::InstanceReset(_)
-            | Call::InstanceRescue(_)
-            | Call::InstanceUnrescue(_)
-            | Call::InstanceResize(_)
-            | Call::InstanceConfirmResize(_)
-            | Call::InstanceRevertResize(_)
-            | Call::InstanceAdjust(_)
-            | Call::InstanceSnapshot(_)
-            | Call::InstanceShelve(_)
-            | Call::InstanceOffload(_)
-            | Call::InstanceUnshelve(_)
-            | Call::InstanceUpdate(_)
-            | Call::InstanceLock(_)
-            | Call::InstanceUnlock(_)
-            | Call::InstanceRestore(_)
-            | Call::InstanceDelete(_)
-            | Call::InstancePassword(_)
-            | Call::OperationGet(_)
-            | Call::OperationList(_)
-            | Call::OperationCancel(_)
-            | Call::ImageImport(_)
-            | Call::ImageList(_)
-            | Call::ImageRemove(_)
-            | Call::NetworkEnsure(_)
-            | Call::NetworkRemove(_) => return None,
-        };
-        waits.then_some(kind)
-    }
+            | Call::InstanceConsoleLog(_)
+    )
 }
 
 #[cfg(test)]
