@@ -1,14 +1,18 @@
 //! The engine: where operations are carried out.
 //!
-//! * `worker`: one for each subject; an operation's steps in order, undoing what failed, and taking
-//!   up what a crash cut off.
+//! * `worker`: one for each subject: its operations in order, those that a crash cut off first.
+//! * `forward`, `undo`: an operation's steps in order, and back again if one fails.
+//! * `progress`: what is noted of it on the way, and at the end.
 //! * `steps`: what does and takes back each step.
 //! * `sight`: what is seen of an instance, and what follows from it.
 //! * `probe`: what domains run on, KVM or emulation.
 
+mod forward;
 mod probe;
+mod progress;
 mod sight;
 mod steps;
+mod undo;
 mod worker;
 
 use std::sync::Arc;

@@ -1,0 +1,117 @@
+//! What is noted of an operation: how far it is, and what it came to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ostler_protocol::rpc::operation::{State, StepState, Subject};
+use ostler_protocol::rpc::values::Timestamp;
+
+use super::Engine;
+use crate::compute::causes::journal_fault;
+use crate::compute::faults::{self, Moment};
+use crate::compute::outside::Outside;
+use crate::compute::plan::committed;
+use crate::compute::registry::LiveOperation;
+use crate::journal::{Entry, Write};
+use crate::refusal::{Operation, Refusal};
+
+impl<O: Outside> Engine<O> {
+    /// Set a step's state, for all to see; on disk with the next write.
+    pub(super) fn mark(&self, operation: &LiveOperation, n: usize, state: StepState) {
+        operation.now.send_modify(|o| {
+            let now = Timestamp::now();
+            if let Some(step) = o.steps.get_mut(n) {
+                step.state = state;
+                match state {
+                    StepState::Running => drop(step.started.get_or_insert(now)),
+                    StepState::Pending => step.started = None,
+                    StepState::Done | StepState::Failed | StepState::Undone => {
+                        step.finished = Some(now);
+                    }
+                }
+            }
+            o.state = State::Running;
+            o.started.get_or_insert(now);
+            o.revision += 1;
+        });
+        self.registry.tell_operation(operation);
+    }
+
+    /// Write down how far an operation is, and what its steps have noted of their instance: a step
+    /// that is done is not done again, so it could not be noted again either.
+    pub(super) async fn write_progress(&self, operation: &LiveOperation) -> Result<(), Refusal> {
+        let instance = match &operation.subject {
+            Subject::Instance(id) => self.registry.lock().instances.get(id).cloned(),
+            Subject::Image(_) | Subject::Network(_) => None,
+        };
+        let write = Write { operation: Some(operation.record()), instance, ..Write::default() };
+        self.registry.journal.write(write).await.map_err(|e| journal_fault(&e))
+    }
+
+    /// The operation is over: write it down together with what follows for its subject, then tell.
+    pub(super) async fn settle(
+        &self,
+        operation: &Arc<LiveOperation>,
+        state: State,
+        error: Option<Refusal>,
+    ) {
+        let mut over: Operation = operation.operation();
+        over.state = state;
+        over.error.clone_from(&error);
+        over.finished = Some(Timestamp::now());
+        over.started.get_or_insert(over.accepted);
+        over.revision += 1;
+        let mut record = operation.record();
+        record.operation = over.clone();
+        let mut write = Write { operation: Some(record), ..Write::default() };
+        {
+            let mut known = self.registry.lock();
+            match &operation.subject {
+                Subject::Instance(id) => {
+                    let made = state == State::Succeeded || committed(&over.steps);
+                    if let (Some(image), false) = (operation.change.makes(), made) {
+                        write.image = Some(Entry::Gone(image.clone()));
+                    }
+                    write.instance = known.update(*id, |instance| {
+                        let vm_state = operation.change.settled(state, instance, operation.was);
+                        if made {
+                            *instance = operation.change.applied(instance, operation.was);
+                        }
+                        instance.vm_state = vm_state;
+                        // A delete that came meanwhile owns the instance already.
+                        if instance.operation == Some(operation.id) {
+                            instance.task_state = None;
+                            instance.operation = None;
+                        }
+                        if state != State::Cancelled {
+                            instance.fault = error;
+                        }
+                    });
+                }
+                Subject::Image(name) => {
+                    let image = known.images.get(name);
+                    write.image = operation.change.image_after(name, image, state);
+                }
+                Subject::Network(_) => write.network = operation.change.network_after(state),
+            }
+            write.image.iter().for_each(|entry| known.set_image(entry));
+            write.network.iter().for_each(|entry| known.set_network(entry));
+        }
+        let _ = faults::reach(Moment::Settling, over.kind, "");
+        // The outcome must not be lost, so this is tried until it is on disk.
+        while let Err(error) = self.registry.journal.write(write.clone()).await {
+            tracing::error!(%error, "an operation's outcome cannot be written down; trying again");
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = self.shutdown.cancelled() => return,
+            }
+        }
+        let _ = faults::reach(Moment::Settled, over.kind, "");
+        self.registry.lock().live.remove(&operation.id);
+        operation.now.send_replace(over);
+        self.registry.tell_operation(operation);
+        if let Subject::Instance(id) = operation.subject {
+            self.after_task(id).await;
+        }
+    }
+}
