@@ -120,7 +120,7 @@ fn news(said: &mut Vec<Told>, operation: &Operation) -> Vec<String> {
         };
         said.state = Some(state);
         if let Some(what) = what {
-            lines.push(format!("{}: {number}/{all} {}{what}", operation.kind, step.name));
+            lines.push(format!("{}: {number}/{all} {}{what}", operation.kind, step.title()));
         }
     }
     lines
@@ -153,8 +153,8 @@ fn live_line(operation: &Operation) -> String {
 
 fn with_amount(step: &Step) -> String {
     match &step.progress {
-        None => format!("{}{}", step.name, step.tries()),
-        Some(progress) => format!("{}  {}{}", step.name, amount(progress), step.tries()),
+        None => format!("{}{}", step.title(), step.tries()),
+        Some(progress) => format!("{}  {}{}", step.title(), amount(progress), step.tries()),
     }
 }
 
@@ -178,6 +178,14 @@ mod tests {
             "accepted": 0,
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_step_is_told_with_what_it_is_about() {
+        let mut now = operation(&["running"]);
+        now.steps[0].subject =
+            serde_json::from_value(serde_json::json!({"image": "shot"})).unwrap();
+        assert_eq!(news(&mut Vec::new(), &now), ["image.import: 1/1 step 0 (image shot)"]);
     }
 
     #[test]

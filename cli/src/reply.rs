@@ -123,6 +123,8 @@ pub(crate) struct Operation {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Step {
     pub(crate) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<Word<Subject>>,
     pub(crate) state: Word<StepState>,
     #[serde(default, skip_serializing_if = "is_none")]
     pub(crate) failures: u32,
@@ -161,14 +163,26 @@ impl Operation {
 
     /// What it is about, in words.
     pub(crate) fn about(&self) -> String {
-        match &self.subject {
-            Word::Known(subject) => subject.to_string(),
-            Word::Newer(value) => plain(value),
-        }
+        about(&self.subject)
+    }
+}
+
+fn about(subject: &Word<Subject>) -> String {
+    match subject {
+        Word::Known(subject) => subject.to_string(),
+        Word::Newer(value) => plain(value),
     }
 }
 
 impl Step {
+    /// What it does, and to what if that is not what the operation is about.
+    pub(crate) fn title(&self) -> String {
+        match &self.subject {
+            Some(subject) => format!("{} ({})", self.name, about(subject)),
+            None => self.name.clone(),
+        }
+    }
+
     /// How often it was tried in vain and is tried again, in words; nothing if it was not.
     pub(crate) fn tries(&self) -> String {
         match self.failures {

@@ -25,7 +25,7 @@ impl Show for Vec<Operation> {
                 Field::plain(&operation.kind),
                 Field::plain(operation.about()),
                 state(&operation.state),
-                Field::maybe(current.map(|step| &step.name)),
+                Field::maybe(current.map(|step| step.title())),
                 Field::plain(age(operation.accepted, now)),
             ]
         });
@@ -59,7 +59,7 @@ impl Show for Operation {
                 Word::Known(StepState::Done) => Mood::Good,
                 Word::Known(StepState::Failed) => Mood::Bad,
             };
-            let mut text = format!("{}. {}: {}", index + 1, step.name, step.state);
+            let mut text = format!("{}. {}: {}", index + 1, step.title(), step.state);
             if let Some(progress) = &step.progress {
                 text.push_str(&format!(", {}", amount(progress)));
             }
