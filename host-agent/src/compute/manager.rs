@@ -62,6 +62,13 @@ impl<O: Outside> Compute<O> {
             instances: snapshot.instances.into_iter().map(|i| (i.id, i)).collect(),
             images: snapshot.images.into_iter().map(|i| (i.name.clone(), i)).collect(),
             networks: snapshot.networks.into_iter().map(|n| (n.name.clone(), n)).collect(),
+            // A clock that was set back does not put what comes now before what is taken up.
+            accepted: snapshot
+                .unfinished
+                .iter()
+                .map(|o| o.operation.accepted)
+                .max()
+                .unwrap_or_default(),
             ..Known::default()
         };
         let limits = settings.limits;

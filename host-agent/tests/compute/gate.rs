@@ -132,3 +132,23 @@ async fn the_last_place_is_given_once() {
     }
     assert_eq!(accepted, 1);
 }
+
+#[tokio::test]
+async fn what_comes_after_a_restart_is_accepted_after_what_is_taken_up_whatever_the_clock_says() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    let _hold = world.hypervisor.hold_next(Call::Define);
+    let boot = life.submit(boot(id)).await.unwrap();
+    world.reached(Call::Define, id).await;
+    life.crash().await;
+    // Since then the clock was set back by an hour.
+    let ahead = boot.accepted.0 + 3_600_000;
+    let journal = Connection::open(world.path().join("journal.db")).unwrap();
+    let sql = "UPDATE operation SET accepted = ?1, body = json_set(body, '$.accepted', ?1) \
+               WHERE id = ?2";
+    assert_eq!(journal.execute(sql, (ahead as i64, boot.id.to_string())).unwrap(), 1);
+    let life = world.live().await;
+    let after = life.submit(delete(id)).await.unwrap();
+    assert!(after.accepted.0 > ahead, "{after:#?}");
+}
