@@ -18,8 +18,7 @@ use tracing::info;
 
 use super::aside::{self, Copy};
 use super::{
-    DiskError, Disks, Ensured, FOLDER_MODE, Files, Moved, Presence, Removed, RootDisk, overlay,
-    unfinished,
+    DiskError, Disks, Ensured, FOLDER_MODE, Files, Moved, Removed, RootDisk, overlay, unfinished,
 };
 use crate::threads::Threads;
 use crate::turns::Turns;
@@ -121,12 +120,6 @@ impl Disks for Directory {
         let bytes = overlay::plan(root)?;
         let root = root.clone();
         self.spawn(&path.clone(), move || overlay::create(&root, &path, &bytes)).await
-    }
-
-    async fn root_exists(&self, root: &RootDisk) -> Result<Presence, DiskError> {
-        let path = self.files(root.instance).root;
-        let root = root.clone();
-        self.spawn(&path.clone(), move || overlay::look(&root, &path)).await
     }
 
     async fn create_rescue(&self, root: &RootDisk) -> Result<Ensured, DiskError> {

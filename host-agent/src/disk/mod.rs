@@ -53,12 +53,6 @@ pub trait Disks: Send + Sync + 'static {
         root: &RootDisk,
     ) -> impl Future<Output = Result<Ensured, DiskError>> + Send;
 
-    /// Whether the root disk is there, over that base and of that size.
-    fn root_exists(
-        &self,
-        root: &RootDisk,
-    ) -> impl Future<Output = Result<Presence, DiskError>> + Send;
-
     /// Make the disk a rescue boots from, like [`create_root`](Self::create_root).
     fn create_rescue(
         &self,
@@ -213,18 +207,4 @@ pub enum Removed {
     Removed,
     /// It was not there.
     AlreadyGone,
-}
-
-/// How a disk compares with what was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Presence {
-    /// There is none.
-    Absent,
-    /// It is there, as asked.
-    Present,
-    /// There is one, but another.
-    Different {
-        /// In what it differs.
-        why: String,
-    },
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::unfinished::{Unfinished, sync_folder_of};
-use super::{Base, DiskError, Ensured, FOLDER_MODE, Presence, RootDisk};
+use super::{Base, DiskError, Ensured, FOLDER_MODE, RootDisk};
 use crate::qcow2::{self, Header, HeaderError, Overlay};
 
 /// What a disk is opened for.
@@ -75,17 +75,17 @@ pub(super) fn create(
     path: &Path,
     overlay: &Overlay,
 ) -> Result<Ensured, DiskError> {
-    match look(root, path)? {
-        Presence::Present => {
-            // Its name may be as new as a crash.
-            sync_folder_of(path).map_err(DiskError::io("sync the folder of", path))?;
-            return Ok(Ensured::AlreadyThere);
-        }
-        Presence::Different { why } => {
+    if let Some(file) = open(path, Access::Read)? {
+        header(&file, path)?
+            .map_err(|error| error.to_string())
+            .and_then(|it| compare(root, &it))
+            .map_err(|why| {
             let disk = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            return Err(DiskError::Different { instance: root.instance, disk, why });
-        }
-        Presence::Absent => {}
+            DiskError::Different { instance: root.instance, disk, why }
+        })?;
+        // Its name may be as new as a crash.
+        sync_folder_of(path).map_err(DiskError::io("sync the folder of", path))?;
+        return Ok(Ensured::AlreadyThere);
     }
     check_base(&root.base)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
@@ -122,30 +122,21 @@ fn check_base(base: &Base) -> Result<(), DiskError> {
     }
 }
 
-/// Whether the disk is there, as it should be.
-pub(super) fn look(root: &RootDisk, path: &Path) -> Result<Presence, DiskError> {
-    let Some(file) = open(path, Access::Read)? else { return Ok(Presence::Absent) };
-    Ok(match header(&file, path)? {
-        Ok(header) => compare(root, &header),
-        Err(error) => Presence::Different { why: error.to_string() },
-    })
-}
-
-fn compare(root: &RootDisk, header: &Header) -> Presence {
-    let different = |why| Presence::Different { why };
+/// Whether the disk is as it should be; otherwise, in what it differs.
+fn compare(root: &RootDisk, header: &Header) -> Result<(), String> {
     if header.virtual_size != root.size {
-        return different(format!("its size is {}, not {}", header.virtual_size, root.size));
+        return Err(format!("its size is {}, not {}", header.virtual_size, root.size));
     }
     let Some(backing) = &header.backing else {
-        return different("it has no base image".to_owned());
+        return Err("it has no base image".to_owned());
     };
     if Path::new(&backing.name) != root.base.path {
         let wanted = root.base.path.display();
-        return different(format!("its base image is {}, not {wanted}", backing.name));
+        return Err(format!("its base image is {}, not {wanted}", backing.name));
     }
     if backing.format.as_deref() != Some(root.base.format.as_str()) {
         let wanted = root.base.format.as_str();
-        return different(format!("its base is read as {:?}, not {wanted}", backing.format));
+        return Err(format!("its base is read as {:?}, not {wanted}", backing.format));
     }
-    Presence::Present
+    Ok(())
 }

@@ -246,17 +246,7 @@ impl<H: Hypervisor> Guests<H> {
     /// How long the agent takes to answer, over the port that is used.
     pub async fn ping(&self, id: InstanceId) -> Result<Duration, Error> {
         let entry = self.known(id)?;
-        let inquiry = self.inquiry(&entry)?;
-        ping(&inquiry).await
-    }
-
-    /// How long the agent takes to answer over this port.
-    pub async fn ping_over(&self, id: InstanceId, over: Transport) -> Result<Duration, Error> {
-        let entry = self.known(id)?;
-        if entry.run().is_none() {
-            return Err(Error::NotRunning { instance: id });
-        }
-        ping(&self.over(&entry, over)).await
+        ping(&self.inquiry(&entry)?).await
     }
 
     /// Changes of summaries from now on. A listener that is too slow is told how many it missed.

@@ -23,8 +23,7 @@ use super::inspect::{Definition, DomainStats, Inspect, Screen};
 use super::spec::CpuMode;
 use super::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor,
-    HypervisorEvent, Link, PowerReason, PowerState, RESTORE, RebootMode, ShutdownMode, VirtChoice,
-    VirtSetting, VirtType,
+    HypervisorEvent, Link, PowerReason, PowerState, RESTORE, VirtChoice, VirtSetting, VirtType,
 };
 
 /// The trait's methods, to say which of them is to misbehave.
@@ -194,14 +193,6 @@ impl Fake {
         }
     }
 
-    /// Takes the agent out of a guest, and tells.
-    pub fn disconnect_agent(&self, id: InstanceId) {
-        if let Some(domain) = self.world().domains.get_mut(&id) {
-            domain.agent = None;
-            self.tell(HypervisorEvent::AgentConnected { id, connected: false });
-        }
-    }
-
     /// Whether memory of a domain is saved.
     pub fn has_save(&self, id: InstanceId) -> bool {
         self.world().domains.get(&id).is_some_and(|domain| domain.saved.is_some())
@@ -324,13 +315,6 @@ impl Domain {
                 false
             }
         }
-    }
-
-    fn has_agent(&self, id: InstanceId) -> Result<&Agent, Error> {
-        self.agent.as_ref().ok_or_else(|| Error::GuestAgentUnavailable {
-            domain: id,
-            reason: "not connected".to_owned(),
-        })
     }
 }
 
@@ -464,15 +448,11 @@ impl Hypervisor for Fake {
         .await
     }
 
-    async fn shutdown(&self, id: InstanceId, mode: ShutdownMode) -> Result<Change, Error> {
+    async fn shutdown(&self, id: InstanceId) -> Result<Change, Error> {
         self.call(Call::Shutdown, Some(id), |world| {
             let domain = world.domain(id)?;
             if !domain.is_on() {
                 return Ok(Change::AlreadySo);
-            }
-            match mode {
-                ShutdownMode::Agent => drop(Arc::clone(domain.has_agent(id)?)),
-                ShutdownMode::Acpi => {}
             }
             if !domain.ignores_shutdown {
                 self.turn_off(id, domain, PowerReason::ShutDown);
@@ -482,21 +462,13 @@ impl Hypervisor for Fake {
         .await
     }
 
-    async fn reboot(&self, id: InstanceId, mode: RebootMode) -> Result<(), Error> {
+    async fn reboot(&self, id: InstanceId) -> Result<(), Error> {
         self.call(Call::Reboot, Some(id), |world| {
             let domain = world.domain(id)?;
             if !domain.is_on() {
                 return Err(refused(Call::Reboot, id, "the domain is not running"));
             }
-            let heeded = match mode {
-                RebootMode::Soft(ShutdownMode::Agent) => {
-                    domain.has_agent(id)?;
-                    !domain.ignores_shutdown
-                }
-                RebootMode::Soft(ShutdownMode::Acpi) => !domain.ignores_shutdown,
-                RebootMode::Reset => true,
-            };
-            if heeded {
+            if !domain.ignores_shutdown {
                 self.tell(HypervisorEvent::Rebooted { id });
             }
             Ok(())
@@ -554,7 +526,10 @@ impl Hypervisor for Fake {
                 if !domain.is_on() {
                     return Err(refused(Call::GuestCommand, id, "the domain is not running"));
                 }
-                domain.has_agent(id).map(Arc::clone)
+                domain.agent.clone().ok_or_else(|| Error::GuestAgentUnavailable {
+                    domain: id,
+                    reason: "not connected".to_owned(),
+                })
             })
             .await?;
         // not under the lock: the agent may be a test that looks at this very node

@@ -56,24 +56,6 @@ pub enum Change {
     AlreadySo,
 }
 
-/// Who asks the guest to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ShutdownMode {
-    /// The guest agent runs the guest's own shutdown.
-    Agent,
-    /// The ACPI power button, which a guest is free to ignore.
-    Acpi,
-}
-
-/// How an instance is restarted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RebootMode {
-    /// The guest is asked.
-    Soft(ShutdownMode),
-    /// The reset button: the same QEMU, from its firmware again.
-    Reset,
-}
-
 /// What one domain does now, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DomainState {
@@ -116,19 +98,13 @@ pub trait Hypervisor: Adjust + Inspect + Jobs {
     /// [`discard_save`]: Self::discard_save
     fn start(&self, id: InstanceId) -> impl Future<Output = Result<Change, Error>> + Send;
 
-    /// Asks the guest to stop and returns once it is asked. That it stopped is told by an event.
-    fn shutdown(
-        &self,
-        id: InstanceId,
-        mode: ShutdownMode,
-    ) -> impl Future<Output = Result<Change, Error>> + Send;
+    /// Presses the ACPI power button, which a guest is free to ignore, and returns once it is
+    /// pressed. That the guest stopped is told by an event.
+    fn shutdown(&self, id: InstanceId) -> impl Future<Output = Result<Change, Error>> + Send;
 
-    /// Restarts a running domain.
-    fn reboot(
-        &self,
-        id: InstanceId,
-        mode: RebootMode,
-    ) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Presses it too, for the guest to start anew in the same QEMU when it has shut down. That
+    /// it did is told by an event.
+    fn reboot(&self, id: InstanceId) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Stops the vCPUs; memory stays. One that is paused, whatever the reason, is as wanted.
     fn pause(&self, id: InstanceId) -> impl Future<Output = Result<Change, Error>> + Send;

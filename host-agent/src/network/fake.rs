@@ -7,11 +7,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::plan::{self, Change, GROUP, Ipv6, Link, LinkKind, Removal};
-use super::{
-    BridgeSpec, BridgeState, Ensured, Held, LinkName, LinkPower, Network, NetworkError, Removed,
-    Tap,
-};
+use super::plan::{self, Change, GROUP, Ipv6, Link, LinkKind, LinkPower, Removal};
+use super::{BridgeSpec, BridgeState, Ensured, LinkName, Network, NetworkError, Removed};
 
 /// The calls of a [`Network`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,8 +19,6 @@ pub enum NetworkCall {
     RemoveBridge,
     /// [`Network::observe`]
     Observe,
-    /// [`Network::list_taps`]
-    ListTaps,
     /// [`Network::remove_tap`]
     RemoveTap,
 }
@@ -69,27 +64,6 @@ impl FakeNetwork {
         self.world().add(name, LinkKind::Other, 9000);
     }
 
-    /// A bridge that somebody else made, up.
-    pub fn add_foreign_bridge(&self, name: &LinkName) {
-        self.world().add(name, LinkKind::Bridge, 1500);
-    }
-
-    /// Plug in a tap, as the hypervisor does with a domain that starts.
-    pub fn add_tap(&self, tap: &LinkName, bridge: &LinkName, held: Held) {
-        let mut world = self.world();
-        let controller = world.find(bridge.as_str()).map(|bridge| bridge.index);
-        let link = world.add(tap, LinkKind::Tun, 1500);
-        link.controller = controller;
-        link.held = held;
-    }
-
-    /// The tap's process is gone, as when a domain ends and its tap stays.
-    pub fn release_tap(&self, tap: &LinkName) {
-        if let Some(link) = self.world().find(tap.as_str()) {
-            link.held = Held::Free;
-        }
-    }
-
     /// The names of all links, sorted.
     pub fn links(&self) -> Vec<String> {
         let mut names: Vec<String> = self.world().links.iter().map(|l| l.name.clone()).collect();
@@ -116,7 +90,7 @@ impl World {
             controller: None,
             alias: None,
             group: 0,
-            held: Held::Free,
+            carrier: false,
             ipv6: Ipv6::Spoken,
             addresses: Vec::new(),
         });
@@ -228,14 +202,6 @@ impl Network for FakeNetwork {
             return Err(NetworkError::List { what: "links", source: told_to_fail() });
         }
         Ok(specs.iter().map(|spec| plan::observe(spec, &world.links)).collect())
-    }
-
-    async fn list_taps(&self) -> Result<Vec<Tap>, NetworkError> {
-        let mut world = self.world();
-        if world.failure(NetworkCall::ListTaps).is_some() {
-            return Err(NetworkError::List { what: "links", source: told_to_fail() });
-        }
-        Ok(plan::taps(&world.links))
     }
 
     async fn remove_tap(&self, tap: &LinkName) -> Result<Removed, NetworkError> {

@@ -20,8 +20,8 @@
 //! on it: otherwise the kernel would give it a link-local address, and guests could reach the
 //! services of the node over it, or configure the node by router advertisements.
 //!
-//! Taps are made by libvirt with the domain, under the name [`tap_name`] gives; here they are only
-//! listed and, when nothing holds them any more, removed.
+//! Taps are made by libvirt with the domain, under the name [`tap_name`] gives; here they are
+//! only removed, when nothing holds them any more.
 
 mod error;
 mod fake;
@@ -64,9 +64,6 @@ pub trait Network: Send + Sync + 'static {
         &self,
         specs: &[BridgeSpec],
     ) -> impl Future<Output = Result<Vec<BridgeState>, NetworkError>> + Send;
-
-    /// All taps on the node whose names are of the form [`tap_name`] gives.
-    fn list_taps(&self) -> impl Future<Output = Result<Vec<Tap>, NetworkError>> + Send;
 
     /// Remove a tap that was left behind. Refused while a process holds it, and for any link that
     /// is not a tap with a name of ours.
@@ -139,33 +136,4 @@ pub enum Condition {
     Drifted(Vec<String>),
     /// Not there.
     Missing,
-}
-
-/// Whether a link is administratively up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkPower {
-    /// `ip link set up`
-    Up,
-    /// `ip link set down`
-    Down,
-}
-
-/// A tap with a name of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tap {
-    /// The link's name.
-    pub name: LinkName,
-    /// The bridge it is plugged into.
-    pub bridge: Option<String>,
-    /// Whether a process holds it.
-    pub held: Held,
-}
-
-/// Whether a process has a tap open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
-    /// A process, normally QEMU, has it open.
-    Held,
-    /// Nothing has it open.
-    Free,
 }

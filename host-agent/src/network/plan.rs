@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::name::{LinkName, Mtu};
-use super::{BridgeSpec, BridgeState, Condition, Held, LinkPower, Tap, Uplink, is_tap_name};
+use super::{BridgeSpec, BridgeState, Condition, Uplink, is_tap_name};
 
 /// The alias of a bridge of ours starts so.
 const MARK: &str = "ostler:";
@@ -30,8 +30,8 @@ pub(super) struct Link {
     pub(super) controller: Option<u32>,
     pub(super) alias: Option<String>,
     pub(super) group: u32,
-    /// For a tap: whether a process has it open. The kernel shows that as its carrier.
-    pub(super) held: Held,
+    /// A tap's says that a process, normally QEMU, has it open.
+    pub(super) carrier: bool,
     pub(super) ipv6: Ipv6,
     /// Addresses of the node on it, link-local ones left out.
     pub(super) addresses: Vec<IpAddr>,
@@ -42,6 +42,13 @@ pub(super) enum LinkKind {
     Bridge,
     Tun,
     Other,
+}
+
+/// Whether a link is administratively up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkPower {
+    Up,
+    Down,
 }
 
 /// Whether the node itself speaks IPv6 on a link.
@@ -351,10 +358,8 @@ pub(super) fn remove_tap(tap: &LinkName, links: &[Link]) -> Result<Removal, Refu
     match find(links, tap.as_str()) {
         None => Ok(Removal::NothingThere),
         Some(link) if link.kind != LinkKind::Tun => Err(Refusal::NotATap { link: tap.to_string() }),
-        Some(link) => match link.held {
-            Held::Held => Err(Refusal::TapHeld { tap: tap.to_string() }),
-            Held::Free => Ok(Removal::Delete { index: link.index }),
-        },
+        Some(link) if link.carrier => Err(Refusal::TapHeld { tap: tap.to_string() }),
+        Some(link) => Ok(Removal::Delete { index: link.index }),
     }
 }
 
@@ -371,20 +376,6 @@ pub(super) fn observe(spec: &BridgeSpec, links: &[Link]) -> BridgeState {
     };
     let ports = bridge.map(|bridge| ports(bridge, links)).unwrap_or_default();
     BridgeState { bridge: spec.bridge.clone(), condition, ports }
-}
-
-/// The taps with names of ours.
-pub(super) fn taps(links: &[Link]) -> Vec<Tap> {
-    let tap = |link: &Link| {
-        let name = link.name.parse().ok()?;
-        let bridge = link.controller.map(|index| name_of(links, index));
-        Some(Tap { name, bridge, held: link.held })
-    };
-    links
-        .iter()
-        .filter(|link| link.kind == LinkKind::Tun && is_tap_name(&link.name))
-        .filter_map(tap)
-        .collect()
 }
 
 fn find<'a>(links: &'a [Link], name: &str) -> Option<&'a Link> {
@@ -420,7 +411,7 @@ mod tests {
             controller: None,
             alias: None,
             group: 0,
-            held: Held::Free,
+            carrier: false,
             ipv6: Ipv6::Disabled,
             addresses: Vec::new(),
         }
@@ -559,7 +550,7 @@ mod tests {
         let mut tap = link(3, name.as_str(), LinkKind::Tun);
         let tried = |tap: &Link| remove_tap(&name, std::slice::from_ref(tap));
         assert_eq!(tried(&tap), Ok(Removal::Delete { index: 3 }));
-        tap.held = Held::Held;
+        tap.carrier = true;
         assert!(matches!(tried(&tap), Err(Refusal::TapHeld { .. })));
         tap.kind = LinkKind::Other;
         assert!(matches!(tried(&tap), Err(Refusal::NotATap { .. })));

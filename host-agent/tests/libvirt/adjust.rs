@@ -7,7 +7,7 @@ use ostler_protocol::rpc::values::{Secret, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::domain::{guest, on_running, overlay, place, qemu, says};
+use super::domain::{guest, on_running, overlay, place, run, says};
 use super::*;
 
 /// What libvirt says of a domain, as it runs and as it is defined.
@@ -119,7 +119,7 @@ async fn a_booted_guest_finds_the_vcpus_it_is_given() {
     let mut disk = overlay(place.path(), 1);
     let root = path("system.qcow2");
     let system = baked.join("root.qcow2");
-    qemu("qemu-img", &["convert", "-O", "qcow2", system.to_str().unwrap(), root.to_str().unwrap()]);
+    run("qemu-img", &["convert", "-O", "qcow2", system.to_str().unwrap(), root.to_str().unwrap()]);
     disk.source = ostler_host_agent::hypervisor::spec::DiskSource::File(root);
     let mut spec = spec("booted");
     spec.machine = Machine::Q35 { spare_slots: 2 };

@@ -37,9 +37,9 @@ pub(super) fn place() -> TempDir {
     place
 }
 
-/// Runs `qemu-img` or `qemu-io` and returns what it says.
-pub(super) fn qemu(program: &str, arguments: &[&str]) -> String {
-    #[expect(clippy::disallowed_methods, reason = "the second opinion on what QEMU wrote")]
+/// Runs a program of libvirt or QEMU and returns what it says.
+pub(super) fn run(program: &str, arguments: &[&str]) -> String {
+    #[expect(clippy::disallowed_methods, reason = "a second opinion, or somebody else's hand")]
     let output = std::process::Command::new(program).args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{program} {arguments:?}: {said}{output:?}");
@@ -59,8 +59,8 @@ pub(super) fn overlay(place: &Path, random_mib: usize) -> Disk {
     }
     std::fs::write(&base, &bytes).unwrap();
     let (base, path) = (base.to_str().unwrap(), root.to_str().unwrap());
-    qemu("qemu-img", &["create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", path, "1G"]);
-    qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 0x5a 1M 2M", path]);
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", path, "1G"]);
+    run("qemu-io", &["-f", "qcow2", "-c", "write -P 0x5a 1M 2M", path]);
     Disk {
         source: DiskSource::File(root),
         format: DiskFormat::Qcow2,

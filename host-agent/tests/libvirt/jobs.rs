@@ -5,7 +5,7 @@ use std::path::Path;
 use ostler_host_agent::hypervisor::spec::DiskTarget;
 use ostler_host_agent::hypervisor::{Job, Jobs, RESTORE};
 
-use super::domain::{guest, job_is, on_running, overlay, place, qemu, save_file, says};
+use super::domain::{guest, job_is, on_running, overlay, place, run, save_file, says};
 use super::*;
 
 fn with_disk(name: &str, place: &Path, random_mib: usize) -> DomainSpec {
@@ -218,12 +218,12 @@ async fn a_copy_is_the_disk_and_needs_no_other() {
             assert_eq!(driver.job(id).await, Ok(Job::Completed));
 
             let (root, to) = (place.path().join("root.qcow2"), to.to_str().unwrap());
-            let described = qemu("qemu-img", &["info", "--output=json", to]);
+            let described = run("qemu-img", &["info", "--output=json", to]);
             assert!(!described.contains("backing"), "{described}");
-            qemu("qemu-img", &["check", "-q", to]);
-            qemu("qemu-img", &["compare", "-q", "-U", root.to_str().unwrap(), to]);
+            run("qemu-img", &["check", "-q", to]);
+            run("qemu-img", &["compare", "-q", "-U", root.to_str().unwrap(), to]);
             // the base below and the overlay above are both in it
-            qemu("qemu-io", &["-r", "-f", "qcow2", "-c", "read -P 0x5a 1M 2M", to]);
+            run("qemu-io", &["-r", "-f", "qcow2", "-c", "read -P 0x5a 1M 2M", to]);
         }
         driver.destroy(id).await.unwrap();
         assert_eq!(driver.job(id).await, Ok(Job::Completed), "it ended before");
@@ -262,7 +262,7 @@ async fn a_copy_can_be_aborted_and_ends_with_its_domain() {
     let domain = with_disk("uncopied", place.path(), 1);
     // enough that it does not end before it is slow
     let root = place.path().join("root.qcow2").display().to_string();
-    qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 0xa5 0 1G", &root]);
+    run("qemu-io", &["-f", "qcow2", "-c", "write -P 0xa5 0 1G", &root]);
     on_running(domain, |driver, spec| async move {
         let id = spec.id();
         let to = place.path().join("copy.qcow2");

@@ -183,7 +183,7 @@ async fn stuck_guests_stop_only_themselves() {
             .iter()
             .map(|spec| {
                 let (driver, id) = (driver.clone(), spec.id());
-                tokio::spawn(async move { driver.shutdown(id, ShutdownMode::Acpi).await })
+                tokio::spawn(async move { driver.shutdown(id).await })
             })
             .collect();
         let other = spec("unconcerned");

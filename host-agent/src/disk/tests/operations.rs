@@ -222,7 +222,7 @@ async fn growing_keeps_what_the_guest_wrote_and_never_shrinks() {
     assert_eq!(disks.grow_root(instance, Bytes(6 << 40)).await.unwrap(), Ensured::AlreadyThere);
     assert_eq!(disks.grow_root(instance, Bytes::mib(1)).await.unwrap(), Ensured::AlreadyThere);
     let grown = RootDisk { size: Bytes(6 << 40), ..root.clone() };
-    assert_eq!(disks.root_exists(&grown).await.unwrap(), Presence::Present);
+    assert_eq!(disks.create_root(&grown).await.unwrap(), Ensured::AlreadyThere);
     assert!(guest_writes(&disk, "read -P 0x33 10M 1M"));
     assert!(guest_writes(&disk, "read -P 0x5a 0 1M"));
     assert!(guest_writes(&disk, "read -P 0 5T 1M"));
@@ -320,7 +320,7 @@ fn on_a_full_disk_copies_fail_and_leave_all_as_it_was() {
         no_space(disks.export(instance, &to, &told, &cancel).await.unwrap_err());
         let full = fill(state);
         no_space(disks.grow_root(instance, Bytes::gib(900)).await.unwrap_err());
-        assert_eq!(disks.root_exists(&root).await.unwrap(), Presence::Present);
+        assert_eq!(disks.create_root(&root).await.unwrap(), Ensured::AlreadyThere);
         assert!(guest_writes(&files.root, "read -P 0x33 0 5M"));
         fs::remove_file(full).unwrap();
         disks.grow_root(instance, Bytes::gib(900)).await.unwrap();

@@ -89,9 +89,7 @@ async fn ostlers_own_port_takes_over_when_it_answers() {
     let mut changes = node.guests.changes();
     port.serve();
     while changes.recv().await.unwrap().1.transport != Some(Transport::Ostler) {}
-    for over in [Transport::Ostler, Transport::Libvirt] {
-        node.guests.ping_over(id, over).await.unwrap();
-    }
+    node.guests.ping(id).await.unwrap();
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::mark::Mark;
 use super::{events, ffi, probe, xml};
 use crate::hypervisor::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor, Link,
-    PowerReason, PowerState, RESTORE, RebootMode, ShutdownMode, VirtChoice, VirtSetting,
+    PowerReason, PowerState, RESTORE, VirtChoice, VirtSetting,
 };
 
 /// A query needs no job of the domain's; it is late when libvirtd is.
@@ -32,8 +32,6 @@ const START: Duration = Duration::from_secs(120);
 pub(super) const SAVE: Duration = Duration::from_secs(3600);
 /// A QEMU that hangs is given its time to flush, then killed, and the kill has to be seen.
 const DESTROY: Duration = Duration::from_secs(90);
-/// libvirt gives the agent a minute to take a shutdown or reboot.
-const AGENT: Duration = Duration::from_secs(70);
 /// The answer has to come back from libvirt's own timeout before ours ends.
 const AGENT_MARGIN: Duration = Duration::from_secs(1);
 
@@ -123,41 +121,21 @@ impl Hypervisor for Libvirt {
         .await
     }
 
-    async fn shutdown(&self, id: InstanceId, mode: ShutdownMode) -> Result<Change, Error> {
+    async fn shutdown(&self, id: InstanceId) -> Result<Change, Error> {
         const STEP: &str = "shutdown";
-        let (traffic, within, flag) = match mode {
-            ShutdownMode::Agent => {
-                (Traffic::GuestAgent, AGENT, sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
-            }
-            ShutdownMode::Acpi => {
-                (Traffic::Control, CHANGE, sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
-            }
-        };
-        self.call(traffic, Some(id), STEP, within, move |connect| {
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
             let domain = lookup(connect, STEP, id)?;
-            changed(STEP, id, &domain, domain.shutdown_flags(flag), is_off)
+            let pressed = domain.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN);
+            changed(STEP, id, &domain, pressed, is_off)
         })
         .await
     }
 
-    async fn reboot(&self, id: InstanceId, mode: RebootMode) -> Result<(), Error> {
+    async fn reboot(&self, id: InstanceId) -> Result<(), Error> {
         const STEP: &str = "reboot";
-        let (traffic, within) = match mode {
-            RebootMode::Soft(ShutdownMode::Agent) => (Traffic::GuestAgent, AGENT),
-            RebootMode::Soft(ShutdownMode::Acpi) | RebootMode::Reset => (Traffic::Control, CHANGE),
-        };
-        self.call(traffic, Some(id), STEP, within, move |connect| {
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
             let domain = lookup(connect, STEP, id)?;
-            match mode {
-                RebootMode::Soft(ShutdownMode::Agent) => {
-                    domain.reboot(sys::VIR_DOMAIN_REBOOT_GUEST_AGENT)
-                }
-                RebootMode::Soft(ShutdownMode::Acpi) => {
-                    domain.reboot(sys::VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
-                }
-                RebootMode::Reset => domain.reset(),
-            }
-            .map_err(told(STEP, id))
+            domain.reboot(sys::VIR_DOMAIN_REBOOT_ACPI_POWER_BTN).map_err(told(STEP, id))
         })
         .await
     }

@@ -14,7 +14,7 @@ use crate::compute::operations::stop::Stop;
 use crate::compute::outside::Outside;
 use crate::compute::registry::{LiveOperation, Observed};
 use crate::compute::step::Step;
-use crate::hypervisor::{Change as Made, Error, Hypervisor, RebootMode, ShutdownMode};
+use crate::hypervisor::{Change as Made, Error, Hypervisor};
 
 /// How long somebody who cancelled is kept waiting for a last look at the instance.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -81,12 +81,8 @@ impl<O: Outside> Engine<O> {
             return Ok(true);
         }
         let pressed = match wish {
-            Wish::Shutdown => {
-                self.node.hypervisor.shutdown(id, ShutdownMode::Acpi).await.map(|_: Made| ())
-            }
-            Wish::Reboot => {
-                self.node.hypervisor.reboot(id, RebootMode::Soft(ShutdownMode::Acpi)).await
-            }
+            Wish::Shutdown => self.node.hypervisor.shutdown(id).await.map(|_: Made| ()),
+            Wish::Reboot => self.node.hypervisor.reboot(id).await,
         };
         match pressed {
             Err(error @ Error::Unreachable { .. }) => Err(error.into()),
