@@ -6,10 +6,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+
+use crate::file_lock;
 
 /// Why there is no daemon.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +49,8 @@ impl PidFile {
                 .mode(0o600)
                 .open(path)
                 .map_err(failed)?;
-            match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole())) {
-                Ok(_) => {}
-                Err(Errno::EAGAIN | Errno::EACCES) => {
-                    return Err(DaemonError::Running(path.to_owned()));
-                }
-                Err(error) => return Err(failed(error.into())),
+            if !file_lock::try_lock(&file).map_err(|errno| failed(errno.into()))? {
+                return Err(DaemonError::Running(path.to_owned()));
             }
             // the one that had it may have removed it since it was opened
             let ours = file.metadata().map_err(failed)?;
@@ -78,16 +74,6 @@ impl PidFile {
     /// Removes it, and then unlocks it.
     pub fn remove(self) {
         let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-fn whole() -> libc::flock {
-    libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
     }
 }
 

@@ -29,6 +29,7 @@ pub mod dispatcher;
 pub mod doctor;
 pub mod edges;
 pub mod events;
+mod file_lock;
 pub mod log;
 mod netlink;
 pub mod options;

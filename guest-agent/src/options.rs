@@ -3,7 +3,7 @@
 //! ```text
 //!  /etc/qemu/qemu-ga.conf ---+
 //!  /etc/ostler/guest-agent.conf -> config --+
-//!  words -> arguments ----------------------+-> Given -> Settings
+//!  words -> arguments ----------------------+-> RawOptions -> Settings
 //!                                               (as merged)  (as validated)
 //! ```
 //!
@@ -27,7 +27,7 @@ use crate::settings::{Method, Settings};
 use arguments::{Argument, Name};
 pub use config::ConfigError;
 use config::Contents;
-use key::{Given, Key};
+use key::{Key, RawOptions};
 
 pub(crate) const STATE_DIRECTORY: &str = "/run";
 pub(crate) const PID_FILE: &str = "/run/qemu-ga.pid";
@@ -127,7 +127,7 @@ pub fn read(
     words: impl Iterator<Item = OsString>,
     surroundings: &Surroundings,
 ) -> Result<Invocation, OptionsError> {
-    let mut line = Given::default();
+    let mut line = RawOptions::default();
     let mut warnings = Vec::new();
     let mut named = None;
     let mut dump = false;
@@ -165,7 +165,7 @@ pub fn read(
         Some(own) => Some((own, config::read(own)?)),
         None => None,
     };
-    let mut given = Given::default();
+    let mut given = RawOptions::default();
     for (path, contents) in [first, second].into_iter().flatten() {
         let Contents { given: set, unknown } = contents.unwrap_or_default();
         given.overlay(set);
@@ -179,7 +179,7 @@ pub fn read(
 
 /// From what was said to what holds.
 fn settle(
-    mut given: Given,
+    mut given: RawOptions,
     mut warnings: Vec<String>,
     activated: bool,
 ) -> Result<Settings, OptionsError> {

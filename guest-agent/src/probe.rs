@@ -53,7 +53,7 @@ pub struct Survey<F, T> {
 }
 
 /// What a thread tells.
-enum Told<F, S, T, E> {
+enum ProbeMessage<F, S, T, E> {
     Found(Result<(F, Arc<Questions<S>>), E>),
     Answer(usize, Option<T>),
 }
@@ -86,20 +86,21 @@ impl Probes {
         let first = workers.begin(what, move || {
             let (found, subjects) = match find() {
                 Ok(found) => found,
-                Err(error) => return drop(told.send(Told::Found(Err(error)))),
+                Err(error) => return drop(told.send(ProbeMessage::Found(Err(error)))),
             };
             let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
             let questions = Arc::new(Questions { subjects, next, over });
-            if told.send(Told::Found(Ok((found, questions.clone())))).is_ok() && has_room {
-                probes
-                    .put(&questions, ask, |at, answer| told.send(Told::Answer(at, answer)).is_ok());
+            if told.send(ProbeMessage::Found(Ok((found, questions.clone())))).is_ok() && has_room {
+                probes.put(&questions, ask, |at, answer| {
+                    told.send(ProbeMessage::Answer(at, answer)).is_ok()
+                });
             }
         })?;
         // ordinarily all is over at once: what was told until then waits, and this thread wakes once
         let _ = timeout(AT_ONCE, first).await;
         let (found, questions) = match timeout(deadline, receiver.recv()).await {
-            Ok(Some(Told::Found(found))) => found?,
-            Ok(Some(Told::Answer(..)) | None) => return Err(WorkerError::Lost(what).into()),
+            Ok(Some(ProbeMessage::Found(found))) => found?,
+            Ok(Some(ProbeMessage::Answer(..)) | None) => return Err(WorkerError::Lost(what).into()),
             Err(_) => return Err(WorkerError::Late(what).into()),
         };
         let help = || {
@@ -110,8 +111,9 @@ impl Probes {
             let (probes, questions) = (self.clone(), questions.clone());
             // without a thread nothing more is answered, and that is told
             let _ = workers.begin(what, move || {
-                probes
-                    .put(&questions, ask, |at, answer| told.send(Told::Answer(at, answer)).is_ok());
+                probes.put(&questions, ask, |at, answer| {
+                    told.send(ProbeMessage::Answer(at, answer)).is_ok()
+                });
             });
         };
         let mut answers: Vec<Option<T>> = questions.subjects.iter().map(|_| None).collect();
@@ -120,14 +122,14 @@ impl Probes {
         let mut silent = Duration::ZERO;
         while !missing.is_empty() && silent < PATIENCE && Instant::now() < end {
             match timeout(HELP, receiver.recv()).await {
-                Ok(Some(Told::Answer(at, answer))) => {
+                Ok(Some(ProbeMessage::Answer(at, answer))) => {
                     silent = Duration::ZERO;
                     missing.remove(&at);
                     if let Some(place) = answers.get_mut(at) {
                         *place = answer;
                     }
                 }
-                Ok(Some(Told::Found(..)) | None) => break,
+                Ok(Some(ProbeMessage::Found(..)) | None) => break,
                 Err(_) => {
                     silent += HELP;
                     if questions.next.load(Ordering::Relaxed) < answers.len() {

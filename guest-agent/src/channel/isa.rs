@@ -13,7 +13,7 @@ use nix::sys::epoll::EpollFlags;
 use tokio::sync::watch;
 use tokio_serial::SerialStream;
 
-use super::session::{AtEnd, End, Link, Session};
+use super::session::{AtEnd, Link, Session, SessionEnd};
 use super::{Kind, hotplug};
 use crate::commands::Agent;
 use crate::edges::{Edge, Watch};
@@ -74,9 +74,9 @@ pub async fn serve(
         };
         agent.log.info(format_args!("{} is open", path.display()));
         match Session::new(agent.clone(), kind, AtEnd::Drop, &link).run(false, &mut stopped).await {
-            End::Stopped => return,
-            End::Closed => agent.log.info(format_args!("{} was hung up", path.display())),
-            End::Failed(error) => {
+            SessionEnd::Stopped => return,
+            SessionEnd::Closed => agent.log.info(format_args!("{} was hung up", path.display())),
+            SessionEnd::Failed(error) => {
                 agent.log.info(format_args!("{} failed: {error}", path.display()));
             }
         }

@@ -22,7 +22,7 @@ use nix::fcntl::OFlag;
 use nix::sys::epoll::EpollFlags;
 use tokio::sync::watch;
 
-use super::session::{AtEnd, End, Link, Session};
+use super::session::{AtEnd, Link, Session, SessionEnd};
 use super::{Kind, hotplug};
 use crate::commands::Agent;
 use crate::edges::{Edge, Watch};
@@ -45,9 +45,9 @@ pub async fn serve(
         };
         agent.log.info(format_args!("{} is open", path.display()));
         match talk(&agent, kind, &port, &mut stopped).await {
-            End::Stopped => return,
-            End::Closed => {}
-            End::Failed(error) => {
+            SessionEnd::Stopped => return,
+            SessionEnd::Closed => {}
+            SessionEnd::Failed(error) => {
                 agent.log.info(format_args!("{} is gone: {error}", path.display()));
             }
         }
@@ -60,20 +60,20 @@ async fn talk<L: Link>(
     kind: Kind,
     port: &L,
     stopped: &mut watch::Receiver<bool>,
-) -> End {
+) -> SessionEnd {
     loop {
         let hung_up = tokio::select! {
             edge = away(port) => edge,
-            _ = stopped.wait_for(|stopped| *stopped) => return End::Stopped,
+            _ = stopped.wait_for(|stopped| *stopped) => return SessionEnd::Stopped,
         };
         let hung_up = match hung_up {
             Ok(hung_up) => hung_up,
-            Err(error) => return End::Failed(error),
+            Err(error) => return SessionEnd::Failed(error),
         };
         let session = Session::new(agent.clone(), kind, AtEnd::Drop, port);
         match session.run(hung_up, stopped).await {
-            End::Closed => {}
-            end @ (End::Stopped | End::Failed(_)) => return end,
+            SessionEnd::Closed => {}
+            end @ (SessionEnd::Stopped | SessionEnd::Failed(_)) => return end,
         }
     }
 }

@@ -95,7 +95,7 @@ pub enum AtEnd {
 
 /// How a session ended.
 #[derive(Debug)]
-pub enum End {
+pub enum SessionEnd {
     /// The other side closed the channel.
     Closed,
     /// The agent is to stop.
@@ -176,7 +176,7 @@ impl<'a, L: Link> Session<'a, L> {
 
     /// Talks until it ends. `hung_up` says that the other side has left already, though it may have
     /// left requests behind.
-    pub async fn run(mut self, hung_up: bool, stopped: &mut watch::Receiver<bool>) -> End {
+    pub async fn run(mut self, hung_up: bool, stopped: &mut watch::Receiver<bool>) -> SessionEnd {
         self.ended = hung_up;
         let unfinished = self.agent.unfinished.clone();
         let mut events = match self.kind {
@@ -190,8 +190,8 @@ impl<'a, L: Link> Session<'a, L> {
                     tokio::task::yield_now().await;
                     continue;
                 }
-                Ok(Step::End) => break End::Closed,
-                Err(error) => break End::Failed(error),
+                Ok(Step::End) => break SessionEnd::Closed,
+                Err(error) => break SessionEnd::Failed(error),
             }
             let eager = self.output.len() < BACKLOG;
             let slow_at = self.slow_at();
@@ -201,16 +201,16 @@ impl<'a, L: Link> Session<'a, L> {
                         self.readable = true;
                         self.ended |= hung_up;
                     }
-                    Err(error) => break End::Failed(error),
+                    Err(error) => break SessionEnd::Failed(error),
                 },
                 room = self.link.room(), if !self.output.is_empty() => {
                     if let Err(error) = room {
-                        break End::Failed(error);
+                        break SessionEnd::Failed(error);
                     }
                 }
                 gone = self.link.gone(), if self.ended => match gone {
-                    Ok(()) => break End::Closed,
-                    Err(error) => break End::Failed(error),
+                    Ok(()) => break SessionEnd::Closed,
+                    Err(error) => break SessionEnd::Failed(error),
                 },
                 Some(done) = self.running.join_next() => self.progress(done),
                 Some(done) = self.overtaking.join_next() => self.progress(done),
@@ -218,7 +218,7 @@ impl<'a, L: Link> Session<'a, L> {
                 () = unfinished.lighter(), if unfinished.is_heavy() => {}
                 () = at(slow_at) => self.overtake(),
                 Some(line) = next_event(&mut events), if eager => self.output.push(line),
-                _ = stopped.wait_for(|stopped| *stopped) => break End::Stopped,
+                _ = stopped.wait_for(|stopped| *stopped) => break SessionEnd::Stopped,
             }
         };
         self.leave();

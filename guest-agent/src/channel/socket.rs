@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::Kind;
-use super::session::{AtEnd, End, Link, Session};
+use super::session::{AtEnd, Link, Session, SessionEnd};
 use crate::commands::Agent;
 use crate::edges::{Edge, Watch, register};
 
@@ -76,9 +76,9 @@ pub async fn serve(
         };
         match Session::new(agent.clone(), kind, AtEnd::Finish, &link).run(false, &mut stopped).await
         {
-            End::Closed => {}
-            End::Failed(error) => agent.log.info(format_args!("a client was lost: {error}")),
-            End::Stopped => return,
+            SessionEnd::Closed => {}
+            SessionEnd::Failed(error) => agent.log.info(format_args!("a client was lost: {error}")),
+            SessionEnd::Stopped => return,
         }
     }
 }

@@ -123,7 +123,7 @@ enum Sleep {
 
 /// A way to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum SleepMethod {
     /// `systemctl` with this.
     Systemd(&'static str),
     /// A program of pm-utils, and what another is asked first.
@@ -134,22 +134,22 @@ enum Way {
 
 impl Sleep {
     /// The ways, the best first.
-    fn ways(self) -> &'static [Way] {
+    fn ways(self) -> &'static [SleepMethod] {
         match self {
             Self::Disk => &[
-                Way::Systemd("hibernate"),
-                Way::PmUtils { program: "pm-hibernate", question: "--hibernate" },
-                Way::Kernel("disk"),
+                SleepMethod::Systemd("hibernate"),
+                SleepMethod::PmUtils { program: "pm-hibernate", question: "--hibernate" },
+                SleepMethod::Kernel("disk"),
             ],
             Self::Ram => &[
-                Way::Systemd("suspend"),
-                Way::PmUtils { program: "pm-suspend", question: "--suspend" },
-                Way::Kernel("mem"),
+                SleepMethod::Systemd("suspend"),
+                SleepMethod::PmUtils { program: "pm-suspend", question: "--suspend" },
+                SleepMethod::Kernel("mem"),
             ],
             // the kernel has no word for both
             Self::Hybrid => &[
-                Way::Systemd("hybrid-sleep"),
-                Way::PmUtils { program: "pm-suspend-hybrid", question: "--suspend-hybrid" },
+                SleepMethod::Systemd("hybrid-sleep"),
+                SleepMethod::PmUtils { program: "pm-suspend-hybrid", question: "--suspend-hybrid" },
             ],
         }
     }
@@ -176,24 +176,28 @@ async fn suspend(agent: &Agent, sleep: Sleep, guest: &Guest<'_>) -> Result<(), P
 }
 
 /// Tries a way, if there is such a way in this guest.
-async fn attempt(agent: &Agent, way: Way, guest: &Guest<'_>) -> Option<Result<(), PowerError>> {
+async fn attempt(
+    agent: &Agent,
+    way: SleepMethod,
+    guest: &Guest<'_>,
+) -> Option<Result<(), PowerError>> {
     let run = async |path: &Path, argument: &[&str]| {
         program::run(path, argument, None, DEADLINE, WhenLate::Leave)
             .await
             .map_err(PowerError::from)
     };
     match way {
-        Way::Systemd(word) => {
+        SleepMethod::Systemd(word) => {
             let systemctl = (guest.find)("systemctl").filter(|_| guest.systemd.exists())?;
             Some(run(&systemctl, &[word]).await)
         }
-        Way::PmUtils { program, question } => {
+        SleepMethod::PmUtils { program, question } => {
             let asked = (guest.find)("pm-is-supported")?;
             let program = (guest.find)(program)?;
             program::run(&asked, &[question], None, QUESTION, WhenLate::Kill).await.ok()?;
             Some(run(&program, &[]).await)
         }
-        Way::Kernel(word) => {
+        SleepMethod::Kernel(word) => {
             let state = guest.state.to_owned();
             let job = move || {
                 let known = std::fs::read_to_string(&state).ok()?;

@@ -10,11 +10,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use zeroize::Zeroizing;
 
 use super::label;
+use crate::file_lock;
 use crate::worker::{WorkerError, Workers};
 
 /// As long as `lckpwdf(3)` waits for others.
@@ -278,25 +277,15 @@ async fn lock(path: &Path) -> Result<File, ShadowError> {
         .mode(0o600)
         .open(path)
         .map_err(failed)?;
-    let whole = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
     let deadline = tokio::time::Instant::now() + LOCK;
     loop {
-        // conflicts with the process-wide locks of other programs, and belongs to this file alone
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
-            Ok(_) => return Ok(file),
-            Err(nix::Error::EAGAIN | nix::Error::EACCES)
-                if tokio::time::Instant::now() < deadline =>
-            {
-                tokio::time::sleep(LOCK_STEP).await;
-            }
-            Err(errno) => return Err(failed(errno.into())),
+        if file_lock::try_lock(&file).map_err(|errno| failed(errno.into()))? {
+            return Ok(file);
         }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(failed(nix::Error::EAGAIN.into()));
+        }
+        tokio::time::sleep(LOCK_STEP).await;
     }
 }
 

@@ -142,25 +142,25 @@ fn check_name(name: &str) -> Result<(), UserError> {
 
 /// How an entry is changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Way {
+enum PasswordMethod {
     /// By a program that hashes as the guest is set up to.
     Program(PathBuf),
     /// By writing the files.
     Files,
 }
 
-fn way() -> Way {
-    let Some(path) = program::find("chpasswd") else { return Way::Files };
+fn way() -> PasswordMethod {
+    let Some(path) = program::find("chpasswd") else { return PasswordMethod::Files };
     let busybox = std::fs::canonicalize(&path).is_ok_and(|target| {
         target.file_name().is_some_and(|name| name.to_string_lossy().starts_with("busybox"))
     });
-    if busybox { Way::Files } else { Way::Program(path) }
+    if busybox { PasswordMethod::Files } else { PasswordMethod::Program(path) }
 }
 
 async fn set(
     workers: &Workers,
     folder: &Path,
-    way: Way,
+    way: PasswordMethod,
     name: &str,
     secret: Secret,
 ) -> Result<PasswordSet, UserError> {
@@ -168,15 +168,15 @@ async fn set(
         return Err(absent(workers, folder, name).await);
     };
     let wanted = match (way, secret) {
-        (Way::Program(path), Secret::Plain(password)) => {
+        (PasswordMethod::Program(path), Secret::Plain(password)) => {
             chpasswd(&path, &[], name, &password).await?;
             None
         }
-        (Way::Program(path), Secret::Hash(hash)) => {
+        (PasswordMethod::Program(path), Secret::Hash(hash)) => {
             chpasswd(&path, &["-e"], name, &hash).await?;
             Some(hash)
         }
-        (Way::Files, secret) => {
+        (PasswordMethod::Files, secret) => {
             let place = folder.to_owned();
             let hash =
                 workers.run("hashing a password", DEADLINE, move || secret.hash(&place)).await??;
@@ -262,7 +262,9 @@ mod tests {
             let guest = guest("root:!:19000:0:99999:7:::\n");
             fs::write(guest.path().join("login.defs"), method).unwrap();
             let report =
-                set(&Workers::new(), guest.path(), Way::Files, "root", plain("x")).await.unwrap();
+                set(&Workers::new(), guest.path(), PasswordMethod::Files, "root", plain("x"))
+                    .await
+                    .unwrap();
             assert_eq!(report, PasswordSet { unlocked: Some(true), ..PasswordSet::default() });
             let entry = shadow::entry(guest.path(), "root").unwrap().unwrap();
             assert!(entry.password.starts_with(start.as_bytes()));
@@ -274,7 +276,7 @@ mod tests {
         let guest = guest("root:$6$o$o:1:0:99999:7::5:\n");
         let set = async |hash: &str| {
             let secret = Secret::new(Zeroizing::new(hash.as_bytes().to_vec()), true).ok().unwrap();
-            set(&Workers::new(), guest.path(), Way::Files, "root", secret).await.unwrap()
+            set(&Workers::new(), guest.path(), PasswordMethod::Files, "root", secret).await.unwrap()
         };
         let expired = PasswordSet { expired: Some(true), ..PasswordSet::default() };
         assert_eq!(set("$6$a$b").await, expired);
@@ -286,7 +288,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_changes_nothing_has_failed() {
         let guest = guest("root:old:1:0:99999:7:::\n");
-        let way = Way::Program(program(guest.path(), "cat >/dev/null"));
+        let way = PasswordMethod::Program(program(guest.path(), "cat >/dev/null"));
         let error = set(&Workers::new(), guest.path(), way, "root", plain("x")).await.unwrap_err();
         assert!(matches!(error, UserError::Unchanged(_)), "{error}");
     }
@@ -297,7 +299,7 @@ mod tests {
         let file = guest.path().join("shadow");
         let script =
             format!("read line; echo \"root:$(echo $line | cut -d: -f2-):2\" >{}", file.display());
-        let way = Way::Program(program(guest.path(), &script));
+        let way = PasswordMethod::Program(program(guest.path(), &script));
         set(&Workers::new(), guest.path(), way, "root", plain("new")).await.unwrap();
         assert_eq!(fs::read_to_string(file).unwrap(), "root:new:2\n");
     }
@@ -305,8 +307,10 @@ mod tests {
     #[tokio::test]
     async fn a_failing_program_does_not_tell_the_password() {
         let guest = guest("root:old:1:0:99999:7:::\n");
-        let way =
-            Way::Program(program(guest.path(), "read line; echo \"bad line: $line\"; exit 1"));
+        let way = PasswordMethod::Program(program(
+            guest.path(),
+            "read line; echo \"bad line: $line\"; exit 1",
+        ));
         let error =
             set(&Workers::new(), guest.path(), way, "root", plain("hunter2")).await.unwrap_err();
         let text = error.to_string();
@@ -316,8 +320,9 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_user_is_refused() {
         let guest = guest("root:old:1:0:99999:7:::\n");
-        let error =
-            set(&Workers::new(), guest.path(), Way::Files, "roo", plain("x")).await.unwrap_err();
+        let error = set(&Workers::new(), guest.path(), PasswordMethod::Files, "roo", plain("x"))
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "user 'roo' does not exist");
     }
 
@@ -329,8 +334,9 @@ mod tests {
         }
         let guest = guest("root:old:1:0:99999:7:::\n");
         // the machine knows it, this guest's files do not
-        let error =
-            set(&Workers::new(), guest.path(), Way::Files, "daemon", plain("x")).await.unwrap_err();
+        let error = set(&Workers::new(), guest.path(), PasswordMethod::Files, "daemon", plain("x"))
+            .await
+            .unwrap_err();
         assert!(matches!(error, UserError::Remote(_)), "{error}");
     }
 

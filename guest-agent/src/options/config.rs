@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::key::{Given, Key, ROWS, Takes};
+use super::key::{Key, ROWS, RawOptions, Takes};
 
 const GROUP: &str = "general";
 
@@ -38,7 +38,7 @@ enum Fault {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Contents {
     /// What it sets.
-    pub(crate) given: Given,
+    pub(crate) given: RawOptions,
     /// Keys it sets that mean nothing here.
     pub(crate) unknown: Vec<String>,
 }

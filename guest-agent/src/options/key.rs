@@ -93,9 +93,9 @@ impl Key {
 
 /// What was set, not looked at yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Given(BTreeMap<Key, Vec<String>>);
+pub(crate) struct RawOptions(BTreeMap<Key, Vec<String>>);
 
-impl Given {
+impl RawOptions {
     /// Sets a key, or adds to it.
     pub(crate) fn set(&mut self, key: Key, value: String) {
         let values = self.0.entry(key).or_default();
@@ -159,10 +159,10 @@ mod tests {
 
     #[test]
     fn lists_add_up_and_all_else_is_replaced() {
-        let mut given = Given::default();
+        let mut given = RawOptions::default();
         given.set(Key::Path, "/a".into());
         given.set(Key::Block, "a".into());
-        let mut over = Given::default();
+        let mut over = RawOptions::default();
         over.set(Key::Path, "/b".into());
         over.set(Key::Block, "b".into());
         given.overlay(over);

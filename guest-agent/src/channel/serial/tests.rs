@@ -120,7 +120,7 @@ impl Link for Port {
 }
 
 /// Runs `host` against an agent at the other end of a port, and gives how the agent's side ended.
-async fn with_agent<F: Future>(kind: Kind, port: &Port, host: F) -> (F::Output, End) {
+async fn with_agent<F: Future>(kind: Kind, port: &Port, host: F) -> (F::Output, SessionEnd) {
     let local = LocalSet::new();
     local
         .run_until(async {
@@ -253,7 +253,7 @@ async fn an_unplugged_port_ends_the_conversation() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     })
     .await;
-    assert!(matches!(end, End::Failed(error) if error.raw_os_error() == Some(19)));
+    assert!(matches!(end, SessionEnd::Failed(error) if error.raw_os_error() == Some(19)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -290,7 +290,7 @@ async fn a_client_that_is_gone_altogether_holds_the_next_one_up_no_longer() {
             let early = tokio::time::timeout(Duration::from_millis(50), &mut session).await;
             assert!(early.is_err());
             drop(theirs);
-            assert!(matches!(session.await, End::Closed));
+            assert!(matches!(session.await, SessionEnd::Closed));
             assert_eq!(WAITED.with_borrow(Vec::len), 0, "it is not done yet");
             while WAITED.with_borrow(Vec::is_empty) {
                 tokio::task::yield_now().await;

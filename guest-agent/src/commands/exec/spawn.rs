@@ -166,9 +166,9 @@ impl Plan {
         Ok((child, ends.into_pipes()?))
     }
 
-    fn streams(&self) -> io::Result<(Streams, Ends)> {
+    fn streams(&self) -> io::Result<(Streams, AgentPipes)> {
         let mut streams = Streams { input: Stdio::null(), out: Stdio::null(), err: Stdio::null() };
-        let mut ends = Ends::default();
+        let mut ends = AgentPipes::default();
         if self.input {
             let (reader, writer) = io::pipe()?;
             streams.input = reader.into();
@@ -207,13 +207,13 @@ struct Streams {
 
 /// The agent's ends.
 #[derive(Default)]
-struct Ends {
+struct AgentPipes {
     input: Option<PipeWriter>,
     out: Option<PipeReader>,
     err: Option<PipeReader>,
 }
 
-impl Ends {
+impl AgentPipes {
     fn into_pipes(self) -> io::Result<Pipes> {
         let receiver = |end: Option<PipeReader>| {
             end.map(|end| pipe::Receiver::from_owned_fd(OwnedFd::from(end))).transpose()

@@ -69,11 +69,11 @@ pub(crate) enum Stop {
 
 /// Whose freezes are undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whose {
+pub(super) enum ThawScope {
     /// This batch's.
-    Ours,
+    ThisBatch,
     /// All, whoever froze.
-    Anyones,
+    All,
 }
 
 /// What thawing came to.
@@ -106,7 +106,7 @@ struct Progress {
 
 struct Job {
     batch: Arc<Batch>,
-    whose: Whose,
+    scope: ThawScope,
     next: Arc<AtomicUsize>,
     notes: mpsc::UnboundedSender<Note>,
 }
@@ -266,10 +266,10 @@ impl Batch {
     }
 
     /// Thaws all, last frozen first.
-    pub(super) async fn thaw(self: &Arc<Self>, whose: Whose, limit: Duration) -> Thawed {
+    pub(super) async fn thaw(self: &Arc<Self>, scope: ThawScope, limit: Duration) -> Thawed {
         let next = Arc::new(AtomicUsize::new(0));
         let (notes, mut noted) = mpsc::unbounded_channel();
-        let job = || Job { batch: self.clone(), whose, next: next.clone(), notes: notes.clone() };
+        let job = || Job { batch: self.clone(), scope, next: next.clone(), notes: notes.clone() };
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut helpers = 0;
         let begun = match waiting.map(|waiting| waiting.send(job())) {
@@ -309,7 +309,7 @@ impl Batch {
     }
 
     /// On a thread: thaws one, as often as it was frozen.
-    fn thaw_one(&self, at: usize, whose: Whose) -> Result<bool, Errno> {
+    fn thaw_one(&self, at: usize, scope: ThawScope) -> Result<bool, Errno> {
         let ours = {
             let progress = self.progress();
             if progress.freezing == Some(at) {
@@ -317,9 +317,9 @@ impl Batch {
             }
             progress.frozen.contains(&at)
         };
-        match whose {
-            Whose::Ours if !ours => return Ok(false),
-            Whose::Ours | Whose::Anyones => {}
+        match scope {
+            ThawScope::ThisBatch if !ours => return Ok(false),
+            ThawScope::ThisBatch | ThawScope::All => {}
         }
         let opened = &self.members[at].opened;
         for thaws in 0..THAWS {
@@ -337,13 +337,13 @@ impl Batch {
 
 impl Job {
     fn run(self) {
-        let Self { batch, whose, next, notes } = self;
+        let Self { batch, scope, next, notes } = self;
         loop {
             let claimed = next.fetch_add(1, Ordering::Relaxed);
             let Some(at) = batch.members.len().checked_sub(claimed + 1) else { return };
             // nobody may listen any longer: it is to be thawed all the same
             let _ = notes.send(Note::Begun(at));
-            let outcome = batch.thaw_one(at, whose);
+            let outcome = batch.thaw_one(at, scope);
             let _ = notes.send(Note::Ended(at, outcome));
         }
     }

@@ -45,7 +45,7 @@ use super::{Agent, CommandError, Handle};
 use crate::log::chain;
 use crate::settings::Settings;
 use crate::worker::{WorkerError, Workers};
-use batch::{Batch, Member, Stop, Whose};
+use batch::{Batch, Member, Stop, ThawScope};
 use kernel::{Kernel, Linux};
 use lease::{Lease, Note};
 
@@ -301,7 +301,7 @@ impl Freezer {
     /// Thaws whatever is frozen, by whomever.
     async fn thaw_everything(&self) -> Result<batch::Thawed, FreezeError> {
         let batch = self.gather(Some(&[])).await?;
-        Ok(batch.thaw(Whose::Anyones, self.limits.thaw).await)
+        Ok(batch.thaw(ThawScope::All, self.limits.thaw).await)
     }
 }
 
@@ -338,7 +338,7 @@ async fn freeze(
         set_timer(&agent, Timer::Lease);
         return outcome;
     }
-    let undone = undo(&agent, hook, Whose::Ours).await;
+    let undone = undo(&agent, hook, ThawScope::ThisBatch).await;
     if outcome.is_err() && *freezer.called_off.borrow() {
         freezer.undone.replace(Some(undone));
         return outcome;
@@ -351,7 +351,7 @@ async fn freeze(
 }
 
 /// Thaws what the agent holds, if it does, and tells the hook if it is due.
-async fn undo(agent: &Rc<Agent>, hook: HookDue, whose: Whose) -> Result<i64, FreezeError> {
+async fn undo(agent: &Rc<Agent>, hook: HookDue, scope: ThawScope) -> Result<i64, FreezeError> {
     let freezer = &agent.freezer;
     let held = freezer.held.borrow_mut().take();
     let mut count = 0;
@@ -361,7 +361,7 @@ async fn undo(agent: &Rc<Agent>, hook: HookDue, whose: Whose) -> Result<i64, Fre
             timer.abort();
         }
         let thawed = match &held.batch {
-            Some(batch) => Ok(batch.thaw(whose, freezer.limits.thaw).await),
+            Some(batch) => Ok(batch.thaw(scope, freezer.limits.thaw).await),
             None => freezer.thaw_everything().await,
         };
         let error = match thawed {
@@ -416,7 +416,7 @@ async fn thaw(agent: Rc<Agent>) -> Result<i64, FreezeError> {
     }
     let held = freezer.held.borrow().as_ref().map(|held| held.hook);
     let outcome = match held {
-        Some(hook) => Some(undo(&agent, hook, Whose::Anyones).await),
+        Some(hook) => Some(undo(&agent, hook, ThawScope::All).await),
         None => None,
     };
     if let Some(Thawed { lease, .. }) = freezer.lapsed.send_replace(None) {
@@ -462,7 +462,7 @@ async fn end(agent: Rc<Agent>, timer: Timer) {
     }) else {
         return;
     };
-    let outcome = undo(&agent, hook, Whose::Ours).await;
+    let outcome = undo(&agent, hook, ThawScope::ThisBatch).await;
     let filesystems = *outcome.as_ref().unwrap_or(&0);
     let lease = lease.length.as_secs();
     match timer {
