@@ -33,7 +33,7 @@ use zeroize::Zeroizing;
 use crate::failure::{Cause, Failure};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
-use crate::reply::{Operation, Word};
+use crate::reply::{MaybeNewer, Operation};
 use crate::target::Target;
 use crate::transport::{Link, Message, Remedy, TransportError};
 
@@ -444,11 +444,11 @@ fn read_as<M: Method, T: DeserializeOwned>(reply: Value) -> Result<T, Cause> {
 /// Whether an operation that is over is what was asked for.
 pub(crate) fn done(operation: Operation) -> Result<Operation, Failure> {
     match operation.state {
-        Word::Known(State::Succeeded) => Ok(operation),
-        Word::Known(
+        MaybeNewer::Known(State::Succeeded) => Ok(operation),
+        MaybeNewer::Known(
             State::Queued | State::Running | State::Failed | State::Cancelled | State::Undone,
         )
-        | Word::Newer(_) => Err(Cause::NotDone(Box::new(operation)).into()),
+        | MaybeNewer::Newer(_) => Err(Cause::NotDone(Box::new(operation)).into()),
     }
 }
 

@@ -16,7 +16,7 @@ use ostler_protocol::rpc::values::{IdempotencyKey, InstanceId, OperationId};
 use serde::Serialize;
 
 use crate::password::PasswordError;
-use crate::reply::{Operation, Word};
+use crate::reply::{MaybeNewer, Operation};
 use crate::target::TargetError;
 use crate::transport::TransportError;
 
@@ -253,7 +253,7 @@ pub(crate) struct Explanation {
     pub(crate) operations: Vec<OperationId>,
     /// How the operation ended.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) state: Option<Word<State>>,
+    pub(crate) state: Option<MaybeNewer<State>>,
     /// The exit code.
     pub(crate) exit: u8,
 }

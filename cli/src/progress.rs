@@ -10,28 +10,28 @@ use ostler_protocol::rpc::operation::{Progress as Amount, StepState, Unit};
 use crate::args::Format;
 use crate::clean::clean;
 use crate::output::{amount, note};
-use crate::reply::{Operation, Step, Word};
+use crate::reply::{MaybeNewer, Operation, Step};
 
 /// Somebody who watches an operation.
 pub(crate) enum Progress {
     /// One live line.
     Live(ProgressBar),
     /// A line for each step that begins or ends, and for each quarter of a long one.
-    Lines(Said),
+    Lines(PrintedProgress),
     /// Nobody watches.
     Silent,
 }
 
 /// What was said last, and need not be said again.
 #[derive(Default)]
-pub(crate) struct Said {
-    steps: Vec<Told>,
+pub(crate) struct PrintedProgress {
+    steps: Vec<PrintedStep>,
     trouble: Option<String>,
 }
 
 /// What was said of a step.
 #[derive(Debug, Clone, Default)]
-struct Told {
+struct PrintedStep {
     state: Option<StepState>,
     quarters: u64,
 }
@@ -48,7 +48,7 @@ impl Progress {
                 bar.enable_steady_tick(Duration::from_millis(120));
                 Self::Live(bar)
             }
-            (false, Format::Table) => Self::Lines(Said::default()),
+            (false, Format::Table) => Self::Lines(PrintedProgress::default()),
             (false, Format::Json) => Self::Silent,
         }
     }
@@ -92,9 +92,9 @@ impl Drop for Progress {
 }
 
 /// What there is to say of an operation of whose steps `said` was said before.
-fn news(said: &mut Vec<Told>, operation: &Operation) -> Vec<String> {
+fn news(said: &mut Vec<PrintedStep>, operation: &Operation) -> Vec<String> {
     let all = operation.steps.len();
-    said.resize(all, Told::default());
+    said.resize(all, PrintedStep::default());
     let mut lines = Vec::new();
     for (index, (step, said)) in operation.steps.iter().zip(said).enumerate() {
         let number = index + 1;
@@ -129,10 +129,12 @@ fn news(said: &mut Vec<Told>, operation: &Operation) -> Vec<String> {
 /// How many quarters of its bytes a step has moved. Other units pass by themselves.
 fn quarters(step: &Step) -> u64 {
     match step.progress {
-        Some(Word::Known(Amount { done, total: Some(total), unit: Unit::Bytes })) if total > 0 => {
+        Some(MaybeNewer::Known(Amount { done, total: Some(total), unit: Unit::Bytes }))
+            if total > 0 =>
+        {
             (u128::from(done.min(total)) * 4 / u128::from(total)) as u64
         }
-        Some(Word::Known(_) | Word::Newer(_)) | None => 0,
+        Some(MaybeNewer::Known(_) | MaybeNewer::Newer(_)) | None => 0,
     }
 }
 
@@ -212,7 +214,7 @@ mod tests {
         let mut told = |done: u64| {
             let mut operation = operation(&["running"]);
             let amount = Amount { done, total: Some(400 << 20), unit: Unit::Bytes };
-            operation.steps[0].progress = Some(Word::Known(amount));
+            operation.steps[0].progress = Some(MaybeNewer::Known(amount));
             news(&mut said, &operation)
         };
         assert_eq!(told(0), ["image.import: 1/1 step 0"]);

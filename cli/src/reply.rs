@@ -16,14 +16,14 @@ use serde_json::{Map, Value};
 /// A part of a reply: one this build knows, or a newer one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub(crate) enum Word<T> {
+pub(crate) enum MaybeNewer<T> {
     /// One this build knows.
     Known(T),
     /// What came instead.
     Newer(Value),
 }
 
-impl<T> Word<T> {
+impl<T> MaybeNewer<T> {
     /// What this build knows it as.
     pub(crate) fn known(&self) -> Option<&T> {
         match self {
@@ -33,7 +33,7 @@ impl<T> Word<T> {
     }
 }
 
-impl<T: Serialize> fmt::Display for Word<T> {
+impl<T: Serialize> fmt::Display for MaybeNewer<T> {
     /// The word of the wire.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -94,16 +94,16 @@ impl<T> Serialize for Shown<T> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Operation {
     pub(crate) id: OperationId,
-    pub(crate) kind: Word<Kind>,
-    pub(crate) subject: Word<Subject>,
+    pub(crate) kind: MaybeNewer<Kind>,
+    pub(crate) subject: MaybeNewer<Subject>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<IdempotencyKey>,
-    pub(crate) state: Word<State>,
+    pub(crate) state: MaybeNewer<State>,
     pub(crate) steps: Vec<Step>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<Shown<Fault>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) result: Option<Word<Outcome>>,
+    pub(crate) result: Option<MaybeNewer<Outcome>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) deadline: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,12 +124,12 @@ pub(crate) struct Operation {
 pub(crate) struct Step {
     pub(crate) name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) subject: Option<Word<Subject>>,
-    pub(crate) state: Word<StepState>,
+    pub(crate) subject: Option<MaybeNewer<Subject>>,
+    pub(crate) state: MaybeNewer<StepState>,
     #[serde(default, skip_serializing_if = "is_none")]
     pub(crate) failures: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) progress: Option<Word<Progress>>,
+    pub(crate) progress: Option<MaybeNewer<Progress>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) started: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -167,10 +167,10 @@ impl Operation {
     }
 }
 
-fn about(subject: &Word<Subject>) -> String {
+fn about(subject: &MaybeNewer<Subject>) -> String {
     match subject {
-        Word::Known(subject) => subject.to_string(),
-        Word::Newer(value) => plain(value),
+        MaybeNewer::Known(subject) => subject.to_string(),
+        MaybeNewer::Newer(value) => plain(value),
     }
 }
 
@@ -206,9 +206,9 @@ mod tests {
 
     #[test]
     fn a_newer_word_is_shown_as_it_is() {
-        let word: Word<Status> = serde_json::from_value(json!("ACTIVE")).unwrap();
+        let word: MaybeNewer<Status> = serde_json::from_value(json!("ACTIVE")).unwrap();
         assert_eq!((word.to_string(), word.known()), ("ACTIVE".into(), Some(&Status::Active)));
-        let word: Word<Status> = serde_json::from_value(json!("MIGRATING")).unwrap();
+        let word: MaybeNewer<Status> = serde_json::from_value(json!("MIGRATING")).unwrap();
         assert_eq!((word.to_string(), word.known()), ("MIGRATING".into(), None));
     }
 

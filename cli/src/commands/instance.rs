@@ -30,7 +30,7 @@ use super::{Followed, Session};
 use crate::args::Changing;
 use crate::failure::Failure;
 use crate::password::{self, Form, Source};
-use crate::reply::{Shown, Word};
+use crate::reply::{MaybeNewer, Shown};
 
 /// What can be done with instances.
 #[derive(Subcommand)]
@@ -184,9 +184,9 @@ async fn change<M: Method<Reply = operation::Operation>>(
     match session.follow::<M>(params, changing).await? {
         Followed::Accepted(operation) => session.output.result(&operation),
         Followed::Done(operation) => match operation.subject {
-            Word::Known(Subject::Instance(id)) => show(session, id).await,
+            MaybeNewer::Known(Subject::Instance(id)) => show(session, id).await,
             // Not what was asked for, but what the node says was done.
-            Word::Known(Subject::Image(_) | Subject::Network(_)) | Word::Newer(_) => {
+            MaybeNewer::Known(Subject::Image(_) | Subject::Network(_)) | MaybeNewer::Newer(_) => {
                 session.output.result(&operation)
             }
         },

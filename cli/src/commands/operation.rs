@@ -11,7 +11,7 @@ use super::instance::InstanceRef;
 use crate::client::done;
 use crate::failure::{Cause, Failure, word};
 use crate::progress::Progress;
-use crate::reply::{Operation, Word};
+use crate::reply::{MaybeNewer, Operation};
 
 /// What can be done with operations.
 #[derive(Subcommand)]
@@ -88,9 +88,9 @@ impl OperationCommand {
 /// Whether nothing is left of an operation that was to be cancelled.
 fn cancelled(operation: Operation) -> Result<Operation, Failure> {
     match operation.state {
-        Word::Known(State::Cancelled | State::Undone) => Ok(operation),
-        Word::Known(State::Queued | State::Running | State::Succeeded | State::Failed)
-        | Word::Newer(_) => Err(Cause::NotCancelled(Box::new(operation)).into()),
+        MaybeNewer::Known(State::Cancelled | State::Undone) => Ok(operation),
+        MaybeNewer::Known(State::Queued | State::Running | State::Succeeded | State::Failed)
+        | MaybeNewer::Newer(_) => Err(Cause::NotCancelled(Box::new(operation)).into()),
     }
 }
 

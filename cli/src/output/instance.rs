@@ -9,7 +9,7 @@ use super::table::{Field, Mood, fields};
 use super::time::{age, instant};
 use super::{Look, Show, fault_rows};
 use crate::failure::reason_word;
-use crate::reply::Word;
+use crate::reply::MaybeNewer;
 
 impl Row for Instance {
     const NONE: &'static str = "no instances";
@@ -31,7 +31,7 @@ impl Row for Instance {
             Field::plain(self.id),
             Field::plain(&self.name),
             status(self.status),
-            Field::maybe(self.task_state.map(Word::Known)),
+            Field::maybe(self.task_state.map(MaybeNewer::Known)),
             power(self.power_state),
             guest_state(self.guest.state),
             Field::plain(self.vcpus),
@@ -49,8 +49,8 @@ impl Show for Instance {
             ("id", Field::plain(self.id)),
             ("name", Field::plain(&self.name)),
             ("status", status(self.status)),
-            ("vm state", Field::plain(Word::Known(self.vm_state))),
-            ("task", Field::maybe(self.task_state.map(Word::Known))),
+            ("vm state", Field::plain(MaybeNewer::Known(self.vm_state))),
+            ("task", Field::maybe(self.task_state.map(MaybeNewer::Known))),
             ("power", power(self.power_state)),
         ];
         if let Some(stalled) = &self.stalled {

@@ -6,7 +6,7 @@ use ostler_protocol::rpc::values::{Bytes, Timestamp};
 use super::table::{Field, Mood, fields, list};
 use super::time::{age, instant, span};
 use super::{Look, Show, fault_rows};
-use crate::reply::{Operation, Word, plain};
+use crate::reply::{MaybeNewer, Operation, plain};
 
 impl Show for Vec<Operation> {
     fn show(&self, look: Look) -> String {
@@ -54,10 +54,10 @@ impl Show for Operation {
         }
         for (index, step) in self.steps.iter().enumerate() {
             let mood = match step.state {
-                Word::Known(StepState::Pending) | Word::Newer(_) => Mood::Neutral,
-                Word::Known(StepState::Running | StepState::Undone) => Mood::Moving,
-                Word::Known(StepState::Done) => Mood::Good,
-                Word::Known(StepState::Failed) => Mood::Bad,
+                MaybeNewer::Known(StepState::Pending) | MaybeNewer::Newer(_) => Mood::Neutral,
+                MaybeNewer::Known(StepState::Running | StepState::Undone) => Mood::Moving,
+                MaybeNewer::Known(StepState::Done) => Mood::Good,
+                MaybeNewer::Known(StepState::Failed) => Mood::Bad,
             };
             let mut text = format!("{}. {}: {}", index + 1, step.title(), step.state);
             if let Some(progress) = &step.progress {
@@ -79,58 +79,58 @@ impl Show for Operation {
     }
 }
 
-fn state(state: &Word<State>) -> Field {
+fn state(state: &MaybeNewer<State>) -> Field {
     let mood = match state {
-        Word::Known(State::Succeeded) => Mood::Good,
-        Word::Known(State::Queued | State::Running) => Mood::Moving,
-        Word::Known(State::Failed | State::Undone) => Mood::Bad,
-        Word::Known(State::Cancelled) | Word::Newer(_) => Mood::Neutral,
+        MaybeNewer::Known(State::Succeeded) => Mood::Good,
+        MaybeNewer::Known(State::Queued | State::Running) => Mood::Moving,
+        MaybeNewer::Known(State::Failed | State::Undone) => Mood::Bad,
+        MaybeNewer::Known(State::Cancelled) | MaybeNewer::Newer(_) => Mood::Neutral,
     };
     Field::new(state, mood)
 }
 
 /// What an operation came to. That a guest was not quiesced is worth a look: what its programs had
 /// not written yet is missing in the image.
-fn outcome(outcome: &Word<Outcome>) -> Field {
+fn outcome(outcome: &MaybeNewer<Outcome>) -> Field {
     let mood = match outcome {
-        Word::Known(Outcome::Snapshot { quiesced: true, .. }) => Mood::Good,
-        Word::Known(Outcome::Snapshot { quiesced: false, .. }) => Mood::Moving,
-        Word::Newer(_) => Mood::Neutral,
+        MaybeNewer::Known(Outcome::Snapshot { quiesced: true, .. }) => Mood::Good,
+        MaybeNewer::Known(Outcome::Snapshot { quiesced: false, .. }) => Mood::Moving,
+        MaybeNewer::Newer(_) => Mood::Neutral,
     };
     Field::new(outcome_text(outcome), mood)
 }
 
 /// The same as a sentence.
-pub(crate) fn outcome_text(outcome: &Word<Outcome>) -> String {
+pub(crate) fn outcome_text(outcome: &MaybeNewer<Outcome>) -> String {
     match outcome {
-        Word::Known(Outcome::Snapshot { image, quiesced: true, .. }) => {
+        MaybeNewer::Known(Outcome::Snapshot { image, quiesced: true, .. }) => {
             format!("image {image} is made; the guest was quiesced for it")
         }
-        Word::Known(Outcome::Snapshot { image, quiesced: false, why }) => {
+        MaybeNewer::Known(Outcome::Snapshot { image, quiesced: false, why }) => {
             let why = why.as_deref().unwrap_or("no reason is given");
             format!("image {image} is made; the guest was not quiesced: {why}")
         }
-        Word::Newer(value) => plain(value),
+        MaybeNewer::Newer(value) => plain(value),
     }
 }
 
 /// What the end of an operation means.
-pub(super) fn meaning(state: &Word<State>) -> String {
+pub(super) fn meaning(state: &MaybeNewer<State>) -> String {
     let more = match state {
-        Word::Known(State::Queued) => ": not begun",
-        Word::Known(State::Running | State::Succeeded) | Word::Newer(_) => "",
-        Word::Known(State::Failed) => ": something it did may be left",
-        Word::Known(State::Cancelled) => ": what it had done is undone",
-        Word::Known(State::Undone) => ": things are as they were before",
+        MaybeNewer::Known(State::Queued) => ": not begun",
+        MaybeNewer::Known(State::Running | State::Succeeded) | MaybeNewer::Newer(_) => "",
+        MaybeNewer::Known(State::Failed) => ": something it did may be left",
+        MaybeNewer::Known(State::Cancelled) => ": what it had done is undone",
+        MaybeNewer::Known(State::Undone) => ": things are as they were before",
     };
     format!("{state}{more}")
 }
 
 /// How far, as people read it.
-pub(crate) fn amount(progress: &Word<Amount>) -> String {
+pub(crate) fn amount(progress: &MaybeNewer<Amount>) -> String {
     let &Amount { done, total, unit } = match progress {
-        Word::Known(amount) => amount,
-        Word::Newer(value) => return plain(value),
+        MaybeNewer::Known(amount) => amount,
+        MaybeNewer::Newer(value) => return plain(value),
     };
     let count = |n: u64| match unit {
         Unit::Bytes => Bytes(n).to_string(),
@@ -152,7 +152,8 @@ mod tests {
 
     #[test]
     fn amounts_are_bounded_by_their_total() {
-        let bytes = |done, total| amount(&Word::Known(Amount { done, total, unit: Unit::Bytes }));
+        let bytes =
+            |done, total| amount(&MaybeNewer::Known(Amount { done, total, unit: Unit::Bytes }));
         assert_eq!(bytes(1 << 20, Some(4 << 20)), "1 MiB of 4 MiB (25 %)");
         assert_eq!(bytes(u64::MAX, Some(1)), "16777215.9 TiB of 1 B (100 %)");
         assert_eq!(bytes(5, None), "5 B");

@@ -18,7 +18,7 @@ use ostler_protocol::rpc::method::{GuestFileRead, GuestFileWrite};
 use ostler_protocol::rpc::values::Bytes;
 use serde::Serialize;
 
-use super::place::Place;
+use super::place::GuestPath;
 use crate::args::Format;
 use crate::commands::Session;
 use crate::failure::{Cause, Failure};
@@ -43,7 +43,7 @@ pub(crate) struct PushArgs {
     /// The file here; - is standard input
     file: PathBuf,
     /// The file in the guest: INSTANCE:PATH
-    place: Place,
+    place: GuestPath,
     /// Set these permissions before the content is written, as in 0600
     #[arg(long, value_parser = octal)]
     mode: Option<u32>,
@@ -53,7 +53,7 @@ pub(crate) struct PushArgs {
 #[derive(Args)]
 pub(crate) struct PullArgs {
     /// The file in the guest: INSTANCE:PATH
-    place: Place,
+    place: GuestPath,
     /// The file here; - is standard output
     file: PathBuf,
     /// Give up beyond this size
@@ -148,8 +148,8 @@ impl PullArgs {
         }
         bar.finish_and_clear();
         match target.finish().map_err(local)? {
-            Whither::Stdout => Ok(()),
-            Whither::File => {
+            Destination::Stdout => Ok(()),
+            Destination::File => {
                 let sentence = format!("{} are in {name}", Bytes(offset));
                 session.output.sentence(&Copied { bytes: offset }, &sentence)
             }
@@ -190,7 +190,7 @@ enum Target {
 }
 
 /// Where it went.
-enum Whither {
+enum Destination {
     Stdout,
     File,
 }
@@ -217,14 +217,14 @@ impl Target {
         }
     }
 
-    fn finish(mut self) -> std::io::Result<Whither> {
+    fn finish(mut self) -> std::io::Result<Destination> {
         match &mut self {
-            Self::Stdout(out) => out.flush().map(|()| Whither::Stdout),
+            Self::Stdout(out) => out.flush().map(|()| Destination::Stdout),
             Self::File { file, temporary, path, done } => {
                 file.sync_all()?;
                 std::fs::rename(&*temporary, &*path)?;
                 *done = true;
-                Ok(Whither::File)
+                Ok(Destination::File)
             }
         }
     }

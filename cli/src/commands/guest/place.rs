@@ -6,14 +6,14 @@ use super::InstanceRef;
 
 /// A file in a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct GuestPath {
     /// Which guest.
     pub(crate) instance: InstanceRef,
     /// The file, by its whole path.
     pub(crate) path: String,
 }
 
-impl FromStr for Place {
+impl FromStr for GuestPath {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -34,10 +34,10 @@ mod tests {
 
     #[test]
     fn a_file_in_a_guest_has_its_whole_path() {
-        let place: Place = "web:/tmp/a:b".parse().unwrap();
+        let place: GuestPath = "web:/tmp/a:b".parse().unwrap();
         assert_eq!(place.path, "/tmp/a:b");
         for bad in ["web", "/tmp/x", "web:", "web:x", ":/x", "a b:/x"] {
-            assert!(bad.parse::<Place>().is_err(), "{bad}");
+            assert!(bad.parse::<GuestPath>().is_err(), "{bad}");
         }
     }
 }

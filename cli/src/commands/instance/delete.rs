@@ -14,7 +14,7 @@ use crate::args::Changing;
 use crate::client::done;
 use crate::commands::Session;
 use crate::failure::{Cause, Failure};
-use crate::reply::{Operation, Word};
+use crate::reply::{MaybeNewer, Operation};
 
 /// Instances that are to go.
 #[derive(Args)]
@@ -34,8 +34,8 @@ pub(crate) struct DeleteArgs {
 
 /// As much of an instance as tells how deleted it is.
 #[derive(Deserialize)]
-struct Left {
-    status: Word<Status>,
+struct DeletedInstance {
+    status: MaybeNewer<Status>,
 }
 
 /// Take back a delete.
@@ -132,8 +132,9 @@ async fn show_deleted(
             for operation in &deleted {
                 let about = operation.about();
                 let more = match operation.subject {
-                    Word::Known(Subject::Instance(id)) => restorable(session, id).await,
-                    Word::Known(Subject::Image(_) | Subject::Network(_)) | Word::Newer(_) => None,
+                    MaybeNewer::Known(Subject::Instance(id)) => restorable(session, id).await,
+                    MaybeNewer::Known(Subject::Image(_) | Subject::Network(_))
+                    | MaybeNewer::Newer(_) => None,
                 };
                 lines.push(format!("{about} is deleted{}", more.unwrap_or_default()));
             }
@@ -148,8 +149,8 @@ async fn restorable(session: &mut Session, id: InstanceId) -> Option<String> {
     if session.output.format() == crate::args::Format::Json {
         return None;
     }
-    match session.client.ask::<InstanceShow, Left>(&Select { id }).await {
-        Ok(left) if left.status == Word::Known(Status::SoftDeleted) => Some(format!(
+    match session.client.ask::<InstanceShow, DeletedInstance>(&Select { id }).await {
+        Ok(left) if left.status == MaybeNewer::Known(Status::SoftDeleted) => Some(format!(
             "; until the node reclaims it (instances.reclaim_after in its configuration) you can \
              restore it: ostler instance restore {id}"
         )),
