@@ -404,7 +404,7 @@ fn what_is_not_there_cannot_be_changed_and_that_is_told() {
     let expected = "The command guest-get-devices has not been found";
     assert_eq!(reply["error"], json!({"class": "CommandNotFound", "desc": expected}));
     let load = client.ask("guest-get-load");
-    assert!(load["load1m"].is_f64() && load["load5m"].is_f64() && load["load15m"].is_f64());
+    assert!(["load1m", "load5m", "load15m"].iter().all(|over| load[over].is_number()));
 }
 
 #[test]
