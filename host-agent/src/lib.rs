@@ -19,6 +19,7 @@
 //!
 //! [`run()`] is the whole life of an agent: settings in, a reason to end out. Guests outlive it.
 
+pub mod allocator;
 pub mod compute;
 pub mod config;
 pub mod console;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ostler_host_agent::config::{LogFormat, Settings};
-use ostler_host_agent::{Error, reload};
+use ostler_host_agent::{Error, allocator, reload};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
@@ -32,6 +32,10 @@ enum Action {
     CheckConfig,
 }
 
+/// Threads of the runtime at most: what blocks or computes for long has threads of its own, and a
+/// node may have hundreds of processors, which are there for its guests.
+const WORKERS_MAX: usize = 4;
+
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "before there is a log")]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -55,9 +59,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    allocator::give_back();
     // The one crypto provider of both TLS users; it is set once, so this cannot fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.worker_threads(workers).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("ostler-host-agent: the runtime cannot be started: {error}");

@@ -13,6 +13,7 @@ use sd_notify::NotifyState;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::allocator;
 use crate::compute::{Bridges, ByCapacity, ByState, Compute, Node, Outside};
 use crate::config::{INCOMING, Settings};
 use crate::disk::{Directory, DiskError};
@@ -157,6 +158,7 @@ pub async fn run(
     ));
     let watchdog = tokio::spawn(notify::watchdog(shutdown.clone()));
     notify::tell(NotifyState::Ready);
+    allocator::trim();
     tracing::info!(
         host = %settings.host, socket = %settings.socket.display(),
         version = env!("CARGO_PKG_VERSION"), "ready"

@@ -103,6 +103,19 @@ async fn the_same_message_twice_is_one_operation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_many_frames_is_the_one_the_socket_gives() {
+    need_root!();
+    let broker = Broker::ensure().await.unwrap();
+    let mut node = Node::on(&broker).await;
+    let document = node.ask("rpc.discover", Value::Null).await;
+    let frames = document.to_string().len() / (16 << 10);
+    assert!(frames > 4, "{frames} frames are not many");
+    let mut client = node.agent.amqp_client().await.unwrap();
+    let told = client.send(&Call::new("rpc.discover", Value::Null)).await.unwrap();
+    assert_eq!(told, document);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_cannot_be_read_goes_to_the_dead_letters_with_the_reason() {
     need_root!();
     let broker = Broker::private().await.unwrap();

@@ -27,8 +27,6 @@ const LOGGED_MAX: usize = 500;
 pub struct Service<O: Outside> {
     compute: Arc<Compute<O>>,
     broker: watch::Receiver<Link>,
-    /// The OpenRPC document, made once.
-    document: Arc<Value>,
     inspection: Inspection<O::Hypervisor>,
 }
 
@@ -37,7 +35,6 @@ impl<O: Outside> Clone for Service<O> {
         Self {
             compute: Arc::clone(&self.compute),
             broker: self.broker.clone(),
-            document: Arc::clone(&self.document),
             inspection: self.inspection.clone(),
         }
     }
@@ -76,11 +73,8 @@ impl Asked {
 impl<O: Outside> Service<O> {
     /// A service in front of `compute`; `broker` tells whether there is one and it can be reached.
     pub fn new(compute: Arc<Compute<O>>, broker: watch::Receiver<Link>) -> Self {
-        let mut document = openrpc(env!("CARGO_PKG_VERSION"));
-        document["x-plans"] = json!(plans());
-        let document = Arc::new(document);
         let inspection = compute.reads().inspection();
-        Self { compute, broker, document, inspection }
+        Self { compute, broker, inspection }
     }
 
     /// Ends the console sessions, after the shutdown token was cancelled.
@@ -156,7 +150,7 @@ impl<O: Outside> Service<O> {
                 let broker = *self.broker.borrow();
                 return value(&compute.reads().host(broker).await?);
             }
-            Call::Discover(_) => return Ok(Value::clone(&self.document)),
+            Call::Discover(_) => return Ok(document()),
             Call::InstanceList(filter) => {
                 let found = compute.reads().instances(&filter)?;
                 let told: Vec<_> = found.into_iter().map(fault::instance).collect();
@@ -257,6 +251,14 @@ impl<O: Outside> Service<O> {
     }
 }
 
+/// The OpenRPC document. It is made when somebody asks, who hardly ever does: kept, it would be two
+/// megabytes.
+fn document() -> Value {
+    let mut document = openrpc(env!("CARGO_PKG_VERSION"));
+    document["x-plans"] = json!(plans());
+    document
+}
+
 /// Whether what is answered directly may still be begun. For a change the journal is asked first: it
 /// may be there already, under its key.
 fn in_time(call: &Call, context: &Context) -> Result<(), Fault> {
@@ -296,6 +298,13 @@ pub(super) fn bytes(response: &Response) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_document_is_the_same_whenever_it_is_made() {
+        let first = document().to_string();
+        assert_eq!(document().to_string(), first);
+        assert!(first.contains("\"x-plans\":{"), "it tells the steps of the operations");
+    }
 
     fn asked(method: &str, params: Value, deadline: u64) -> Result<(), Fault> {
         let call = Call::decode(method, Some(params)).unwrap();

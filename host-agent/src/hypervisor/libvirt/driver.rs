@@ -28,6 +28,9 @@ use crate::hypervisor::{Error, HypervisorEvent, Link};
 /// How many idle turns are kept before they are swept.
 const TURNS_SWEPT_AT: usize = 256;
 
+/// How long a thread waits for a call before it ends.
+const THREAD_IDLE: Duration = Duration::from_secs(30);
+
 /// How to reach libvirt, and how much to ask of it at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -133,6 +136,7 @@ impl Libvirt {
             Lane::start(Plan {
                 name,
                 threads,
+                idle: THREAD_IDLE,
                 queue: settings.queue,
                 open: opener(settings.uri.clone(), Arc::clone(&event_loop), sink),
                 report: LinkBoard::reporter(&board),

@@ -1,10 +1,13 @@
-//! A lane: one connection, a bounded queue and a fixed number of threads that carry calls out.
+//! A lane: one connection, a bounded queue and a bounded number of threads that carry calls out.
 //!
 //! ```text
 //!   submit ──> queue (bounded) ──> worker 0..n ──> libvirt
 //!                                       │  broken?
 //!   close notice ───────────────────────┴──> keeper: close, back off, open again
 //! ```
+//!
+//! Threads are started as jobs need them, and end when they have had none for a while: a node that
+//! nobody changes needs one or two, and each keeps a stack and what it has freed last.
 //!
 //! A full queue refuses. A job whose caller has gone or whose deadline has passed is dropped
 //! unstarted: a late command is never run. While there is no connection every job is answered at
@@ -40,7 +43,10 @@ pub(super) type Report = Box<dyn Fn(bool) + Send>;
 /// How a lane is built.
 pub(super) struct Plan {
     pub(super) name: &'static str,
+    /// The most there are at a time.
     pub(super) threads: usize,
+    /// How long a thread waits for a job before it ends.
+    pub(super) idle: Duration,
     pub(super) queue: usize,
     pub(super) open: Opener,
     pub(super) report: Report,
@@ -51,7 +57,11 @@ pub(super) struct Plan {
 /// A running lane. Dropping it stops it; a thread inside a call ends when libvirt answers.
 pub(super) struct Lane {
     handle: LaneHandle,
+    name: &'static str,
     capacity: usize,
+    threads: usize,
+    idle: Duration,
+    alive: mpsc::Sender<()>,
 }
 
 /// A way to tell a lane that its connection is no good.
@@ -71,6 +81,9 @@ struct State {
     connection: Result<Arc<Connection>, String>,
     /// Jobs on a thread now.
     running: usize,
+    /// Threads there are, and those of them that wait for a job.
+    workers: usize,
+    waiting: usize,
     suspect: bool,
     stopping: bool,
 }
@@ -81,27 +94,29 @@ struct Queued {
 }
 
 impl Lane {
-    /// Starts the threads; the connection is made by and by.
+    /// Starts the lane; the connection is made by and by.
     pub(super) fn start(plan: Plan) -> Result<Self, Error> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 connection: Err("not connected yet".to_owned()),
                 running: 0,
+                workers: 0,
+                waiting: 0,
                 suspect: false,
                 stopping: false,
             }),
             work: Condvar::new(),
             upkeep: Condvar::new(),
         });
-        let lane = Self { handle: LaneHandle(shared), capacity: plan.queue };
-        for worker in 0..plan.threads {
-            let (handle, alive) = (lane.handle.clone(), plan.alive.clone());
-            spawn(format!("{}-{worker}", plan.name), move || {
-                work(&handle);
-                drop(alive);
-            })?;
-        }
+        let lane = Self {
+            handle: LaneHandle(shared),
+            name: plan.name,
+            capacity: plan.queue,
+            threads: plan.threads,
+            idle: plan.idle,
+            alive: plan.alive.clone(),
+        };
         let handle = lane.handle.clone();
         spawn(format!("{}-link", plan.name), move || {
             keep(&handle, &plan);
@@ -122,10 +137,30 @@ impl Lane {
         if state.queue.len() >= self.capacity {
             return Err(Full);
         }
+        // Each that waits takes one of those that are queued.
+        if state.queue.len() >= state.waiting && state.workers < self.threads {
+            match self.start_worker() {
+                Ok(()) => state.workers += 1,
+                Err(error) => {
+                    tracing::warn!(lane = self.name, %error, "a thread is missing");
+                    if state.workers == 0 {
+                        return Err(Full);
+                    }
+                }
+            }
+        }
         state.queue.push_back(Queued { deadline, job });
         drop(state);
         self.handle.0.work.notify_one();
         Ok(())
+    }
+
+    fn start_worker(&self) -> Result<(), Error> {
+        let (handle, idle, alive) = (self.handle.clone(), self.idle, self.alive.clone());
+        spawn(self.name.to_owned(), move || {
+            work(&handle, idle);
+            drop(alive);
+        })
     }
 }
 
@@ -165,7 +200,8 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), Error
     })
 }
 
-fn work(lane: &LaneHandle) {
+/// Carries jobs out until there is none for so long, or no more at all.
+fn work(lane: &LaneHandle, idle: Duration) {
     loop {
         let (queued, connection) = {
             let mut state = lane.state();
@@ -177,7 +213,15 @@ fn work(lane: &LaneHandle) {
                     state.running += 1;
                     break (queued, state.connection.clone());
                 }
-                state = lane.0.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.waiting += 1;
+                let (woken, waited) =
+                    lane.0.work.wait_timeout(state, idle).unwrap_or_else(PoisonError::into_inner);
+                state = woken;
+                state.waiting -= 1;
+                if waited.timed_out() && state.queue.is_empty() {
+                    state.workers -= 1;
+                    return;
+                }
             }
         };
         if Instant::now() < queued.deadline {
@@ -302,6 +346,7 @@ mod tests {
         let plan = Plan {
             name: "test",
             threads,
+            idle: Duration::from_millis(1),
             queue,
             open: Box::new(|_| Err("no libvirtd here".to_owned())),
             report: Box::new(|_| {}),
@@ -341,10 +386,47 @@ mod tests {
         assert_eq!(ran.await, Ok(()));
     }
 
+    /// A job that ends when its sender is used or dropped, and what tells that it has begun.
+    fn hold(lane: &Lane) -> (std::sync::mpsc::Sender<()>, tokio::sync::oneshot::Receiver<()>) {
+        let (end, held) = std::sync::mpsc::channel();
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let job = move |_: Result<&Connect, String>| {
+            begin.send(()).unwrap();
+            let _ended = held.recv();
+        };
+        lane.submit(soon(), Box::new(job)).unwrap();
+        (end, begun)
+    }
+
+    #[tokio::test]
+    async fn threads_are_started_for_their_jobs_and_end_when_there_are_none() {
+        let (lane, _ended) = unreachable(2, 8);
+        assert_eq!(lane.handle.state().workers, 0, "nobody has asked for anything");
+        for _ in 0..2 {
+            let (first, begun) = hold(&lane);
+            begun.await.unwrap();
+            let (second, begun) = hold(&lane);
+            begun.await.unwrap();
+            let (third, begun) = hold(&lane);
+            assert_eq!(lane.handle.state().workers, 2, "no more than there may be");
+            drop((first, second));
+            begun.await.unwrap();
+            drop(third);
+            let none = async {
+                while lane.handle.state().workers > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), none).await.unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn threads_end_with_their_lane() {
         let (lane, mut ended) = unreachable(3, 8);
-        drop(lane);
+        let (job, begun) = hold(&lane);
+        begun.await.unwrap();
+        drop((lane, job));
         assert_eq!(ended.recv().await, None);
     }
 }

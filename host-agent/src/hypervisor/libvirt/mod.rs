@@ -3,11 +3,11 @@
 //! ```text
 //!   async callers          lanes (lane.rs): a connection, a bounded queue, own threads
 //!   ─────────────          ────────────────────────────────────────────────────────────
-//!   define, start ...  ──> Control     3 lanes of 4 threads ─┐
-//!   state, list ...    ──> Stats       2 lanes of 4 threads ─┤
-//!   guest commands     ──> GuestAgent  2 lanes of 4 threads ─┼──> libvirtd
-//!   save, restore      ──> Save        1 lane of 4 threads  ─┤
-//!   events()  <── broadcast ── Events  1 lane, callbacks    ─┘
+//!   define, start ...  ──> Control     3 lanes of up to 4 threads ─┐
+//!   state, list ...    ──> Stats       2 lanes of up to 4 threads ─┤
+//!   guest commands     ──> GuestAgent  2 lanes of up to 4 threads ─┼──> libvirtd
+//!   save, restore      ──> Save        1 lane of up to 4 threads  ─┤
+//!   events()  <── broadcast ── Events  1 lane, callbacks          ─┘
 //!                               ^ event loop (event_loop.rs): one thread for the process
 //! ```
 //!

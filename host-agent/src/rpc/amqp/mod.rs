@@ -231,8 +231,8 @@ async fn session<O: Outside>(
     stood: &mut bool,
 ) -> Ended {
     let opening = async {
-        let inward = connect(endpoint, host, "in").await?;
-        let outward = connect(endpoint, host, "out").await?;
+        let inward = connect(endpoint, host, Side::In).await?;
+        let outward = connect(endpoint, host, Side::Out).await?;
         let replies = Replies::open(endpoint, host).await?;
         let outbox = Outbox::open(outward, replies).await?;
         Session::open(inward, outbox, host, service).await
@@ -256,11 +256,24 @@ async fn session<O: Outside>(
     ended
 }
 
-async fn connect(endpoint: &Endpoint, host: &str, side: &str) -> Result<Connection, Ended> {
-    let uri = uri(endpoint);
+/// What a connection is for.
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    In,
+    Out,
+    Replies,
+}
+
+async fn connect(endpoint: &Endpoint, host: &str, side: Side) -> Result<Connection, Ended> {
+    let (side, frame_max) = match side {
+        Side::In => ("in", wire::FRAME_IN),
+        Side::Out => ("out", wire::FRAME_OUT),
+        Side::Replies => ("replies", wire::FRAME_OUT),
+    };
     let name: LongString = format!("ostler-host-agent {host} {side}").into();
     let properties = ConnectionProperties::default().with_connection_name(name);
-    wire::connect(uri, properties).await.map_err(amqp("connect to the broker"))
+    let connected = wire::connect(uri(endpoint), properties, frame_max).await;
+    connected.map_err(amqp("connect to the broker"))
 }
 
 /// A broker in the library's words; nobody's login is the broker's own for its own machine.

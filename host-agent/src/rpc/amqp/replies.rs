@@ -17,7 +17,7 @@ use ostler_protocol::rpc::envelope::Response;
 use tokio::sync::Mutex;
 
 use super::publish::{confirming, publish};
-use super::{Ended, close, connect};
+use super::{Ended, Side, close, connect};
 use crate::rpc::service::bytes;
 
 /// Where the answer to a message goes.
@@ -118,7 +118,7 @@ struct Line {
 
 impl Line {
     async fn open(endpoint: &Endpoint, host: &str) -> Result<Self, Ended> {
-        let connection = connect(endpoint, host, "replies").await?;
+        let connection = connect(endpoint, host, Side::Replies).await?;
         let channel = confirming(&connection).await?;
         Ok(Self { connection, channel })
     }

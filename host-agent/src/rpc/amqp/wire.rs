@@ -24,18 +24,24 @@ use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
 use ostler_protocol::rpc::amqp::frames::Mender;
 
-/// The largest frame asked for where the URI says nothing, bytes: RabbitMQ's own default. What a
-/// broker asks for must not decide what is kept in memory for it.
-const FRAME_MAX: u32 = 128 << 10;
+/// The largest frame on a connection that takes messages, bytes: RabbitMQ's own default, since the
+/// headers of what a client sends have to fit into one. What a broker asks for must not decide what
+/// is kept in memory for it.
+pub(super) const FRAME_IN: u32 = 128 << 10;
+/// The largest where nothing is taken but what the agent sent: its own headers are short. The library
+/// has room for 64 frames on each connection, which sooner or later is all in memory.
+pub(super) const FRAME_OUT: u32 = 16 << 10;
 /// Bytes read at a time.
 const PIECE: usize = 16 << 10;
 
-/// Connect to a broker.
+/// Connect to a broker, with frames of at most so many bytes.
 pub(super) async fn connect(
     mut uri: AMQPUri,
     properties: ConnectionProperties,
+    frame_max: u32,
 ) -> lapin::Result<Connection> {
-    let limit = *uri.query.frame_max.get_or_insert(FRAME_MAX) as usize;
+    uri.query.frame_max = Some(frame_max);
+    let limit = frame_max as usize;
     let tokio = Tokio::current();
     let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Mending { tokio, limit }));
     let plain = TokioRuntime::tokio_current();
