@@ -24,6 +24,7 @@ pub mod compute;
 pub mod config;
 pub mod console;
 pub mod disk;
+mod durable;
 pub mod guest;
 pub mod host;
 pub mod hypervisor;

@@ -24,8 +24,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::overlay::{Access, open};
-use super::unfinished::{Unfinished, remove_if_there, sync_folder_of, unfinished_name};
 use super::{DiskError, Ensured, Files, Moved};
+use crate::durable::{Unfinished, remove_if_there, sync_folder_of, unfinished_name};
 use crate::host;
 
 /// Bytes copied between looks at whether to go on.

@@ -19,8 +19,8 @@ use tracing::info;
 
 use super::aside::Stamp;
 use super::overlay::{Access, header, open};
-use super::unfinished::{Unfinished, remove_if_there, sync_folder_of};
 use super::{Directory, DiskError, Disks, Ensured};
+use crate::durable::{Unfinished, remove_if_there, sync_folder_of};
 use crate::host;
 use crate::qcow2::{self, Header, OverlayError};
 use crate::qemu_img::{self, Bounds, Job, Output, Ran, STDIN, late};

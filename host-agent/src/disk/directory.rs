@@ -4,7 +4,7 @@
 //! have places of their own: two at once, so that they neither keep boots waiting nor make each
 //! other slower than one after the other.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -17,9 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::aside::{self, Copy};
-use super::{
-    DiskError, Disks, Ensured, FOLDER_MODE, Files, Moved, Removed, RootDisk, overlay, unfinished,
-};
+use super::{DiskError, Disks, Ensured, FOLDER_MODE, Files, Moved, Removed, RootDisk, overlay};
+use crate::durable;
 use crate::threads::Threads;
 use crate::turns::Turns;
 
@@ -108,7 +107,8 @@ impl Directory {
 
     async fn remove_file(&self, instance: InstanceId, file: PathBuf) -> Result<Removed, DiskError> {
         let path = file.clone();
-        let removed = self.run("remove", path, move || unfinished::remove(&file)).await?;
+        let removed = self.run("remove", path, move || durable::remove(&file)).await?;
+        let removed = if removed { Removed::Removed } else { Removed::AlreadyGone };
         info!(%instance, ?removed, "disk removed");
         Ok(removed)
     }
@@ -201,7 +201,7 @@ impl Disks for Directory {
         // the standard library removes trees by descriptor: a link put in the way of it is
         // removed, not followed.
         let remove = move || match fs::remove_dir_all(&folder) {
-            Ok(()) => File::open(parent)?.sync_all().map(|()| Removed::Removed),
+            Ok(()) => durable::sync_folder(&parent).map(|()| Removed::Removed),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removed::AlreadyGone),
             Err(error) => Err(error),
         };

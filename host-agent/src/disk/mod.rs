@@ -24,7 +24,6 @@ mod error;
 mod overlay;
 #[cfg(test)]
 mod tests;
-mod unfinished;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

@@ -5,8 +5,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::unfinished::{Unfinished, sync_folder_of};
 use super::{Base, DiskError, Ensured, FOLDER_MODE, RootDisk};
+use crate::durable::{Unfinished, sync_folder_of};
 use crate::qcow2::{self, Header, HeaderError, Overlay};
 
 /// What a disk is opened for.

@@ -28,10 +28,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::local::{self, Copy};
-use super::part::{Part, remove_if_there};
+use super::part::Part;
 use super::source::Source;
 use super::sparse::{Piece, Reader, hash_zeros};
 use super::{Cache, ImageError, Images, Imported, Progress, Stored, Unfit, qemu_img, verify};
+use crate::durable::{Unfinished, remove_if_there, sync_folder};
 use crate::qcow2;
 
 /// However large the disk inside: nobody but us made it.
@@ -300,30 +301,15 @@ fn link(file: &File, name: &PathBuf, folder: &Path) -> io::Result<Linked> {
         Err(nix::errno::Errno::EXDEV) => return Ok(Linked::Elsewhere),
         Err(errno) => return Err(errno.into()),
     };
-    File::open(folder)?.sync_all()?;
+    sync_folder(folder)?;
     Ok(Linked::As(stored))
 }
 
 /// Put the receipt in the file's place, in one step.
 fn replace(file: &Path, receipt: &Receipt) -> io::Result<()> {
-    let mut unfinished = std::ffi::OsString::from(".");
-    unfinished.push(file.file_name().unwrap_or_default());
-    unfinished.push(".new");
-    let unfinished = file.with_file_name(unfinished);
-    remove_if_there(&unfinished)?;
-    let write = || {
-        let mut options = OpenOptions::new();
-        let mut note = options.write(true).create_new(true).mode(0o600).open(&unfinished)?;
-        note.write_all(&serde_json::to_vec(receipt)?)?;
-        note.sync_all()?;
-        fs::rename(&unfinished, file)?;
-        File::open(file.parent().unwrap_or(Path::new("/")))?.sync_all()
-    };
-    let written = write();
-    if written.is_err() {
-        remove_if_there(&unfinished).ok();
-    }
-    written
+    let mut note = Unfinished::begin(file)?;
+    note.file.write_all(&serde_json::to_vec(receipt)?)?;
+    note.replace()
 }
 
 #[cfg(test)]

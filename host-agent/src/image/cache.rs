@@ -31,6 +31,7 @@ use super::{
     Cached, ImageError, Images, ImportSpec, Imported, Limits, Phase, Progress, Removed, Source,
     Stored, Swept, qemu_img, verify,
 };
+use crate::durable;
 use crate::qcow2;
 use crate::threads::Threads;
 use crate::turns::Turns;
@@ -122,13 +123,12 @@ impl Images for Cache {
         if is_needed() {
             return Ok(Removed::Needed);
         }
-        let (file, folder) = (path.clone(), self.folder.clone());
-        let remove = move || match fs::remove_file(file) {
-            Ok(()) => File::open(folder)?.sync_all().map(|()| Removed::Removed),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removed::AlreadyGone),
-            Err(error) => Err(error),
+        let file = path.clone();
+        let remove = move || durable::remove(&file);
+        let removed = match self.run("remove", &path, remove).await? {
+            true => Removed::Removed,
+            false => Removed::AlreadyGone,
         };
-        let removed = self.run("remove", &path, remove).await?;
         info!(image = %path.display(), ?removed, "image removed from the cache");
         Ok(removed)
     }
@@ -181,7 +181,7 @@ impl Cache {
         let make = move || {
             DirBuilder::new().recursive(true).mode(CACHE_MODE).create(&folder)?;
             DirBuilder::new().recursive(true).mode(PARTS_MODE).create(parts)?;
-            File::open(folder)?.sync_all()
+            durable::sync_folder(&folder)
         };
         this.run("open", &this.folder, make).await?;
         let swept = this.sweep().await?;
@@ -294,7 +294,7 @@ impl Cache {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Stored::AlreadyThere,
                 Err(error) => return Err(error),
             };
-            File::open(folder)?.sync_all()?;
+            durable::sync_folder(&folder)?;
             part.discard()?;
             Ok(stored)
         };

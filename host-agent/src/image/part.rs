@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 
 use super::error::ImageError;
 use super::sparse::{self, Reader, ZEROS, hash_zeros};
+use crate::durable::remove_if_there;
 use crate::host;
 use crate::threads::Threads;
 
@@ -78,7 +79,8 @@ impl Part {
     /// Remove what there is of it.
     pub(super) fn discard(&self) -> io::Result<()> {
         remove_if_there(&self.note)?;
-        remove_if_there(&self.data)
+        remove_if_there(&self.data)?;
+        Ok(())
     }
 
     /// Note what the bytes about to be written are of, and for which image.
@@ -109,13 +111,6 @@ impl Part {
 
 fn boot_id() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
-}
-
-pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
 }
 
 /// Writes and hashes. Blocks.

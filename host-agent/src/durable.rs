@@ -1,4 +1,4 @@
-//! A file on its way to its name: it is there whole or not at all.
+//! Files that outlive a crash: each is there whole or not at all, and what is gone stays gone.
 //!
 //! It is written under another name, synced, then linked to its own. Linking, unlike renaming,
 //! never replaces a disk that a guest has written to, and it is done by descriptor, so what gets
@@ -15,36 +15,41 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
 
-use super::Removed;
-
-/// libvirt gives the disk to QEMU's user when the domain starts, and takes it back.
-const DISK_MODE: u32 = 0o600;
+/// Its owner's alone. libvirt gives a disk to QEMU's user when the domain starts, and takes it back.
+const MODE: u32 = 0o600;
 
 /// A file without its name yet. Dropped, it goes.
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub(crate) struct Unfinished {
     /// To be written.
-    pub(super) file: File,
+    pub(crate) file: File,
     path: PathBuf,
     name: PathBuf,
 }
 
 impl Unfinished {
     /// Begin what is to be called `name`; what an earlier try left goes.
-    pub(super) fn begin(name: &Path) -> io::Result<Self> {
+    pub(crate) fn begin(name: &Path) -> io::Result<Self> {
         let path = unfinished_name(name);
         remove_if_there(&path)?;
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(DISK_MODE).open(&path)?;
+        let file = options.read(true).write(true).create_new(true).mode(MODE).open(&path)?;
         Ok(Self { file, path, name: name.to_owned() })
     }
 
     /// Give it its name, which must be free, durably.
-    pub(super) fn finish(self) -> io::Result<()> {
+    pub(crate) fn finish(self) -> io::Result<()> {
         self.file.sync_all()?;
         let opened = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         linkat(AT_FDCWD, opened.as_str(), AT_FDCWD, &self.name, AtFlags::AT_SYMLINK_FOLLOW)?;
         self.forget();
+        sync_folder_of(&self.name)
+    }
+
+    /// Put it in the place of what has its name, durably.
+    pub(crate) fn replace(self) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.path, &self.name)?;
         sync_folder_of(&self.name)
     }
 
@@ -66,31 +71,39 @@ impl Drop for Unfinished {
 }
 
 /// What a file is called before it is `name`.
-pub(super) fn unfinished_name(name: &Path) -> PathBuf {
+pub(crate) fn unfinished_name(name: &Path) -> PathBuf {
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name.file_name().unwrap_or_default());
     hidden.push(".new");
     name.with_file_name(hidden)
 }
 
-/// Remove a file and what there is of it unfinished, durably; other names are left alone.
-pub(super) fn remove(name: &Path) -> io::Result<Removed> {
+/// Remove a file and what there is of it unfinished, durably; other names are left alone. Whether
+/// it was there.
+pub(crate) fn remove(name: &Path) -> io::Result<bool> {
     remove_if_there(&unfinished_name(name))?;
-    match remove_if_there(name)? {
-        Removed::Removed => sync_folder_of(name).map(|()| Removed::Removed),
-        Removed::AlreadyGone => Ok(Removed::AlreadyGone),
+    let was_there = remove_if_there(name)?;
+    if was_there {
+        sync_folder_of(name)?;
     }
+    Ok(was_there)
 }
 
-pub(super) fn remove_if_there(path: &Path) -> io::Result<Removed> {
+/// Remove a file; whether it was there.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
-        Ok(()) => Ok(Removed::Removed),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removed::AlreadyGone),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
 }
 
 /// Make durable which names there are beside this one.
-pub(super) fn sync_folder_of(name: &Path) -> io::Result<()> {
-    File::open(name.parent().unwrap_or(Path::new("/")))?.sync_all()
+pub(crate) fn sync_folder_of(name: &Path) -> io::Result<()> {
+    sync_folder(name.parent().unwrap_or(Path::new("/")))
+}
+
+/// Make durable which names there are in a folder.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
