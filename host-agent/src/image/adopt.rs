@@ -65,7 +65,7 @@ enum Linked {
 }
 
 impl Cache {
-    /// [`Images::adopt`](super::Images::adopt)
+    /// [`Images::adopt`]
     pub(super) async fn take_over(
         &self,
         file: &Path,
