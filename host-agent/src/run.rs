@@ -193,7 +193,7 @@ pub async fn run(
     if let Some(what) = broken {
         tracing::error!(
             what,
-            "ended by itself; the agent ends, and goes on when it is started again"
+            "ended unexpectedly: the agent stops, and resumes when it is started again"
         );
         shutdown.cancel();
     }

@@ -54,7 +54,7 @@ impl<O: Outside> Compute<O> {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(
                 %error, cause, next = "keep a copy of the journal, and report it",
-                "a row of the journal is set aside: what it is about is left as it is"
+                "cannot read a row of the journal: it is set aside, and what it is about is left as it is"
             );
         }
         let known = Known {
@@ -113,13 +113,13 @@ impl<O: Outside> Compute<O> {
                 .next("wait for it")
                 .by(Action::OperationWait(Some(id))));
         }
-        tracing::info!(operation = %id, "cancel asked for");
+        tracing::info!(operation = %id, "cancel requested");
         live.ask_to_stop();
         // What is worked on is the worker's to write: this says only that it shall end.
         let write = Write { operation: Some(live.record()), ..Write::default() };
         if let Err(error) = self.registry.journal.write(write).await {
             // A full disk must not keep anybody from stopping what fills it.
-            tracing::warn!(operation = %id, %error, "a cancellation could not be written down");
+            tracing::warn!(operation = %id, %error, "cannot write a cancellation to the journal");
         }
         self.registry.tell_operation(&live);
         Ok(live.operation())
@@ -156,7 +156,7 @@ impl<O: Outside> Compute<O> {
     pub async fn drain(&self, patience: Duration) {
         self.engine.tasks.close();
         if tokio::time::timeout(patience, self.engine.tasks.wait()).await.is_err() {
-            tracing::warn!("operations still at work are left to the next start");
+            tracing::warn!("operations are still running: the next start resumes them");
         }
         self.engine.node.guests.drain().await;
     }
@@ -183,8 +183,8 @@ impl<O: Outside> Compute<O> {
                 Err(error) => {
                     tracing::error!(
                         operation = %id, %subject, %error,
-                        next = "see to its subject by hand, or delete that",
-                        "what it was to do cannot be read: it is left as it is"
+                        next = "check its subject by hand, or delete it",
+                        "cannot read what an operation should do: it is left as it is"
                     );
                     continue;
                 }
@@ -226,10 +226,10 @@ impl<O: Outside> Compute<O> {
             lost.into_iter().filter_map(|id| known.update(id, free)).collect()
         };
         for instance in freed {
-            tracing::error!(instance = %instance.id, "its operation is lost: it is free again");
+            tracing::error!(instance = %instance.id, "an instance's operation is lost: it accepts requests again");
             let write = Write { instance: Some(instance), ..Write::default() };
             if let Err(error) = self.registry.journal.write(write).await {
-                tracing::warn!(%error, "that could not be written down");
+                tracing::warn!(%error, "cannot write that to the journal");
             }
         }
     }
@@ -245,7 +245,7 @@ impl<O: Outside> Compute<O> {
             let keep = self.settings().keep.as_millis() as u64;
             let before = Timestamp(Timestamp::now().0.saturating_sub(keep));
             if let Err(error) = self.registry.journal.forget(before).await {
-                tracing::warn!(%error, "old operations could not be forgotten");
+                tracing::warn!(%error, "cannot delete old operations from the journal");
             }
             let old = |i: &InstanceRecord| i.vm_state == VmState::Deleted && i.updated < before;
             self.registry.lock().instances.retain(|_, instance| !old(instance));

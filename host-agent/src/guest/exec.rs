@@ -177,7 +177,7 @@ impl<H: Hypervisor> Guests<H> {
                     limit
                 }
                 Err(error) => {
-                    tracing::info!("a program was not started, or that is not known");
+                    tracing::info!("a program was not started, or its start is uncertain");
                     let known = !error.may_have_happened();
                     if known {
                         // nothing has happened: the same request may be tried again
@@ -373,7 +373,7 @@ impl<H: Hypervisor> Guests<H> {
                 let _ = timeout_at(deadline, over).await;
                 follower.ended = next;
             }
-            Err(error) => tracing::warn!(%error, "a program cannot be ended; it is tried again"),
+            Err(error) => tracing::warn!(%error, "cannot end a program; trying again"),
         }
     }
 }

@@ -64,7 +64,7 @@ impl<H: Hypervisor> Guests<H> {
             let frozen = outcome.is_ok();
             let wanted = tell.send(outcome).is_ok();
             if unsure || (frozen && !wanted) {
-                tracing::warn!("a freeze is not known to be wanted or done: the guest is thawed");
+                tracing::warn!("the guest may be frozen for nobody: thawing it");
                 if let Err(error) = guests.thaw_entry(&at).await {
                     tracing::error!(%error, "the guest may still be frozen");
                 }

@@ -135,7 +135,7 @@ impl Listener {
                 }
             };
             let Some(seat) = seats.take() else {
-                tracing::warn!(uid = peer.uid(), "a caller was told busy: all connections work");
+                tracing::warn!(uid = peer.uid(), "a connection was refused: all are busy");
                 turn_away(&stream);
                 continue;
             };
@@ -143,7 +143,7 @@ impl Listener {
             let (look_ups, group) = (look_ups.clone(), self.group);
             tasks.spawn(async move {
                 if !may_use(peer, group, &look_ups).await {
-                    tracing::warn!(uid = peer.uid(), "a caller without the right was turned away");
+                    tracing::warn!(uid = peer.uid(), "a caller without permission was refused");
                     return;
                 }
                 let caller = format!("uid {}", peer.uid());
@@ -190,7 +190,7 @@ async fn may_use(peer: UCred, group: Option<Gid>, look_ups: &Threads) -> bool {
     match tokio::time::timeout(LOOK_UP_PATIENCE, look_up).await {
         Ok(Ok(member)) => member,
         Ok(Err(_)) | Err(_) => {
-            tracing::warn!(uid = peer.uid(), "whose member a caller is could not be looked up");
+            tracing::warn!(uid = peer.uid(), "cannot look up a caller's groups");
             false
         }
     }

@@ -58,7 +58,7 @@ impl<O: Outside> Engine<O> {
                 continue;
             }
             let Some(planned) = planned else {
-                tracing::warn!(%kind, step = n, "this version has no such step: it is left out");
+                tracing::warn!(%kind, step = n, "this version does not have this step: skipping it");
                 self.mark(operation, n, StepState::Done);
                 continue;
             };
@@ -198,9 +198,9 @@ impl<O: Outside> Engine<O> {
         }
         let pause = AGAIN.0.saturating_mul(1 << failures.min(16).saturating_sub(1)).min(AGAIN.1);
         let seconds = pause.as_secs_f32();
-        tracing::warn!(%fault, failures, seconds, "it can only go on, and is tried again");
+        tracing::warn!(%fault, failures, seconds, "a step failed that has to be completed; trying again");
         if let Err(error) = self.write_progress(operation).await {
-            tracing::warn!(%error, "that a step failed could not be written down");
+            tracing::warn!(%error, "cannot write a failed step to the journal");
         }
         self.registry.tell_operation(operation);
         tokio::select! {

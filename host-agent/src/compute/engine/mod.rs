@@ -71,7 +71,7 @@ impl<O: Outside> Engine<O> {
 
     /// End the agent, since something of it has ended without which it serves nobody.
     pub(super) fn give_up(&self, what: &str) {
-        tracing::error!(what, "ended, and the agent cannot do without it: the agent ends");
+        tracing::error!(what, "a task that the agent needs has ended: the agent stops");
         self.broken.cancel();
     }
 

@@ -37,7 +37,7 @@ impl<O: Outside> Engine<O> {
     async fn choose(&self) -> Result<Arc<VirtChoice>, Error> {
         let choice = Arc::new(self.node.hypervisor.virt_type(self.virt_setting()).await?);
         let VirtChoice { virt_type, cpu, why } = &*choice;
-        tracing::info!(%virt_type, %cpu, why, "domains run on this");
+        tracing::info!(%virt_type, %cpu, why, "how domains run is chosen");
         self.virtualization.choice.send_replace(Some(Arc::clone(&choice)));
         Ok(choice)
     }
@@ -54,7 +54,7 @@ impl<O: Outside> Engine<O> {
         let _alone = known.finding.lock().await;
         if !known.settled.swap(true, Ordering::Relaxed) {
             let before = known.known();
-            tracing::warn!(%error, "the first instance does not start: what runs is tried again");
+            tracing::warn!(%error, "the first instance does not start: testing again how domains run");
             match self.choose().await {
                 Ok(now) => {
                     let same = before.is_some_and(|before| {
@@ -62,7 +62,7 @@ impl<O: Outside> Engine<O> {
                     });
                     known.changed.store(!same, Ordering::Relaxed);
                 }
-                Err(error) => tracing::warn!(%error, "what domains run on could not be tried"),
+                Err(error) => tracing::warn!(%error, "cannot test how domains run"),
             }
         }
         known.changed.load(Ordering::Relaxed)
@@ -77,7 +77,7 @@ impl<O: Outside> Engine<O> {
                 up = link.wait_for(|link| *link == Link::Up) => if up.is_err() { return },
             }
             if let Err(error) = self.virtualization().await {
-                tracing::warn!(%error, "what domains run on could not be found out");
+                tracing::warn!(%error, "cannot find out how domains run");
                 tokio::select! {
                     () = self.shutdown.cancelled() => return,
                     () = tokio::time::sleep(AGAIN) => {}

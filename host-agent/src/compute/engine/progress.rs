@@ -100,7 +100,7 @@ impl<O: Outside> Engine<O> {
         let _ = faults::reach(Moment::Settling, over.kind, "");
         // The outcome must not be lost, so this is tried until it is on disk.
         while let Err(error) = self.registry.journal.write(write.clone()).await {
-            tracing::error!(%error, "an operation's outcome cannot be written down; trying again");
+            tracing::error!(%error, "cannot write an operation's outcome to the journal; trying again");
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 () = self.shutdown.cancelled() => return,

@@ -70,11 +70,11 @@ impl<O: Outside> Engine<O> {
             next.and_then(|vm_state| registry.update(id, |i| i.vm_state = vm_state))
         };
         if let Some(instance) = write {
-            tracing::info!(instance = %id, state = ?instance.vm_state, "as libvirt tells");
+            tracing::info!(instance = %id, state = ?instance.vm_state, "state changed, as libvirt reports");
             let write = Write { instance: Some(instance), ..Write::default() };
             if let Err(error) = self.registry.journal.write(write).await {
                 // The next audit, or the next start, sees the same again.
-                tracing::warn!(instance = %id, %error, "a state could not be written down");
+                tracing::warn!(instance = %id, %error, "cannot write an instance's state to the journal");
             }
         }
         self.registry.tell_instance(id);

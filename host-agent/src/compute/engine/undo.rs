@@ -37,7 +37,7 @@ impl<O: Outside> Engine<O> {
         }
         if let Err(fault) = self.write_progress(operation).await {
             // On a full disk: what is undone may be what fills it.
-            tracing::warn!(%fault, "that an operation is undone could not be written down");
+            tracing::warn!(%fault, "cannot write to the journal that an operation is being undone");
         }
         for (n, planned) in steps.iter().map(planned).enumerate().rev() {
             let Some(planned) = planned else { continue };
@@ -71,7 +71,7 @@ impl<O: Outside> Engine<O> {
             let _ = faults::reach(Moment::UndoAfter, kind, step.name());
             if let Err(fault) = self.write_progress(operation).await {
                 // Undoing goes on: what is undone need not be known to be undone again.
-                tracing::warn!(%fault, "an undone step could not be written down");
+                tracing::warn!(%fault, "cannot write an undone step to the journal");
             }
         }
         Ok(Undoing { whole: true, left })

@@ -165,7 +165,7 @@ impl<O: Outside> Watch<O> {
             Err(Error::NotFound { .. }) => PowerState::None.into(),
             Err(error) => {
                 // No evidence; the next audit sees to it.
-                tracing::info!(instance = %id, %error, "its power state could not be asked for");
+                tracing::info!(instance = %id, %error, "cannot ask for an instance's power state");
                 return;
             }
         };

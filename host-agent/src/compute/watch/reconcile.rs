@@ -47,7 +47,7 @@ impl<O: Outside> Watch<O> {
             Ok(domains) => domains,
             Err(error) => {
                 // A failed query is no evidence of anything.
-                tracing::warn!(%error, "the domains could not be listed");
+                tracing::warn!(%error, "cannot list the domains");
                 return;
             }
         };
@@ -73,10 +73,10 @@ impl<O: Outside> Watch<O> {
                 now = self.node.hypervisor.state(record.id).await.unwrap_or(now);
             }
             if restarted && self.registry.settings().autostart && shall_start(&record, now.power) {
-                tracing::info!(instance = %record.id, "it ran before the node's restart");
+                tracing::info!(instance = %record.id, "starting an instance that ran before the node's restart");
                 let start = (TaskState::PoweringOn, Start {}.into(), Kind::Start);
                 if let Err(fault) = self.gate.by_itself(record.id, start, |_| true).await {
-                    tracing::error!(instance = %record.id, %fault, "it could not be started again");
+                    tracing::error!(instance = %record.id, %fault, "cannot start an instance again after the node's restart");
                     all_begun = false;
                     continue;
                 }
@@ -87,7 +87,7 @@ impl<O: Outside> Watch<O> {
             let boot = self.node.host.inventory().boot.clone();
             match self.registry.journal.booted(boot).await {
                 Ok(()) => self.node_restarted.store(false, Ordering::Relaxed),
-                Err(error) => tracing::warn!(%error, "the node's boot could not be written down"),
+                Err(error) => tracing::warn!(%error, "cannot write the node's boot to the journal"),
             }
         }
         // What follows takes longer, and nobody waits for it.
@@ -139,7 +139,11 @@ impl<O: Outside> Watch<O> {
                     left.push(domain.name.clone());
                 }
                 Err(error) => {
-                    tracing::error!(domain = domain.name, ?error, "an orphan could not be seen to");
+                    tracing::error!(
+                        domain = domain.name,
+                        ?error,
+                        "cannot adopt or remove an orphan"
+                    );
                     left.push(domain.name.clone());
                 }
             }
@@ -199,7 +203,7 @@ impl<O: Outside> Watch<O> {
                 // That it is gone is told by its power state.
                 Err(Error::NotFound { .. }) => None,
                 Err(error) => {
-                    tracing::info!(instance = %id, %error, "its definition could not be read");
+                    tracing::info!(instance = %id, %error, "cannot read an instance's definition");
                     continue;
                 }
             };
@@ -229,11 +233,11 @@ impl<O: Outside> Watch<O> {
             registry.instances.values().filter(over).map(|i| i.id).collect()
         };
         for id in over {
-            tracing::info!(instance = %id, "its time to be restored is over");
+            tracing::info!(instance = %id, "deleting a soft-deleted instance: its time to be restored is over");
             let delete = Delete { id, mode: DeleteMode::Hard, ignore_error: true };
             if let Err(fault) = self.gate.submit(Command::Delete(delete), Context::default()).await
             {
-                tracing::warn!(instance = %id, %fault, "it could not be reclaimed");
+                tracing::warn!(instance = %id, %fault, "cannot delete a soft-deleted instance whose time is over");
             }
         }
     }
@@ -246,7 +250,7 @@ impl<O: Outside> Watch<O> {
             (Ok(folders), Ok(files)) => (folders, files),
             (folders, files) => {
                 let (folders, files) = (folders.err(), files.err());
-                tracing::warn!(?folders, ?files, "the image cache could not be looked into");
+                tracing::warn!(?folders, ?files, "cannot list the image cache");
                 return;
             }
         };
@@ -259,7 +263,10 @@ impl<O: Outside> Watch<O> {
             let strangers: Vec<&InstanceId> =
                 folders.iter().filter(|id| !known.contains(id)).collect();
             if !strangers.is_empty() {
-                tracing::warn!(?strangers, "disks of instances the journal does not know");
+                tracing::warn!(
+                    ?strangers,
+                    "found disks of instances that the journal does not know"
+                );
                 return;
             }
             if registry.live.values().any(brings) {
@@ -276,7 +283,7 @@ impl<O: Outside> Watch<O> {
             if let Err(error) =
                 self.engine.drop_bytes(&file.sha256, file.format, None, |_| ()).await
             {
-                tracing::warn!(?error, "it could not be removed");
+                tracing::warn!(?error, "cannot remove it");
             }
         }
     }
@@ -308,7 +315,7 @@ fn described(domain: &DomainRecord) -> Option<InstanceRecord> {
         Ok(record) if record.id == domain.id => Some(record),
         Ok(_) => None,
         Err(error) => {
-            tracing::warn!(domain = domain.name, %error, "its metadata cannot be read");
+            tracing::warn!(domain = domain.name, %error, "cannot read a domain's metadata");
             None
         }
     }

@@ -43,7 +43,7 @@ impl<O: Outside> Watch<O> {
             Ok(usage) if usage.disk.free >= ROOM => {}
             Ok(_) => return,
             Err(error) => {
-                tracing::warn!(%error, "it could not be seen whether there is room on the disk");
+                tracing::warn!(%error, "cannot check the free space on the disk");
                 return;
             }
         }
@@ -54,10 +54,10 @@ impl<O: Outside> Watch<O> {
             if reason(now) != Some(StallReason::NoSpace) {
                 continue;
             }
-            tracing::info!(instance = %id, "the disk has room again: it goes on");
+            tracing::info!(instance = %id, "the disk has space again: resuming an instance");
             let unpause = (TaskState::Unpausing, Unpause {}.into(), Kind::Unpause);
             if let Err(fault) = self.gate.by_itself(id, unpause, runs).await {
-                tracing::error!(instance = %id, %fault, "it could not be unpaused");
+                tracing::error!(instance = %id, %fault, "cannot unpause an instance");
             }
         }
     }

@@ -142,7 +142,7 @@ impl Lane {
             match self.start_worker() {
                 Ok(()) => state.workers += 1,
                 Err(error) => {
-                    tracing::warn!(lane = self.name, %error, "a thread is missing");
+                    tracing::warn!(lane = self.name, %error, "cannot start a thread");
                     if state.workers == 0 {
                         return Err(Full);
                     }

@@ -117,7 +117,7 @@ impl Outbox {
                     Ok(_) if self.is_blocked() => lost += 1,
                     Ok(event) => {
                         if lost > 0 {
-                            tracing::info!(lost, "events were not told while the broker took none");
+                            tracing::info!(lost, "events were dropped while the broker accepted none");
                             lost = 0;
                         }
                         match self.event(&fault::event(event)).await {

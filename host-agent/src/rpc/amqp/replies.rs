@@ -88,7 +88,7 @@ impl Replies {
                 break;
             }
         }
-        tracing::warn!(cause, "an answer is dropped: the broker refuses where it is to go");
+        tracing::warn!(cause, "an answer is dropped: the broker refuses its reply address");
         Ok(())
     }
 

@@ -33,7 +33,7 @@ impl<O: Outside> Engine<O> {
     /// While its vCPUs stood still, its clock did. That a guest cannot be told is no failure.
     pub(super) async fn sync_clock(&self, id: InstanceId) {
         if let Err(error) = self.node.guests.sync_time(id).await {
-            tracing::info!(instance = %id, %error, "the guest's clock could not be set");
+            tracing::info!(instance = %id, %error, "cannot set the guest's clock");
         }
     }
 

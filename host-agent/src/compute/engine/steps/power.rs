@@ -87,7 +87,7 @@ impl<O: Outside> Engine<O> {
         match pressed {
             Err(error @ Error::Unreachable { .. }) => Err(error.into()),
             Err(error) => {
-                tracing::info!(instance = %id, %error, "the power button could not be pressed");
+                tracing::info!(instance = %id, %error, "cannot press the power button");
                 Ok(false)
             }
             Ok(()) => self.wait_observed(operation, id, begun, timeout, timeout, &done).await,
@@ -102,7 +102,7 @@ impl<O: Outside> Engine<O> {
         match self.node.guests.shutdown(id, mode).await {
             Ok(()) => true,
             Err(error) => {
-                tracing::info!(instance = %id, %error, "the guest's agent could not be asked");
+                tracing::info!(instance = %id, %error, "cannot ask the guest's agent");
                 false
             }
         }

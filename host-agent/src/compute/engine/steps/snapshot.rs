@@ -172,7 +172,7 @@ impl<O: Outside> Engine<O> {
         if operation.resumed
             && let Err(error) = self.node.guests.thaw(id).await
         {
-            tracing::info!(instance = %id, %error, "no thaw: the lease sees to it");
+            tracing::info!(instance = %id, %error, "cannot thaw the guest: it thaws itself when its lease ends");
         }
         if !matches!(left, Ok(false)) {
             self.node.disks.remove_snapshot_file(id).await?;
