@@ -15,7 +15,7 @@ impl From<Refusal> for Fault {
         let commands: Vec<String> = by.iter().map(command).collect();
         let next = next.map(|next| match commands.is_empty() {
             true => next,
-            false => format!("{next}: {}", commands.join(", or ")),
+            false => format!("{next}: {}", commands.join(", ")),
         });
         let mut fault = Self::new(word(reason), message);
         fault.data = fault::Detail { subject, step, causes, next, ..fault.data };
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(told(shown.clone()), format!("see why: ostler instance show {id}"));
         let both = shown.by(Action::InstanceRebootHard(id));
         let next =
-            format!("see why: ostler instance show {id}, or ostler instance reboot --hard {id}");
+            format!("see why: ostler instance show {id}, ostler instance reboot --hard {id}");
         assert_eq!(told(both), next);
         assert_eq!(Fault::from(refusal()).data.reason, fault::Reason::Conflict);
     }
