@@ -59,7 +59,7 @@ impl Source {
                 let (new, kept) = taken(now, new);
                 if !kept.is_empty() {
                     let keys = kept.join(", ");
-                    tracing::warn!(keys, "these settings changed, but need a restart of the agent");
+                    tracing::warn!(keys, "these settings changed: restart the agent for them");
                 }
                 (self.filter)(&new.log_filter);
                 take(new);
