@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ostler_host_agent::config::{LogFormat, Settings};
+use ostler_host_agent::rpc::socket;
 use ostler_host_agent::{Error, allocator, reload};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -59,6 +60,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let sockets = match socket::passed() {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            tracing::error!(%error, "what systemd passes cannot be used");
+            return ExitCode::FAILURE;
+        }
+    };
     allocator::give_back();
     // The one crypto provider of both TLS users; it is set once, so this cannot fail.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -77,7 +85,7 @@ fn main() -> ExitCode {
         let asked = signal(SignalKind::hangup()).map_err(Error::Signals)?;
         let filter = Box::new(move |text: &str| set_filter(&filter, text));
         let reloads = reload::Source { path: arguments.config, asked, filter };
-        ostler_host_agent::run(settings, reloads, shutdown).await
+        ostler_host_agent::run(settings, sockets, reloads, shutdown).await
     });
     // Calls that libvirt never answers are left behind; they must not keep the process.
     runtime.shutdown_background();

@@ -3,6 +3,7 @@
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,13 +92,15 @@ pub enum Error {
     Hypervisor(#[from] crate::hypervisor::Error),
 }
 
-/// Run an agent until `shutdown`, taking up what `reloads` brings. Guests go on running after it.
+/// Run an agent until `shutdown`, taking up what `reloads` brings, on the `sockets` that systemd
+/// passed ([`socket::passed`]). Guests go on running after it.
 ///
 /// # Errors
 /// Why it could not start. Once it runs, it goes on whatever happens to libvirt and the broker;
 /// only a fault of its own ends it ([`Error::Broken`]).
 pub async fn run(
     settings: Settings,
+    sockets: Vec<UnixListener>,
     mut reloads: reload::Source,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -110,7 +113,7 @@ pub async fn run(
     let _lock = lock(&settings.state_dir.join("lock"))?;
     let (journal, journal_ended) = Journal::open(&settings.state_dir.join("journal.db"))?;
     // The socket is bound before anything is taken up, so that a second agent does no harm.
-    let listener = Listener::bind(&settings.socket, settings.socket_group.as_deref())?;
+    let listener = Listener::open(&settings.socket, settings.socket_group.as_deref(), sockets)?;
 
     let libvirt_settings = libvirt::Settings {
         uri: settings.hypervisor_uri.clone(),

@@ -5,11 +5,13 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::FromRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use ostler_protocol::rpc::envelope::Response;
 use ostler_protocol::rpc::fault::{Fault, Reason};
@@ -56,6 +58,15 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// What systemd passes is not one socket that listens at this path.
+    #[error(
+        "systemd passes something else than a socket at {path}: set ListenStream= of the socket unit \
+         and socket.path to the same, or disable the socket unit"
+    )]
+    NotPassed {
+        /// The path.
+        path: PathBuf,
+    },
     /// Another agent answers at this path.
     #[error("another agent is listening on {path}: stop it, or set another socket.path")]
     Taken {
@@ -64,33 +75,45 @@ pub enum Error {
     },
 }
 
-/// The listening socket; its file is removed when it is dropped.
+/// The listening socket. Its file is removed when it is dropped, unless systemd opened it.
 pub struct Listener {
     listener: UnixListener,
-    path: PathBuf,
+    /// Of a file of the agent's own.
+    path: Option<PathBuf>,
     group: Option<Gid>,
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         // It may have been removed already; a stale socket is replaced at the next start.
-        let _ = remove_socket(&self.path);
+        let _ = self.path.as_deref().map(remove_socket);
     }
 }
 
+/// Takes the sockets that systemd passed to this process (sd_listen_fds(3)). To be called once,
+/// before anything else is opened.
+///
+/// # Errors
+/// The environment promises sockets that are not there.
+#[expect(unsafe_code, reason = "the convention is a number")]
+pub fn passed() -> io::Result<Vec<std::os::unix::net::UnixListener>> {
+    let fds = sd_notify::listen_fds()?;
+    // SAFETY: by the convention they are this process's alone, and they were seen to be open;
+    // nothing else here takes descriptors by number, and this is done once.
+    Ok(fds.map(|fd| unsafe { FromRawFd::from_raw_fd(fd) }).collect())
+}
+
 impl Listener {
-    /// Listen at `path`, for root and `group`; a group that does not exist is passed over with a
-    /// warning, for the socket is then root's alone.
+    /// Listen at `path`, for root and `group`, on the socket that systemd `passed`, if it did. A
+    /// group that does not exist is passed over with a warning, for the socket is then root's alone.
     ///
     /// # Errors
     /// See [`enum@Error`].
-    pub fn bind(path: &Path, group: Option<&str>) -> Result<Self, Error> {
-        let failed = |source| Error::Listen { path: path.to_owned(), source };
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(Error::Taken { path: path.to_owned() });
-        }
-        // A socket nobody listens on is what an agent that was killed leaves.
-        remove_socket(path)?;
+    pub fn open(
+        path: &Path,
+        group: Option<&str>,
+        passed: Vec<std::os::unix::net::UnixListener>,
+    ) -> Result<Self, Error> {
         let group = group.and_then(|name| match Group::from_name(name) {
             Ok(Some(group)) => Some(group.gid),
             Ok(None) | Err(_) => {
@@ -98,16 +121,42 @@ impl Listener {
                 None
             }
         });
+        if passed.is_empty() { Self::bind(path, group) } else { Self::take(path, group, passed) }
+    }
+
+    /// The socket that systemd opened: its file stays systemd's, its mode is made the agent's.
+    fn take(
+        path: &Path,
+        group: Option<Gid>,
+        passed: Vec<std::os::unix::net::UnixListener>,
+    ) -> Result<Self, Error> {
+        let failed = |source| Error::Listen { path: path.to_owned(), source };
+        let other = || Error::NotPassed { path: path.to_owned() };
+        let [socket] = <[_; 1]>::try_from(passed).map_err(|_| other())?;
+        let listens = getsockopt(&socket, AcceptConn).map_err(|_| other())?;
+        let address = socket.local_addr().map_err(failed)?;
+        if !listens || address.as_pathname() != Some(path) {
+            return Err(other());
+        }
+        give(path, group).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let listener = UnixListener::from_std(socket).map_err(failed)?;
+        Ok(Self { listener, path: None, group })
+    }
+
+    fn bind(path: &Path, group: Option<Gid>) -> Result<Self, Error> {
+        let failed = |source| Error::Listen { path: path.to_owned(), source };
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(Error::Taken { path: path.to_owned() });
+        }
+        // A socket nobody listens on is what an agent that was killed leaves.
+        remove_socket(path)?;
         // Bound under a private name first, so that it is never there with the wrong mode.
         let private = path.with_extension("new");
         remove_socket(&private)?;
         let listener = UnixListener::bind(&private).map_err(failed)?;
-        let mode = if group.is_some() { 0o660 } else { 0o600 };
-        std::fs::set_permissions(&private, std::fs::Permissions::from_mode(mode))
-            .and_then(|()| nix::unistd::chown(&private, None, group).map_err(io::Error::from))
-            .and_then(|()| std::fs::rename(&private, path))
-            .map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned(), group })
+        give(&private, group).and_then(|()| std::fs::rename(&private, path)).map_err(failed)?;
+        Ok(Self { listener, path: Some(path.to_owned()), group })
     }
 
     /// Serve until `shutdown`; then requests under way are answered and connections closed.
@@ -155,6 +204,14 @@ impl Listener {
         tasks.close();
         tasks.wait().await;
     }
+}
+
+/// Give a socket's file to root and `group`, and to nobody else.
+fn give(path: &Path, group: Option<Gid>) -> io::Result<()> {
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    // the group first: until then the mode is for whichever group the file has
+    nix::unistd::chown(path, None, group)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 /// Remove a socket, and nothing else.
@@ -314,19 +371,47 @@ mod tests {
         let path = folder.path().join("agent.sock");
         for there in [&path, &path.with_extension("new")] {
             std::fs::write(there, "somebody's").unwrap();
-            let refused = Listener::bind(&path, None).map(drop).unwrap_err();
+            let refused = Listener::open(&path, None, Vec::new()).map(drop).unwrap_err();
             assert!(matches!(refused, Error::NotASocket { .. }), "{refused}");
             assert_eq!(std::fs::read_to_string(there).unwrap(), "somebody's");
             std::fs::remove_file(there).unwrap();
         }
         // What a killed agent leaves is.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&path, None).unwrap();
-        assert!(matches!(Listener::bind(&path, None), Err(Error::Taken { .. })));
+        let listener = Listener::open(&path, None, Vec::new()).unwrap();
+        assert!(matches!(Listener::open(&path, None, Vec::new()), Err(Error::Taken { .. })));
         // Another file in its place by then stays.
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "somebody's").unwrap();
         drop(listener);
         assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_systemd_passes_is_served_and_stays_systemds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let systemds = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let listener = Listener::open(&path, None, vec![systemds]).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let _client = UnixStream::connect(&path).await.unwrap();
+        listener.listener.accept().await.unwrap();
+        drop(listener);
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_one_socket_at_the_path_is_not_taken_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let elsewhere = folder.path().join("other.sock");
+        let bind = std::os::unix::net::UnixListener::bind;
+        let two = vec![bind(&path).unwrap(), bind(&elsewhere).unwrap()];
+        std::fs::remove_file(&elsewhere).unwrap();
+        for passed in [two, vec![bind(&elsewhere).unwrap()]] {
+            let refused = Listener::open(&path, None, passed).map(drop).unwrap_err();
+            assert!(matches!(refused, Error::NotPassed { .. }), "{refused}");
+        }
     }
 }
