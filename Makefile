@@ -32,6 +32,12 @@ guest-agent:
 			--target $$triple --target-dir $(GUEST) -p ostler-guest-agent; \
 		install -D -C -m 755 $(GUEST)/$$triple/guest/ostler-guest-agent -t $(DIST)
 
+# The package that bakes images carries the guest agent's packages, so it comes last.
+packages: build ## DEB and RPM of all programs, and a tarball of the guest agent, into target/packages
+	@for package in guest-agent host-agent cli; do \
+		packaging/deb $$package && packaging/rpm $$package || exit 1; done
+	@packaging/tarball guest-agent
+
 demo: build ## boot, use and delete a guest through RabbitMQ; SOCKET=1: without a broker
 	$(CARGO) build --locked --quiet --profile dist -p ostler-tests --bin demo --bin lab-reaper
 	@OSTLER_PROGRAMS=$(abspath $(DIST)) $(DIST)/demo $(if $(filter-out 0,$(SOCKET)),--socket)

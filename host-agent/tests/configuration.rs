@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ostler_host_agent::config::Settings;
 
-const SHIPPED: &str = include_str!("../../packaging/host-agent.toml");
+const SHIPPED: &str = include_str!("../../packaging/host-agent/host-agent.toml");
 const PAGE: &str = include_str!("../../docs/configuration.md");
 
 /// The tables of the file; the first is the file itself.
@@ -73,7 +73,8 @@ fn set(text: &str, table: &str) -> BTreeSet<String> {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the program itself is under test")]
 fn the_shipped_file_is_valid_as_it_stands() {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/host-agent.toml");
+    let shipped =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/host-agent/host-agent.toml");
     let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_ostler-host-agent"));
     let output = check.arg("--config").arg(shipped).arg("check-config").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -88,7 +89,7 @@ fn the_shipped_file_and_the_page_have_every_key_and_no_other() {
         let mut wanted = keys.clone();
         // a table that is given as one
         wanted.remove("flavors");
-        assert_eq!(set(&file, table), wanted, "[{table}] in packaging/host-agent.toml");
+        assert_eq!(set(&file, table), wanted, "[{table}] in packaging/host-agent/host-agent.toml");
         for key in keys {
             let name = if table.is_empty() { key } else { format!("{table}.{key}") };
             assert!(PAGE.contains(&format!("`{name}`")), "{name} is not in docs/configuration.md");
