@@ -65,7 +65,8 @@ faults: guest-agent ## cut off every step of every operation, in all ways there 
 		$(CARGO) test --locked -p ostler-tests --test system -- \
 		--ignored --nocapture --test-threads 1 faults
 
-long: guest-agent ## tests that take minutes: a thousand commands through brokers in trouble, large files
+long: guest-agent ## tests that take minutes: a thousand commands through brokers in trouble, large files...
+	@tests/lab/install long
 	$(CARGO) test --locked -p ostler-tests --test system --no-run
 	$(CARGO) build --locked --quiet --workspace --bins
 	@mkdir -p $(TESTED)

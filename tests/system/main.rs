@@ -16,6 +16,7 @@ mod broker_hostile;
 mod broker_limits;
 mod broker_rights;
 mod broker_shares;
+mod clients;
 mod console;
 mod crash;
 mod drain;

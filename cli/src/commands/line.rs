@@ -18,7 +18,7 @@ use super::operation::OperationCommand;
 use crate::args::Global;
 
 /// The end of every `--help`.
-const EXIT_CODES: &str = "\
+pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0    done (with --no-wait: accepted)
   1    the operation failed, was undone or was cancelled

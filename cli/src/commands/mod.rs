@@ -2,6 +2,8 @@
 //! came back; what they have in common, following a change to its end, is here, and all that can be
 //! asked for in [`mod@line`].
 
+#[cfg(test)]
+mod coming_from;
 pub(crate) mod console;
 pub(crate) mod guest;
 pub(crate) mod host;
