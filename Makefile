@@ -32,6 +32,12 @@ guest-agent:
 			--target $$triple --target-dir $(GUEST) -p ostler-guest-agent; \
 		install -D -C -m 755 $(GUEST)/$$triple/guest/ostler-guest-agent -t $(DIST)
 
+packages: guest-agent ## the packages of the guest agent and of ostler-bake, in target/packages
+	@for format in deb rpm tarball; do \
+		packaging/$$format guest-agent --programs $(DIST) --out $(TARGET)/packages || exit 1; done
+	@for format in deb rpm; do \
+		packaging/$$format bake --programs $(DIST) --out $(TARGET)/packages || exit 1; done
+
 demo: build ## boot, use and delete a guest through RabbitMQ; SOCKET=1: without a broker
 	$(CARGO) build --locked --quiet --profile dist -p ostler-tests --bin demo --bin lab-reaper
 	@OSTLER_PROGRAMS=$(abspath $(DIST)) $(DIST)/demo $(if $(filter-out 0,$(SOCKET)),--socket)
@@ -59,7 +65,7 @@ faults: guest-agent ## cut off every step of every operation, in all ways there 
 		$(CARGO) test --locked -p ostler-tests --test system -- \
 		--ignored --nocapture --test-threads 1 faults
 
-long: guest-agent ## tests that take minutes: a thousand commands through brokers in trouble, large files
+long: guest-agent ## tests that take minutes: a thousand commands through brokers in trouble, large files, baking an image
 	$(CARGO) test --locked -p ostler-tests --test system --no-run
 	$(CARGO) build --locked --quiet --workspace --bins
 	@mkdir -p $(TESTED)
@@ -67,6 +73,7 @@ long: guest-agent ## tests that take minutes: a thousand commands through broker
 	OSTLER_PROGRAMS=$(abspath $(TESTED)) $(TARGET)/debug/lab \
 		$(CARGO) test --locked -p ostler-tests --test system -- \
 		--ignored --nocapture --test-threads 1 --skip faults
+	packaging/bake/check --long
 
 soak: ## a million mixed commands to the guest agent: its memory ends where it began
 	OSTLER_SOAK_COMMANDS=1000000 $(CARGO) test --locked --release -p ostler-guest-agent --test hostile -- soak
