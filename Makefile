@@ -32,9 +32,8 @@ guest-agent:
 			--target $$triple --target-dir $(GUEST) -p ostler-guest-agent; \
 		install -D -C -m 755 $(GUEST)/$$triple/guest/ostler-guest-agent -t $(DIST)
 
-# The package that bakes images carries the guest agent's packages, so it comes last.
 packages: build ## DEB and RPM of all programs, and a tarball of the guest agent, into target/packages
-	@for package in guest-agent host-agent cli; do \
+	@for package in guest-agent host-agent cli bake; do \
 		packaging/deb $$package && packaging/rpm $$package || exit 1; done
 	@packaging/tarball guest-agent
 
@@ -65,7 +64,7 @@ faults: guest-agent ## cut off every step of every operation, in all ways there 
 		$(CARGO) test --locked -p ostler-tests --test system -- \
 		--ignored --nocapture --test-threads 1 faults
 
-long: guest-agent ## tests that take minutes: a thousand commands through brokers in trouble, large files...
+long: guest-agent ## tests that take minutes: a thousand commands through brokers in trouble, baking an image...
 	@tests/lab/install long
 	$(CARGO) test --locked -p ostler-tests --test system --no-run
 	$(CARGO) build --locked --quiet --workspace --bins
@@ -74,6 +73,7 @@ long: guest-agent ## tests that take minutes: a thousand commands through broker
 	OSTLER_PROGRAMS=$(abspath $(TESTED)) $(TARGET)/debug/lab \
 		$(CARGO) test --locked -p ostler-tests --test system -- \
 		--ignored --nocapture --test-threads 1 --skip faults
+	packaging/bake/check --long
 
 soak: ## a million mixed commands to the guest agent: its memory ends where it began
 	OSTLER_SOAK_COMMANDS=1000000 $(CARGO) test --locked --release -p ostler-guest-agent --test hostile -- soak

@@ -176,7 +176,7 @@ async fn prepare(scene: &mut Scene, stage: &mut Stage, way: Way) -> Result<Cli> 
     }
 
     stage.step("Bake a guest: a Debian kernel, busybox, our agent, on ext4")?;
-    stage.command("packaging/bake/guest --agent ostler-guest-agent ...")?;
+    stage.command("tests/guests/guest --agent ostler-guest-agent ...")?;
     scene.image.make(GuestImage::bake()).await?;
     stage.done()?;
 

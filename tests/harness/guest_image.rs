@@ -1,4 +1,4 @@
-//! The guests the tests boot, baked by `packaging/bake/guest` and `packaging/bake/debian`.
+//! The guests the tests boot, baked by `tests/guests/guest` and `tests/guests/debian`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -112,7 +112,7 @@ impl GuestImage {
         bake("debian", &["--out".as_ref(), out.as_os_str()]).await?;
         let place = Place::new("image")?;
         let bringing = place.join("initramfs-ostler");
-        Run::new(programs::workspace().join("packaging/bake/overlay"))
+        Run::new(programs::workspace().join("tests/guests/overlay"))
             .args(["--agent".as_ref(), programs::guest_agent()?.as_os_str()])
             .args(["--initramfs".as_ref(), mini.initramfs.as_os_str()])
             .args(["--out".as_ref(), bringing.as_os_str()])
@@ -158,7 +158,7 @@ impl GuestImage {
 }
 
 async fn bake(script: &str, args: &[&OsStr]) -> Result<()> {
-    Run::new(programs::workspace().join("packaging/bake").join(script))
+    Run::new(programs::workspace().join("tests/guests").join(script))
         .args(args)
         .args(["--cache".as_ref(), programs::build_folder().join("bake-cache").as_os_str()])
         // packages may have to be fetched over a slow line
