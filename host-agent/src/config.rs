@@ -112,7 +112,7 @@ pub enum LogFormat {
     Text,
     /// JSON lines, on standard error.
     Json,
-    /// journald's own protocol.
+    /// Text for journald: without the time, with its priority.
     Journald,
 }
 

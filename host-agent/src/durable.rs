@@ -6,10 +6,10 @@
 //! crash leaves under the other name is removed by the next try, never written to: it might be a
 //! link, or a second name of a finished file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -70,6 +70,22 @@ impl Drop for Unfinished {
     }
 }
 
+/// Make a folder that others pass through as `mode` says, whatever the umask: QEMU runs as another
+/// user. What one that is there lacks of the mode, for a crash or an operator took it, it gets.
+/// Whether it was made.
+pub(crate) fn folder(path: &Path, mode: u32) -> io::Result<bool> {
+    let made = match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(error),
+    };
+    let is = fs::metadata(path)?.permissions().mode() & 0o7777;
+    if is & mode != mode {
+        fs::set_permissions(path, Permissions::from_mode(is | mode))?;
+    }
+    Ok(made)
+}
+
 /// What a file is called before it is `name`.
 pub(crate) fn unfinished_name(name: &Path) -> PathBuf {
     let mut hidden = std::ffi::OsString::from(".");
@@ -106,4 +122,22 @@ pub(crate) fn sync_folder_of(name: &Path) -> io::Result<()> {
 /// Make durable which names there are in a folder.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_lets_through_whom_it_should_also_if_a_umask_or_a_crash_took_that() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("instances");
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert!(folder(&path, 0o711).unwrap());
+        for found in [0o700, 0o710, 0o644] {
+            fs::set_permissions(&path, Permissions::from_mode(found)).unwrap();
+            assert!(!folder(&path, 0o711).unwrap());
+            assert_eq!(mode(), found | 0o711);
+        }
+    }
 }

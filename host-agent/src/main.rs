@@ -1,18 +1,16 @@
 //! `ostler-host-agent`: arguments, log, run, exit code.
 
+mod log;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ostler_host_agent::config::{LogFormat, Settings};
+use ostler_host_agent::config::Settings;
 use ostler_host_agent::rpc::socket;
 use ostler_host_agent::{Error, allocator, reload};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload::{Handle, Layer};
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry};
 
 /// Runs instances on this node: takes commands from its socket and from RabbitMQ, drives libvirt.
 ///
@@ -53,7 +51,7 @@ fn main() -> ExitCode {
         println!("a restart is needed to change {}; a reload for all else", fixed.join(", "));
         return ExitCode::SUCCESS;
     }
-    let filter = match start_log(&settings) {
+    let filter = match log::start(&settings) {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("ostler-host-agent: the log cannot be started: {error}");
@@ -83,7 +81,7 @@ fn main() -> ExitCode {
         let shutdown = CancellationToken::new();
         tokio::spawn(stop_on_signal(shutdown.clone()));
         let asked = signal(SignalKind::hangup()).map_err(Error::Signals)?;
-        let filter = Box::new(move |text: &str| set_filter(&filter, text));
+        let filter = Box::new(move |text: &str| log::set_filter(&filter, text));
         let reloads = reload::Source { path: arguments.config, asked, filter };
         ostler_host_agent::run(settings, sockets, reloads, shutdown).await
     });
@@ -110,36 +108,6 @@ async fn stop_on_signal(shutdown: CancellationToken) {
         _ = interrupt.recv() => {}
     }
     shutdown.cancel();
-}
-
-type FilterHandle = Handle<EnvFilter, Registry>;
-
-/// Start the log: what changes its filter.
-fn start_log(settings: &Settings) -> Result<FilterHandle, Box<dyn std::error::Error>> {
-    let (filter, handle) = Layer::new(EnvFilter::try_new(&settings.log_filter)?);
-    let registry = tracing_subscriber::registry().with(filter);
-    let journald = match settings.log_format {
-        LogFormat::Auto => std::env::var_os("JOURNAL_STREAM").is_some(),
-        LogFormat::Journald => true,
-        LogFormat::Text | LogFormat::Json => false,
-    };
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    if journald {
-        registry.with(tracing_journald::layer()?).try_init()?;
-    } else if settings.log_format == LogFormat::Json {
-        registry.with(layer.json()).try_init()?;
-    } else {
-        let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        registry.with(layer.with_ansi(colours)).try_init()?;
-    }
-    Ok(handle)
-}
-
-fn set_filter(log: &FilterHandle, text: &str) {
-    let set = EnvFilter::try_new(text).map_err(|error| error.to_string());
-    if let Err(error) = set.and_then(|new| log.reload(new).map_err(|error| error.to_string())) {
-        tracing::error!(error, "log.filter is as before");
-    }
 }
 
 /// An error and its sources, on one line.

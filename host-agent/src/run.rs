@@ -1,8 +1,7 @@
 //! The life of an agent: put together, serve, stop.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use crate::allocator;
 use crate::compute::{Bridges, ByCapacity, ByState, Compute, Node, Outside};
 use crate::config::{INCOMING, Settings};
 use crate::disk::{Directory, DiskError};
+use crate::durable;
 use crate::guest::{GuestSettings, Guests};
 use crate::host::{Host, HostError};
 use crate::hypervisor::libvirt::{self, Libvirt};
@@ -108,7 +108,7 @@ pub async fn run(
     // QEMU's user passes through to its own files, and cannot look around.
     directory(&settings.state_dir, 0o711)?;
     directory(&settings.state_dir.join(INCOMING), 0o700)?;
-    directory(&settings.run_dir, 0o755)?;
+    directory(&settings.run_dir, 0o711)?;
     directory(&settings.run_dir.join("guest"), 0o711)?;
     let _lock = lock(&settings.state_dir.join("lock"))?;
     let (journal, journal_ended) = Journal::open(&settings.state_dir.join("journal.db"))?;
@@ -229,10 +229,9 @@ fn image_limits(settings: &Settings) -> Limits {
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), Error> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
+    let above = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    above
+        .and_then(|()| durable::folder(path, mode).map(drop))
         .map_err(|source| Error::Directory { path: path.to_owned(), source })
 }
 

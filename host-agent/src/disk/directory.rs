@@ -4,9 +4,9 @@
 //! have places of their own: two at once, so that they neither keep boots waiting nor make each
 //! other slower than one after the other.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,7 +52,7 @@ impl Directory {
             qemu_img: PathBuf::from("qemu-img"),
         };
         let make = move || {
-            DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&instances)?;
+            durable::folder(&instances, FOLDER_MODE)?;
             // To see now, rather than at the first boot, that it can be used.
             fs::read_dir(&instances).map(drop)
         };

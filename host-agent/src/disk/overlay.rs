@@ -1,12 +1,12 @@
 //! Disks made from an image, and what their first bytes say.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::{Base, DiskError, Ensured, FOLDER_MODE, RootDisk};
-use crate::durable::{Unfinished, sync_folder_of};
+use crate::durable::{self, Unfinished, sync_folder_of};
 use crate::qcow2::{self, Header, HeaderError, Overlay};
 
 /// What a disk is opened for.
@@ -89,11 +89,7 @@ pub(super) fn create(
     }
     check_base(&root.base)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let new_folder = match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
-        Ok(()) => true,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-        Err(error) => return Err(DiskError::io("make", folder)(error)),
-    };
+    let new_folder = durable::folder(folder, FOLDER_MODE).map_err(DiskError::io("make", folder))?;
     let made = write(overlay, path, folder);
     if made.is_err() && new_folder {
         // Only if empty: nothing but what this call made goes.

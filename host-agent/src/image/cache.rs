@@ -10,9 +10,8 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
@@ -179,8 +178,8 @@ impl Cache {
         };
         let (folder, parts) = (this.folder.clone(), this.parts.clone());
         let make = move || {
-            DirBuilder::new().recursive(true).mode(CACHE_MODE).create(&folder)?;
-            DirBuilder::new().recursive(true).mode(PARTS_MODE).create(parts)?;
+            durable::folder(&folder, CACHE_MODE)?;
+            durable::folder(&parts, PARTS_MODE)?;
             durable::sync_folder(&folder)
         };
         this.run("open", &this.folder, make).await?;
