@@ -23,21 +23,19 @@ pub(crate) fn start(settings: &Settings) -> Result<Filter, Box<dyn std::error::E
     let (filter, handle) = Layer::new(EnvFilter::try_new(&settings.log_filter)?);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let format = match settings.log_format {
-        LogFormat::Auto if std::env::var_os("JOURNAL_STREAM").is_some() => LogFormat::Journald,
-        LogFormat::Auto => LogFormat::Text,
-        format => format,
+    let journald = match settings.log_format {
+        LogFormat::Auto => std::env::var_os("JOURNAL_STREAM").is_some(),
+        LogFormat::Journald => true,
+        LogFormat::Text | LogFormat::Json => false,
     };
-    match format {
-        LogFormat::Json => registry.with(layer.json()).try_init()?,
-        LogFormat::Journald => {
-            let line = Format::default().without_time().with_level(false);
-            registry.with(layer.with_ansi(false).event_format(Journald(line))).try_init()?;
-        }
-        LogFormat::Text | LogFormat::Auto => {
-            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            registry.with(layer.with_ansi(colours)).try_init()?;
-        }
+    if journald {
+        let line = Format::default().without_time().with_level(false);
+        registry.with(layer.with_ansi(false).event_format(Journald(line))).try_init()?;
+    } else if settings.log_format == LogFormat::Json {
+        registry.with(layer.json()).try_init()?;
+    } else {
+        let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        registry.with(layer.with_ansi(colours)).try_init()?;
     }
     Ok(handle)
 }

@@ -14,6 +14,7 @@ mod file;
 mod freeze;
 mod power;
 mod report;
+mod sandbox;
 
 use std::collections::BTreeMap;
 

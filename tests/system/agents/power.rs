@@ -113,6 +113,11 @@ pub(super) async fn reboot(domain: &mut Domain) -> Seen {
     if domain.system == System::Debian {
         return Ok("left out".to_owned());
     }
+    boots_again(domain).await
+}
+
+/// The agent has the guest boot again, and answers when it has.
+pub(super) async fn boots_again(domain: &mut Domain) -> Seen {
     let before = domain.ask(BOOT_ID).await?;
     let mut console = domain.console().await?;
     domain.virsh(&["reboot", "--mode", "agent"]).await?;
