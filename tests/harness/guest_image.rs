@@ -1,4 +1,4 @@
-//! The guests the tests boot, baked by `tests/guests/guest` and `tests/guests/debian`.
+//! The guests the tests boot, baked by the scripts in `tests/guests`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -66,6 +66,25 @@ impl Mode {
     }
 }
 
+/// A system without any agent, into which `ostler-bake` has put ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Baked {
+    /// Debian, with systemd and udev.
+    Debian,
+    /// busybox and OpenRC, laid out as Alpine is.
+    Alpine,
+}
+
+impl Baked {
+    /// The script that makes it.
+    fn script(self) -> &'static str {
+        match self {
+            Self::Debian => "debian",
+            Self::Alpine => "alpine",
+        }
+    }
+}
+
 /// The baked files, where QEMU's user can read them.
 #[derive(Debug)]
 pub struct GuestImage {
@@ -124,6 +143,27 @@ impl GuestImage {
             initramfs: copy(&mini.initramfs, &place)?,
             root: copy(&out.join("root.qcow2"), &place)?,
             bringing: Some(bringing),
+            cmdline: read_cmdline(&out)?,
+            _place: place,
+        })
+    }
+
+    /// A system that `ostler-bake` put our agent into; the mode of a guest is none of its concern.
+    ///
+    /// # Errors
+    /// If it cannot be baked: packages are fetched, and only root can.
+    pub async fn baked(system: Baked) -> Result<Self> {
+        let mini = Self::bake_without_agent().await?;
+        let out = programs::build_folder().join(format!("baked-{}", system.script()));
+        let programs = programs::folder();
+        let args = ["--bake".as_ref(), programs.as_os_str(), "--out".as_ref(), out.as_os_str()];
+        bake(system.script(), &args).await?;
+        let place = Place::new("image")?;
+        Ok(Self {
+            kernel: copy(&mini.kernel, &place)?,
+            initramfs: copy(&mini.initramfs, &place)?,
+            root: copy(&out.join("root.qcow2"), &place)?,
+            bringing: None,
             cmdline: read_cmdline(&out)?,
             _place: place,
         })

@@ -10,6 +10,7 @@
 )]
 
 mod agents;
+mod baked;
 mod broker;
 mod broker_chaos;
 mod broker_hostile;
