@@ -64,7 +64,7 @@ faults: guest-agent ## cut off every step of every operation, in all ways there 
 		$(CARGO) test --locked -p ostler-tests --test system -- \
 		--ignored --nocapture --test-threads 1 faults
 
-long: guest-agent ## tests that take minutes: a thousand commands through brokers in trouble, baking an image...
+long: guest-agent ## tests that take minutes: a thousand commands through brokers in trouble, baking an image, a node...
 	@tests/lab/install long
 	$(CARGO) test --locked -p ostler-tests --test system --no-run
 	$(CARGO) build --locked --quiet --workspace --bins
@@ -74,6 +74,7 @@ long: guest-agent ## tests that take minutes: a thousand commands through broker
 		$(CARGO) test --locked -p ostler-tests --test system -- \
 		--ignored --nocapture --test-threads 1 --skip faults
 	packaging/bake/check --long
+	tests/lab/node --guest
 
 soak: ## a million mixed commands to the guest agent: its memory ends where it began
 	OSTLER_SOAK_COMMANDS=1000000 $(CARGO) test --locked --release -p ostler-guest-agent --test hostile -- soak
