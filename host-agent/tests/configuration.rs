@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ostler_host_agent::config::Settings;
 
+const MANUAL: &str = include_str!("../../packaging/host-agent/ostler-host-agent.8");
 const SHIPPED: &str = include_str!("../../packaging/host-agent/host-agent.toml");
 const PAGE: &str = include_str!("../../docs/configuration.md");
 
@@ -78,6 +79,23 @@ fn the_shipped_file_is_valid_as_it_stands() {
     let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_ostler-host-agent"));
     let output = check.arg("--config").arg(shipped).arg("check-config").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the program itself is under test")]
+fn the_manual_has_every_option_and_command_of_the_program_and_no_other() {
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_ostler-host-agent"));
+    let help = String::from_utf8(program.arg("--help").output().unwrap().stdout).unwrap();
+    let options = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+        words.filter(|word| word.starts_with("--")).map(str::to_owned).collect()
+    };
+    assert_eq!(options(&MANUAL.replace('\\', "")), options(&help));
+    let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let commands = commands.lines().filter_map(|line| line.split_whitespace().next());
+    for command in commands.filter(|command| *command != "help") {
+        assert!(MANUAL.contains(&format!("\n.B {command}\n")), "{command} has no paragraph");
+    }
 }
 
 #[test]
