@@ -4,6 +4,8 @@
 //! A file that is absent at the default place means all defaults; one that is named and absent, or
 //! malformed, or has a field nobody knows, is an error that names it.
 
+mod pools;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +17,8 @@ use serde::Deserialize;
 use toml::Spanned;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
+
+pub use self::pools::{Driver, Pool};
 
 /// Where the configuration is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ostler/host-agent.toml";
@@ -132,6 +136,7 @@ struct File {
     images: ImagesFile,
     instances: InstancesFile,
     flavors: Option<BTreeMap<Name, FlavorFile>>,
+    pools: Option<Vec<pools::PoolFile>>,
     journal: JournalFile,
     log: LogFile,
 }
@@ -312,6 +317,8 @@ pub struct Settings {
     pub resume_when_room: bool,
     /// How often what is known is compared with what is, without a reason.
     pub reconcile_interval: Duration,
+    /// Where volumes are kept; the first unless told.
+    pub pools: Vec<Pool>,
     /// The sizes instances come in.
     pub flavors: BTreeMap<Name, Flavor>,
     /// How long finished operations and deleted instances are remembered.
@@ -441,8 +448,10 @@ impl File {
                 })
                 .collect(),
         };
+        let pools = pools::checked(self.pools, &state_dir)?;
         Ok(Settings {
             host,
+            pools,
             state_dir,
             run_dir,
             socket,

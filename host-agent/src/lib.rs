@@ -40,5 +40,6 @@ pub mod rpc;
 mod run;
 mod threads;
 mod turns;
+pub mod volume;
 
 pub use run::{Error, run};

@@ -108,7 +108,7 @@ pub enum OverlayError {
     Name,
 }
 
-/// An empty overlay: what to write where; all else is zero.
+/// A disk without data of its own: what to write where; all else is zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Overlay {
     /// Offsets and what stands there.
@@ -164,29 +164,41 @@ impl Header {
 /// `base_format` is written too, so that no reader ever guesses it from the base's bytes, which a
 /// guest could have written.
 pub(crate) fn overlay(size: Bytes, base: &str, base_format: &str) -> Result<Overlay, OverlayError> {
+    begin(size, Some((base, base_format)))
+}
+
+/// A disk of `size` that is all zero.
+pub(crate) fn empty(size: Bytes) -> Result<Overlay, OverlayError> {
+    begin(size, None)
+}
+
+fn begin(size: Bytes, base: Option<(&str, &str)>) -> Result<Overlay, OverlayError> {
     if size.0 == 0 || size > LARGEST {
         return Err(OverlayError::Size(size));
     }
     if !size.0.is_multiple_of(512) {
         return Err(OverlayError::Uneven(size));
     }
-    if base.len() > LONGEST_BACKING {
+    let name = base.map(|(name, _)| name).unwrap_or_default();
+    if name.len() > LONGEST_BACKING {
         return Err(OverlayError::Name);
     }
     let l1_entries = size.0.div_ceil(BYTES_PER_L1_ENTRY);
     let clusters = 3 + (l1_entries * 8).div_ceil(CLUSTER);
 
     let mut names = Vec::new();
-    push_extension(&mut names, EXTENSION_BACKING_FORMAT, base_format.as_bytes());
+    if let Some((_, format)) = base {
+        push_extension(&mut names, EXTENSION_BACKING_FORMAT, format.as_bytes());
+    }
     push_extension(&mut names, EXTENSION_END, &[]);
-    let backing_at = u64::from(HEADER_LENGTH) + names.len() as u64;
-    names.extend(base.as_bytes());
+    let backing_at = base.map_or(0, |_| u64::from(HEADER_LENGTH) + names.len() as u64);
+    names.extend(name.as_bytes());
 
     let mut header = Vec::with_capacity(HEADER_LENGTH as usize + names.len());
     header.extend(MAGIC);
     header.extend(3u32.to_be_bytes());
     header.extend(backing_at.to_be_bytes());
-    header.extend((base.len() as u32).to_be_bytes());
+    header.extend((name.len() as u32).to_be_bytes());
     header.extend(CLUSTER_BITS.to_be_bytes());
     header.extend(size.0.to_be_bytes());
     header.extend(0u32.to_be_bytes()); // no encryption
@@ -267,6 +279,12 @@ mod tests {
         let backing = Backing { name: "/base.qcow2".into(), format: Some("qcow2".into()) };
         assert_eq!(header.backing, Some(backing));
         assert_eq!((header.incompatible, header.encryption, header.version), (0, 0, 3));
+    }
+
+    #[test]
+    fn an_empty_disk_has_no_base() {
+        let header = Header::parse(&beginning(&empty(Bytes::gib(1)).unwrap())).unwrap();
+        assert_eq!((header.virtual_size, header.backing), (Bytes::gib(1), None));
     }
 
     #[test]

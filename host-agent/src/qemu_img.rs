@@ -10,6 +10,8 @@
 //! Formats are always named in the arguments, so nothing is probed, and paths are absolute, so
 //! that no part of one can be taken for an option or a protocol.
 
+pub(crate) mod convert;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::future::Future;

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::fmt;
 
-use ostler_protocol::rpc::values::{InstanceId, OperationId};
+use ostler_protocol::rpc::values::{InstanceId, OperationId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// An operation, as it is worked on and kept.
@@ -112,6 +112,16 @@ pub enum Action {
     NetworkEnsure,
     /// See which networks there are.
     NetworkList,
+    /// See which volumes there are.
+    VolumeList,
+    /// See how a volume is.
+    VolumeShow(Option<VolumeId>),
+    /// Delete a volume though it is in error.
+    VolumeDeleteForced,
+    /// Take a volume from an instance.
+    InstanceDetachVolume,
+    /// See where volumes are kept.
+    VolumePools,
     /// See which operations there are.
     OperationList,
     /// Wait for an operation.

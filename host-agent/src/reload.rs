@@ -16,7 +16,7 @@ use crate::notify;
 type Same = fn(&Settings, &Settings) -> bool;
 
 /// The keys that a restart is needed for.
-const FIXED: [(&str, Same); 9] = [
+const FIXED: [(&str, Same); 10] = [
     ("host", |a, b| a.host == b.host),
     ("state_dir", |a, b| a.state_dir == b.state_dir),
     ("run_dir", |a, b| a.run_dir == b.run_dir),
@@ -26,6 +26,7 @@ const FIXED: [(&str, Same); 9] = [
     ("hypervisor.virt_type", |a, b| a.virt_type == b.virt_type),
     ("guest.answer_timeout", |a, b| a.answer_timeout == b.answer_timeout),
     ("log.format", |a, b| a.log_format == b.log_format),
+    ("pools", |a, b| a.pools == b.pools),
 ];
 
 /// The keys that take a restart to change.
@@ -102,6 +103,7 @@ fn taken(now: &Settings, new: Settings) -> (Settings, Vec<&'static str>) {
         virt_type: now.virt_type,
         answer_timeout: now.answer_timeout,
         log_format: now.log_format,
+        pools: now.pools.clone(),
         image_directories,
         ..new
     };

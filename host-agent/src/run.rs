@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::allocator;
 use crate::compute::{Bridges, ByCapacity, ByState, Compute, Node, Outside};
-use crate::config::{INCOMING, Settings};
+use crate::config::{Driver, INCOMING, Settings};
 use crate::disk::{Directory, DiskError};
 use crate::durable;
 use crate::guest::{GuestSettings, Guests};
@@ -28,6 +28,7 @@ use crate::notify;
 use crate::reload;
 use crate::rpc::socket::{self, Listener};
 use crate::rpc::{Service, amqp};
+use crate::volume::{self, Pools, VolumeError};
 
 /// A node by itself: libvirt, bridges, and files.
 pub(crate) struct Local;
@@ -38,6 +39,7 @@ impl Outside for Local {
     type Wires = Bridges<Netlink>;
     type Disks = Directory;
     type Images = Cache;
+    type Volumes = Pools;
 }
 
 /// How long operations under way may take to come to a safe point when the agent stops.
@@ -75,6 +77,9 @@ pub enum Error {
     /// The instances' directory cannot be used.
     #[error("the instances' directory cannot be used")]
     Disks(#[from] DiskError),
+    /// A pool of volumes cannot be used.
+    #[error("a pool of volumes cannot be used")]
+    Volumes(#[from] VolumeError),
     /// Netlink cannot be used.
     #[error("the network cannot be managed")]
     Network(#[from] NetworkError),
@@ -135,6 +140,7 @@ pub async fn run(
         network,
         disks: disks.clone(),
         images: Arc::clone(&images),
+        volumes: pools(&settings).await?,
         host: Host::open(&settings.state_dir).await?,
         authority: Box::new(ByState),
         claims: Box::new(ByCapacity),
@@ -215,6 +221,21 @@ pub async fn run(
         tracing::warn!("the journal is still in use");
     }
     broken.map_or(Ok(()), |what| Err(Error::Broken { what }))
+}
+
+/// The pools of the configuration.
+async fn pools(settings: &Settings) -> Result<Pools, VolumeError> {
+    let mut pools = Vec::new();
+    for pool in &settings.pools {
+        let (name, path) = (pool.name.clone(), &pool.path);
+        let keep_free = settings.admission.disk_reserve;
+        pools.push(match pool.driver {
+            Driver::Directory => {
+                volume::Directory::open(name, path, pool.format, pool.is_shared, keep_free).await?
+            }
+        });
+    }
+    Ok(Pools(pools))
 }
 
 fn image_limits(settings: &Settings) -> Limits {

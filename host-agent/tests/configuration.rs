@@ -105,8 +105,9 @@ fn the_shipped_file_and_the_page_have_every_key_and_no_other() {
         let keys: BTreeSet<String> =
             keys(table).into_iter().filter(|key| !TABLES.contains(&key.as_str())).collect();
         let mut wanted = keys.clone();
-        // a table that is given as one
+        // tables that are given as such
         wanted.remove("flavors");
+        wanted.remove("pools");
         assert_eq!(set(&file, table), wanted, "[{table}] in packaging/host-agent/host-agent.toml");
         for key in keys {
             let name = if table.is_empty() { key } else { format!("{table}.{key}") };
@@ -147,6 +148,7 @@ fn the_defaults_that_are_told_are_the_defaults() {
         resume_when_room,
         reconcile_interval,
         mut flavors,
+        mut pools,
         keep,
         log_format,
         log_filter,
@@ -173,6 +175,8 @@ fn the_defaults_that_are_told_are_the_defaults() {
     assert_eq!((socket_group.as_deref(), default.socket_group), (Some("ostler"), None));
     assert!(flavors.remove(&"big".parse().unwrap()).is_some());
     assert_eq!(flavors, default.flavors);
+    assert_eq!(pools.pop().map(|pool| pool.name.to_string()), Some("fast".to_owned()));
+    assert_eq!(pools, default.pools);
 }
 
 #[test]

@@ -39,3 +39,4 @@ mod refusals;
 mod reload;
 mod service;
 mod strangers;
+mod volumes;

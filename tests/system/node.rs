@@ -275,6 +275,12 @@ impl Node {
         }
     }
 
+    /// Until a line of the shell says this in the guest: what appears there takes its moment.
+    pub(crate) async fn until_shell(&mut self, id: &str, line: &str, word: &str) {
+        let wait = format!("until [ \"$({line})\" = '{word}' ]; do sleep 0.1; done");
+        self.shell(id, &wait).await;
+    }
+
     /// Have a change made to its end, and see what the instance is then.
     pub(crate) async fn becomes(&mut self, method: &str, params: Value, status: &str) -> Value {
         let id = params["id"].as_str().unwrap().to_owned();

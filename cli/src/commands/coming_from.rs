@@ -94,14 +94,14 @@ fn every_command_of_the_page_can_be_given_and_what_is_not_yet_there_cannot() {
 fn a_wrong_word_in_the_page_is_found() {
     let row =
         |ours: &str| format!("| theirs | ostler | differences |\n|---|---|---|\n| a | {ours} | |");
-    for right in ["`ostler instance show web`", "not yet: `ostler volume create`", "none"] {
+    for right in ["`ostler instance show web`", "not yet: `ostler fleet create`", "none"] {
         assert_eq!(complaints(&row(right)), [""; 0], "{right}");
     }
     for wrong in [
         "`ostler instance destroy web`",
         "`ostler instance stop web --force`",
         "`ostler instance stop`",
-        "`ostler instance show web`, `ostler volume list`",
+        "`ostler instance show web`, `ostler fleet list`",
         "not yet: `ostler instance show`",
         "not yet: `ostler instance boot --network`",
         "not yet: `ostler instance list --tenant`",

@@ -9,6 +9,7 @@ mod power;
 mod reference;
 mod shelf;
 mod size;
+mod volumes;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
@@ -26,6 +27,7 @@ use self::power::PowerCommand;
 pub(crate) use self::reference::InstanceRef;
 use self::shelf::ShelfCommand;
 use self::size::SizeCommand;
+use self::volumes::VolumesCommand;
 use super::{Followed, Session};
 use crate::args::Changing;
 use crate::failure::Failure;
@@ -52,6 +54,8 @@ pub(crate) enum InstanceCommand {
     Size(SizeCommand),
     #[command(flatten)]
     Shelf(ShelfCommand),
+    #[command(flatten)]
+    Volumes(VolumesCommand),
     #[command(flatten)]
     Notes(NotesCommand),
     /// Delete instances: they can be restored for some time, unless --hard
@@ -132,6 +136,7 @@ impl InstanceCommand {
             Self::Disk(command) => command.run(session).await,
             Self::Size(command) => command.run(session).await,
             Self::Shelf(command) => command.run(session).await,
+            Self::Volumes(command) => command.run(session).await,
             Self::Notes(command) => command.run(session).await,
             Self::Delete(args) => args.run(session).await,
             Self::Restore(args) => delete::restore(session, args).await,
@@ -186,9 +191,8 @@ async fn change<M: Method<Reply = operation::Operation>>(
         Followed::Done(operation) => match operation.subject {
             MaybeNewer::Known(Subject::Instance(id)) => show(session, id).await,
             // Not what was asked for, but what the node says was done.
-            MaybeNewer::Known(Subject::Image(_) | Subject::Network(_)) | MaybeNewer::Newer(_) => {
-                session.output.result(&operation)
-            }
+            MaybeNewer::Known(Subject::Image(_) | Subject::Network(_) | Subject::Volume(_))
+            | MaybeNewer::Newer(_) => session.output.result(&operation),
         },
     }
 }
@@ -246,6 +250,11 @@ mod tests {
             "update web --name www --owner t1 --set a=b --set c= --unset d",
             "update web --owner=",
             "rename web www",
+            "attach-volume web data",
+            "attach-volume web data --bus scsi --device sdb --read-only --delete-on-termination",
+            "attach-volume web data --cache writeback --discard ignore --no-wait",
+            "detach-volume web data --grace 20",
+            "list-volumes web",
             "lock web",
             "lock web --reason audit",
             "delete web --hard --ignore",

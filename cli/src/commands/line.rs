@@ -15,6 +15,7 @@ use super::image::ImageCommand;
 use super::instance::InstanceCommand;
 use super::network::NetworkCommand;
 use super::operation::OperationCommand;
+use super::volume::VolumeCommand;
 use crate::args::Global;
 
 /// The end of every `--help`.
@@ -60,6 +61,9 @@ pub(crate) enum Noun {
     /// Bridges that instances are connected to
     #[command(subcommand)]
     Network(NetworkCommand),
+    /// Disks that outlive instances
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// The node itself
     #[command(subcommand)]
     Host(HostCommand),

@@ -10,9 +10,11 @@ pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod line;
+mod metadata;
 pub(crate) mod network;
 pub(crate) mod operation;
 mod shell;
+pub(crate) mod volume;
 
 use clap::ArgMatches;
 use ostler_protocol::rpc::method::Method;
@@ -49,6 +51,7 @@ fn carry_out(cli: Cli, matches: &ArgMatches, output: Output) -> Result<u8, Failu
         Noun::Guest(command) => Command::Guest(command),
         Noun::Image(command) => Command::Image(command),
         Noun::Network(command) => Command::Network(command),
+        Noun::Volume(command) => Command::Volume(command),
         Noun::Host(command) => Command::Host(command),
         Noun::Operation(command) => Command::Operation(command),
         Noun::Console(arguments) => Command::Console(arguments),
@@ -71,6 +74,7 @@ enum Command {
     Guest(guest::GuestCommand),
     Image(image::ImageCommand),
     Network(network::NetworkCommand),
+    Volume(volume::VolumeCommand),
     Host(host::HostCommand),
     Operation(operation::OperationCommand),
     Console(console::ConsoleArgs),
@@ -83,6 +87,7 @@ impl Command {
             Self::Guest(command) => command.run(session).await,
             Self::Image(command) => command.run(session).await,
             Self::Network(command) => command.run(session).await,
+            Self::Volume(command) => command.run(session).await,
             Self::Host(command) => command.run(session).await,
             Self::Operation(command) => command.run(session).await,
             Self::Console(arguments) => arguments.run(session).await,

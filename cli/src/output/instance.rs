@@ -3,6 +3,7 @@
 use ostler_protocol::rpc::guest::{GuestState, GuestSummary, Transport};
 use ostler_protocol::rpc::instance::{Instance, PowerState, Size, Status};
 use ostler_protocol::rpc::values::Timestamp;
+use ostler_protocol::rpc::volume::AttachedVolume;
 
 use super::shown::Row;
 use super::table::{Field, Mood, fields};
@@ -90,6 +91,12 @@ impl Show for Instance {
                 port.mac, port.network, port.bridge, port.tap, port.id
             );
             rows.push(("nic", Field::plain(text)));
+        }
+        for there in &self.volumes {
+            let how = if there.read_only { ", read-only" } else { "" };
+            let AttachedVolume { name, volume, size, device, .. } = there;
+            let text = format!("{name} ({volume}), {size}, as {device}{how}");
+            rows.push(("volume", Field::plain(text)));
         }
         rows.push(("guest", guest_summary(&self.guest, now)));
         if let Some(operation) = self.operation {

@@ -14,6 +14,7 @@ mod operation;
 mod shown;
 mod table;
 mod time;
+mod volume;
 
 use std::io::{IsTerminal, Write};
 

@@ -93,7 +93,9 @@ fn state(state: &MaybeNewer<State>) -> Field {
 /// not written yet is missing in the image.
 fn outcome(outcome: &MaybeNewer<Outcome>) -> Field {
     let mood = match outcome {
-        MaybeNewer::Known(Outcome::Snapshot { quiesced: true, .. }) => Mood::Good,
+        MaybeNewer::Known(Outcome::Snapshot { quiesced: true, .. } | Outcome::Attached { .. }) => {
+            Mood::Good
+        }
         MaybeNewer::Known(Outcome::Snapshot { quiesced: false, .. }) => Mood::Moving,
         MaybeNewer::Newer(_) => Mood::Neutral,
     };
@@ -109,6 +111,9 @@ pub(crate) fn outcome_text(outcome: &MaybeNewer<Outcome>) -> String {
         MaybeNewer::Known(Outcome::Snapshot { image, quiesced: false, why }) => {
             let why = why.as_deref().unwrap_or("no reason is given");
             format!("image {image} is made; the guest was not quiesced: {why}")
+        }
+        MaybeNewer::Known(Outcome::Attached { volume, device, serial }) => {
+            format!("volume {volume} is attached as {device}; its serial number is {serial}")
         }
         MaybeNewer::Newer(value) => plain(value),
     }

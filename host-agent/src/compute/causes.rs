@@ -8,6 +8,7 @@ use crate::hypervisor;
 use crate::image::ImageError;
 use crate::journal;
 use crate::network::NetworkError;
+use crate::volume::VolumeError;
 
 /// The journal's error in the caller's words.
 pub(super) fn journal_fault(error: &journal::Error) -> Refusal {
@@ -42,6 +43,33 @@ pub(super) fn disk_fault(error: &DiskError) -> Refusal {
         | DiskError::Io { .. } => (
             Reason::VolumeFailed,
             "see to the file it names; what the instance was is kept: ask again",
+        ),
+    };
+    Refusal::of(reason, error).next(next)
+}
+
+/// A volume's error in the caller's words.
+pub(super) fn volume_fault(error: &VolumeError) -> Refusal {
+    let (reason, next) = match error {
+        VolumeError::NoSpace { .. } => (Reason::NoSpace, "free space in the pool, and ask again"),
+        VolumeError::NoPool { .. } => (Reason::NotFound, "see which pools there are"),
+        VolumeError::NoSnapshot { .. } => (Reason::NotFound, "see which snapshots there are"),
+        VolumeError::TooSmall { .. } => (Reason::InvalidParams, "ask for a larger volume"),
+        VolumeError::TooDeep { .. } => (Reason::Conflict, "delete snapshots first"),
+        VolumeError::Open { .. } => (
+            Reason::InUse,
+            "see what the process is, and end it if it is not wanted; then ask again",
+        ),
+        VolumeError::Gone { .. } => {
+            (Reason::VolumeFailed, "see whether the pool is mounted; else put the volume back")
+        }
+        VolumeError::Manifest { .. }
+        | VolumeError::Impossible { .. }
+        | VolumeError::QemuImg { .. }
+        | VolumeError::Cancelled { .. }
+        | VolumeError::Io { .. } => (
+            Reason::VolumeFailed,
+            "see to the file it names; what the volume was is kept: ask again",
         ),
     };
     Refusal::of(reason, error).next(next)

@@ -2,17 +2,19 @@
 //! [`operations`](super::operations) fills in. Pure.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 
 use ostler_protocol::rpc::instance::{PowerState, TaskState, VmState};
 use ostler_protocol::rpc::operation::State;
-use ostler_protocol::rpc::values::{Bytes, Name};
+use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
 use serde_json::Value;
 
 use super::plan::Plan;
-use crate::journal::Entry;
-use crate::journal::records::{ImageRecord, InstanceRecord, NetworkRecord, Running};
+use crate::journal::records::{ImageRecord, InstanceRecord, NetworkRecord, Running, VolumeRecord};
+use crate::journal::{Entry, VolumeEntry};
+use crate::refusal::Refusal;
 
 /// The few that may do something at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +119,16 @@ pub(super) trait Describe: Any + fmt::Debug + Send + Sync {
         None
     }
 
+    /// The volumes it works on, or reads: it alone does, until it is over.
+    fn volumes(&self) -> Vec<VolumeId> {
+        Vec::new()
+    }
+
+    /// The size it gives the volume it works on.
+    fn extends_to(&self) -> Option<Bytes> {
+        None
+    }
+
     /// What it makes of the record; its state aside.
     fn apply(&self, _record: &mut InstanceRecord, _was: Running) {}
 
@@ -144,6 +156,17 @@ pub(super) trait Describe: Any + fmt::Debug + Send + Sync {
         _outcome: State,
     ) -> Option<Entry<ImageRecord>> {
         None
+    }
+
+    /// What becomes of the volumes it works on, of which `known` is what is known, and why it was
+    /// not done, if it was not.
+    fn volumes_after(
+        &self,
+        _known: &BTreeMap<VolumeId, VolumeRecord>,
+        _outcome: State,
+        _why: Option<&Refusal>,
+    ) -> Vec<VolumeEntry> {
+        Vec::new()
     }
 
     /// What becomes of the network it is about.

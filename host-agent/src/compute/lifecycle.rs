@@ -93,6 +93,9 @@ pub(super) const fn doing(task: TaskState) -> &'static str {
         TaskState::Unshelving => "being unshelved",
         TaskState::Updating => "being updated",
         TaskState::Adjusting => "being adjusted",
+        TaskState::AttachingVolume => "being given a volume",
+        TaskState::DetachingVolume => "giving a volume back",
+        TaskState::ChangingVolume => "having one of its volumes changed",
         TaskState::SoftDeleting | TaskState::Deleting => "being deleted",
         TaskState::Restoring => "being restored",
     }

@@ -25,6 +25,7 @@ use super::watch::Watch;
 use crate::config::Settings;
 use crate::journal::records::{InstanceRecord, OperationRecord};
 use crate::journal::{self, Journal, Write};
+use crate::volume::Volumes;
 
 /// How often what was over long ago is forgotten.
 const FORGET: Duration = Duration::from_secs(3600);
@@ -61,6 +62,11 @@ impl<O: Outside> Compute<O> {
             unread: snapshot.unreadable.iter().any(journal::Error::is_of_an_instance),
             instances: snapshot.instances.into_iter().map(|i| (i.id, i)).collect(),
             images: snapshot.images.into_iter().map(|i| (i.name.clone(), i)).collect(),
+            volumes: snapshot.volumes.into_iter().map(|v| (v.id, v)).collect(),
+            shared_pools: {
+                let shared = node.volumes.pools().into_iter().filter(|pool| pool.is_shared);
+                shared.map(|pool| pool.name).collect()
+            },
             networks: snapshot.networks.into_iter().map(|n| (n.name.clone(), n)).collect(),
             // A clock that was set back does not put what comes now before what is taken up.
             accepted: snapshot

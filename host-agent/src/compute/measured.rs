@@ -12,6 +12,7 @@ use super::claims::Capacity;
 use super::outside::{Node, Outside};
 use crate::disk::Disks;
 use crate::host::Usage;
+use crate::volume::Volumes;
 
 /// How long it is believed what the instances' disks take.
 const ALLOCATED_FOR: Duration = Duration::from_secs(10);
@@ -60,8 +61,11 @@ impl<O: Outside> Measured<O> {
         match *known {
             Some((at, bytes)) if at.elapsed() < ALLOCATED_FOR => Ok(bytes),
             Some(_) | None => {
-                let bytes = self.node.disks.allocated().await;
-                let bytes = bytes.map_err(|error| Refusal::of(Reason::Internal, &error))?;
+                let disks = self.node.disks.allocated().await;
+                let disks = disks.map_err(|error| Refusal::of(Reason::Internal, &error))?;
+                let volumes = self.node.volumes.allocated().await;
+                let volumes = volumes.map_err(|error| Refusal::of(Reason::Internal, &error))?;
+                let bytes = Bytes(disks.0 + volumes.0);
                 *known = Some((Instant::now(), bytes));
                 Ok(bytes)
             }

@@ -74,5 +74,5 @@ pub use describe::Legal;
 pub use manager::Compute;
 pub use operations::{Command, plans};
 pub use outside::{Node, Outside};
-pub use reads::{Inspection, Reads, Shown};
+pub use reads::{Inspection, Reads, Shown, ShownVolume};
 pub use wires::{Bridges, Port, Wires};

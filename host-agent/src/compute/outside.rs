@@ -12,6 +12,7 @@ use crate::host::Host;
 use crate::hypervisor::Hypervisor;
 use crate::image::Images;
 use crate::network::Network;
+use crate::volume::Volumes;
 
 /// What a node is made of.
 pub trait Outside: Send + Sync + 'static {
@@ -25,6 +26,8 @@ pub trait Outside: Send + Sync + 'static {
     type Disks: Disks;
     /// What disks are made from.
     type Images: Images;
+    /// Disks that outlive instances.
+    type Volumes: Volumes;
 }
 
 /// A node's drivers, and who decides on it.
@@ -39,6 +42,8 @@ pub struct Node<O: Outside> {
     pub disks: O::Disks,
     /// Images.
     pub images: Arc<O::Images>,
+    /// Volumes.
+    pub volumes: O::Volumes,
     /// The agents inside.
     pub guests: Guests<O::Hypervisor>,
     /// The machine.

@@ -5,7 +5,7 @@
 //! as that version planned it.
 
 use ostler_protocol::rpc::operation::{self, StepState, Subject};
-use ostler_protocol::rpc::values::Name;
+use ostler_protocol::rpc::values::{Name, VolumeId};
 
 use super::step::Step;
 use crate::journal::records::Running;
@@ -22,7 +22,15 @@ impl Planned {
     pub(super) const fn image(&self) -> Option<&Name> {
         match &self.subject {
             Some(Subject::Image(name)) => Some(name),
-            Some(Subject::Instance(_) | Subject::Network(_)) | None => None,
+            Some(Subject::Instance(_) | Subject::Network(_) | Subject::Volume(_)) | None => None,
+        }
+    }
+
+    /// The volume it is about.
+    pub(super) const fn volume(&self) -> Option<VolumeId> {
+        match &self.subject {
+            Some(Subject::Volume(id)) => Some(*id),
+            Some(Subject::Instance(_) | Subject::Network(_) | Subject::Image(_)) | None => None,
         }
     }
 }

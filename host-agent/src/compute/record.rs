@@ -5,7 +5,9 @@ use std::time::Duration;
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::{Size, VmState};
 use ostler_protocol::rpc::values::{InstanceId, Sha256, Timestamp};
+use ostler_protocol::rpc::volume::Bus;
 
+use crate::hypervisor::spec::{DiskBus, DiskTarget};
 use crate::journal::records::{Base, DirectBoot, InstanceRecord, Source};
 
 impl InstanceRecord {
@@ -75,6 +77,25 @@ impl InstanceRecord {
         }
     }
 }
+
+/// The name of a bus's nth disk.
+pub(super) fn device(bus: Bus, n: u16) -> String {
+    DiskTarget(n).on(match bus {
+        Bus::Virtio => DiskBus::Virtio,
+        Bus::Scsi => DiskBus::Scsi,
+    })
+}
+
+/// The devices of an instance that are not free: its own disks' and its volumes'.
+pub(super) fn reserved_devices(record: &InstanceRecord) -> Vec<String> {
+    let own = [ROOT_DISK, CONFIG_DRIVE].map(|target| device(Bus::Virtio, target.0));
+    record.volumes.iter().map(|there| there.device.clone()).chain(own).collect()
+}
+
+/// The place of the disk an instance boots from.
+pub(super) const ROOT_DISK: DiskTarget = DiskTarget(0);
+/// The place of its config drive.
+pub(super) const CONFIG_DRIVE: DiskTarget = DiskTarget(25);
 
 /// The guest's serial number of the root disk: an id that is as long as virtio-blk allows.
 pub(super) fn root_serial(id: InstanceId) -> String {

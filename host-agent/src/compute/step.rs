@@ -82,6 +82,16 @@ steps! {
     RemoveImage = "remove image" Destroys,
     EnsureBridge = "ensure bridge" Works,
     RemoveBridge = "remove bridge" Works,
+    CreateVolume = "create volume" Works,
+    ConnectVolume = "connect volume" Works,
+    PlugVolume = "plug volume" Waits,
+    UnplugVolume = "unplug volume" Waits,
+    DisconnectVolume = "disconnect volume" Destroys,
+    ExtendVolume = "extend volume" Works,
+    SnapshotVolume = "snapshot volume" Works,
+    RevertVolume = "revert volume" Works,
+    DropVolumeSnapshot = "delete volume snapshot" Destroys,
+    DeleteVolume = "delete volume" Destroys,
 }
 
 impl Step {

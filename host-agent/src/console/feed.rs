@@ -208,6 +208,8 @@ async fn something_new(events: &mut Events, id: InstanceId) {
                     HypervisorEvent::Lifecycle { .. }
                     | HypervisorEvent::Removed { .. }
                     | HypervisorEvent::Rebooted { .. }
+                    | HypervisorEvent::Unplugged { .. }
+                    | HypervisorEvent::Kept { .. }
                     | HypervisorEvent::AgentConnected { .. }
                     | HypervisorEvent::LinkDown,
                 ) => {}

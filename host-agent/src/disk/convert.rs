@@ -7,13 +7,11 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -21,21 +19,12 @@ use super::aside::Stamp;
 use super::overlay::{Access, header, open};
 use super::{Directory, DiskError, Disks, Ensured};
 use crate::durable::{Unfinished, remove_if_there, sync_folder_of};
-use crate::host;
 use crate::qcow2::{self, Header, OverlayError};
-use crate::qemu_img::{self, Bounds, Job, Output, Ran, STDIN, late};
+use crate::qemu_img::convert::{Copy, bounds, is_full};
+use crate::qemu_img::{self, Job, Output, Ran, late};
 
 /// Growing moves a table of some kilobytes.
 const GROW_WALL: Duration = Duration::from_secs(120);
-
-/// The free space, and whether the copy gets on, is looked at this often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// A copy that neither tells of progress nor writes for this long hangs.
-const STALLED: Duration = Duration::from_secs(600);
-
-/// A file's metadata beyond what grows with the disk.
-const SLACK: u64 = 64 << 20;
 
 impl Directory {
     pub(super) async fn grow(
@@ -63,7 +52,7 @@ impl Directory {
         let count = wanted.to_string();
         let arguments = ["resize", "-q", "-f", "qcow2"].map(OsStr::new).into_iter();
         let arguments = arguments.chain([path.as_os_str(), OsStr::new(&count)]).collect();
-        let bounds = bounds(stamp.length.max(wanted));
+        let bounds = bounds(Bytes(stamp.length.max(wanted)));
         let job = Job { program: &self.qemu_img, arguments, bounds, stdin: None };
         let ran = qemu_img::run(job, Output::Answer, late(GROW_WALL)).await;
         succeeded("grow", &path, ran)?;
@@ -97,7 +86,15 @@ impl Directory {
         };
         let total = export.size;
         progress.send_replace((Bytes(0), total));
-        let ran = self.convert(&root, &export, progress, cancel).await;
+        let copy = Copy {
+            program: &self.qemu_img,
+            from: (&root, "qcow2"),
+            to: (&export.unfinished.file, "qcow2"),
+            folder: &export.folder,
+            size: total,
+            keep_free: self.kept_free(),
+        };
+        let ran = copy.make(&self.copiers, progress, cancel).await;
         let finish = {
             let root = root.clone();
             move || {
@@ -114,68 +111,6 @@ impl Directory {
         progress.send_replace((total, total));
         info!(%instance, to = %to.display(), size = %total, "root disk exported");
         Ok(Ensured::Created)
-    }
-
-    async fn convert(
-        &self,
-        root: &Path,
-        export: &Export,
-        progress: &watch::Sender<(Bytes, Bytes)>,
-        cancel: &CancellationToken,
-    ) -> io::Result<Ran> {
-        let total = export.size;
-        let arguments = ["convert", "-p", "-f", "qcow2", "-O", "qcow2"].map(OsStr::new);
-        let names = [root.as_os_str(), OsStr::new(STDIN)];
-        let arguments = arguments.into_iter().chain(names).collect();
-        let stdin = Some(export.unfinished.file.try_clone()?);
-        let job = Job { program: &self.qemu_img, arguments, bounds: bounds(total.0), stdin };
-        let mut tell = |done: f64| {
-            // As a float it is not exact, and need not be.
-            let done = (total.0 as f64 * done) as u64;
-            progress.send_replace((Bytes(done).min(total), total));
-        };
-        let stop = async {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => io::ErrorKind::Interrupted.into(),
-                why = self.hopeless(export, progress.subscribe()) => why,
-            }
-        };
-        qemu_img::run(job, Output::Progress(&mut tell), stop).await
-    }
-
-    /// Wait until there is a reason to give a copy up.
-    async fn hopeless(
-        &self,
-        export: &Export,
-        progress: watch::Receiver<(Bytes, Bytes)>,
-    ) -> io::Error {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = (Bytes(0), 0);
-        let mut moved = Instant::now();
-        loop {
-            looks.tick().await;
-            let (file, folder) = (export.unfinished.file.try_clone(), export.folder.clone());
-            // A file system that does not answer holds a thread, and not this one.
-            let look = move || Ok((file?.metadata()?.blocks(), host::space(&folder)?.free));
-            let looked = tokio::time::timeout(STALLED, self.copiers.run(look)).await;
-            let (blocks, free) = match looked.map(Result::flatten) {
-                Ok(Ok(looked)) => looked,
-                Ok(Err(error)) => return error,
-                Err(_) => return io::ErrorKind::TimedOut.into(),
-            };
-            if free < self.kept_free() {
-                return io::ErrorKind::StorageFull.into();
-            }
-            let now = (progress.borrow().0, blocks);
-            if now != last {
-                (last, moved) = (now, Instant::now());
-            }
-            if moved.elapsed() > STALLED {
-                return io::Error::new(io::ErrorKind::TimedOut, "it does not get on");
-            }
-        }
     }
 }
 
@@ -251,14 +186,6 @@ fn examine(
     Ok((header, stamp))
 }
 
-/// What working on a disk of so many bytes may take: metadata is a thousandth of the data at most,
-/// and a slow processor copies 100 MB in a second.
-fn bounds(disk: u64) -> Bounds {
-    let cpu = Duration::from_secs(600 + disk / 100_000_000);
-    let file = Bytes(disk.saturating_add(disk / 1024).saturating_add(SLACK));
-    Bounds { memory: Bytes::gib(4), cpu, file }
-}
-
 fn succeeded(step: &'static str, path: &Path, ran: io::Result<Ran>) -> Result<(), DiskError> {
     let path = path.to_owned();
     let ran = match ran {
@@ -270,8 +197,7 @@ fn succeeded(step: &'static str, path: &Path, ran: io::Result<Ran>) -> Result<()
         Err(error) => return Err(DiskError::io(step, &path)(error)),
     };
     let said = ran.complaint();
-    // In the words of the C locale, which is what it runs in.
-    match said.contains("No space left on device") || said.contains("Disk quota exceeded") {
+    match is_full(&said) {
         true => Err(DiskError::NoSpace { path }),
         false => Err(DiskError::QemuImg { step, path, said }),
     }

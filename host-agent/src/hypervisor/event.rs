@@ -84,6 +84,20 @@ pub enum HypervisorEvent {
         /// The domain.
         id: InstanceId,
     },
+    /// A guest has let go of a device, and it is gone.
+    Unplugged {
+        /// The domain.
+        id: InstanceId,
+        /// The device.
+        alias: String,
+    },
+    /// A guest refused to let go of a device.
+    Kept {
+        /// The domain.
+        id: InstanceId,
+        /// The device.
+        alias: String,
+    },
     /// The guest agent opened or closed the standard channel.
     AgentConnected {
         /// The domain.

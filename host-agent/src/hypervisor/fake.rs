@@ -7,6 +7,7 @@
 
 mod adjust;
 mod jobs;
+mod plug;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -18,9 +19,10 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use self::jobs::Work;
 pub use self::jobs::{COPIED, Copies};
+pub use self::plug::LetsGo;
 use super::event::EVENT_CAPACITY;
 use super::inspect::{Definition, DomainStats, Inspect, Screen};
-use super::spec::CpuMode;
+use super::spec::{CpuMode, Disk};
 use super::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor,
     HypervisorEvent, Link, PowerReason, PowerState, RESTORE, VirtChoice, VirtSetting, VirtType,
@@ -57,6 +59,11 @@ pub enum Call {
     Stats,
     Screen,
     Console,
+    Disks,
+    PlugDisk,
+    UnplugDisk,
+    ResizeDisk,
+    SwitchDisk,
 }
 
 /// When a call fails.
@@ -102,6 +109,9 @@ struct Domain {
     /// The screen's password and until when; none is locked.
     screen: Option<(Secret, Timestamp)>,
     console: Option<PathBuf>,
+    /// What is plugged in while it runs.
+    disks: Vec<Disk>,
+    lets_go: LetsGo,
 }
 
 /// Memory that is saved.
@@ -347,6 +357,11 @@ fn step(call: Call) -> &'static str {
         Call::Stats => "read the counters",
         Call::Screen => "find the screen",
         Call::Console => "find the console",
+        Call::Disks => "list the disks",
+        Call::PlugDisk => "plug a disk",
+        Call::UnplugDisk => "unplug a disk",
+        Call::ResizeDisk => "resize a disk",
+        Call::SwitchDisk => "switch a disk",
     }
 }
 
@@ -379,6 +394,8 @@ impl Hypervisor for Fake {
                         work: Work::default(),
                         screen: None,
                         console: None,
+                        disks: Vec::new(),
+                        lets_go: LetsGo::default(),
                     };
                     world.domains.insert(id, domain);
                 }
@@ -403,6 +420,7 @@ impl Hypervisor for Fake {
                 Some(Saved { power, damaged: false }) => (power, PowerReason::Restored),
             };
             domain.saved = None;
+            domain.disks = domain.spec.disks.clone();
             domain.state = DomainState { power, reason };
             self.tell(HypervisorEvent::Lifecycle { id, power, reason });
             Ok(Change::Made)

@@ -1,12 +1,12 @@
 //! What runs instances: narrow traits in our own words, libvirt behind them.
 //!
 //! ```text
-//!   compute, guest ──> Hypervisor: Adjust + Jobs ──> libvirt::Libvirt   connections, lanes, XML
-//!                                               └──> fake::Fake         in memory, for tests
+//!   compute, guest ──> Hypervisor: Adjust, Jobs, Plug ──> libvirt::Libvirt   connections, lanes, XML
+//!                                                     └──> fake::Fake         in memory, for tests
 //! ```
 //!
 //! [`Hypervisor`] is a domain's life, [`Jobs`] is what takes long, [`Adjust`] is what changes in a
-//! domain that goes on.
+//! domain that goes on, [`Plug`] what is plugged into it.
 //!
 //! A driver answers what it saw and changes what it is told to; it decides nothing. Every change
 //! is idempotent and says whether it made a difference ([`Change`]), because an operation that is
@@ -27,6 +27,7 @@ pub mod fake;
 pub mod inspect;
 pub mod jobs;
 pub mod libvirt;
+pub mod plug;
 pub mod spec;
 
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub use self::error::Error;
 pub use self::event::{Events, HypervisorEvent, Link, PowerReason};
 pub use self::inspect::Inspect;
 pub use self::jobs::{Job, Jobs};
+pub use self::plug::Plug;
 pub use self::spec::{DomainSpec, Metadata};
 pub use ostler_protocol::rpc::instance::PowerState;
 
@@ -86,7 +88,7 @@ pub struct DomainRecord {
 }
 
 /// The driver. Changes to one instance are carried out one at a time, in the order asked.
-pub trait Hypervisor: Adjust + Inspect + Jobs {
+pub trait Hypervisor: Adjust + Inspect + Jobs + Plug {
     /// Makes the persistent definition, or replaces the one this id has. A running domain keeps
     /// what it was started with until it is started again.
     fn define(&self, spec: &DomainSpec) -> impl Future<Output = Result<(), Error>> + Send;

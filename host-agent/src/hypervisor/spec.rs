@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress};
 
@@ -180,16 +180,47 @@ pub struct Disk {
     pub source: DiskSource,
     /// Its format: declared, never guessed.
     pub format: DiskFormat,
-    /// Its place.
+    /// What it is plugged into.
+    pub bus: DiskBus,
+    /// Its place there.
     pub target: DiskTarget,
+    /// What the hypervisor calls it, to be known again; as it likes if empty.
+    pub alias: String,
     /// What the guest sees as its serial number; at most 20 bytes reach it.
     pub serial: String,
     /// Whether the guest may write.
     pub access: DiskAccess,
+    /// Whether other domains may have it too.
+    pub sharing: Sharing,
     /// How the host caches it.
     pub cache: DiskCache,
     /// What a guest's discard does.
     pub discard: Discard,
+}
+
+impl Disk {
+    /// Its device, as in `vda` or `sdb`.
+    pub fn device(&self) -> String {
+        self.target.on(self.bus)
+    }
+}
+
+/// What a disk is plugged into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskBus {
+    /// virtio-blk: a PCI device for each disk.
+    Virtio,
+    /// virtio-scsi: many disks on one PCI device.
+    Scsi,
+}
+
+/// Whether several domains may have a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// One alone.
+    Exclusive,
+    /// Several, who see to it among themselves who writes what.
+    Shared,
 }
 
 /// Where a disk's bytes are.
@@ -201,6 +232,15 @@ pub enum DiskSource {
     Block(PathBuf),
 }
 
+impl DiskSource {
+    /// The file or device.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) | Self::Block(path) => path,
+        }
+    }
+}
+
 /// How a disk's bytes are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskFormat {
@@ -208,6 +248,16 @@ pub enum DiskFormat {
     Qcow2,
     /// As they are.
     Raw,
+}
+
+impl DiskFormat {
+    /// QEMU's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+        }
+    }
 }
 
 /// Whether the guest may write to a disk.
@@ -240,22 +290,40 @@ pub enum Discard {
     Ignore,
 }
 
-/// A disk's place: the first is `vda`.
+/// A disk's place on its bus: the first is `vda`, or `sda`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DiskTarget(pub u16);
 
-impl fmt::Display for DiskTarget {
-    /// As disks are named: `vda` to `vdz`, then `vdaa`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut letters = Vec::new();
+impl DiskTarget {
+    /// As disks are named on this bus: `vda` to `vdz`, then `vdaa`.
+    pub fn on(self, bus: DiskBus) -> String {
+        let prefix = match bus {
+            DiskBus::Virtio => "vd",
+            DiskBus::Scsi => "sd",
+        };
+        let mut name = prefix.as_bytes().to_vec();
         let mut rest = u32::from(self.0) + 1;
+        let mut letters = Vec::new();
         while rest > 0 {
             rest -= 1;
-            letters.push(char::from(b'a' + (rest % 26) as u8));
+            letters.push(b'a' + (rest % 26) as u8);
             rest /= 26;
         }
-        f.write_str("vd")?;
-        letters.iter().rev().try_for_each(|letter| write!(f, "{letter}"))
+        name.extend(letters.iter().rev());
+        name.into_iter().map(char::from).collect()
+    }
+
+    /// The place of this name on a bus; none if it is not one.
+    pub fn named(device: &str, bus: DiskBus) -> Option<Self> {
+        // Two letters: as many as QEMU can be given.
+        (0..702).map(Self).find(|target| target.on(bus) == device)
+    }
+}
+
+impl fmt::Display for DiskTarget {
+    /// As on virtio-blk.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.on(DiskBus::Virtio))
     }
 }
 
@@ -348,6 +416,8 @@ mod tests {
             [(0, "vda"), (25, "vdz"), (26, "vdaa"), (27, "vdab"), (701, "vdzz"), (702, "vdaaa")]
         {
             assert_eq!(DiskTarget(index).to_string(), name);
+            let found = DiskTarget::named(name, DiskBus::Virtio);
+            assert_eq!(found, Some(DiskTarget(index)).filter(|_| index < 702));
         }
     }
 }

@@ -17,7 +17,7 @@ mod thread;
 
 use std::path::PathBuf;
 
-pub use store::{Accepted, Entry, Snapshot, Write};
+pub use store::{Accepted, Entry, Snapshot, VolumeEntry, Write};
 pub use thread::Journal;
 
 /// What went wrong with the journal.

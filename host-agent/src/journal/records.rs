@@ -7,8 +7,9 @@ use crate::refusal::{Operation, Refusal};
 use ostler_protocol::rpc::image::{Format, Properties, State as ImageState};
 use ostler_protocol::rpc::instance::{Size, TaskState, VmState};
 use ostler_protocol::rpc::values::{
-    Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Sha256, Timestamp,
+    Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Sha256, Timestamp, VolumeId,
 };
+use ostler_protocol::rpc::volume;
 use serde::{Deserialize, Serialize};
 
 /// An instance.
@@ -40,6 +41,9 @@ pub struct InstanceRecord {
     pub max_memory: Bytes,
     /// Its NICs, in order.
     pub ports: Vec<PortRecord>,
+    /// Its volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<AttachmentRecord>,
     /// Whose it is.
     #[serde(default)]
     pub owner: Option<String>,
@@ -150,6 +154,84 @@ pub struct PortRecord {
     pub network: Name,
     /// Its MAC.
     pub mac: MacAddress,
+}
+
+/// That an instance has a volume, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachmentRecord {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its device by libvirt's name: it stays as long as the volume does.
+    pub device: String,
+    /// The bus.
+    pub bus: volume::Bus,
+    /// Whether the guest can only read it.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Whether the instance boots from it.
+    #[serde(default)]
+    pub root: bool,
+    /// Whether the volume is deleted with the instance.
+    #[serde(default)]
+    pub delete_on_termination: bool,
+    /// How the node caches it; chosen at each start if none.
+    #[serde(default)]
+    pub cache: Option<volume::Cache>,
+    /// What becomes of the guest's discards.
+    #[serde(default)]
+    pub discard: Option<volume::Discard>,
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// Its id.
+    pub id: VolumeId,
+    /// What people call it.
+    pub name: Name,
+    /// The pool it is kept in.
+    pub pool: Name,
+    /// How its file is laid out; as the pool does it, if none.
+    pub format: Option<volume::Format>,
+    /// Its size.
+    pub size: Bytes,
+    /// How it is, what instances do with it aside.
+    pub state: VolumeState,
+    /// Whether it was made from an image, or from a volume that was.
+    pub bootable: bool,
+    /// Whether several instances may have it at once.
+    pub multiattach: bool,
+    /// What it was made from.
+    pub source: Option<volume::Source>,
+    /// The image's bytes it lies on, or was made from.
+    pub base: Option<Base>,
+    /// Its snapshots, oldest first.
+    pub snapshots: Vec<volume::Snapshot>,
+    /// Whose it is.
+    pub owner: Option<String>,
+    /// What its owner notes about it.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// Why it is in error, or the last thing that failed.
+    pub fault: Option<Refusal>,
+    /// When it was accepted.
+    pub created: Timestamp,
+    /// When it last changed.
+    pub updated: Timestamp,
+}
+
+/// How a volume is, what instances do with it aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    /// It is being made.
+    Creating,
+    /// It is there.
+    Available,
+    /// It could not be made.
+    Error,
+    /// It could not be deleted.
+    ErrorDeleting,
 }
 
 /// An image.

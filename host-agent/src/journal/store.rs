@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::instance::VmState;
 use ostler_protocol::rpc::operation::{Kind, List, State};
-use ostler_protocol::rpc::values::{IdempotencyKey, Name, OperationId, Timestamp};
+use ostler_protocol::rpc::values::{IdempotencyKey, Name, OperationId, Timestamp, VolumeId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::records::{ImageRecord, InstanceRecord, NetworkRecord, OperationRecord};
+use super::records::{ImageRecord, InstanceRecord, NetworkRecord, OperationRecord, VolumeRecord};
 use super::{Error, Journal};
 use crate::refusal::Operation;
 
@@ -18,7 +18,7 @@ use crate::refusal::Operation;
 pub(super) const INSTANCE: &str = "instance";
 
 /// The version of the tables, in SQLite's `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE instance (
@@ -41,7 +41,12 @@ CREATE TABLE operation (
 CREATE TABLE node (boot TEXT NOT NULL) STRICT;
 CREATE INDEX operation_accepted ON operation (accepted);
 CREATE INDEX operation_unfinished ON operation (accepted) WHERE finished IS NULL;
-PRAGMA user_version = 1;
+";
+
+/// What version 2 adds.
+const VOLUMES: &str = "
+CREATE TABLE volume (id TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 2;
 ";
 
 /// What is known at start.
@@ -53,6 +58,8 @@ pub struct Snapshot {
     pub images: Vec<ImageRecord>,
     /// All networks.
     pub networks: Vec<NetworkRecord>,
+    /// All volumes.
+    pub volumes: Vec<VolumeRecord>,
     /// The operations that are not over, in the order they were accepted.
     pub unfinished: Vec<OperationRecord>,
     /// The boot of the node in which its instances were last seen to.
@@ -72,13 +79,22 @@ pub struct Write {
     pub image: Option<Entry<ImageRecord>>,
     /// A network as it is now, or that it is gone.
     pub network: Option<Entry<NetworkRecord>>,
+    /// Volumes as they are now, or that they are gone.
+    pub volumes: Vec<VolumeEntry>,
 }
 
 impl Write {
     /// Whether this is of an operation that frees space on the disk.
     fn frees(&self) -> bool {
         let frees = |kind| {
-            matches!(kind, Kind::Delete | Kind::ImageRemove | Kind::Offload | Kind::ConfirmResize)
+            matches!(
+                kind,
+                Kind::Delete
+                    | Kind::ImageRemove
+                    | Kind::Offload
+                    | Kind::ConfirmResize
+                    | Kind::VolumeDelete
+            )
         };
         self.operation.as_ref().is_some_and(|record| frees(record.operation.kind))
     }
@@ -90,12 +106,15 @@ impl Write {
 
 /// A row as it is now.
 #[derive(Debug, Clone)]
-pub enum Entry<T> {
+pub enum Entry<T, K = Name> {
     /// It is this.
     Put(T),
     /// It is gone.
-    Gone(Name),
+    Gone(K),
 }
+
+/// A volume's row.
+pub type VolumeEntry = Entry<VolumeRecord, VolumeId>;
 
 /// What acceptance adds to an operation.
 #[derive(Debug, Clone)]
@@ -115,12 +134,14 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
         .map_err(failed)?;
     let found: i64 =
         connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
-    match found {
-        0 => connection
-            .execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} COMMIT;"))
-            .map_err(failed)?,
-        VERSION => {}
+    let missing = match found {
+        0 => format!("{SCHEMA} {VOLUMES}"),
+        1 => VOLUMES.to_owned(),
+        VERSION => String::new(),
         found => return Err(Error::Newer { path: path.to_owned(), found, known: VERSION }),
+    };
+    if !missing.is_empty() {
+        connection.execute_batch(&format!("BEGIN IMMEDIATE; {missing} COMMIT;")).map_err(failed)?;
     }
     Ok(connection)
 }
@@ -137,6 +158,7 @@ impl Journal {
                 instances: bodies(db, INSTANCE, "SELECT id, body FROM instance", &mut unreadable)?,
                 images: bodies(db, "image", "SELECT name, body FROM image", &mut unreadable)?,
                 networks: bodies(db, "network", "SELECT name, body FROM network", &mut unreadable)?,
+                volumes: bodies(db, "volume", "SELECT id, body FROM volume", &mut unreadable)?,
                 boot: rows(db, "SELECT boot FROM node", [], |row| row.get(0))?.pop(),
                 unfinished: operations(
                     db,
@@ -347,6 +369,19 @@ fn put(db: &Connection, write: Write) -> Result<(), Error> {
         )?,
         Some(Entry::Gone(name)) => {
             run(db, "DELETE FROM network WHERE name = ?1", params![name.as_str()])?;
+        }
+    }
+    for entry in &write.volumes {
+        match entry {
+            Entry::Put(volume) => run(
+                db,
+                "INSERT INTO volume (id, body) VALUES (?1, ?2) \
+                 ON CONFLICT (id) DO UPDATE SET body = ?2",
+                params![volume.id.to_string(), text("volume", volume)?],
+            )?,
+            Entry::Gone(id) => {
+                run(db, "DELETE FROM volume WHERE id = ?1", params![id.to_string()])?;
+            }
         }
     }
     Ok(())

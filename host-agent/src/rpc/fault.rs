@@ -5,8 +5,9 @@ use ostler_protocol::rpc::fault::{self, Fault};
 use ostler_protocol::rpc::instance::{Instance, Stalled};
 use ostler_protocol::rpc::operation::Operation;
 use ostler_protocol::rpc::values::InstanceId;
+use ostler_protocol::rpc::volume::Volume;
 
-use crate::compute::Shown;
+use crate::compute::{Shown, ShownVolume};
 use crate::refusal::{self, Action, Reason, Refusal};
 
 impl From<Refusal> for Fault {
@@ -44,6 +45,11 @@ pub(super) fn instance(shown: Shown) -> Instance {
         say_unpause(stalled, told.id);
     }
     told
+}
+
+/// A volume as it is told.
+pub(super) fn volume(shown: ShownVolume) -> Volume {
+    Volume { fault: shown.fault.map(Fault::from), ..shown.volume }
 }
 
 /// What is said of an instance that stands still ends in what may be done about it.
@@ -107,6 +113,12 @@ fn command(action: &Action) -> String {
         Action::ImageRemove => "image remove",
         Action::NetworkEnsure => "network ensure",
         Action::NetworkList => "network list",
+        Action::VolumeList => "volume list",
+        Action::VolumeShow(Some(id)) => return format!("ostler volume show {id}"),
+        Action::VolumeShow(None) => "volume show",
+        Action::VolumeDeleteForced => "volume delete --force",
+        Action::InstanceDetachVolume => "instance detach-volume",
+        Action::VolumePools => "volume pools",
         Action::OperationList => "operation list",
     };
     format!("ostler {words}")

@@ -194,6 +194,18 @@ impl<O: Outside> Service<O> {
                 return value(&fault::operation(compute.cancel(select.id).await?));
             }
             Call::ImageList(_) => return value(&compute.reads().images()),
+            Call::VolumeList(filter) => {
+                let found = compute.reads().volumes(&filter)?;
+                let told: Vec<_> = found.into_iter().map(fault::volume).collect();
+                return value(&told);
+            }
+            Call::VolumeShow(select) => {
+                return value(&fault::volume(compute.reads().volume(select.id)?));
+            }
+            Call::VolumePools(_) => return value(&compute.reads().pools().await),
+            Call::InstanceListVolumes(select) => {
+                return value(&compute.reads().volumes_of(select.id)?);
+            }
             Call::NetworkList(_) => return value(&compute.reads().networks().await?),
             Call::InstanceXml(read) => return value(&compute.reads().xml(&read).await?),
             Call::InstanceDiagnostics(select) => {
@@ -246,6 +258,15 @@ impl<O: Outside> Service<O> {
             Call::ImageRemove(select) => Command::ImageRemove(select.name),
             Call::NetworkEnsure(ensure) => Command::NetworkEnsure(ensure),
             Call::NetworkRemove(select) => Command::NetworkRemove(select.name),
+            Call::InstanceAttachVolume(asked) => Command::AttachVolume(asked),
+            Call::InstanceDetachVolume(asked) => Command::DetachVolume(asked),
+            Call::VolumeCreate(asked) => Command::VolumeCreate(asked),
+            Call::VolumeUpdate(asked) => Command::VolumeUpdate(asked),
+            Call::VolumeExtend(asked) => Command::VolumeExtend(asked),
+            Call::VolumeSnapshot(asked) => Command::VolumeSnapshot(asked),
+            Call::VolumeDeleteSnapshot(asked) => Command::VolumeDeleteSnapshot(asked),
+            Call::VolumeRevert(asked) => Command::VolumeRevert(asked),
+            Call::VolumeDelete(asked) => Command::VolumeDelete(asked),
         };
         acted(async { compute.submit(command, context).await.map(fault::operation) }).await
     }

@@ -10,6 +10,7 @@ mod ours;
 mod outside;
 mod stall;
 mod virtualization;
+mod volumes;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use ostler_host_agent::image::{Cache, Limits};
 use ostler_host_agent::journal::Journal;
 use ostler_host_agent::network::{FakeNetwork, NetworkCall};
 use ostler_host_agent::refusal::{Action, Operation, Reason, Refusal};
+use ostler_host_agent::volume::{self, Pools};
 use ostler_protocol::rpc::instance::{PowerState, Status};
 use ostler_protocol::rpc::operation::{State, Subject, Wait};
 use ostler_protocol::rpc::values::{Bytes, IdempotencyKey, InstanceId, Timestamp};
@@ -44,6 +46,7 @@ impl Outside for Faked {
     type Wires = Bridges<FakeNetwork>;
     type Disks = Directory;
     type Images = Cache;
+    type Volumes = Pools;
 }
 
 /// A node whose drivers are fake and outlive the agent, as the real ones do.
@@ -108,6 +111,7 @@ impl World {
             network,
             disks: Directory::open(self.path()).await.unwrap(),
             images: Arc::new(Cache::open(&self.path().join("images"), limits).await.unwrap()),
+            volumes: self.pools(&settings).await,
             host: Host::open(self.path()).await.unwrap(),
             authority: Box::new(ByState),
             claims: Box::new(ByCapacity),
@@ -115,6 +119,17 @@ impl World {
         let settings = Arc::new(settings);
         let compute = Compute::start(settings, journal, node, shutdown.clone()).await.unwrap();
         Life { compute, shutdown }
+    }
+
+    async fn pools(&self, settings: &Settings) -> Pools {
+        let mut pools = Vec::new();
+        for pool in &settings.pools {
+            let (name, path) = (pool.name.clone(), &pool.path);
+            let opened =
+                volume::Directory::open(name, path, pool.format, pool.is_shared, Bytes(0)).await;
+            pools.push(opened.unwrap());
+        }
+        Pools(pools)
     }
 
     /// A life with an image and a network.

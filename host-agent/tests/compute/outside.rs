@@ -157,11 +157,12 @@ impl Outside for Elsewhere {
     type Wires = Sockets;
     type Disks = Directory;
     type Images = Shelf;
+    type Volumes = Pools;
 }
 
 fn elsewhere(node: Node<Faked>, wires: Sockets, images: Arc<Shelf>) -> Node<Elsewhere> {
-    let Node { hypervisor, network, disks, guests, host, authority, claims, .. } = node;
-    Node { hypervisor, network, wires, disks, images, guests, host, authority, claims }
+    let Node { hypervisor, network, disks, volumes, guests, host, authority, claims, .. } = node;
+    Node { hypervisor, network, wires, disks, images, volumes, guests, host, authority, claims }
 }
 
 fn lock(id: InstanceId) -> Command {

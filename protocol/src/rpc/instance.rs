@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::fault::Fault;
 use super::guest::GuestSummary;
 use super::values::{Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Secret, Timestamp};
+use super::volume::AttachedVolume;
 
 /// The stable state: what the user should expect. The words are nova's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -127,6 +128,15 @@ pub enum TaskState {
     /// Change of vCPUs or memory in place; nova has no word for it.
     #[serde(rename = "adjusting")]
     Adjusting,
+    /// A volume is attached; nova has no word for it.
+    #[serde(rename = "attaching_volume")]
+    AttachingVolume,
+    /// A volume is detached; nova has no word for it.
+    #[serde(rename = "detaching_volume")]
+    DetachingVolume,
+    /// An attached volume is extended or snapshotted; nova has no word for it.
+    #[serde(rename = "changing_volume")]
+    ChangingVolume,
     /// Soft delete.
     #[serde(rename = "soft-deleting")]
     SoftDeleting,
@@ -668,6 +678,9 @@ pub struct Instance {
     /// The size it had, while a resize waits to be confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resized_from: Option<Size>,
+    /// Its volumes, in the order of their devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<AttachedVolume>,
     /// In what the node's reality differs from what the agent made: somebody changed it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::fault::{Fault, Reason, located};
 use super::schemas::Schemas;
 use super::strict::Strict;
-use super::{console, guest, host, image, inspect, instance, network, operation};
+use super::{console, guest, host, image, inspect, instance, network, operation, volume};
 
 /// Whether a method only looks, or changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,6 +228,12 @@ methods! {
         "take back a soft delete";
     InstancePassword "instance.password" Change (instance::Password) -> operation::Operation,
         "set the password of an account in the guest";
+    InstanceAttachVolume "instance.attach_volume" Change (volume::Attach) -> operation::Operation,
+        "give it a volume, running or not", NEEDED;
+    InstanceDetachVolume "instance.detach_volume" Change (volume::Detach) -> operation::Operation,
+        "take a volume from it, once its guest lets go";
+    InstanceListVolumes "instance.list_volumes" Read (instance::Select) -> Vec<volume::AttachedVolume>,
+        "its volumes", NAMED;
     GuestReport "guest.report" Read (guest::Query) -> guest::Report,
         "what the guest says of itself", GUEST;
     GuestExec "guest.exec" Act (guest::work::Exec) -> guest::work::Started,
@@ -266,6 +272,26 @@ methods! {
         "forget a network no instance is on, and remove its bridge if the agent made it", NEEDED;
     NetworkList "network.list" Read (host::Nothing) -> Vec<network::Network>,
         "the networks of the node";
+    VolumeCreate "volume.create" Change (volume::Create) -> operation::Operation,
+        "make a volume: empty, or from an image, a snapshot or another volume", ROOM;
+    VolumeList "volume.list" Read (volume::List) -> Vec<volume::Volume>,
+        "the volumes of the node", NAMED;
+    VolumeShow "volume.show" Read (volume::Select) -> volume::Volume,
+        "one volume, with its snapshots", NAMED;
+    VolumeUpdate "volume.update" Change (volume::Update) -> operation::Operation,
+        "change its name, owner or metadata";
+    VolumeExtend "volume.extend" Change (volume::Extend) -> operation::Operation,
+        "make it larger, in use or not", ROOM;
+    VolumeSnapshot "volume.snapshot" Change (volume::TakeSnapshot) -> operation::Operation,
+        "keep what it holds now, to go back to or to make volumes from", NEEDED;
+    VolumeDeleteSnapshot "volume.delete_snapshot" Change (volume::SelectSnapshot) -> operation::Operation,
+        "forget a snapshot", NEEDED;
+    VolumeRevert "volume.revert" Change (volume::SelectSnapshot) -> operation::Operation,
+        "go back to a snapshot: what was written since is lost", NEEDED;
+    VolumeDelete "volume.delete" Change (volume::Delete) -> operation::Operation,
+        "delete a volume that no instance has, with its snapshots", NEEDED;
+    VolumePools "volume.pools" Read (host::Nothing) -> Vec<volume::Pool>,
+        "where volumes are kept, and how much room there is";
     InstanceXml "instance.xml" Read (inspect::ReadXml) -> inspect::Xml,
         "its definition as libvirt keeps it, without secrets", LIBVIRT;
     InstanceDiagnostics "instance.diagnostics" Read (instance::Select) -> inspect::Diagnostics,

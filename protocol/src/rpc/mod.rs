@@ -33,3 +33,4 @@ mod schemas;
 mod strict;
 pub mod values;
 pub mod versions;
+pub mod volume;

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
-use super::values::{IdempotencyKey, InstanceId, Name, OperationId, Timestamp};
+use super::values::{IdempotencyKey, InstanceId, Name, OperationId, Timestamp, VolumeId};
 
 macro_rules! kinds {
     ($($kind:ident = $method:literal),* $(,)?) => {
@@ -69,10 +69,19 @@ kinds! {
     Delete = "instance.delete",
     Restore = "instance.restore",
     Password = "instance.password",
+    AttachVolume = "instance.attach_volume",
+    DetachVolume = "instance.detach_volume",
     ImageImport = "image.import",
     ImageRemove = "image.remove",
     NetworkEnsure = "network.ensure",
     NetworkRemove = "network.remove",
+    VolumeCreate = "volume.create",
+    VolumeUpdate = "volume.update",
+    VolumeExtend = "volume.extend",
+    VolumeSnapshot = "volume.snapshot",
+    VolumeDeleteSnapshot = "volume.delete_snapshot",
+    VolumeRevert = "volume.revert",
+    VolumeDelete = "volume.delete",
 }
 
 impl std::fmt::Display for Kind {
@@ -93,6 +102,8 @@ pub enum Subject {
     Image(Name),
     /// A network on the node.
     Network(Name),
+    /// A volume. While it is attached, what is done to it is about its instance.
+    Volume(VolumeId),
 }
 
 impl std::fmt::Display for Subject {
@@ -101,6 +112,7 @@ impl std::fmt::Display for Subject {
             Self::Instance(id) => write!(f, "instance {id}"),
             Self::Image(name) => write!(f, "image {name}"),
             Self::Network(name) => write!(f, "network {name}"),
+            Self::Volume(id) => write!(f, "volume {id}"),
         }
     }
 }
@@ -315,6 +327,16 @@ pub enum Outcome {
         /// Why not, where they were not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         why: Option<String>,
+    },
+    /// A volume was attached.
+    Attached {
+        /// The volume.
+        volume: VolumeId,
+        /// Its device by libvirt's name, as in `vdb`. The guest's own name may be another.
+        device: String,
+        /// What the guest sees as its serial number: `/dev/disk/by-id/virtio-` and the first 20
+        /// bytes of it, for a disk on virtio-blk.
+        serial: String,
     },
 }
 

@@ -127,6 +127,10 @@ id! {
     PortId
 }
 id! {
+    /// A volume; given by the caller, or made when its creation is accepted.
+    VolumeId
+}
+id! {
     /// A program that was run in a guest; made when it is asked for.
     ExecId
 }

@@ -84,6 +84,7 @@ impl Lane {
         if host["operations"].as_u64().is_some_and(|live| live > 0) {
             found.push(format!("{} operations are not over", host["operations"]));
         }
+        self.audit_volumes(&shown, &mut found).await?;
         self.compare(&wanted, &saves, &mut found).await?;
         Ok(found)
     }

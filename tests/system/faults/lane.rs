@@ -260,6 +260,7 @@ impl Lane {
                     (import, name)
                 }
             }
+            About::Volume => self.prepare_volume(scenario).await?,
             About::Network => {
                 let name = format!("net{}", self.serial);
                 let suffix: String = self.node.agent.host().chars().rev().take(6).collect();
@@ -296,6 +297,7 @@ impl Lane {
             self.drop_instance().await?;
         }
         self.back().await?;
+        self.drop_volumes().await?;
         let id = match &self.held {
             Some(held) => held.id.clone(),
             None => self.boot(guest).await?,
@@ -437,8 +439,11 @@ impl Asked {
     }
 }
 
+/// Parameters for an instance, unless they are about something else.
 fn of(id: &str, mut params: Value) -> Value {
-    params["id"] = json!(id);
+    if params.get("id").is_none() {
+        params["id"] = json!(id);
+    }
     params
 }
 

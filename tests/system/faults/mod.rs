@@ -8,6 +8,7 @@
 //!   points      accepted, before and after each step, settling, settled; the same in an undo
 //!   harm        full disks, dead QEMUs, cut wires, ... while the agent stands still before a step
 //!   audit       the machine compared with the journal
+//!   volumes     the same for volumes, and what they hold
 //!   lane        a node to try that on; several at a time
 //!   tally       what it came to
 //! ```
@@ -22,6 +23,7 @@ mod lane;
 mod points;
 mod scenarios;
 mod tally;
+mod volumes;
 mod wire;
 
 use std::cell::RefCell;
@@ -198,8 +200,15 @@ async fn a_crash_at_every_step_of_every_operation_leaves_nothing_half_done() {
 async fn what_fails_when_it_can_only_go_on_is_done_all_the_same() {
     need_root!();
     let tally = RefCell::new(Tally::default());
-    let goes_on =
-        [Kind::ConfirmResize, Kind::RevertResize, Kind::Offload, Kind::Delete, Kind::ImageRemove];
+    let goes_on = [
+        Kind::ConfirmResize,
+        Kind::RevertResize,
+        Kind::Offload,
+        Kind::Delete,
+        Kind::ImageRemove,
+        Kind::VolumeDelete,
+        Kind::VolumeDeleteSnapshot,
+    ];
     let mut jobs = jobs(&[Trial::Fails]);
     jobs.retain(|(_, scenario)| goes_on.contains(&scenario.kind) && !scenario.more);
     work(sound(LANES).await, jobs, &tally).await;

@@ -22,6 +22,8 @@ pub(super) enum About {
     Image,
     /// A network.
     Network,
+    /// A volume that no instance has.
+    Volume,
 }
 
 /// What the user's data on the root disk come to when the operation is done.
@@ -69,7 +71,7 @@ impl Scenario {
 
     /// Whether there is anything to do but to write it down.
     pub(super) const fn has_steps(&self) -> bool {
-        !self.idle && !matches!(self.kind, Kind::Lock | Kind::Unlock)
+        !self.idle && !matches!(self.kind, Kind::Lock | Kind::Unlock | Kind::VolumeUpdate)
     }
 
     /// Whether its first step asks for what is not asked for twice: the operation ends there when
@@ -142,6 +144,22 @@ const REVERT: Deed = ("instance.revert_resize", nothing);
 const CONFIRM: Deed = ("instance.confirm_resize", nothing);
 const UNSHELVE: Deed = ("instance.unshelve", nothing);
 const SNAPSHOT: Deed = ("instance.snapshot", |_| json!({"name": "shot"}));
+
+// An instance's volume has the same id: it is told by its kind.
+const VOLUME: Deed = (
+    "volume.create",
+    |shown| json!({"id": shown["id"], "name": "data", "size": 2 << 20, "format": "raw"}),
+);
+const ATTACH: Deed = ("instance.attach_volume", |shown| json!({"volume": shown["id"]}));
+const ATTACH_FOR_GOOD: Deed = (
+    "instance.attach_volume",
+    |shown| json!({"volume": shown["id"], "how": {"delete_on_termination": true}}),
+);
+const DETACH: Deed = ("instance.detach_volume", |shown| json!({"volume": shown["id"]}));
+const EXTEND: Deed = ("volume.extend", |shown| json!({"id": shown["id"], "size": 3 << 20}));
+const VOLUME_SNAPSHOT: Deed =
+    ("volume.snapshot", |shown| json!({"id": shown["id"], "name": "before"}));
+const VOLUME_REVERT: Deed = ("volume.revert", |shown| json!({"id": shown["id"], "name": "before"}));
 
 /// The situations of a kind.
 pub(super) fn of(kind: Kind) -> Vec<Scenario> {
@@ -244,6 +262,7 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
             vec![
                 deed(SOFT_DELETE, "soft-delete").when("soft"),
                 delete("deleted"),
+                delete("deleted").when("with a volume").after(&[VOLUME, ATTACH_FOR_GOOD]),
                 delete("deleted").more("its memory is saved").after(&[SUSPEND]),
                 delete("deleted").more("rescued").after(&[RESCUE]),
                 delete("deleted").more("resized").after(&[RESIZE]),
@@ -260,6 +279,48 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
         Kind::ImageImport => vec![about(About::Image, "")],
         Kind::ImageRemove => vec![about(About::Image, "")],
         Kind::NetworkEnsure | Kind::NetworkRemove => vec![about(About::Network, "")],
+        // Only a guest that is up lets go, at a detach and at an undo of an attach.
+        Kind::AttachVolume => vec![
+            deed(ATTACH, "active").after(&[VOLUME]).in_guest(Mode::Ostler),
+            deed(ATTACH, "stopped").more("off").after(&[STOP, VOLUME]),
+        ],
+        Kind::DetachVolume => vec![
+            deed(DETACH, "active").after(&[VOLUME, ATTACH]).in_guest(Mode::Ostler),
+            deed(DETACH, "stopped").more("off").after(&[STOP, VOLUME, ATTACH]),
+        ],
+        Kind::VolumeCreate => vec![
+            Scenario { about: About::Volume, ..of(|_| json!({"name": "a", "size": 2 << 20}), "") },
+            Scenario {
+                about: About::Volume,
+                ..of(|_| json!({"name": "a", "source": {"image": "blank"}}), "").more("of an image")
+            },
+        ],
+        Kind::VolumeUpdate => {
+            vec![Scenario { about: About::Volume, ..of(|_| json!({"owner": "bench"}), "") }]
+        }
+        Kind::VolumeExtend => vec![
+            Scenario { about: About::Volume, ..deed(EXTEND, "") },
+            deed(EXTEND, "active").more("in use").after(&[VOLUME, ATTACH]),
+        ],
+        Kind::VolumeSnapshot => vec![
+            Scenario { about: About::Volume, ..deed(VOLUME_SNAPSHOT, "") },
+            deed(VOLUME_SNAPSHOT, "active").when("in use").after(&[VOLUME, ATTACH]),
+            deed(VOLUME_SNAPSHOT, "stopped").more("off").after(&[STOP, VOLUME, ATTACH]),
+        ],
+        Kind::VolumeDeleteSnapshot => vec![
+            Scenario { about: About::Volume, ..deed(VOLUME_REVERT, "") },
+            deed(VOLUME_REVERT, "active").more("in use").after(&[VOLUME, ATTACH, VOLUME_SNAPSHOT]),
+        ],
+        Kind::VolumeRevert => vec![
+            Scenario { about: About::Volume, ..deed(VOLUME_REVERT, "") },
+            deed(VOLUME_REVERT, "stopped").when("off").after(&[
+                STOP,
+                VOLUME,
+                ATTACH,
+                VOLUME_SNAPSHOT,
+            ]),
+        ],
+        Kind::VolumeDelete => vec![Scenario { about: About::Volume, ..of(nothing, "") }],
     }
 }
 

@@ -6,9 +6,9 @@ use ostler_protocol::rpc::method::InstanceBoot;
 use ostler_protocol::rpc::values::{Bytes, InstanceId, Name};
 
 use super::change;
-use super::notes::{Item, items};
 use crate::args::Changing;
 use crate::commands::Session;
+use crate::commands::metadata::{Item, items};
 use crate::failure::Failure;
 use crate::size;
 

@@ -133,7 +133,9 @@ async fn show_deleted(
                 let about = operation.about();
                 let more = match operation.subject {
                     MaybeNewer::Known(Subject::Instance(id)) => restorable(session, id).await,
-                    MaybeNewer::Known(Subject::Image(_) | Subject::Network(_))
+                    MaybeNewer::Known(
+                        Subject::Image(_) | Subject::Network(_) | Subject::Volume(_),
+                    )
                     | MaybeNewer::Newer(_) => None,
                 };
                 lines.push(format!("{about} is deleted{}", more.unwrap_or_default()));

@@ -4,6 +4,7 @@
 //! cannot be written down.
 
 pub(super) mod size;
+pub(super) mod volume;
 
 use std::cell::Cell;
 
@@ -11,7 +12,7 @@ use crate::refusal::{Action, Reason, Refusal};
 use ostler_protocol::rpc::image::{Format, State as ImageState};
 use ostler_protocol::rpc::instance::{PowerState, Size, TaskState};
 use ostler_protocol::rpc::operation::Subject;
-use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, OperationId, Timestamp};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, OperationId, Timestamp, VolumeId};
 
 use super::authority::Authority;
 use super::claims::{Capacity, Claims, Shares, only_disk};
@@ -59,6 +60,8 @@ pub(super) struct Reservation {
     pub(super) instance: Option<Box<InstanceRecord>>,
     /// The image is new.
     pub(super) new_image: Option<Name>,
+    /// The volume is new.
+    pub(super) new_volume: Option<VolumeId>,
 }
 
 impl Reservation {
@@ -81,6 +84,9 @@ impl Reservation {
         }
         if let Some(name) = self.new_image {
             known.images.remove(&name);
+        }
+        if let Some(id) = self.new_volume {
+            known.volumes.remove(&id);
         }
     }
 }

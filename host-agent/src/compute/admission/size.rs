@@ -76,6 +76,7 @@ pub(in crate::compute) fn admit(
         max_vcpus,
         max_memory,
         ports,
+        volumes: Vec::new(),
         owner: boot.owner.clone().filter(|owner| !owner.is_empty()),
         metadata: boot.metadata.clone(),
         locked: None,

@@ -156,7 +156,7 @@ impl<O: Outside> Engine<O> {
         let before = self.state_of(operation, n);
         if before != Some(StepState::Running) && operation.change.can_undo() {
             let looked = self.reaching(operation, planned.step, committed, || {
-                self.is_so_already(operation, planned.step)
+                self.is_so_already(operation, planned)
             });
             let already = looked.await?;
             operation.now.send_modify(|o| {

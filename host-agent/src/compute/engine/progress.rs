@@ -42,7 +42,7 @@ impl<O: Outside> Engine<O> {
     pub(super) async fn write_progress(&self, operation: &LiveOperation) -> Result<(), Refusal> {
         let instance = match &operation.subject {
             Subject::Instance(id) => self.registry.lock().instances.get(id).cloned(),
-            Subject::Image(_) | Subject::Network(_) => None,
+            Subject::Image(_) | Subject::Network(_) | Subject::Volume(_) => None,
         };
         let write = Write { operation: Some(operation.record()), instance, ..Write::default() };
         self.registry.journal.write(write).await.map_err(|e| journal_fault(&e))
@@ -84,7 +84,7 @@ impl<O: Outside> Engine<O> {
                             instance.operation = None;
                         }
                         if state != State::Cancelled {
-                            instance.fault = error;
+                            instance.fault.clone_from(&error);
                         }
                     });
                 }
@@ -93,7 +93,10 @@ impl<O: Outside> Engine<O> {
                     write.image = operation.change.image_after(name, image, state);
                 }
                 Subject::Network(_) => write.network = operation.change.network_after(state),
+                Subject::Volume(_) => {}
             }
+            write.volumes = operation.change.volumes_after(&known.volumes, state, error.as_ref());
+            write.volumes.iter().for_each(|entry| known.set_volume(entry));
             write.image.iter().for_each(|entry| known.set_image(entry));
             write.network.iter().for_each(|entry| known.set_network(entry));
         }

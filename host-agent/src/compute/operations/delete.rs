@@ -1,9 +1,16 @@
 //! Delete: an instance is switched off and kept for a while, so that it can be restored; or it is
 //! removed with its disk, ports and sockets. A hard one takes the place of all that is under way.
 
+use std::collections::BTreeMap;
+
 use ostler_protocol::rpc::instance::DeleteMode;
+use ostler_protocol::rpc::values::VolumeId;
 
 use super::prelude::*;
+use super::sample;
+use super::volume_delete::deleted;
+use crate::journal::VolumeEntry;
+use crate::journal::records::VolumeRecord;
 
 pub(in crate::compute) const SOFT: Legal = Legal {
     unbuilt: true,
@@ -33,7 +40,11 @@ pub(in crate::compute) const HARD: Legal = Legal {
 
 /// Remove it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::compute) struct Delete {}
+pub(in crate::compute) struct Delete {
+    /// The volumes that go with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::compute) volumes: Vec<VolumeId>,
+}
 
 /// Switch it off; it can be restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,19 +60,28 @@ pub(super) fn ask(delete: instance::Delete, gate: &mut Admission<'_>) -> Result<
         DeleteMode::Soft => &SOFT,
         DeleteMode::Hard => &HARD,
     };
-    let admitted = gate.act(id, legal, |record, _| {
+    let admitted = gate.act(id, legal, |record, gate| {
         is_known_error(record.vm_state, ignore_error)?;
         // What is left of a boot that failed, or of a delete, has nothing to restore.
         let nothing = record.vm_state == VmState::Deleted || !record.built;
         Ok(match mode {
             DeleteMode::Soft if !nothing => SoftDelete { timeout }.into(),
-            DeleteMode::Soft | DeleteMode::Hard => Delete {}.into(),
+            DeleteMode::Soft | DeleteMode::Hard => {
+                Delete { volumes: going_too(record, gate) }.into()
+            }
         })
     })?;
     if mode == DeleteMode::Hard {
         gate.known.cancel_pointless(&admitted.subject);
     }
     Ok(admitted)
+}
+
+/// The volumes that are deleted with an instance: those that were to be, and nobody else has.
+fn going_too(record: &InstanceRecord, gate: &Admission<'_>) -> Vec<VolumeId> {
+    let alone = |volume: &VolumeId| gate.known.users_of(*volume).len() == 1;
+    let to_go = record.volumes.iter().filter(|there| there.delete_on_termination);
+    to_go.map(|there| there.volume).filter(alone).collect()
 }
 
 /// Whether an instance may be deleted though it is in ERROR.
@@ -82,7 +102,8 @@ fn is_known_error(vm: VmState, ignore_error: bool) -> Result<(), Refusal> {
 }
 
 pub(super) fn samples() -> Vec<Change> {
-    vec![SoftDelete { timeout: 1000 }.into(), Delete {}.into()]
+    let with = Delete { volumes: vec![sample::volume_id()] };
+    vec![SoftDelete { timeout: 1000 }.into(), Delete { volumes: Vec::new() }.into(), with.into()]
 }
 
 impl Describe for SoftDelete {
@@ -123,7 +144,10 @@ impl Describe for SoftDelete {
 
 impl Describe for Delete {
     fn plan(&self, _: Running) -> Plan {
-        Plan::of(&[Step::PowerOff]).then(&REMOVE).then(&[Step::DropShelvedImage])
+        let plan = Plan::of(&[Step::PowerOff]).then(&REMOVE).then(&[Step::DropShelvedImage]);
+        self.volumes.iter().fold(plan, |plan, volume| {
+            plan.then_about(Step::DeleteVolume, Subject::Volume(*volume))
+        })
     }
 
     fn can_cancel(&self) -> bool {
@@ -140,6 +164,19 @@ impl Describe for Delete {
 
     fn overrides(&self) -> bool {
         true
+    }
+
+    fn volumes(&self) -> Vec<VolumeId> {
+        self.volumes.clone()
+    }
+
+    fn volumes_after(
+        &self,
+        known: &BTreeMap<VolumeId, VolumeRecord>,
+        outcome: State,
+        why: Option<&Refusal>,
+    ) -> Vec<VolumeEntry> {
+        self.volumes.iter().flat_map(|id| deleted(known, *id, outcome, why)).collect()
     }
 
     fn done(&self, _: &InstanceRecord, _: Running) -> VmState {

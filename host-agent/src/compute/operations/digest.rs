@@ -3,7 +3,7 @@
 
 use ostler_protocol::rpc::instance::Word;
 use ostler_protocol::rpc::values::{InstanceId, Name};
-use ostler_protocol::rpc::{image, instance, network};
+use ostler_protocol::rpc::{image, instance, network, volume};
 use serde::Serialize;
 
 /// Parameters of a request, without what is secret.
@@ -48,6 +48,14 @@ whole!(
     instance::Snapshot,
     instance::Update,
     network::Ensure,
+    volume::Attach,
+    volume::Create,
+    volume::Delete,
+    volume::Detach,
+    volume::Extend,
+    volume::SelectSnapshot,
+    volume::TakeSnapshot,
+    volume::Update,
 );
 
 impl Digested for instance::Password {

@@ -13,9 +13,11 @@
 //! `samples`, one of each form the change can have.
 
 pub(super) mod adjust;
+pub(super) mod attach_volume;
 pub(super) mod boot;
 pub(super) mod confirm_resize;
 pub(super) mod delete;
+pub(super) mod detach_volume;
 mod digest;
 pub(super) mod image_import;
 pub(super) mod image_remove;
@@ -45,12 +47,19 @@ pub(super) mod unpause;
 pub(super) mod unrescue;
 pub(super) mod unshelve;
 pub(super) mod update;
+pub(super) mod volume_create;
+pub(super) mod volume_delete;
+pub(super) mod volume_delete_snapshot;
+pub(super) mod volume_extend;
+pub(super) mod volume_revert;
+pub(super) mod volume_snapshot;
+pub(super) mod volume_update;
 
 use crate::refusal::Refusal;
 use ostler_protocol::rpc::instance::{self, VmState};
 use ostler_protocol::rpc::operation::Kind;
 use ostler_protocol::rpc::values::{InstanceId, Name};
-use ostler_protocol::rpc::{image, network};
+use ostler_protocol::rpc::{image, network, volume};
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -199,6 +208,10 @@ operations! {
     Restore(InstanceId) in restore => Restore;
     /// Set a password in the guest.
     Password(instance::Password) in password => Password;
+    /// Give it a volume.
+    AttachVolume(volume::Attach) in attach_volume => AttachVolume;
+    /// Take a volume from it.
+    DetachVolume(volume::Detach) in detach_volume => DetachVolume;
     /// Fetch an image.
     ImageImport(image::Import) in image_import => ImageImport;
     /// Remove an image.
@@ -207,6 +220,20 @@ operations! {
     NetworkEnsure(network::Ensure) in network_ensure => NetworkEnsure;
     /// Forget a network, and remove its bridge.
     NetworkRemove(Name) in network_remove => NetworkRemove;
+    /// Make a volume.
+    VolumeCreate(volume::Create) in volume_create => VolumeCreate;
+    /// Change what is noted about a volume.
+    VolumeUpdate(volume::Update) in volume_update => VolumeUpdate;
+    /// Make a volume larger.
+    VolumeExtend(volume::Extend) in volume_extend => VolumeExtend;
+    /// Keep what a volume holds.
+    VolumeSnapshot(volume::TakeSnapshot) in volume_snapshot => VolumeSnapshot;
+    /// Forget a snapshot.
+    VolumeDeleteSnapshot(volume::SelectSnapshot) in volume_delete_snapshot => VolumeDeleteSnapshot;
+    /// Have a volume go back to a snapshot.
+    VolumeRevert(volume::SelectSnapshot) in volume_revert => VolumeRevert;
+    /// Delete a volume.
+    VolumeDelete(volume::Delete) in volume_delete => VolumeDelete;
 }
 
 /// A change as the journal keeps it: a word, or a word with what belongs to it.

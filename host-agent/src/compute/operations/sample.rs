@@ -2,9 +2,10 @@
 
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::Size;
-use ostler_protocol::rpc::values::{Bytes, Name, Timestamp};
+use ostler_protocol::rpc::values::{Bytes, Name, Timestamp, VolumeId};
+use ostler_protocol::rpc::volume::Bus;
 
-use crate::journal::records::{Base, NetworkRecord, Source};
+use crate::journal::records::{AttachmentRecord, Base, NetworkRecord, Source};
 
 #[expect(clippy::expect_used, reason = "the words are here, and a test says them all")]
 pub(in crate::compute) fn name(text: &str) -> Name {
@@ -29,6 +30,24 @@ pub(super) fn size() -> Size {
         disk: Bytes::mib(16),
         max_vcpus: 2,
         max_memory: Bytes::mib(128),
+    }
+}
+
+#[expect(clippy::expect_used, reason = "36 characters of a UUID")]
+pub(super) fn volume_id() -> VolumeId {
+    "1f8fad5b-d9cb-469f-a165-70867728950e".parse().expect("an id")
+}
+
+pub(super) fn attachment() -> AttachmentRecord {
+    AttachmentRecord {
+        volume: volume_id(),
+        device: "vdb".to_owned(),
+        bus: Bus::Virtio,
+        read_only: false,
+        root: false,
+        delete_on_termination: false,
+        cache: None,
+        discard: None,
     }
 }
 
@@ -77,6 +96,7 @@ mod tests {
             max_vcpus,
             max_memory,
             ports: Vec::new(),
+            volumes: Vec::new(),
             owner: None,
             metadata: Default::default(),
             locked: None,

@@ -1,12 +1,14 @@
 //! Answers to reads, and what is done in guests directly: nothing here is an operation.
 //!
 //! * `views`: what is known, in the caller's terms. Nothing there waits on libvirt.
+//! * `volumes`: the same of volumes and their pools.
 //! * `inspect`: what libvirt is asked for, and consoles.
 //! * `guest_work`: what is done in guests.
 
 mod guest_work;
 mod inspect;
 mod views;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use super::virtualization::Virtualization;
 
 pub use inspect::Inspection;
 pub use views::Shown;
+pub use volumes::ShownVolume;
 
 /// Answers reads.
 pub struct Reads<O: Outside> {

@@ -14,6 +14,7 @@ use ostler_protocol::rpc::values::{InstanceId, OperationId, Timestamp};
 use ostler_protocol::rpc::versions;
 
 use super::Reads;
+use super::volumes::attached;
 use crate::compute::causes::{guest_fault, journal_fault};
 use crate::compute::claims::Shares;
 use crate::compute::lifecycle;
@@ -174,6 +175,7 @@ impl<O: Outside> Reads<O> {
             drift: drift(record, &seen, stalled.is_some()),
             stalled,
             ports: ports.collect(),
+            volumes: attached(registry, record),
             guest: self.node.guests.summary(record.id),
             fault: None,
             created: record.created,
@@ -333,7 +335,7 @@ fn drift(record: &InstanceRecord, seen: &Observed, stalled: bool) -> Vec<String>
 }
 
 /// Whether a name fits a pattern in which `*` stands for any characters.
-fn fits(pattern: &str, name: &str) -> bool {
+pub(super) fn fits(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else { return false };
     let parts: Vec<&str> = parts.collect();
@@ -350,7 +352,7 @@ fn moved(wait: &Wait, operation: &Operation) -> bool {
     operation.state.is_over() || wait.revision.is_some_and(|seen| operation.revision > seen)
 }
 
-fn no_instance(id: InstanceId) -> Refusal {
+pub(super) fn no_instance(id: InstanceId) -> Refusal {
     Refusal::new(Reason::NotFound, format!("there is no instance {id}"))
         .about(format!("instance {id}"))
         .next("see which there are")

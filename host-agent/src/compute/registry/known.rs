@@ -6,12 +6,16 @@ use std::sync::Arc;
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::{PowerState, StallReason, VmState};
 use ostler_protocol::rpc::operation::{State, Subject};
-use ostler_protocol::rpc::values::{InstanceId, Name, OperationId, Sha256, Timestamp};
+use ostler_protocol::rpc::values::{
+    Bytes, InstanceId, Name, OperationId, Sha256, Timestamp, VolumeId,
+};
 
 use super::live::LiveOperation;
 use crate::compute::claims::Claimed;
-use crate::journal::Entry;
-use crate::journal::records::{ImageRecord, InstanceRecord, NetworkRecord};
+use crate::journal::records::{
+    AttachmentRecord, ImageRecord, InstanceRecord, NetworkRecord, VolumeRecord,
+};
+use crate::journal::{Entry, VolumeEntry};
 
 /// What libvirt last told of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +44,11 @@ pub(in crate::compute) struct Known {
     pub(in crate::compute) sightings: HashMap<InstanceId, u64>,
     pub(in crate::compute) images: BTreeMap<Name, ImageRecord>,
     pub(in crate::compute) networks: BTreeMap<Name, NetworkRecord>,
+    pub(in crate::compute) volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// The pools whose room is that of the instances' disks.
+    pub(in crate::compute) shared_pools: Vec<Name>,
+    /// In what volumes differ from what the agent made, in words.
+    pub(in crate::compute) volume_drift: HashMap<VolumeId, String>,
     /// Whether there are instances in the journal that cannot be read: what they need is not known.
     pub(in crate::compute) unread: bool,
     /// Domains of this node that the journal does not know.
@@ -120,6 +129,33 @@ impl Known {
         }
     }
 
+    pub(in crate::compute) fn set_volume(&mut self, entry: &VolumeEntry) {
+        match entry {
+            Entry::Put(volume) => drop(self.volumes.insert(volume.id, volume.clone())),
+            Entry::Gone(id) => {
+                self.volumes.remove(id);
+                self.volume_drift.remove(id);
+            }
+        }
+    }
+
+    /// The operation that works on a volume, or reads it.
+    pub(in crate::compute) fn at_volume(&self, id: VolumeId) -> Option<Arc<LiveOperation>> {
+        let is_over = |o: &LiveOperation| o.now.borrow().state.is_over();
+        let mut live = self.live.values();
+        live.find(|o| o.change.volumes().contains(&id) && !is_over(o)).cloned()
+    }
+
+    /// The instances that have a volume, or are being given it.
+    pub(in crate::compute) fn users_of(
+        &self,
+        id: VolumeId,
+    ) -> Vec<(&InstanceRecord, &AttachmentRecord)> {
+        let has = |attachment: &&AttachmentRecord| attachment.volume == id;
+        let there = self.instances.values().filter(|i| i.vm_state != VmState::Deleted);
+        there.filter_map(|i| Some((i, i.volumes.iter().find(has)?))).collect()
+    }
+
     /// The operation that is being done on a subject. One that is over and not yet out of the queue
     /// keeps nobody.
     pub(in crate::compute) fn at_work(&self, subject: &Subject) -> Option<Arc<LiveOperation>> {
@@ -137,7 +173,19 @@ impl Known {
                 claims.disk += now.map_or(0, |now| operation.change.beside(now).0);
             }
         }
+        claims.disk += self.promised(|pool| self.shared_pools.contains(pool)).0;
         claims
+    }
+
+    /// What is promised to volumes in such pools, with what operations under way are about to.
+    pub(in crate::compute) fn promised(&self, counts: impl Fn(&Name) -> bool) -> Bytes {
+        let size = |volume: &VolumeRecord| {
+            let of = |o: &&Arc<LiveOperation>| o.change.volumes().contains(&volume.id);
+            let grown = self.live.values().filter(of).filter_map(|o| o.change.extends_to());
+            grown.max().unwrap_or_default().max(volume.size)
+        };
+        let counted = self.volumes.values().filter(|volume| counts(&volume.pool));
+        Bytes(counted.map(|volume| size(volume).0).sum())
     }
 
     /// The record of the instance an operation works on, as it shall be.
@@ -158,7 +206,11 @@ impl Known {
             |image: &ImageRecord| image.format == format && image.sha256.as_ref() == Some(sha256);
         let named = self.unread || self.images.values().any(is_it);
         let instance = |record: &InstanceRecord| record.needs(sha256, format);
+        let volume = |volume: &VolumeRecord| {
+            volume.base.as_ref().is_some_and(|b| b.format == format && b.sha256 == *sha256)
+        };
         named
+            || self.volumes.values().any(volume)
             || self.instances.values().filter(|i| Some(i.id) != but).any(instance)
             || self
                 .live

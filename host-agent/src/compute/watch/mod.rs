@@ -109,6 +109,8 @@ impl<O: Outside> Watch<O> {
                     self.registry.observe(id, |seen| seen.reboots += 1);
                     self.node.guests.restarted(id);
                 }
+                // Whoever waits for a device looks for itself.
+                Some(HypervisorEvent::Unplugged { .. } | HypervisorEvent::Kept { .. }) => {}
                 Some(HypervisorEvent::AgentConnected { id, connected }) => {
                     self.node.guests.agent_connected(id, connected);
                 }

@@ -218,7 +218,7 @@ mod tests {
     use super::super::{Failing, PowerState};
     use super::*;
     use crate::hypervisor::spec::{
-        Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, sample,
+        Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, Sharing, sample,
     };
     use crate::hypervisor::{Hypervisor, HypervisorEvent, RESTORE};
 
@@ -228,7 +228,10 @@ mod tests {
         spec.disks.push(Disk {
             source: DiskSource::File("/root.qcow2".into()),
             format: DiskFormat::Qcow2,
+            bus: DiskBus::Virtio,
             target: DiskTarget(0),
+            alias: String::new(),
+            sharing: Sharing::Exclusive,
             serial: String::new(),
             access: DiskAccess::ReadWrite,
             cache: DiskCache::None,

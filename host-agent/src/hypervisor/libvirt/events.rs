@@ -15,6 +15,12 @@ pub(super) fn translate(event: RawEvent) -> Option<HypervisorEvent> {
             lifecycle(InstanceId(domain), event, detail)
         }
         RawEvent::Reboot { domain } => Some(HypervisorEvent::Rebooted { id: InstanceId(domain) }),
+        RawEvent::DeviceRemoved { domain, alias } => {
+            Some(HypervisorEvent::Unplugged { id: InstanceId(domain), alias })
+        }
+        RawEvent::DeviceKept { domain, alias } => {
+            Some(HypervisorEvent::Kept { id: InstanceId(domain), alias })
+        }
         RawEvent::AgentLifecycle { domain, state } => {
             let connected = match state {
                 sys::VIR_CONNECT_DOMAIN_EVENT_AGENT_LIFECYCLE_STATE_CONNECTED => true,

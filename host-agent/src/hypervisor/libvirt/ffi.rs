@@ -13,7 +13,7 @@
 pub(super) mod jobs;
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use virt::sys;
 use super::handle::Handle;
 
 /// An event as libvirt numbers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RawEvent {
     /// A domain was started, stopped and so on.
     Lifecycle { domain: Uuid, event: u32, detail: u32 },
@@ -33,6 +33,10 @@ pub(super) enum RawEvent {
     Reboot { domain: Uuid },
     /// The guest agent's channel was opened or closed.
     AgentLifecycle { domain: Uuid, state: u32 },
+    /// A guest has let go of a device.
+    DeviceRemoved { domain: Uuid, alias: String },
+    /// A guest refused to let go of a device.
+    DeviceKept { domain: Uuid, alias: String },
 }
 
 /// Takes events; called on the event loop's thread, so it must not block.
@@ -70,6 +74,18 @@ pub(super) fn disk_is_full(domain: &Domain) -> Result<bool, Error> {
     let full =
         |error: &sys::virDomainDiskError| error.error as u32 == sys::VIR_DOMAIN_DISK_ERROR_NO_SPACE;
     Ok(errors.iter().take(failed).any(full))
+}
+
+/// Asks the guest of a running domain to let go of a device, and returns once it is asked: the
+/// call that takes a definition waits some seconds for the guest.
+pub(super) fn unplug(domain: &Domain, alias: &str) -> Result<(), Error> {
+    // An alias with a zero in it is no device's: libvirt says so of the empty one.
+    let alias = CString::new(alias).unwrap_or_default();
+    let flags = sys::VIR_DOMAIN_AFFECT_LIVE as c_uint;
+    // SAFETY: the domain is valid while borrowed, and the text ends in a zero and outlives the call.
+    let outcome =
+        unsafe { sys::virDomainDetachDeviceAlias(domain.as_ptr(), alias.as_ptr(), flags) };
+    if outcome == -1 { Err(Error::last_error()) } else { Ok(()) }
 }
 
 /// The numbers libvirt counts of one domain, by its names for them; texts and fractions are left
@@ -162,7 +178,7 @@ impl Subscriptions {
         let mut subscribed = Self { connection, ids: Vec::new() };
         // SAFETY: libvirt's generic callback type stands for all; each event's documented
         // signature is the one of the function given for it here.
-        let callbacks: [(sys::virDomainEventID, sys::virConnectDomainEventGenericCallback); 3] = unsafe {
+        let callbacks: [(sys::virDomainEventID, sys::virConnectDomainEventGenericCallback); 5] = unsafe {
             [
                 (
                     sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE,
@@ -172,6 +188,14 @@ impl Subscriptions {
                 (
                     sys::VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
                     Some(std::mem::transmute::<AgentCallback, GenericCallback>(on_agent)),
+                ),
+                (
+                    sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
+                    Some(std::mem::transmute::<DeviceCallback, GenericCallback>(on_removed)),
+                ),
+                (
+                    sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED,
+                    Some(std::mem::transmute::<DeviceCallback, GenericCallback>(on_kept)),
                 ),
             ]
         };
@@ -263,6 +287,8 @@ type LifecycleCallback =
     unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void) -> c_int;
 type AgentCallback =
     unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void);
+type DeviceCallback =
+    unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *const c_char, *mut c_void);
 
 unsafe extern "C" fn on_lifecycle(
     _: sys::virConnectPtr,
@@ -298,6 +324,32 @@ unsafe extern "C" fn on_agent(
     unsafe { deliver(domain, opaque, |domain| RawEvent::AgentLifecycle { domain, state }) };
 }
 
+unsafe extern "C" fn on_removed(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    opaque: *mut c_void,
+) {
+    // SAFETY: libvirt passes a text that ends in a zero; the rest as above.
+    unsafe {
+        let alias = CStr::from_ptr(alias).to_string_lossy().into_owned();
+        deliver(domain, opaque, |domain| RawEvent::DeviceRemoved { domain, alias });
+    }
+}
+
+unsafe extern "C" fn on_kept(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    alias: *const c_char,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as above.
+    unsafe {
+        let alias = CStr::from_ptr(alias).to_string_lossy().into_owned();
+        deliver(domain, opaque, |domain| RawEvent::DeviceKept { domain, alias });
+    }
+}
+
 /// Hands an event to its sink.
 ///
 /// # Safety
@@ -318,7 +370,8 @@ unsafe fn deliver(
     let sink = unsafe { &*opaque.cast_const().cast::<EventSink>() };
     let event = event(Uuid::from_bytes(uuid));
     if catch_unwind(AssertUnwindSafe(|| sink(event))).is_err() {
-        tracing::error!(?event, "an event was lost: its sink panicked");
+        let domain = Uuid::from_bytes(uuid);
+        tracing::error!(%domain, "an event was lost: its sink panicked");
     }
 }
 

@@ -33,6 +33,7 @@ mod jobs;
 mod lane;
 mod mark;
 mod outcomes;
+mod plug;
 mod probe;
 mod stats;
 pub mod xml;

@@ -12,6 +12,7 @@ use ostler_protocol::rpc::values::InstanceId;
 use super::{Engine, StepError};
 use crate::compute::operations::network_ensure::NetworkEnsure;
 use crate::compute::outside::Outside;
+use crate::compute::plan::Planned;
 use crate::compute::registry::LiveOperation;
 use crate::compute::step::Step;
 use crate::compute::wires::bridge_spec;
@@ -24,10 +25,10 @@ impl<O: Outside> Engine<O> {
     pub(in crate::compute) async fn is_so_already(
         &self,
         operation: &LiveOperation,
-        step: Step,
+        planned: &Planned,
     ) -> Result<bool, StepError> {
         let fresh = operation.change.is_fresh();
-        match step {
+        match planned.step {
             // What is not known to be off is not switched off for having been "started".
             Step::StartDomain | Step::RestoreMemory => {
                 Ok(!is_off(self.power_of(self.record_of(operation)?.id).await?))
@@ -65,6 +66,9 @@ impl<O: Outside> Engine<O> {
                 let seen = self.node.network.observe(&[bridge_spec(network)?]).await?;
                 Ok(seen.iter().any(|bridge| bridge.condition != Condition::Missing))
             }
+            Step::CreateVolume => self.is_volume_there(operation, planned).await,
+            Step::PlugVolume => self.is_plugged(operation, planned).await,
+            Step::UnplugVolume => Ok(!self.is_plugged(operation, planned).await?),
             // An undo of these takes nothing back, or puts back what the instance's record says.
             Step::CreateRootDisk
             | Step::DefineDomain
@@ -92,12 +96,19 @@ impl<O: Outside> Engine<O> {
             | Step::SetPassword
             | Step::FetchImage
             | Step::RemoveImage
-            | Step::RemoveBridge => Ok(false),
+            | Step::RemoveBridge
+            | Step::ConnectVolume
+            | Step::DisconnectVolume
+            | Step::ExtendVolume
+            | Step::SnapshotVolume
+            | Step::RevertVolume
+            | Step::DropVolumeSnapshot
+            | Step::DeleteVolume => Ok(false),
         }
     }
 
     /// What an instance's domain does; `None` if there is no domain.
-    async fn power_of(&self, id: InstanceId) -> Result<PowerState, StepError> {
+    pub(super) async fn power_of(&self, id: InstanceId) -> Result<PowerState, StepError> {
         match self.node.hypervisor.state(id).await {
             Ok(state) => Ok(state.power),
             Err(Error::NotFound { .. }) => Ok(PowerState::None),
@@ -106,7 +117,7 @@ impl<O: Outside> Engine<O> {
     }
 }
 
-const fn is_off(power: PowerState) -> bool {
+pub(super) const fn is_off(power: PowerState) -> bool {
     match power {
         PowerState::None | PowerState::Shutdown | PowerState::Crashed => true,
         PowerState::Unknown | PowerState::Running | PowerState::Paused | PowerState::Suspended => {

@@ -9,13 +9,13 @@ use ostler_protocol::rpc::values::InstanceId;
 use super::adjust::metadata;
 use super::{Engine, StepError};
 use crate::compute::outside::Outside;
-use crate::compute::record::root_serial;
+use crate::compute::record::{CONFIG_DRIVE, ROOT_DISK, root_serial};
 use crate::compute::wires::Wires;
 use crate::disk::Disks;
 use crate::hypervisor::inspect::Inspect;
 use crate::hypervisor::spec::{
-    Boot, Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget, DomainSpec,
-    Firmware, Machine, OnCrash, Tpm, Vnc, WatchdogAction,
+    Boot, Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, DiskTarget,
+    DomainSpec, Firmware, Machine, OnCrash, Sharing, Tpm, Vnc, WatchdogAction,
 };
 use crate::hypervisor::{self, Hypervisor, VirtChoice};
 use crate::image::Images;
@@ -35,7 +35,8 @@ impl<O: Outside> Engine<O> {
     }
 
     pub(super) async fn define_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
-        let spec = self.domain(record, &*self.virtualization().await?)?;
+        let volumes = self.volume_disks(record).await?;
+        let spec = self.domain(record, &*self.virtualization().await?, volumes)?;
         self.node.hypervisor.define(&spec).await?;
         self.note_definition(record.id).await;
         Ok(())
@@ -95,6 +96,7 @@ impl<O: Outside> Engine<O> {
         &self,
         record: &InstanceRecord,
         choice: &VirtChoice,
+        volumes: Vec<Disk>,
     ) -> Result<DomainSpec, StepError> {
         let images = &self.node.images;
         // A rescue image takes the place of the root disk, which moves to the second.
@@ -114,16 +116,27 @@ impl<O: Outside> Engine<O> {
         let files = self.node.disks.files(record.id);
         let rescue = record.rescue.as_ref().map(|_| (files.rescue, RESCUE_SERIAL.to_owned()));
         let root = (files.root, root_serial(record.id));
-        let disks = rescue.into_iter().chain([root]).zip(0..).map(|((file, serial), n)| Disk {
-            source: DiskSource::File(file),
-            format: DiskFormat::Qcow2,
-            target: DiskTarget(n),
-            serial,
-            access: DiskAccess::ReadWrite,
-            cache: DiskCache::Writeback,
-            discard: Discard::Unmap,
-        });
-        let disks = disks.collect();
+        // Volumes keep their places; the root disk has the next that is free.
+        let is_free = |target: &DiskTarget| {
+            let taken = |disk: &Disk| disk.bus == DiskBus::Virtio && disk.target == *target;
+            *target != CONFIG_DRIVE && !volumes.iter().any(taken)
+        };
+        let places = (ROOT_DISK.0..).map(DiskTarget).filter(is_free);
+        let own =
+            rescue.into_iter().chain([root]).zip(places).map(|((file, serial), target)| Disk {
+                source: DiskSource::File(file),
+                format: DiskFormat::Qcow2,
+                bus: DiskBus::Virtio,
+                target,
+                alias: String::new(),
+                serial,
+                access: DiskAccess::ReadWrite,
+                sharing: Sharing::Exclusive,
+                cache: DiskCache::Writeback,
+                discard: Discard::Unmap,
+            });
+        let mut disks: Vec<Disk> = own.collect();
+        disks.extend(volumes);
         Ok(DomainSpec {
             metadata: metadata(&self.registry.settings().host, record),
             virt_type: choice.virt_type,

@@ -3,11 +3,14 @@
 use crate::refusal::{Reason, Refusal};
 use ostler_protocol::rpc::operation::Subject;
 
-use crate::compute::causes::{disk_fault, hypervisor_fault, image_fault, network_fault};
+use crate::compute::causes::{
+    disk_fault, hypervisor_fault, image_fault, network_fault, volume_fault,
+};
 use crate::disk::DiskError;
 use crate::hypervisor;
 use crate::image::ImageError;
 use crate::network::NetworkError;
+use crate::volume::VolumeError;
 
 /// Why a step was not done.
 #[derive(Debug)]
@@ -79,6 +82,27 @@ impl From<DiskError> for StepError {
             return Self::Cancelled;
         }
         Self::failed(disk_fault(&error))
+    }
+}
+
+impl From<VolumeError> for StepError {
+    fn from(error: VolumeError) -> Self {
+        let fault = || volume_fault(&error);
+        match &error {
+            VolumeError::Cancelled { .. } => Self::Cancelled,
+            // Whoever has it open does not let go because it is asked for again.
+            VolumeError::Open { .. } => Self::Refused(Box::new(fault())),
+            VolumeError::NoPool { .. }
+            | VolumeError::Gone { .. }
+            | VolumeError::NoSnapshot { .. }
+            | VolumeError::Manifest { .. }
+            | VolumeError::Impossible { .. }
+            | VolumeError::TooSmall { .. }
+            | VolumeError::TooDeep { .. }
+            | VolumeError::QemuImg { .. }
+            | VolumeError::NoSpace { .. }
+            | VolumeError::Io { .. } => Self::failed(fault()),
+        }
     }
 }
 

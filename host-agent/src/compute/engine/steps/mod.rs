@@ -16,14 +16,19 @@ mod password;
 mod power;
 mod root;
 mod snapshot;
+mod volume;
 
 use ostler_protocol::rpc::operation::{Progress, StepState, Subject};
+use ostler_protocol::rpc::values::Name;
 
 pub(in crate::compute) use error::StepError;
 use error::missing;
 
 use super::Engine;
 use crate::compute::operations::start::Start;
+use crate::compute::operations::volume_delete_snapshot::VolumeDeleteSnapshot;
+use crate::compute::operations::volume_revert::VolumeRevert;
+use crate::compute::operations::volume_snapshot::VolumeSnapshot;
 use crate::compute::outside::Outside;
 use crate::compute::plan::Planned;
 use crate::compute::registry::LiveOperation;
@@ -83,6 +88,22 @@ impl<O: Outside> Engine<O> {
             Step::RemoveLinks => self.remove_links(&self.record_of(operation)?).await?,
             Step::RemoveFiles => self.remove_files(self.record_of(operation)?.id).await?,
             Step::DropBase => self.drop_base(operation).await?,
+            Step::CreateVolume => self.create_volume(operation, planned).await?,
+            Step::ConnectVolume => self.connect_volume(operation, planned).await?,
+            Step::PlugVolume => self.plug_volume(operation, planned).await?,
+            Step::UnplugVolume => self.unplug_volume(operation, planned).await?,
+            Step::DisconnectVolume => self.disconnect_volume(operation, planned).await?,
+            Step::ExtendVolume => self.extend_volume(operation, planned).await?,
+            Step::SnapshotVolume => {
+                self.snapshot_volume(operation, planned, snapshot_name(operation)?).await?;
+            }
+            Step::RevertVolume => {
+                self.revert_volume(operation, planned, snapshot_name(operation)?).await?;
+            }
+            Step::DropVolumeSnapshot => {
+                self.drop_volume_snapshot(operation, planned, snapshot_name(operation)?).await?;
+            }
+            Step::DeleteVolume => self.delete_volume(operation, planned).await?,
         }
         Ok(Flow::Next)
     }
@@ -126,6 +147,13 @@ impl<O: Outside> Engine<O> {
             Step::AdjustVcpus => self.adjust_vcpus(&self.record_of(operation)?).await,
             Step::AdjustMemory => self.adjust_memory(&self.record_of(operation)?).await,
             Step::WriteMetadata => self.write_metadata(&self.record_of(operation)?).await,
+            Step::CreateVolume => self.drop_new_volume(operation, planned).await,
+            Step::PlugVolume => self.unplug_volume(operation, planned).await,
+            Step::UnplugVolume => self.plug_volume(operation, planned).await,
+            Step::SnapshotVolume => {
+                let name = snapshot_name(operation)?;
+                self.undo_snapshot_of_volume(operation, planned, name).await
+            }
             // Bridges belong to their networks and outlive instances; a disk that was made or
             // grown in the place of one set aside goes when that comes back; and the rest changes
             // nothing that could be put back.
@@ -147,7 +175,13 @@ impl<O: Outside> Engine<O> {
             | Step::RemoveFiles
             | Step::DropBase
             | Step::SetPassword
-            | Step::RemoveImage => Ok(()),
+            | Step::RemoveImage
+            | Step::ConnectVolume
+            | Step::DisconnectVolume
+            | Step::ExtendVolume
+            | Step::RevertVolume
+            | Step::DropVolumeSnapshot
+            | Step::DeleteVolume => Ok(()),
         }
     }
 
@@ -186,4 +220,13 @@ impl<O: Outside> Engine<O> {
             }
         });
     }
+}
+
+/// The snapshot an operation on a volume is about.
+fn snapshot_name(operation: &LiveOperation) -> Result<&Name, StepError> {
+    let change = &operation.change;
+    let taken = change.downcast::<VolumeSnapshot>().map(|change| &change.name);
+    let reverted = || change.downcast::<VolumeRevert>().map(|change| &change.name);
+    let dropped = || change.downcast::<VolumeDeleteSnapshot>().map(|change| &change.name);
+    taken.or_else(reverted).or_else(dropped).ok_or_else(|| missing(&operation.subject))
 }

@@ -167,7 +167,9 @@ impl<O: Outside> Engine<O> {
         };
         let id = match operation.subject {
             Subject::Instance(id) => id,
-            Subject::Image(_) | Subject::Network(_) => return Err(fault("")),
+            Subject::Image(_) | Subject::Network(_) | Subject::Volume(_) => {
+                return Err(fault(""));
+            }
         };
         match self.power_now(id).await {
             PowerState::None | PowerState::Shutdown | PowerState::Crashed => {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{Engine, StepError};
 use crate::compute::outside::Outside;
 use crate::compute::registry::LiveOperation;
-use crate::disk::{Base, DiskError, Disks, RootDisk};
+use crate::disk::{Base, Disks, RootDisk};
 use crate::image::Images;
 use crate::journal::records::{Base as BaseRecord, InstanceRecord};
 
@@ -90,12 +90,15 @@ impl<O: Outside> Engine<O> {
     }
 
     /// Wait for a copy of a disk, showing how far it is. It sees to a cancellation itself.
-    pub(super) async fn copied<T>(
+    pub(super) async fn copied<T, E>(
         &self,
         operation: &LiveOperation,
         mut seen: watch::Receiver<(Bytes, Bytes)>,
-        copy: impl Future<Output = Result<T, DiskError>>,
-    ) -> Result<(), StepError> {
+        copy: impl Future<Output = Result<T, E>>,
+    ) -> Result<(), StepError>
+    where
+        StepError: From<E>,
+    {
         tokio::pin!(copy);
         loop {
             tokio::select! {

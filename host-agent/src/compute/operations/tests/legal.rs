@@ -9,7 +9,7 @@ use crate::compute::lifecycle::{doing, is_legal};
 use crate::compute::operations::sample::record;
 use crate::compute::operations::*;
 
-const ACTIONS: [Legal; 27] = [
+const ACTIONS: [Legal; 31] = [
     start::LEGAL,
     stop::LEGAL,
     reboot::SOFT,
@@ -37,6 +37,10 @@ const ACTIONS: [Legal; 27] = [
     delete::HARD,
     restore::LEGAL,
     password::LEGAL,
+    attach_volume::LEGAL,
+    detach_volume::LEGAL,
+    volume_snapshot::LEGAL,
+    volume_revert::LEGAL,
 ];
 
 fn is(vm_state: VmState, task_state: Option<TaskState>) -> InstanceRecord {
@@ -48,7 +52,7 @@ fn is(vm_state: VmState, task_state: Option<TaskState>) -> InstanceRecord {
 /// ```text
 ///   building active paused suspended stopped rescued resized shelved offloaded soft error deleted
 /// ```
-const TABLE: [&str; 27] = [
+const TABLE: [&str; 31] = [
     // B A P S T R Z H O D E X
     ". + . . + . . . . . . .", // start
     ". + . . + . . . . . + .", // stop
@@ -77,6 +81,10 @@ const TABLE: [&str; 27] = [
     "+ + + + + + + + + + + +", // delete, hard
     ". . . . . . . . . + . .", // restore
     ". + . . . . . . . . . .", // password
+    ". + + . + . + . . . . .", // attach a volume
+    ". + + . + . + . . . . .", // detach a volume
+    ". + + . + . + . . . . .", // snapshot a volume, and extend it
+    ". . . . + . . . . . . .", // revert a volume
 ];
 
 #[test]

@@ -9,8 +9,8 @@ use super::{XmlError, graphics, metadata};
 use crate::hypervisor::VirtType;
 use crate::hypervisor::adjust::VNC_PASSWORD_MAX;
 use crate::hypervisor::spec::{
-    Boot, CpuMode, Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DomainSpec,
-    Firmware, Machine, Nic, OnCrash, SecureBoot, Tpm, WatchdogAction,
+    Boot, CpuMode, Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskSource, DomainSpec, Firmware,
+    Machine, Nic, OnCrash, SecureBoot, Sharing, Tpm, WatchdogAction,
 };
 
 /// The standard guest agent's channel, which libvirt itself serves.
@@ -168,6 +168,9 @@ const fn on_crash(on_crash: OnCrash) -> &'static str {
 
 fn devices(list: &mut Document, spec: &DomainSpec, word: &Secret) {
     slots(list, spec);
+    if spec.disks.iter().any(|disk| disk.bus == DiskBus::Scsi) {
+        scsi(list);
+    }
     for target in &spec.disks {
         disk(list, target);
     }
@@ -236,10 +239,7 @@ fn disk(list: &mut Document, disk: &Disk) {
     };
     let path = list.path(path);
     list.within("disk", &[("type", kind), ("device", "disk")], |element| {
-        let format = match disk.format {
-            DiskFormat::Qcow2 => "qcow2",
-            DiskFormat::Raw => "raw",
-        };
+        let format = disk.format.as_str();
         let cache = match disk.cache {
             DiskCache::None => "none",
             DiskCache::Writeback => "writeback",
@@ -254,13 +254,43 @@ fn disk(list: &mut Document, disk: &Disk) {
             &[("name", "qemu"), ("type", format), ("cache", cache), ("discard", discard)],
         );
         element.leaf("source", &[(key, path)]);
-        element.leaf("target", &[("dev", &disk.target.to_string()), ("bus", "virtio")]);
-        element.text("serial", &[], &disk.serial);
+        let bus = match disk.bus {
+            DiskBus::Virtio => "virtio",
+            DiskBus::Scsi => "scsi",
+        };
+        element.leaf("target", &[("dev", &disk.device()), ("bus", bus)]);
         match disk.access {
             DiskAccess::ReadWrite => {}
             DiskAccess::ReadOnly => element.leaf("readonly", &[]),
         }
+        match disk.sharing {
+            Sharing::Exclusive => {}
+            Sharing::Shared => element.leaf("shareable", &[]),
+        }
+        element.text("serial", &[], &disk.serial);
+        if !disk.alias.is_empty() {
+            element.leaf("alias", &[("name", &disk.alias)]);
+        }
     });
+}
+
+/// One disk, as it is plugged into a running domain.
+pub(in super::super) fn disk_alone(target: &Disk) -> Result<String, XmlError> {
+    let mut document = Document::new();
+    disk(&mut document, target);
+    document.finish()
+}
+
+/// What SCSI disks are plugged into. libvirt would add one of its own, of a kind that guests have
+/// no driver for.
+pub(in super::super) fn scsi_controller() -> Result<String, XmlError> {
+    let mut document = Document::new();
+    scsi(&mut document);
+    document.finish()
+}
+
+fn scsi(list: &mut Document) {
+    list.leaf("controller", &[("type", "scsi"), ("index", "0"), ("model", "virtio-scsi")]);
 }
 
 fn nic(list: &mut Document, nic: &Nic) {
@@ -306,7 +336,7 @@ mod tests {
 
     use super::super::read::parse;
     use super::*;
-    use crate::hypervisor::spec::{DiskTarget, Vnc, sample};
+    use crate::hypervisor::spec::{DiskFormat, DiskTarget, Vnc, sample};
 
     fn full() -> DomainSpec {
         let mut spec = sample();
@@ -331,18 +361,24 @@ mod tests {
             Disk {
                 source: DiskSource::File(PathBuf::from("/instances/root.qcow2")),
                 format: DiskFormat::Qcow2,
+                bus: DiskBus::Virtio,
                 target: DiskTarget(0),
+                alias: String::new(),
                 serial: "root".to_owned(),
                 access: DiskAccess::ReadWrite,
+                sharing: Sharing::Exclusive,
                 cache: DiskCache::None,
                 discard: Discard::Unmap,
             },
             Disk {
                 source: DiskSource::Block(PathBuf::from("/dev/vg/config")),
                 format: DiskFormat::Raw,
+                bus: DiskBus::Scsi,
                 target: DiskTarget(1),
+                alias: "ua-config".to_owned(),
                 serial: "config".to_owned(),
                 access: DiskAccess::ReadOnly,
+                sharing: Sharing::Shared,
                 cache: DiskCache::Writeback,
                 discard: Discard::Ignore,
             },

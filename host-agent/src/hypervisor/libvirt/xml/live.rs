@@ -1,4 +1,4 @@
-//! What is read out of a running domain's definition: its taps, its console, its screen.
+//! What is read out of a running domain's definition: its taps, disks, console and screen.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use ostler_protocol::rpc::values::MacAddress;
 use super::XmlError;
 use super::read::{Element, parse};
 use crate::hypervisor::inspect::Screen;
+use crate::hypervisor::plug::LiveDisk;
 
 /// The taps of its NICs, each with the MAC the guest sees.
 pub fn nics(xml: &str) -> Result<Vec<(String, MacAddress)>, XmlError> {
@@ -18,6 +19,30 @@ pub fn nics(xml: &str) -> Result<Vec<(String, MacAddress)>, XmlError> {
         Some((tap, mac))
     };
     Ok(devices(&root, "interface").filter_map(nic).collect())
+}
+
+/// Its disks.
+pub fn disks(xml: &str) -> Result<Vec<LiveDisk>, XmlError> {
+    let root = parse(xml)?;
+    let disk = |element: &Element| {
+        let source = element.child("source").and_then(|source| {
+            source.attribute("file").or_else(|| source.attribute("dev")).map(PathBuf::from)
+        });
+        Some(LiveDisk {
+            device: element.child("target")?.attribute("dev")?.to_owned(),
+            alias: element.child("alias")?.attribute("name")?.to_owned(),
+            serial: element.child("serial").map(|serial| serial.text.clone()),
+            source,
+        })
+    };
+    Ok(devices(&root, "disk").filter_map(disk).collect())
+}
+
+/// Whether it has something to plug SCSI disks into.
+pub fn has_scsi(xml: &str) -> Result<bool, XmlError> {
+    let root = parse(xml)?;
+    let is_scsi = |controller: &Element| controller.attribute("type") == Some("scsi");
+    Ok(devices(&root, "controller").any(is_scsi))
 }
 
 /// The pty of its first serial console; none if it has none, or does not run.
@@ -64,6 +89,9 @@ mod tests {
     const RUNNING: &str = "<domain><devices>
         <interface type='bridge'><mac address='52:54:00:01:02:03'/><target dev='tap0'/></interface>
         <interface type='bridge'><mac address='nonsense'/><target dev='tap1'/></interface>
+        <disk type='file'><source file='/v/0.raw'/><target dev='vdb'/><serial>s</serial>
+          <alias name='ua-x'/></disk>
+        <controller type='scsi' index='0'/>
         <console type='pty' tty='/dev/pts/7'><source path='/dev/pts/7'/></console>
         <graphics type='spice' port='5901' listen='::'/>
         <graphics type='vnc' port='5900' autoport='yes' listen='127.0.0.1'>
@@ -75,6 +103,13 @@ mod tests {
         let mac = "52:54:00:01:02:03".parse().unwrap();
         assert_eq!(nics(RUNNING), Ok(vec![("tap0".to_owned(), mac)]));
         assert_eq!(console(RUNNING), Ok(Some(PathBuf::from("/dev/pts/7"))));
+        let disk = LiveDisk {
+            device: "vdb".to_owned(),
+            alias: "ua-x".to_owned(),
+            serial: Some("s".to_owned()),
+            source: Some(PathBuf::from("/v/0.raw")),
+        };
+        assert_eq!((disks(RUNNING), has_scsi(RUNNING)), (Ok(vec![disk]), Ok(true)));
         let screen = screen(RUNNING).unwrap().unwrap();
         assert_eq!((screen.address, screen.port), ([127, 0, 0, 1].into(), 5900));
     }

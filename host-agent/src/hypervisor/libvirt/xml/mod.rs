@@ -12,6 +12,7 @@ pub mod live;
 pub mod metadata;
 pub mod probe;
 mod read;
+pub(super) mod snapshot;
 mod write;
 
 use std::path::PathBuf;

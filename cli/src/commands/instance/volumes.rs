@@ -1,0 +1,173 @@
+//! `ostler instance attach-volume`, `detach-volume`, `list-volumes`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use ostler_protocol::rpc::instance::Select;
+use ostler_protocol::rpc::method::{
+    InstanceAttachVolume, InstanceDetachVolume, InstanceListVolumes,
+};
+use ostler_protocol::rpc::volume::{Attach, AttachedVolume, Bus, Cache, Detach, Discard, How};
+
+use super::InstanceRef;
+use crate::args::Changing;
+use crate::commands::volume::VolumeRef;
+use crate::commands::{Followed, Session};
+use crate::failure::Failure;
+use crate::output::outcome_text;
+use crate::reply::Shown;
+
+/// What can be done with an instance's volumes.
+#[derive(Subcommand)]
+pub(crate) enum VolumesCommand {
+    /// Give a volume to an instance, running or not
+    ///
+    /// The guest finds it by its serial number, the volume's id: in Linux,
+    /// /dev/disk/by-id/virtio- and the first 20 characters of that.
+    AttachVolume(AttachArgs),
+    /// Take a volume from an instance
+    ///
+    /// A running guest has to let go of it: unmount it there first. The volume and what it holds
+    /// stay.
+    DetachVolume {
+        /// The instance: its id, or its name if that is unique
+        instance: InstanceRef,
+        /// The volume: its id, or its name if that is unique
+        volume: VolumeRef,
+        /// Seconds that the guest may take to let go of it; default: 60
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+        grace: Option<u32>,
+        #[command(flatten)]
+        changing: Changing,
+    },
+    /// List the volumes of an instance
+    ListVolumes {
+        /// The instance: its id, or its name if that is unique
+        instance: InstanceRef,
+    },
+}
+
+/// A volume to be attached.
+#[derive(Args)]
+pub(crate) struct AttachArgs {
+    /// The instance: its id, or its name if that is unique
+    instance: InstanceRef,
+    /// The volume: its id, or its name if that is unique
+    volume: VolumeRef,
+    #[command(flatten)]
+    how: HowArgs,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+/// How a guest has a volume.
+#[derive(Args)]
+pub(crate) struct HowArgs {
+    /// The bus; default: virtio
+    #[arg(long, value_enum)]
+    bus: Option<BusWord>,
+    /// Its device by libvirt's name, as in vdb; default: the first that is free
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
+    /// The guest can only read it
+    #[arg(long)]
+    read_only: bool,
+    /// Delete the volume with the instance
+    #[arg(long)]
+    delete_on_termination: bool,
+    /// How the node caches it; default: none, where the pool can do that
+    #[arg(long, value_enum)]
+    cache: Option<CacheWord>,
+    /// What the guest's discards do; default: unmap
+    #[arg(long, value_enum)]
+    discard: Option<DiscardWord>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum BusWord {
+    /// A PCI device for each disk
+    Virtio,
+    /// Many disks on one PCI device
+    Scsi,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CacheWord {
+    /// Not at all
+    None,
+    /// In the node's page cache
+    Writeback,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DiscardWord {
+    /// They free room in the pool
+    Unmap,
+    /// Nothing
+    Ignore,
+}
+
+impl HowArgs {
+    fn how(self) -> How {
+        How {
+            bus: self.bus.map(|bus| match bus {
+                BusWord::Virtio => Bus::Virtio,
+                BusWord::Scsi => Bus::Scsi,
+            }),
+            device: self.device,
+            read_only: self.read_only,
+            delete_on_termination: self.delete_on_termination,
+            cache: self.cache.map(|cache| match cache {
+                CacheWord::None => Cache::None,
+                CacheWord::Writeback => Cache::Writeback,
+            }),
+            discard: self.discard.map(|discard| match discard {
+                DiscardWord::Unmap => Discard::Unmap,
+                DiscardWord::Ignore => Discard::Ignore,
+            }),
+        }
+    }
+}
+
+impl VolumesCommand {
+    /// Carry it out.
+    pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        match self {
+            Self::AttachVolume(AttachArgs { instance, volume, how, changing }) => {
+                let id = instance.resolve(&mut session.client).await?;
+                let volume = volume.resolve(&mut session.client).await?;
+                let params = Attach { id, volume, how: how.how() };
+                match session.follow::<InstanceAttachVolume>(&params, &changing).await? {
+                    Followed::Accepted(operation) => session.output.result(&operation),
+                    Followed::Done(operation) => {
+                        let sentence = match &operation.result {
+                            Some(outcome) => outcome_text(outcome),
+                            None => format!("{id} has volume {volume} from its next start on"),
+                        };
+                        session.output.sentence(&operation, &sentence)
+                    }
+                }
+            }
+            Self::DetachVolume { instance, volume, grace, changing } => {
+                let id = instance.resolve(&mut session.client).await?;
+                let volume = volume.resolve(&mut session.client).await?;
+                let timeout =
+                    grace.map(|grace| Duration::from_secs(grace.into()).as_millis() as u32);
+                let params = Detach { id, volume, timeout };
+                match session.follow::<InstanceDetachVolume>(&params, &changing).await? {
+                    Followed::Accepted(operation) => session.output.result(&operation),
+                    Followed::Done(operation) => {
+                        let sentence = format!("volume {volume} is detached from {id}");
+                        session.output.sentence(&operation, &sentence)
+                    }
+                }
+            }
+            Self::ListVolumes { instance } => {
+                let id = instance.resolve(&mut session.client).await?;
+                let list: Vec<Shown<AttachedVolume>> =
+                    session.client.ask::<InstanceListVolumes, _>(&Select { id }).await?;
+                session.output.result(&list)
+            }
+        }
+    }
+}

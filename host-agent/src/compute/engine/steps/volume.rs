@@ -1,0 +1,434 @@
+//! Volumes: made, given to guests and taken from them, grown, snapshotted, deleted.
+
+use std::time::Duration;
+
+use ostler_protocol::rpc::operation::{Outcome, Subject};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, VolumeId};
+use ostler_protocol::rpc::volume::{Bus, Cache, Discard as Discards, Format, Source};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::already::is_off;
+use super::{Engine, StepError};
+use crate::compute::causes::volume_fault;
+use crate::compute::outside::Outside;
+use crate::compute::plan::Planned;
+use crate::compute::registry::LiveOperation;
+use crate::disk::Base;
+use crate::hypervisor::spec::{
+    Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, DiskTarget, Sharing,
+};
+use crate::hypervisor::{Change, Error, Hypervisor, HypervisorEvent, Plug};
+use crate::image::Images;
+use crate::journal::records::{AttachmentRecord, InstanceRecord, VolumeRecord};
+use crate::refusal::{Action, Reason, Refusal};
+use crate::volume::{Content, NewVolume, Opened, Place, VolumeError, Volumes};
+
+/// How long a guest has to answer before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+impl<O: Outside> Engine<O> {
+    /// The volume a step is about.
+    fn volume_of(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<VolumeRecord, StepError> {
+        let id = planned.volume().or_else(|| operation.change.volumes().first().copied());
+        let found = id.and_then(|id| self.registry.lock().volumes.get(&id).cloned());
+        found.ok_or_else(|| match id {
+            Some(id) => super::missing(&Subject::Volume(id)),
+            None => super::missing(&operation.subject),
+        })
+    }
+
+    /// The instance that has the volume an operation is about, if one has, and how it has it.
+    fn holder_of(
+        &self,
+        operation: &LiveOperation,
+        volume: VolumeId,
+    ) -> Option<(InstanceId, AttachmentRecord)> {
+        let Subject::Instance(id) = operation.subject else { return None };
+        let known = self.registry.lock();
+        let target = known.target(operation)?;
+        let now = known.instances.get(&id)?;
+        let of = |record: &InstanceRecord| {
+            record.volumes.iter().find(|there| there.volume == volume).cloned()
+        };
+        Some((id, of(&target).or_else(|| of(now))?))
+    }
+
+    pub(super) async fn create_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        let content = match &record.source {
+            None => Content::Empty,
+            Some(Source::Image(_)) => {
+                let base =
+                    record.base.as_ref().ok_or_else(|| super::missing(&operation.subject))?;
+                Content::Image(Base {
+                    path: self.node.images.path(&base.sha256, base.format),
+                    format: base.format,
+                    virtual_size: base.virtual_size,
+                })
+            }
+            Some(Source::Volume(id)) => self.content_of(*id, None)?,
+            Some(Source::Snapshot { volume, name }) => {
+                self.content_of(*volume, Some(name.clone()))?
+            }
+        };
+        let volume =
+            NewVolume { place: place(&record), size: record.size, format: record.format, content };
+        let (progress, seen) = watch::channel((Bytes(0), Bytes(0)));
+        let made = self.node.volumes.create(&volume, &progress, &operation.cancel);
+        self.copied(operation, seen, made).await
+    }
+
+    fn content_of(&self, id: VolumeId, snapshot: Option<Name>) -> Result<Content, StepError> {
+        let from = self.registry.lock().volumes.get(&id).map(place);
+        let place = from.ok_or_else(|| super::missing(&Subject::Volume(id)))?;
+        Ok(Content::Volume { place, snapshot })
+    }
+
+    /// A volume that is not to be after all.
+    pub(super) async fn drop_new_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        self.node.volumes.delete(&place(&record)).await?;
+        Ok(())
+    }
+
+    /// Whether there is something already where a volume is to be made: it is somebody's.
+    pub(super) async fn is_volume_there(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<bool, StepError> {
+        let record = self.volume_of(operation, planned)?;
+        if !self.node.volumes.exists(&place(&record)).await? {
+            return Ok(false);
+        }
+        let text = format!(
+            "pool {} has a volume {} that the journal does not know",
+            record.pool, record.id
+        );
+        Err(StepError::Refused(Box::new(
+            Refusal::new(Reason::Conflict, text)
+                .next("see whose it is; choose another id, or leave it out to have one made"),
+        )))
+    }
+
+    pub(super) async fn connect_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        let opened = self.node.volumes.open(&place(&record)).await?;
+        if opened.size == record.size {
+            return Ok(());
+        }
+        // It is not the one that was left there.
+        let text = format!(
+            "volume {} is {} in its pool, and was {}: somebody changed it",
+            record.name, opened.size, record.size
+        );
+        Err(StepError::Refused(Box::new(
+            Refusal::new(Reason::VolumeFailed, text)
+                .next("see what it holds before it is used: qemu-img info -f FORMAT FILE"),
+        )))
+    }
+
+    pub(super) async fn plug_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        let Some((id, attachment)) = self.holder_of(operation, record.id) else {
+            return Err(super::missing(&operation.subject));
+        };
+        // It went off meanwhile: the next start has it.
+        if is_off(self.power_of(id).await?) {
+            return Ok(());
+        }
+        let disk = self.volume_disk(&attachment, &record).await?;
+        self.node.hypervisor.plug_disk(id, &disk).await?;
+        operation.now.send_modify(|o| {
+            o.result = Some(Outcome::Attached {
+                volume: record.id,
+                device: attachment.device.clone(),
+                serial: disk.serial.clone(),
+            });
+        });
+        Ok(())
+    }
+
+    /// Whether a running guest has a volume plugged in.
+    pub(super) async fn is_plugged(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<bool, StepError> {
+        let record = self.volume_of(operation, planned)?;
+        let Some((id, _)) = self.holder_of(operation, record.id) else { return Ok(false) };
+        if is_off(self.power_of(id).await?) {
+            return Ok(false);
+        }
+        let disks = self.node.hypervisor.disks(id).await?;
+        Ok(disks.iter().any(|disk| disk.alias == alias(record.id)))
+    }
+
+    /// Have a running guest let go of a volume: ask, wait until it says so, and ask again as long
+    /// as there is time.
+    pub(super) async fn unplug_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        let Some((id, attachment)) = self.holder_of(operation, record.id) else { return Ok(()) };
+        let alias = alias(record.id);
+        let patience = operation.change.patience().unwrap_or_default();
+        let deadline = Instant::now() + Duration::from_millis(patience.into());
+        let mut refused = false;
+        loop {
+            // Before it is asked, so that no answer is missed.
+            let mut events = self.node.hypervisor.events();
+            match self.node.hypervisor.unplug_disk(id, &alias).await {
+                Ok(Change::AlreadySo) | Err(Error::NotFound { .. }) => return Ok(()),
+                Ok(Change::Made) => {}
+                // It went off meanwhile, and everything with it.
+                Err(Error::Refused { .. }) if is_off(self.power_of(id).await?) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            let again = deadline.min(Instant::now() + ASK_AGAIN);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = operation.cancel.cancelled() => return Err(StepError::Cancelled),
+                    () = self.shutdown.cancelled() => return Err(StepError::Suspended),
+                    event = events.next() => match event {
+                        Some(HypervisorEvent::Kept { id: of, alias: which })
+                            if of == id && which == alias => refused = true,
+                        // Whatever else happens to it: it is looked at again.
+                        Some(HypervisorEvent::Unplugged { id: of, .. }
+                            | HypervisorEvent::Lifecycle { id: of, .. }
+                            | HypervisorEvent::Removed { id: of }) if of == id => break,
+                        Some(HypervisorEvent::LinkUp | HypervisorEvent::Lagged { .. }) | None => {
+                            break;
+                        }
+                        Some(HypervisorEvent::Kept { .. }
+                            | HypervisorEvent::Unplugged { .. }
+                            | HypervisorEvent::Lifecycle { .. }
+                            | HypervisorEvent::Removed { .. }
+                            | HypervisorEvent::Rebooted { .. }
+                            | HypervisorEvent::AgentConnected { .. }
+                            | HypervisorEvent::LinkDown) => {}
+                    },
+                    () = tokio::time::sleep_until(again) => break,
+                }
+            }
+            if Instant::now() >= deadline {
+                return match self.is_plugged(operation, planned).await? {
+                    false => Ok(()),
+                    true => Err(keeps(&record, &attachment, refused)),
+                };
+            }
+        }
+    }
+
+    /// Leave nothing of a volume connected. Nobody may have it open any more.
+    pub(super) async fn disconnect_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        let others = {
+            let known = self.registry.lock();
+            let users = known.users_of(record.id);
+            users.iter().any(|(user, _)| Subject::Instance(user.id) != operation.subject)
+        };
+        if others {
+            return Ok(());
+        }
+        // QEMU has said that it is gone: what is still open is so for a moment.
+        self.node.volumes.close(&place(&record)).await.map_err(|error| match error {
+            VolumeError::Gone { .. } => StepError::Refused(Box::new(volume_fault(&error))),
+            error => StepError::failed(volume_fault(&error)),
+        })
+    }
+
+    pub(super) async fn extend_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        let size = operation.change.extends_to().unwrap_or(record.size);
+        let place = place(&record);
+        if let Some((id, attachment)) = self.holder_of(operation, record.id)
+            && !is_off(self.power_of(id).await?)
+        {
+            self.node.hypervisor.resize_disk(id, &attachment.device, size).await?;
+            self.node.volumes.note_size(&place, size).await?;
+            return Ok(());
+        }
+        self.node.volumes.extend(&place, size).await?;
+        Ok(())
+    }
+
+    pub(super) async fn snapshot_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+        name: &Name,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        self.node.volumes.snapshot(&place(&record), name).await?;
+        if let Some((id, attachment)) = self.holder_of(operation, record.id)
+            && !is_off(self.power_of(id).await?)
+        {
+            let disk = self.volume_disk(&attachment, &record).await?;
+            self.node.hypervisor.switch_disk(id, &disk).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn undo_snapshot_of_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+        name: &Name,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        self.node.volumes.undo_snapshot(&place(&record), name).await?;
+        Ok(())
+    }
+
+    pub(super) async fn revert_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+        name: &Name,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        self.node.volumes.revert(&place(&record), name).await?;
+        Ok(())
+    }
+
+    pub(super) async fn drop_volume_snapshot(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+        name: &Name,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        match self.node.volumes.delete_snapshot(&place(&record), name).await {
+            // With the volume its snapshots are gone.
+            Ok(_) | Err(VolumeError::Gone { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Remove a volume, and the image file it lay on if nothing else needs that.
+    pub(super) async fn delete_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<(), StepError> {
+        // Done by an earlier try, and what failed came after it.
+        let Ok(record) = self.volume_of(operation, planned) else { return Ok(()) };
+        self.node.volumes.delete(&place(&record)).await?;
+        if let Some(base) = &record.base {
+            let give_up = |known: &mut crate::compute::registry::Known| {
+                known.volumes.remove(&record.id);
+            };
+            self.drop_bytes(&base.sha256, base.format, None, give_up).await?;
+        }
+        Ok(())
+    }
+
+    /// The disks of an instance's volumes.
+    pub(super) async fn volume_disks(
+        &self,
+        record: &InstanceRecord,
+    ) -> Result<Vec<Disk>, StepError> {
+        let mut disks = Vec::with_capacity(record.volumes.len());
+        for attachment in &record.volumes {
+            let volume = self.registry.lock().volumes.get(&attachment.volume).cloned();
+            let missing = || super::missing(&Subject::Volume(attachment.volume));
+            disks.push(self.volume_disk(attachment, &volume.ok_or_else(missing)?).await?);
+        }
+        Ok(disks)
+    }
+
+    async fn volume_disk(
+        &self,
+        attachment: &AttachmentRecord,
+        volume: &VolumeRecord,
+    ) -> Result<Disk, StepError> {
+        let Opened { path, format, direct, .. } = self.node.volumes.open(&place(volume)).await?;
+        let bus = match attachment.bus {
+            Bus::Virtio => DiskBus::Virtio,
+            Bus::Scsi => DiskBus::Scsi,
+        };
+        let target = DiskTarget::named(&attachment.device, bus);
+        Ok(Disk {
+            source: DiskSource::File(path),
+            format: match format {
+                Format::Qcow2 => DiskFormat::Qcow2,
+                Format::Raw => DiskFormat::Raw,
+            },
+            bus,
+            target: target.ok_or_else(|| super::missing(&Subject::Volume(volume.id)))?,
+            alias: alias(volume.id),
+            serial: volume.id.to_string(),
+            access: match attachment.read_only {
+                true => DiskAccess::ReadOnly,
+                false => DiskAccess::ReadWrite,
+            },
+            sharing: match volume.multiattach {
+                true => Sharing::Shared,
+                false => Sharing::Exclusive,
+            },
+            cache: match attachment.cache {
+                // What several write to is in nobody's cache.
+                None if direct || volume.multiattach => DiskCache::None,
+                None | Some(Cache::Writeback) => DiskCache::Writeback,
+                Some(Cache::None) => DiskCache::None,
+            },
+            discard: match attachment.discard {
+                None | Some(Discards::Unmap) => Discard::Unmap,
+                Some(Discards::Ignore) => Discard::Ignore,
+            },
+        })
+    }
+}
+
+fn place(record: &VolumeRecord) -> Place {
+    Place { id: record.id, pool: record.pool.clone() }
+}
+
+/// What QEMU calls a volume's disk: libvirt leaves names alone that begin so.
+fn alias(volume: VolumeId) -> String {
+    format!("ua-{volume}")
+}
+
+/// A guest did not let go.
+fn keeps(record: &VolumeRecord, attachment: &AttachmentRecord, refused: bool) -> StepError {
+    let what = if refused { "refuses to let go" } else { "does not let go" };
+    let text = format!("the guest {what} of volume {} ({})", record.name, attachment.device);
+    let next = "unmount it in the guest and ask again, or stop the instance; the guest may still \
+                let go of it later";
+    StepError::Refused(Box::new(
+        Refusal::new(Reason::GuestFailed, text).next(next).by(Action::InstanceShow(None)),
+    ))
+}

@@ -1,0 +1,134 @@
+//! Attach: give a volume to an instance, running or not.
+
+use ostler_protocol::rpc::values::VolumeId;
+use ostler_protocol::rpc::volume::{self, Bus, How};
+
+use super::detach_volume::PATIENCE;
+use super::prelude::*;
+use super::sample;
+use crate::compute::admission::volume::WITH_VOLUMES;
+use crate::compute::record::{device, reserved_devices};
+use crate::journal::records::{AttachmentRecord, VolumeRecord};
+
+pub(in crate::compute) const LEGAL: Legal =
+    Legal::new("given a volume", TaskState::AttachingVolume, WITH_VOLUMES);
+
+/// The most volumes one instance has.
+const VOLUMES_MAX: usize = 64;
+
+/// Give it the volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct AttachVolume {
+    /// Which, and how.
+    pub(in crate::compute) attachment: AttachmentRecord,
+}
+
+pub(super) fn ask(asked: volume::Attach, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
+    let volume::Attach { id, volume, how } = asked;
+    let record = gate.whole_volume(volume)?;
+    gate.act(id, &LEGAL, |instance, gate| {
+        can_have(&record, &how, instance, gate)?;
+        Ok(AttachVolume { attachment: attachment(instance, volume, how)? }.into())
+    })
+}
+
+/// Whether an instance can have a volume beside those who have it.
+pub(super) fn can_have(
+    record: &VolumeRecord,
+    how: &How,
+    instance: &InstanceRecord,
+    gate: &Admission<'_>,
+) -> Result<(), Refusal> {
+    let users = gate.known.users_of(record.id);
+    if users.iter().any(|(user, _)| user.id == instance.id) {
+        let text = format!("conflict: the instance has volume {} already", record.name);
+        return Err(Refusal::new(Reason::Conflict, text).about(format!("volume {}", record.id)));
+    }
+    if instance.volumes.len() >= VOLUMES_MAX {
+        let text = format!("conflict: an instance has at most {VOLUMES_MAX} volumes");
+        return Err(Refusal::new(Reason::Conflict, text));
+    }
+    // Readers may be many; one who writes is alone, unless the volume is for several.
+    let readers = how.read_only && users.iter().all(|(_, attachment)| attachment.read_only);
+    if record.multiattach || readers {
+        return Ok(());
+    }
+    gate.nobody_has(record, "attached to another").map_err(|fault| {
+        fault.next("detach it first, or make a volume for several: volume create --multiattach")
+    })
+}
+
+/// How an instance shall have a volume.
+pub(super) fn attachment(
+    instance: &InstanceRecord,
+    volume: VolumeId,
+    how: How,
+) -> Result<AttachmentRecord, Refusal> {
+    let How { bus, device: asked, read_only, delete_on_termination, cache, discard } = how;
+    let bus = bus.unwrap_or(match asked.as_deref() {
+        Some(device) if device.starts_with("sd") => Bus::Scsi,
+        Some(_) | None => Bus::Virtio,
+    });
+    let taken = reserved_devices(instance);
+    let invalid =
+        |text: String| Refusal::new(Reason::InvalidParams, text).about("parameter device");
+    let device = match asked {
+        None => (0..)
+            .map(|n| device(bus, n))
+            .find(|device| !taken.contains(device))
+            .ok_or_else(|| invalid("there is no device left".to_owned()))?,
+        Some(asked) if !(0..702).any(|n| device(bus, n) == asked) => {
+            let first = device(bus, 1);
+            return Err(invalid(format!(
+                "{asked:?} is not a device of this bus: devices are called as in {first}"
+            )));
+        }
+        Some(asked) if taken.contains(&asked) => {
+            return Err(Refusal::new(Reason::Conflict, format!("conflict: {asked} is taken"))
+                .about("parameter device")
+                .next("choose another, or leave it out"));
+        }
+        Some(asked) => asked,
+    };
+    Ok(AttachmentRecord {
+        volume,
+        device,
+        bus,
+        read_only,
+        root: false,
+        delete_on_termination,
+        cache,
+        discard,
+    })
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    vec![AttachVolume { attachment: sample::attachment() }.into()]
+}
+
+impl Describe for AttachVolume {
+    fn plan(&self, was: Running) -> Plan {
+        let volume = || Subject::Volume(self.attachment.volume);
+        let plan = Plan::default().then_about(Step::ConnectVolume, volume());
+        let plan = match was {
+            Running::Yes => plan.then_about(Step::PlugVolume, volume()),
+            Running::No => plan,
+        };
+        plan.then(&[Step::DefineDomain])
+    }
+
+    // To let go of it again, should it be undone.
+    fn patience(&self) -> Option<u32> {
+        Some(PATIENCE)
+    }
+
+    fn volumes(&self) -> Vec<VolumeId> {
+        vec![self.attachment.volume]
+    }
+
+    fn apply(&self, record: &mut InstanceRecord, _: Running) {
+        if record.volumes.iter().all(|there| there.volume != self.attachment.volume) {
+            record.volumes.push(self.attachment.clone());
+        }
+    }
+}

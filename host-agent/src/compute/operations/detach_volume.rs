@@ -1,0 +1,80 @@
+//! Detach: take a volume from an instance. A running guest is asked to let go of it, and has to.
+
+use ostler_protocol::rpc::values::VolumeId;
+use ostler_protocol::rpc::volume;
+
+use super::prelude::*;
+use super::sample;
+use crate::compute::admission::volume::WITH_VOLUMES;
+use crate::journal::records::AttachmentRecord;
+
+pub(in crate::compute) const LEGAL: Legal =
+    Legal::new("made to give a volume back", TaskState::DetachingVolume, WITH_VOLUMES);
+
+/// How long a guest may take to let go, milliseconds, unless told.
+pub(super) const PATIENCE: u32 = 60_000;
+
+/// Take the volume from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct DetachVolume {
+    /// Which.
+    pub(in crate::compute) volume: VolumeId,
+    /// How long the guest may take to let go of it, milliseconds.
+    pub(in crate::compute) timeout: u32,
+}
+
+pub(super) fn ask(asked: volume::Detach, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
+    let volume::Detach { id, volume, timeout } = asked;
+    gate.act(id, &LEGAL, |instance, gate| {
+        let Some(attachment) = instance.volumes.iter().find(|there| there.volume == volume) else {
+            let text = format!("the instance does not have volume {volume}");
+            return Err(Refusal::new(Reason::NotFound, text)
+                .next("see which it has")
+                .by(Action::InstanceShow(Some(id))));
+        };
+        may_go(attachment, instance)?;
+        if let Some(operation) = gate.known.at_volume(volume) {
+            let text = format!("conflict: volume {volume} is being worked on");
+            return Err(Refusal::new(Reason::Conflict, text)
+                .next("wait for it")
+                .by(Action::OperationWait(Some(operation.id))));
+        }
+        Ok(DetachVolume { volume, timeout: timeout.unwrap_or(PATIENCE) }.into())
+    })
+}
+
+/// The disk a running system is on stays.
+fn may_go(attachment: &AttachmentRecord, instance: &InstanceRecord) -> Result<(), Refusal> {
+    if !attachment.root || instance.vm_state == VmState::Stopped {
+        return Ok(());
+    }
+    let text = "conflict: the instance runs from this volume";
+    Err(Refusal::new(Reason::Conflict, text).next("stop the instance first"))
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    vec![DetachVolume { volume: sample::volume_id(), timeout: PATIENCE }.into()]
+}
+
+impl Describe for DetachVolume {
+    fn plan(&self, was: Running) -> Plan {
+        let volume = || Subject::Volume(self.volume);
+        let plan = match was {
+            Running::Yes => Plan::default().then_about(Step::UnplugVolume, volume()),
+            Running::No => Plan::default(),
+        };
+        plan.then(&[Step::DefineDomain]).then_about(Step::DisconnectVolume, volume())
+    }
+
+    fn patience(&self) -> Option<u32> {
+        Some(self.timeout)
+    }
+
+    fn volumes(&self) -> Vec<VolumeId> {
+        vec![self.volume]
+    }
+
+    fn apply(&self, record: &mut InstanceRecord, _: Running) {
+        record.volumes.retain(|there| there.volume != self.volume);
+    }
+}

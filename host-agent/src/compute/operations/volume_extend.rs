@@ -1,0 +1,77 @@
+//! Volume extend: make a volume larger. A guest that has it sees that at once.
+
+use std::collections::BTreeMap;
+
+use ostler_protocol::rpc::values::VolumeId;
+use ostler_protocol::rpc::volume;
+
+use super::prelude::*;
+use super::sample;
+use super::volume_create::changed;
+use crate::compute::admission::volume::{self as rules, WITH_VOLUMES};
+use crate::journal::VolumeEntry;
+use crate::journal::records::VolumeRecord;
+
+pub(in crate::compute) const LEGAL: Legal =
+    Legal::new("extended", TaskState::ChangingVolume, WITH_VOLUMES);
+
+/// Make it so large.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::compute) struct VolumeExtend {
+    /// Which.
+    pub(in crate::compute) volume: VolumeId,
+    /// How large.
+    pub(in crate::compute) size: Bytes,
+}
+
+pub(super) fn ask(extend: volume::Extend, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
+    let volume::Extend { id, size } = extend;
+    rules::size(size)?;
+    gate.act_on_volume(id, &LEGAL, |record, _, gate| {
+        if size <= record.size {
+            let text = format!(
+                "a volume never shrinks: {} has {}, and {size} is asked for",
+                record.name, record.size
+            );
+            return Err(Refusal::new(Reason::InvalidParams, text).about("parameter size"));
+        }
+        gate.room_in(&record.pool, Bytes(size.0 - record.size.0))?;
+        Ok(VolumeExtend { volume: id, size }.into())
+    })
+}
+
+pub(super) fn samples() -> Vec<Change> {
+    vec![VolumeExtend { volume: sample::volume_id(), size: Bytes::mib(32) }.into()]
+}
+
+impl Describe for VolumeExtend {
+    fn plan(&self, _: Running) -> Plan {
+        Plan::default().then_about(Step::ExtendVolume, Subject::Volume(self.volume))
+    }
+
+    fn can_cancel(&self) -> bool {
+        false
+    }
+
+    fn volumes(&self) -> Vec<VolumeId> {
+        vec![self.volume]
+    }
+
+    fn extends_to(&self) -> Option<Bytes> {
+        Some(self.size)
+    }
+
+    fn volumes_after(
+        &self,
+        known: &BTreeMap<VolumeId, VolumeRecord>,
+        outcome: State,
+        why: Option<&Refusal>,
+    ) -> Vec<VolumeEntry> {
+        changed(known, self.volume, |record| {
+            record.fault = why.cloned();
+            if outcome == State::Succeeded {
+                record.size = self.size;
+            }
+        })
+    }
+}

@@ -1,0 +1,141 @@
+//! Disks of running domains, as libvirt calls; see [`Plug`].
+
+use ostler_protocol::rpc::values::{Bytes, InstanceId};
+use virt::domain::Domain;
+use virt::sys;
+
+use super::domain::{CHANGE, QUERY, lookup, told};
+use super::driver::{Libvirt, Traffic};
+use super::error::from_xml;
+use super::inspect::{refused, running};
+use super::{ffi, xml};
+use crate::hypervisor::plug::{LiveDisk, Plug};
+use crate::hypervisor::spec::{Disk, DiskBus};
+use crate::hypervisor::{Change, Error};
+
+impl Plug for Libvirt {
+    async fn disks(&self, id: InstanceId) -> Result<Vec<LiveDisk>, Error> {
+        const STEP: &str = "list the disks";
+        self.call(Traffic::Stats, Some(id), STEP, QUERY, move |connect| {
+            live(STEP, id, &lookup(connect, STEP, id)?)
+        })
+        .await
+    }
+
+    async fn plug_disk(&self, id: InstanceId, disk: &Disk) -> Result<Change, Error> {
+        const STEP: &str = "plug a disk";
+        let wrong = |error| from_xml(STEP, Some(id), &error);
+        let device = xml::domain::disk_alone(disk).map_err(wrong)?;
+        let controller = match disk.bus {
+            DiskBus::Scsi => Some(xml::domain::scsi_controller().map_err(wrong)?),
+            DiskBus::Virtio => None,
+        };
+        let (alias, path) = (disk.alias.clone(), disk.source.path().to_owned());
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            if let Some(there) = by_alias(STEP, id, &domain, &alias)? {
+                return match there.source {
+                    Some(source) if source == path => Ok(Change::AlreadySo),
+                    source => {
+                        let source =
+                            source.map_or("none".into(), |path| path.display().to_string());
+                        Err(refused(STEP, id, &format!("it has that disk already, on {source}")))
+                    }
+                };
+            }
+            let live = sys::VIR_DOMAIN_AFFECT_LIVE;
+            if let Some(controller) = controller
+                && !xml::live::has_scsi(&running(STEP, id, &domain)?)
+                    .map_err(|error| from_xml(STEP, Some(id), &error))?
+            {
+                domain.attach_device_flags(&controller, live).map_err(told(STEP, id))?;
+            }
+            domain.attach_device_flags(&device, live).map_err(told(STEP, id))?;
+            // What was plugged in is read back: it is what was meant, under its own name.
+            match by_alias(STEP, id, &domain, &alias)? {
+                Some(there) if there.source.as_deref() == Some(&path) => Ok(Change::Made),
+                Some(_) | None => {
+                    let message = "libvirt says it did, and the disk is not there".to_owned();
+                    Err(Error::Failed { step: STEP, domain: Some(id), message })
+                }
+            }
+        })
+        .await
+    }
+
+    async fn unplug_disk(&self, id: InstanceId, alias: &str) -> Result<Change, Error> {
+        const STEP: &str = "unplug a disk";
+        let alias = alias.to_owned();
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            if by_alias(STEP, id, &domain, &alias)?.is_none() {
+                return Ok(Change::AlreadySo);
+            }
+            match ffi::unplug(&domain, &alias) {
+                // The guest has been asked, and has not answered yet.
+                Err(error) if error.message().contains("in the process of unplug") => {
+                    Ok(Change::Made)
+                }
+                outcome => outcome.map(|()| Change::Made).map_err(told(STEP, id)),
+            }
+        })
+        .await
+    }
+
+    async fn resize_disk(&self, id: InstanceId, device: &str, size: Bytes) -> Result<(), Error> {
+        const STEP: &str = "resize a disk";
+        let device = device.to_owned();
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            domain
+                .block_resize(&device, size.0, sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+                .map(drop)
+                .map_err(told(STEP, id))
+        })
+        .await
+    }
+
+    async fn switch_disk(&self, id: InstanceId, disk: &Disk) -> Result<Change, Error> {
+        const STEP: &str = "switch a disk";
+        let disk = disk.clone();
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            let there = live(STEP, id, &domain)?;
+            let device = disk.device();
+            let Some(now) = there.iter().find(|there| there.device == device) else {
+                return Err(refused(STEP, id, &format!("it has no disk {device}")));
+            };
+            if now.source.as_deref() == Some(disk.source.path()) {
+                return Ok(Change::AlreadySo);
+            }
+            let others: Vec<&str> = there
+                .iter()
+                .map(|there| there.device.as_str())
+                .filter(|other| *other != device)
+                .collect();
+            let wanted = xml::snapshot::write(&disk, &others)
+                .map_err(|error| from_xml(STEP, Some(id), &error))?;
+            let flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+                | sys::VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+                | sys::VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+                | sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC;
+            let switched = domain.create_snapshot_xml(&wanted, flags);
+            switched.map(|_| Change::Made).map_err(told(STEP, id))
+        })
+        .await
+    }
+}
+
+fn live(step: &'static str, id: InstanceId, domain: &Domain) -> Result<Vec<LiveDisk>, Error> {
+    let xml = running(step, id, domain)?;
+    xml::live::disks(&xml).map_err(|error| from_xml(step, Some(id), &error))
+}
+
+fn by_alias(
+    step: &'static str,
+    id: InstanceId,
+    domain: &Domain,
+    alias: &str,
+) -> Result<Option<LiveDisk>, Error> {
+    Ok(live(step, id, domain)?.into_iter().find(|disk| disk.alias == alias))
+}

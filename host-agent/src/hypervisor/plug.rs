@@ -1,0 +1,65 @@
+//! Disks of a running domain: plugged in, unplugged, grown, and moved on to another file.
+//!
+//! Only the running domain is changed; what the next start is made from is
+//! [`Hypervisor::define`](super::Hypervisor::define)'s. A domain that is off has nothing to change.
+
+use std::path::PathBuf;
+
+use ostler_protocol::rpc::values::{Bytes, InstanceId};
+
+use super::spec::Disk;
+use super::{Change, Error};
+
+/// A disk that a running domain has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveDisk {
+    /// Its device, as in `vdb`.
+    pub device: String,
+    /// What it was called when it was made, or what the hypervisor calls it.
+    pub alias: String,
+    /// What the guest sees as its serial number; none if it has none.
+    pub serial: Option<String>,
+    /// Its file or device; none if it has neither.
+    pub source: Option<PathBuf>,
+}
+
+/// Changes to a running domain's disks; part of what a [`Hypervisor`](super::Hypervisor) does.
+///
+/// Each is [`Error::Refused`] of a domain that does not run.
+pub trait Plug: Send + Sync + 'static {
+    /// The disks a running domain has.
+    fn disks(&self, id: InstanceId) -> impl Future<Output = Result<Vec<LiveDisk>, Error>> + Send;
+
+    /// Plugs a disk in. One of its alias that is there is as wanted, if it is of the same source;
+    /// else it is refused.
+    fn plug_disk(
+        &self,
+        id: InstanceId,
+        disk: &Disk,
+    ) -> impl Future<Output = Result<Change, Error>> + Send;
+
+    /// Asks the guest to let go of the disk of this alias; one that is not there is as wanted. That
+    /// it is gone is told by [`HypervisorEvent::Unplugged`](super::HypervisorEvent::Unplugged), and
+    /// that the guest refused by [`Kept`](super::HypervisorEvent::Kept); a guest may do neither.
+    fn unplug_disk(
+        &self,
+        id: InstanceId,
+        alias: &str,
+    ) -> impl Future<Output = Result<Change, Error>> + Send;
+
+    /// Has the guest see the disk of this device larger. Its file grows with it.
+    fn resize_disk(
+        &self,
+        id: InstanceId,
+        device: &str,
+        size: Bytes,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Has the domain go on, on the disk of this device, in another file: an empty layer over the
+    /// one it has. If it is there already, that is as wanted.
+    fn switch_disk(
+        &self,
+        id: InstanceId,
+        disk: &Disk,
+    ) -> impl Future<Output = Result<Change, Error>> + Send;
+}

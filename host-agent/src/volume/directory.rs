@@ -1,0 +1,673 @@
+//! A pool that is a directory of this node, or one that is mounted there:
+//!
+//! ```text
+//!   <pool>/<volume id>/
+//!       volume.json     the manifest
+//!       0.raw, 1.qcow2  its layers
+//! ```
+//!
+//! Layers name each other by their bare names, so the pool can be moved. Calls block, so each runs
+//! on a thread of this pool's own: one that is on a dead server holds up nobody else.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use ostler_protocol::rpc::values::{Bytes, Name, Timestamp, VolumeId};
+use ostler_protocol::rpc::volume::Format;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::manifest::{Below, DEEPEST, Manifest, Snapshot, file_name, word};
+use super::{Content, NewVolume, Opened, VolumeError, holders};
+use crate::disk::{Base, Ensured, Removed};
+use crate::durable::{self, Unfinished};
+use crate::host::{self, Space};
+use crate::qcow2::{self, Overlay};
+use crate::qemu_img::convert::{Copy, bounds, is_full};
+use crate::qemu_img::{self, Job, Output, Ran, late};
+use crate::threads::Threads;
+
+/// Others may pass through to a file they know and have a right to (QEMU to its disk), but not
+/// look around.
+const FOLDER_MODE: u32 = 0o711;
+
+/// As many file system calls at once.
+const THREADS: usize = 8;
+
+/// What is noted beside a volume.
+const MANIFEST: &str = "volume.json";
+
+/// A manifest is shorter.
+const MANIFEST_MAX: u64 = 1 << 20;
+
+/// Growing moves a table of some kilobytes.
+const GROW_WALL: std::time::Duration = std::time::Duration::from_secs(120);
+
+/// Folding copies what a layer holds.
+const FOLD_WALL: std::time::Duration = std::time::Duration::from_secs(6 * 3600);
+
+/// A pool in a directory.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    /// What it is called.
+    pub(super) name: Name,
+    path: PathBuf,
+    format: Format,
+    /// Whether it is on the file system of the instances' disks, with the image cache.
+    pub(super) is_shared: bool,
+    keep_free: Bytes,
+    threads: Threads,
+    qemu_img: PathBuf,
+}
+
+impl Directory {
+    /// The pool in this directory. Its own folder is made if it `is_shared`; any other has to be
+    /// there, for an empty mount point is not the pool.
+    pub async fn open(
+        name: Name,
+        path: &Path,
+        format: Format,
+        is_shared: bool,
+        keep_free: Bytes,
+    ) -> Result<Self, VolumeError> {
+        let this = Self {
+            name,
+            path: path.to_owned(),
+            format,
+            is_shared,
+            keep_free,
+            threads: Threads::new("volume", THREADS),
+            qemu_img: PathBuf::from("qemu-img"),
+        };
+        if is_shared {
+            let path = this.path.clone();
+            let make = move || {
+                durable::folder(&path, FOLDER_MODE)
+                    .map(drop)
+                    .map_err(VolumeError::io("make", &path))
+            };
+            this.run(path_of(&this), make).await?;
+        }
+        Ok(this)
+    }
+
+    fn folder(&self, id: VolumeId) -> PathBuf {
+        self.path.join(id.to_string())
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        path: PathBuf,
+        call: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
+    ) -> Result<T, VolumeError> {
+        self.threads.run(call).await.map_err(VolumeError::io("start a thread for", &path))?
+    }
+
+    /// What is noted beside a volume, and where.
+    async fn manifest(&self, id: VolumeId) -> Result<(PathBuf, Manifest), VolumeError> {
+        let folder = self.folder(id);
+        let from = folder.clone();
+        let found = self.run(folder.clone(), move || read(&from, id)).await?;
+        found
+            .map(|manifest| (folder.clone(), manifest))
+            .ok_or(VolumeError::Gone { id, path: folder })
+    }
+
+    pub(super) async fn room(&self) -> Result<Space, VolumeError> {
+        let path = self.path.clone();
+        self.run(path.clone(), move || {
+            host::space(&path).map_err(VolumeError::io("see the space of", &path))
+        })
+        .await
+    }
+
+    pub(super) async fn allocated(&self) -> Result<Bytes, VolumeError> {
+        let path = self.path.clone();
+        self.run(path.clone(), move || allocated(&path).map_err(VolumeError::io("measure", &path)))
+            .await
+    }
+
+    pub(super) async fn exists(&self, id: VolumeId) -> Result<bool, VolumeError> {
+        let folder = self.folder(id);
+        self.run(folder.clone(), move || match fs::symlink_metadata(&folder) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(VolumeError::io("examine", &folder)(error)),
+        })
+        .await
+    }
+
+    pub(super) async fn open_volume(&self, id: VolumeId) -> Result<Opened, VolumeError> {
+        let (folder, manifest) = self.manifest(id).await?;
+        let mut opened = top(&folder, &manifest);
+        let path = opened.path.clone();
+        let look = move || match fs::symlink_metadata(&path) {
+            Ok(meta) => Ok((meta.is_file(), is_direct(&path))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((false, false)),
+            Err(error) => Err(VolumeError::io("examine", &path)(error)),
+        };
+        let (is_file, direct) = self.run(folder, look).await?;
+        opened.direct = direct;
+        match is_file {
+            true => Ok(opened),
+            // Through a link the guest would have any file of the node.
+            false => Err(VolumeError::Gone { id, path: opened.path }),
+        }
+    }
+
+    pub(super) async fn close(&self, id: VolumeId) -> Result<(), VolumeError> {
+        let (folder, manifest) = self.manifest(id).await?;
+        self.is_free(id, &folder, &manifest).await
+    }
+
+    /// Make a volume; `from` is where what it is to hold is, if that is another volume.
+    pub(super) async fn create(
+        &self,
+        volume: &NewVolume,
+        from: Option<Opened>,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> Result<Ensured, VolumeError> {
+        let id = volume.place.id;
+        let folder = self.folder(id);
+        let look = {
+            let folder = folder.clone();
+            move || read(&folder, id)
+        };
+        if self.run(folder.clone(), look).await?.is_some() {
+            return Ok(Ensured::AlreadyThere);
+        }
+        let format = volume.format.unwrap_or(self.format);
+        let source = match (&volume.content, from) {
+            (Content::Empty, _) => None,
+            (Content::Image(base), _) => Some(Source::of(base)),
+            (Content::Volume { .. }, Some(Opened { path, format, size, .. })) => {
+                Some(Source { path, format: word(format), size })
+            }
+            (Content::Volume { place, .. }, None) => {
+                return Err(VolumeError::Gone { id: place.id, path: folder });
+            }
+        };
+        if let Some(source) = source.as_ref().filter(|source| source.size > volume.size) {
+            return Err(VolumeError::TooSmall { size: volume.size, needs: source.size });
+        }
+        let on_image = match &volume.content {
+            Content::Image(base) if self.is_shared && format == Format::Qcow2 => Some(base),
+            Content::Image(_) | Content::Empty | Content::Volume { .. } => None,
+        };
+        let below = on_image.map_or(Below::Nothing, |base| {
+            Below::Image(base.path.clone(), Source::of(base).known())
+        });
+        let manifest = Manifest::new(id, volume.size, format, below);
+        let layer = folder.join(file_name(manifest.top, format));
+        let make = {
+            let folder = folder.clone();
+            move || durable::folder(&folder, FOLDER_MODE).map_err(VolumeError::io("make", &folder))
+        };
+        self.run(folder.clone(), make).await?;
+        let made = match source.filter(|_| on_image.is_none()) {
+            Some(source) => {
+                let to = (layer.as_path(), format, volume.size);
+                self.copy(id, &source, to, progress, cancel).await
+            }
+            None => {
+                let bytes = blank(volume, on_image, format)?;
+                let size = volume.size;
+                let layer = layer.clone();
+                self.run(folder.clone(), move || write(&layer, bytes.as_ref(), size)).await
+            }
+        };
+        if let Err(error) = made {
+            // Nothing but what this call made is in it.
+            let gone = folder.clone();
+            let remove = move || remove_tree(&gone);
+            self.run(folder, remove).await?;
+            return Err(error);
+        }
+        let note = {
+            let folder = folder.clone();
+            move || note(&folder, &manifest)
+        };
+        self.run(folder, note).await?;
+        info!(volume = %id, size = %volume.size, "volume made");
+        Ok(Ensured::Created)
+    }
+
+    /// Copy what another disk holds into a layer.
+    async fn copy(
+        &self,
+        id: VolumeId,
+        source: &Source,
+        (layer, format, size): (&Path, Format, Bytes),
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> Result<(), VolumeError> {
+        let folder = layer.parent().unwrap_or(Path::new("/"));
+        let begin = {
+            let layer = layer.to_owned();
+            move || {
+                durable::remove_if_there(&layer).map_err(VolumeError::io("remove", &layer))?;
+                Unfinished::begin(&layer).map_err(VolumeError::io("write", &layer))
+            }
+        };
+        let unfinished = self.run(folder.to_owned(), begin).await?;
+        progress.send_replace((Bytes(0), source.size));
+        let copy = Copy {
+            program: &self.qemu_img,
+            from: (&source.path, source.format),
+            to: (&unfinished.file, word(format)),
+            folder,
+            size: source.size,
+            keep_free: self.keep_free,
+        };
+        let ran = copy.make(&self.threads, progress, cancel).await;
+        let cancelled = ran.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted);
+        let path = layer.to_owned();
+        let finish = move || {
+            if cancelled {
+                return Err(VolumeError::Cancelled { id });
+            }
+            succeeded("copy", &path, ran)?;
+            unfinished.finish().map_err(VolumeError::io("write", &path))
+        };
+        self.run(folder.to_owned(), finish).await?;
+        if size > source.size {
+            self.grow(layer, format, size).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, id: VolumeId) -> Result<Removed, VolumeError> {
+        let folder = self.folder(id);
+        let removed = self.run(folder.clone(), move || {
+            let files: Vec<PathBuf> = match fs::read_dir(&folder) {
+                Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Removed::AlreadyGone);
+                }
+                Err(error) => return Err(VolumeError::io("list", &folder)(error)),
+            };
+            nobody_has(id, &files, &folder)?;
+            // First, so that what a crash leaves is no volume.
+            durable::remove(&folder.join(MANIFEST))
+                .map_err(VolumeError::io("remove the manifest in", &folder))?;
+            remove_tree(&folder).map(|()| Removed::Removed)
+        });
+        let removed = removed.await?;
+        info!(volume = %id, ?removed, "volume removed");
+        Ok(removed)
+    }
+
+    pub(super) async fn extend(&self, id: VolumeId, size: Bytes) -> Result<Ensured, VolumeError> {
+        let (folder, manifest) = self.manifest(id).await?;
+        if manifest.size >= size {
+            return Ok(Ensured::AlreadyThere);
+        }
+        let Opened { path, format, .. } = top(&folder, &manifest);
+        self.is_free(id, &folder, &manifest).await?;
+        self.grow(&path, format, size).await?;
+        self.note_size(id, size).await?;
+        info!(volume = %id, %size, "volume extended");
+        Ok(Ensured::Created)
+    }
+
+    pub(super) async fn note_size(&self, id: VolumeId, size: Bytes) -> Result<(), VolumeError> {
+        let (folder, mut manifest) = self.manifest(id).await?;
+        if manifest.size >= size {
+            return Ok(());
+        }
+        manifest.size = size;
+        self.run(folder.clone(), move || note(&folder, &manifest)).await
+    }
+
+    async fn grow(&self, layer: &Path, format: Format, size: Bytes) -> Result<(), VolumeError> {
+        let path = layer.to_owned();
+        if format == Format::Raw {
+            return self
+                .run(path.clone(), move || {
+                    let failed = || VolumeError::io("extend", &path);
+                    let file = OpenOptions::new().write(true).open(&path).map_err(failed())?;
+                    let is = file.metadata().map_err(failed())?.len();
+                    if is < size.0 {
+                        file.set_len(size.0).map_err(failed())?;
+                    }
+                    file.sync_all().map_err(failed())
+                })
+                .await;
+        }
+        let count = size.0.to_string();
+        let words = ["resize", "-q", "-f", word(format)].map(std::ffi::OsStr::new);
+        let rest = [layer.as_os_str(), std::ffi::OsStr::new(&count)];
+        let arguments = words.into_iter().chain(rest).collect();
+        let job = Job { program: &self.qemu_img, arguments, bounds: bounds(size), stdin: None };
+        succeeded("extend", layer, qemu_img::run(job, Output::Answer, late(GROW_WALL)).await)
+    }
+
+    pub(super) async fn snapshot(&self, id: VolumeId, name: &Name) -> Result<Ensured, VolumeError> {
+        let (folder, mut manifest) = self.manifest(id).await?;
+        if manifest.snapshot(name).is_some() {
+            return Ok(Ensured::AlreadyThere);
+        }
+        let layer = manifest.top;
+        let (size, created) = (manifest.size, Timestamp::now());
+        manifest.snapshots.push(Snapshot { name: name.clone(), layer, size, created });
+        self.put_on_top(folder, manifest, layer).await?;
+        info!(volume = %id, snapshot = %name, "volume snapshotted");
+        Ok(Ensured::Created)
+    }
+
+    /// Have an empty layer over this one, and note it as the top.
+    async fn put_on_top(
+        &self,
+        folder: PathBuf,
+        mut manifest: Manifest,
+        layer: u32,
+    ) -> Result<(), VolumeError> {
+        let id = manifest.id;
+        if manifest.layers.len() >= DEEPEST {
+            return Err(VolumeError::TooDeep { id, most: DEEPEST });
+        }
+        let format = manifest.layers[&layer].format;
+        let below = file_name(layer, format);
+        let overlay = qcow2::overlay(manifest.size, &below, word(format))
+            .map_err(|source| VolumeError::Impossible { id, source })?;
+        let number = manifest.grow_from(layer);
+        let path = folder.join(file_name(number, Format::Qcow2));
+        self.run(folder.clone(), move || {
+            // One that is there was never noted: nobody has written to it.
+            durable::remove_if_there(&path).map_err(VolumeError::io("remove", &path))?;
+            write(&path, Some(&overlay), manifest.size)?;
+            let pruned = manifest.prune();
+            note(&folder, &manifest)?;
+            drop_layers(&folder, &pruned);
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn undo_snapshot(&self, id: VolumeId, name: &Name) -> Result<(), VolumeError> {
+        let (folder, mut manifest) = self.manifest(id).await?;
+        let Some(snapshot) = manifest.snapshot(name).cloned() else { return Ok(()) };
+        manifest.snapshots.retain(|snapshot| snapshot.name != *name);
+        manifest.top = snapshot.layer;
+        self.run(folder.clone(), move || {
+            let pruned = manifest.prune();
+            let files: Vec<PathBuf> =
+                pruned.iter().map(|(n, format)| folder.join(file_name(*n, *format))).collect();
+            nobody_has(id, &files, &folder)?;
+            note(&folder, &manifest)?;
+            drop_layers(&folder, &pruned);
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn delete_snapshot(
+        &self,
+        id: VolumeId,
+        name: &Name,
+    ) -> Result<Removed, VolumeError> {
+        let (folder, mut manifest) = self.manifest(id).await?;
+        let removed = match manifest.snapshot(name) {
+            None => Removed::AlreadyGone,
+            Some(_) => {
+                manifest.snapshots.retain(|snapshot| snapshot.name != *name);
+                let (into, mut noted) = (folder.clone(), manifest.clone());
+                manifest = self
+                    .run(folder.clone(), move || {
+                        let pruned = noted.prune();
+                        note(&into, &noted)?;
+                        drop_layers(&into, &pruned);
+                        Ok(noted)
+                    })
+                    .await?;
+                info!(volume = %id, snapshot = %name, "snapshot forgotten");
+                Removed::Removed
+            }
+        };
+        // What QEMU has open cannot be folded under it: that waits for a time when it has not.
+        while let Some((layer, into)) = manifest.foldable() {
+            if self.is_free(id, &folder, &manifest).await.is_err() {
+                break;
+            }
+            manifest = self.fold(&folder, manifest, layer, into).await?;
+        }
+        Ok(removed)
+    }
+
+    /// Put what a layer holds into the one on it, and remove it.
+    async fn fold(
+        &self,
+        folder: &Path,
+        mut manifest: Manifest,
+        layer: u32,
+        into: u32,
+    ) -> Result<Manifest, VolumeError> {
+        let path = |number: u32| folder.join(file_name(number, manifest.layers[&number].format));
+        let target = path(into);
+        let (below, format) = match &manifest.layers[&layer].below {
+            Below::Nothing => (std::ffi::OsString::new(), "raw"),
+            Below::Layer(below) => {
+                let format = manifest.layers[below].format;
+                (file_name(*below, format).into(), word(format))
+            }
+            Below::Image(path, format) => (path.clone().into_os_string(), word(*format)),
+        };
+        let words = ["rebase", "-q", "-f", "qcow2", "-F", format, "-b"].map(std::ffi::OsStr::new);
+        let rest = [below.as_os_str(), target.as_os_str()];
+        let arguments = words.into_iter().chain(rest).collect();
+        let bounds = bounds(manifest.size);
+        let job = Job { program: &self.qemu_img, arguments, bounds, stdin: None };
+        let ran = qemu_img::run(job, Output::Answer, late(FOLD_WALL)).await;
+        succeeded("fold a layer into", &target, ran)?;
+        let folder = folder.to_owned();
+        self.run(folder.clone(), move || {
+            let Some(format) = manifest.fold(layer, into) else { return Ok(manifest) };
+            note(&folder, &manifest)?;
+            drop_layers(&folder, &[(layer, format)]);
+            Ok(manifest)
+        })
+        .await
+    }
+
+    pub(super) async fn revert(&self, id: VolumeId, name: &Name) -> Result<(), VolumeError> {
+        let (folder, manifest) = self.manifest(id).await?;
+        let no = || VolumeError::NoSnapshot { id, name: name.clone() };
+        let layer = manifest.snapshot(name).ok_or_else(no)?.layer;
+        self.is_free(id, &folder, &manifest).await?;
+        self.put_on_top(folder, manifest, layer).await?;
+        info!(volume = %id, snapshot = %name, "volume reverted");
+        Ok(())
+    }
+
+    /// Where a volume's content at a snapshot is.
+    pub(super) async fn open_snapshot(
+        &self,
+        id: VolumeId,
+        name: &Name,
+    ) -> Result<Opened, VolumeError> {
+        let (folder, manifest) = self.manifest(id).await?;
+        let no = || VolumeError::NoSnapshot { id, name: name.clone() };
+        let snapshot = manifest.snapshot(name).ok_or_else(no)?;
+        let format = manifest.layers[&snapshot.layer].format;
+        let path = folder.join(file_name(snapshot.layer, format));
+        Ok(Opened { path, format, size: snapshot.size, direct: false })
+    }
+
+    /// Whether nobody on this node has a volume open.
+    async fn is_free(
+        &self,
+        id: VolumeId,
+        folder: &Path,
+        manifest: &Manifest,
+    ) -> Result<(), VolumeError> {
+        let file =
+            |(n, layer): (&u32, &super::manifest::Layer)| folder.join(file_name(*n, layer.format));
+        let files: Vec<PathBuf> = manifest.layers.iter().map(file).collect();
+        let folder = folder.to_owned();
+        self.run(folder.clone(), move || nobody_has(id, &files, &folder)).await
+    }
+}
+
+/// What is copied into a new volume.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    format: &'static str,
+    size: Bytes,
+}
+
+impl Source {
+    fn of(base: &Base) -> Self {
+        Self { path: base.path.clone(), format: base.format.as_str(), size: base.virtual_size }
+    }
+
+    fn known(&self) -> Format {
+        if self.format == "raw" { Format::Raw } else { Format::Qcow2 }
+    }
+}
+
+fn path_of(pool: &Directory) -> PathBuf {
+    pool.path.clone()
+}
+
+fn top(folder: &Path, manifest: &Manifest) -> Opened {
+    let format = manifest.layers[&manifest.top].format;
+    let path = folder.join(file_name(manifest.top, format));
+    Opened { path, format, size: manifest.size, direct: false }
+}
+
+/// Whether the file system can read past the page cache, as some in memory cannot.
+fn is_direct(path: &Path) -> bool {
+    let flags = nix::libc::O_DIRECT | nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags).open(path).is_ok()
+}
+
+/// The bytes of a disk without data of its own; none if it is as good as nothing but its length.
+fn blank(
+    volume: &NewVolume,
+    on: Option<&Base>,
+    format: Format,
+) -> Result<Option<Overlay>, VolumeError> {
+    let id = volume.place.id;
+    let impossible = |source| VolumeError::Impossible { id, source };
+    let made = match (on, format) {
+        (None, Format::Raw) => return Ok(None),
+        (None, Format::Qcow2) => qcow2::empty(volume.size),
+        (Some(base), _) => {
+            let path = base.path.to_str().ok_or_else(|| VolumeError::Manifest {
+                path: base.path.clone(),
+                why: "its path is not UTF-8".to_owned(),
+            })?;
+            qcow2::overlay(volume.size, path, base.format.as_str())
+        }
+    };
+    made.map(Some).map_err(impossible)
+}
+
+/// Write a layer, unless it is there.
+fn write(path: &Path, bytes: Option<&Overlay>, size: Bytes) -> Result<(), VolumeError> {
+    let failed = || VolumeError::io("write", path);
+    match fs::symlink_metadata(path) {
+        // It has its name only when it is whole.
+        Ok(meta) if meta.is_file() => return Ok(()),
+        Ok(_) => {
+            let source = io::Error::other("something else is in its place");
+            return Err(failed()(source));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed()(error)),
+    }
+    let unfinished = Unfinished::begin(path).map_err(failed())?;
+    match bytes {
+        None => unfinished.file.set_len(size.0).map_err(failed())?,
+        Some(overlay) => {
+            unfinished.file.set_len(overlay.length).map_err(failed())?;
+            for (at, piece) in &overlay.pieces {
+                unfinished.file.write_all_at(piece, *at).map_err(failed())?;
+            }
+        }
+    }
+    unfinished.finish().map_err(failed())
+}
+
+/// Read what is noted beside a volume, if anything is.
+fn read(folder: &Path, id: VolumeId) -> Result<Option<Manifest>, VolumeError> {
+    let path = folder.join(MANIFEST);
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
+    let file = match options.open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(VolumeError::io("open", &path)(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MANIFEST_MAX).read_to_end(&mut bytes).map_err(VolumeError::io("read", &path))?;
+    let manifest = Manifest::parse(&bytes, id);
+    manifest.map(Some).map_err(|why| VolumeError::Manifest { path, why })
+}
+
+/// Write down what a volume is, in the place of what was noted before.
+fn note(folder: &Path, manifest: &Manifest) -> Result<(), VolumeError> {
+    let path = folder.join(MANIFEST);
+    let failed = || VolumeError::io("write", &path);
+    let bytes = serde_json::to_vec_pretty(manifest).map_err(io::Error::from).map_err(failed())?;
+    let unfinished = Unfinished::begin(&path).map_err(failed())?;
+    unfinished.file.write_all_at(&bytes, 0).map_err(failed())?;
+    unfinished.replace().map_err(failed())?;
+    // The folder's own entry, which may be new too.
+    durable::sync_folder_of(folder).map_err(failed())
+}
+
+/// Remove layers that nothing needs any more. What cannot be removed only takes room.
+fn drop_layers(folder: &Path, layers: &[(u32, Format)]) {
+    for (number, format) in layers {
+        let path = folder.join(file_name(*number, *format));
+        if let Err(error) = durable::remove(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a layer nothing needs");
+        }
+    }
+}
+
+fn remove_tree(folder: &Path) -> Result<(), VolumeError> {
+    let failed = || VolumeError::io("remove", folder);
+    match fs::remove_dir_all(folder) {
+        Ok(()) => durable::sync_folder_of(folder).map_err(failed()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed()(error)),
+    }
+}
+
+fn nobody_has(id: VolumeId, files: &[PathBuf], folder: &Path) -> Result<(), VolumeError> {
+    match holders::of(files).map_err(VolumeError::io("see who has open", folder))? {
+        None => Ok(()),
+        Some(holders::Holder { pid, program }) => Err(VolumeError::Open { id, pid, program }),
+    }
+}
+
+fn allocated(folder: &Path) -> io::Result<Bytes> {
+    let mut blocks = 0;
+    for volume in fs::read_dir(folder)?.flatten() {
+        // What goes meanwhile takes nothing.
+        let Ok(files) = fs::read_dir(volume.path()) else { continue };
+        let sizes = files.flatten().filter_map(|file| file.metadata().ok()).map(|m| m.blocks());
+        blocks += sizes.sum::<u64>();
+    }
+    Ok(Bytes(blocks * 512))
+}
+
+fn succeeded(step: &'static str, path: &Path, ran: io::Result<Ran>) -> Result<(), VolumeError> {
+    let ran = match ran {
+        Ok(ran) if ran.status.success() => return Ok(()),
+        Ok(ran) => ran,
+        Err(error) => return Err(VolumeError::io(step, path)(error)),
+    };
+    let (said, path) = (ran.complaint(), path.to_owned());
+    match is_full(&said) {
+        true => Err(VolumeError::NoSpace { path, needed: None, free: None }),
+        false => Err(VolumeError::QemuImg { step, path, said }),
+    }
+}

@@ -1,0 +1,142 @@
+//! What can go wrong with a volume, in the operator's words.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
+
+use crate::qcow2::OverlayError;
+
+/// Why a call on volumes did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// The configuration has no such pool.
+    #[error("there is no pool {pool} on this node")]
+    NoPool {
+        /// The pool.
+        pool: Name,
+    },
+    /// The pool has no such volume.
+    #[error("volume {id} is not in {}: somebody removed it", path.display())]
+    Gone {
+        /// The volume.
+        id: VolumeId,
+        /// Where it was.
+        path: PathBuf,
+    },
+    /// The volume has no such snapshot.
+    #[error("volume {id} has no snapshot {name}")]
+    NoSnapshot {
+        /// The volume.
+        id: VolumeId,
+        /// The snapshot.
+        name: Name,
+    },
+    /// What is noted beside the volume cannot be read.
+    #[error("{} cannot be used: {why}", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The volume cannot be.
+    #[error("volume {id} cannot be made")]
+    Impossible {
+        /// The volume.
+        id: VolumeId,
+        /// Why.
+        #[source]
+        source: OverlayError,
+    },
+    /// The content does not fit.
+    #[error("a volume of {size} cannot hold what it is to be made from, which needs {needs}")]
+    TooSmall {
+        /// The size asked for.
+        size: Bytes,
+        /// What is needed.
+        needs: Bytes,
+    },
+    /// Too many layers.
+    #[error("volume {id} has {most} layers, and cannot have more: delete snapshots first")]
+    TooDeep {
+        /// The volume.
+        id: VolumeId,
+        /// How many it may have.
+        most: usize,
+    },
+    /// Somebody has it open.
+    #[error("volume {id} is open in process {pid}{}", name(program))]
+    Open {
+        /// The volume.
+        id: VolumeId,
+        /// The process.
+        pid: u32,
+        /// What it is called; empty if that is not known.
+        program: String,
+    },
+    /// qemu-img was run and failed.
+    #[error("qemu-img cannot {step} {}: {said}", path.display())]
+    QemuImg {
+        /// What it was to do.
+        step: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why it could not.
+        said: String,
+    },
+    /// It was called off; nothing was left behind.
+    #[error("making volume {id} was called off")]
+    Cancelled {
+        /// The volume.
+        id: VolumeId,
+    },
+    /// The pool is full, or would be; nothing was left behind.
+    #[error("no space left for {}{}", path.display(), room(*needed, *free))]
+    NoSpace {
+        /// What did not fit.
+        path: PathBuf,
+        /// How much room it needs, where that is known.
+        needed: Option<Bytes>,
+        /// How much there is, where that is known.
+        free: Option<Bytes>,
+    },
+    /// Anything else the file system said.
+    #[error("cannot {step} {}", path.display())]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn name(program: &str) -> String {
+    if program.is_empty() { String::new() } else { format!(" ({program})") }
+}
+
+fn room(needed: Option<Bytes>, free: Option<Bytes>) -> String {
+    match (needed, free) {
+        (Some(needed), Some(free)) => format!(": {needed} are needed and {free} are free"),
+        (Some(needed), None) => format!(": {needed} are needed"),
+        (None, _) => String::new(),
+    }
+}
+
+impl VolumeError {
+    /// A failed step, full disks told apart.
+    pub(super) fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| {
+            let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+            if full.contains(&source.kind()) {
+                Self::NoSpace { path, needed: None, free: None }
+            } else {
+                Self::Io { step, path, source }
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Who on this node has a file open: as `lsof` finds out, by the descriptors of all processes.
+//!
+//! A file that is open is never removed. QEMU's image locks would tell too, but not of a QEMU that
+//! was started without them, nor of another program.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+/// A process that has one of the files open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holder {
+    pub(super) pid: u32,
+    /// What it is called; empty if it is gone again.
+    pub(super) program: String,
+}
+
+/// The first process, other than this one, that has one of these files open.
+pub(super) fn of(files: &[PathBuf]) -> io::Result<Option<Holder>> {
+    let mut wanted = Vec::new();
+    for file in files {
+        match fs::symlink_metadata(file) {
+            Ok(meta) => wanted.push((meta.dev(), meta.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let own = std::process::id();
+    let pids = fs::read_dir("/proc")?.flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    for pid in pids.filter(|pid| *pid != own) {
+        // One that ends meanwhile has nothing open.
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        let is_wanted = |entry: fs::DirEntry| {
+            let meta = fs::metadata(entry.path()).ok()?;
+            wanted.contains(&(meta.dev(), meta.ino())).then_some(())
+        };
+        if descriptors.flatten().find_map(is_wanted).is_some() {
+            let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            return Ok(Some(Holder { pid, program: program.trim().to_owned() }));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_a_file_open_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let (held, free) = (folder.path().join("held"), folder.path().join("free"));
+        for file in [&held, &free] {
+            fs::write(file, "x").unwrap();
+        }
+        #[expect(clippy::disallowed_methods, reason = "a test needs another process")]
+        let mut child = Command::new("cat")
+            .stdin(fs::File::open(&held).map(|_| Stdio::piped()).unwrap())
+            .arg("-")
+            .arg("/dev/null")
+            .stdout(fs::OpenOptions::new().append(true).open(&held).unwrap())
+            .spawn()
+            .unwrap();
+        let found = of(std::slice::from_ref(&held)).unwrap().unwrap();
+        assert_eq!(found.pid, child.id());
+        assert_eq!(of(&[free, folder.path().join("missing")]).unwrap(), None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(of(&[held]).unwrap(), None);
+    }
+}

@@ -1,0 +1,294 @@
+//! Volumes: one subject with the instance that has them, and whole whatever is cut off.
+
+use ostler_host_agent::hypervisor::fake::LetsGo;
+use ostler_protocol::rpc::values::{Name, VolumeId};
+use ostler_protocol::rpc::volume::Status as VolumeStatus;
+use serde_json::Value;
+
+use super::*;
+
+fn command<T: serde::de::DeserializeOwned>(
+    of: impl FnOnce(T) -> Command,
+    params: Value,
+) -> Command {
+    of(serde_json::from_value(params).unwrap())
+}
+
+fn create(id: VolumeId) -> Command {
+    command(Command::VolumeCreate, json!({"id": id, "name": "data", "size": 1 << 20}))
+}
+
+fn attach(id: InstanceId, volume: VolumeId) -> Command {
+    command(Command::AttachVolume, json!({"id": id, "volume": volume}))
+}
+
+fn detach(id: InstanceId, volume: VolumeId) -> Command {
+    command(Command::DetachVolume, json!({"id": id, "volume": volume, "timeout": 300}))
+}
+
+fn remove(volume: VolumeId) -> Command {
+    command(Command::VolumeDelete, json!({"id": volume}))
+}
+
+fn snapshot(volume: VolumeId, name: &str) -> Command {
+    command(Command::VolumeSnapshot, json!({"id": volume, "name": name}))
+}
+
+fn revert(volume: VolumeId, name: &str) -> Command {
+    command(Command::VolumeRevert, json!({"id": volume, "name": name}))
+}
+
+impl Life {
+    fn volume(&self, id: VolumeId) -> ostler_protocol::rpc::volume::Volume {
+        self.compute.reads().volume(id).unwrap().volume
+    }
+
+    async fn guest_with(&self, world: &World) -> (InstanceId, VolumeId) {
+        let (id, volume) = (InstanceId::random(), VolumeId::random());
+        self.done(boot(id)).await;
+        self.done(create(volume)).await;
+        self.done(attach(id, volume)).await;
+        assert_eq!(world.plugged(id), ["vda", "vdb"]);
+        (id, volume)
+    }
+}
+
+impl World {
+    fn plugged(&self, id: InstanceId) -> Vec<String> {
+        self.hypervisor.live_disks(id).iter().map(|disk| disk.device()).collect()
+    }
+
+    fn defined(&self, id: InstanceId) -> Vec<String> {
+        let spec = self.hypervisor.spec(id).unwrap();
+        spec.disks.iter().map(|disk| disk.device()).collect()
+    }
+
+    fn volume_files(&self, volume: VolumeId) -> bool {
+        self.path().join("volumes").join(volume.to_string()).exists()
+    }
+}
+
+#[tokio::test]
+async fn a_volume_comes_and_goes_with_a_running_guest_and_with_one_that_is_off() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, volume) = life.guest_with(&world).await;
+    assert_eq!(life.volume(volume).status, VolumeStatus::InUse);
+    assert_eq!(world.defined(id), ["vda", "vdb"]);
+    let refused = life.submit(remove(volume)).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::InUse);
+    assert!(refused.message.contains(&id.to_string()), "{refused}");
+    life.done(detach(id, volume)).await;
+    assert_eq!((world.plugged(id), world.defined(id)), (vec!["vda".into()], vec!["vda".into()]));
+    assert_eq!(life.volume(volume).status, VolumeStatus::Available);
+    life.done(command(Command::Stop, json!({"id": id, "manner": "hard"}))).await;
+    life.done(attach(id, volume)).await;
+    assert_eq!(world.defined(id), ["vda", "vdb"]);
+    life.done(Command::Start(id)).await;
+    assert_eq!(world.plugged(id), ["vda", "vdb"]);
+    life.done(delete(id)).await;
+    assert_eq!(life.volume(volume).status, VolumeStatus::Available);
+    life.done(remove(volume)).await;
+    assert!(!world.volume_files(volume));
+    assert!(life.compute.reads().volume(volume).is_err());
+}
+
+#[tokio::test]
+async fn devices_stay_when_another_is_taken_away() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, first) = life.guest_with(&world).await;
+    let second = VolumeId::random();
+    life.done(create(second)).await;
+    life.done(attach(id, second)).await;
+    life.done(detach(id, first)).await;
+    life.done(command(Command::Reboot, json!({"id": id, "manner": "hard"}))).await;
+    assert_eq!(world.plugged(id), ["vda", "vdc"]);
+    life.done(attach(id, first)).await;
+    assert_eq!(life.volume(first).attachments[0].device, "vdb");
+    life.done(command(Command::Rescue, json!({"id": id}))).await;
+    assert_eq!(world.defined(id), ["vda", "vdd", "vdc", "vdb"], "the root disk makes way");
+    life.done(Command::Unrescue(id)).await;
+    assert_eq!(world.defined(id), ["vda", "vdc", "vdb"]);
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_let_go_keeps_its_volume() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, volume) = life.guest_with(&world).await;
+    for how in [LetsGo::Silent, LetsGo::Refuses] {
+        world.hypervisor.set_lets_go(id, how);
+        let over = life.tried(detach(id, volume)).await;
+        assert_eq!(over.state, State::Undone, "{over:#?}");
+        let error = over.error.unwrap();
+        assert_eq!(error.reason, Reason::GuestFailed);
+        assert!(error.message.contains("vdb"), "{error}");
+        assert_eq!(life.volume(volume).status, VolumeStatus::InUse);
+        assert_eq!(
+            (world.plugged(id), world.defined(id).len()),
+            (vec!["vda".into(), "vdb".into()], 2)
+        );
+    }
+    world.hypervisor.set_lets_go(id, LetsGo::AtOnce);
+    life.done(detach(id, volume)).await;
+}
+
+#[tokio::test]
+async fn an_attach_is_undone_wherever_it_fails() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, volume) = (InstanceId::random(), VolumeId::random());
+    life.done(boot(id)).await;
+    life.done(create(volume)).await;
+    for call in [Call::PlugDisk, Call::Define] {
+        for failing in [Failing::Before, Failing::After] {
+            world.hypervisor.fail_next(call, failing, failed("step"));
+            let over = life.tried(attach(id, volume)).await;
+            assert_eq!(over.state, State::Undone, "{call:?} {failing:?}: {over:#?}");
+            assert_eq!((world.plugged(id).len(), world.defined(id).len()), (1, 1));
+            assert_eq!(life.volume(volume).status, VolumeStatus::Available);
+        }
+    }
+    life.done(attach(id, volume)).await;
+    for call in [Call::UnplugDisk, Call::Define] {
+        for failing in [Failing::Before, Failing::After] {
+            world.hypervisor.fail_next(call, failing, failed("step"));
+            let over = life.tried(detach(id, volume)).await;
+            assert_eq!(over.state, State::Undone, "{call:?} {failing:?}: {over:#?}");
+            assert_eq!((world.plugged(id).len(), world.defined(id).len()), (2, 2));
+            assert_eq!(life.volume(volume).status, VolumeStatus::InUse);
+        }
+    }
+    life.done(detach(id, volume)).await;
+}
+
+#[tokio::test]
+async fn an_attach_that_a_crash_cuts_off_is_completed() {
+    for call in [Call::PlugDisk, Call::Define] {
+        let world = World::new();
+        let life = world.furnished().await;
+        let (id, volume) = (InstanceId::random(), VolumeId::random());
+        life.done(boot(id)).await;
+        life.done(create(volume)).await;
+        let before = world.hypervisor.called(call, Some(id));
+        let held = world.hypervisor.hold_next(call);
+        let operation = life.submit(attach(id, volume)).await.unwrap();
+        while world.hypervisor.called(call, Some(id)) == before {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(life.volume(volume).status, VolumeStatus::Attaching);
+        let refused = life.submit(remove(volume)).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::Conflict);
+        life.crash().await;
+        drop(held);
+        let life = world.live().await;
+        assert_eq!(life.end_of(&operation).await.state, State::Succeeded, "{call:?}");
+        assert_eq!(world.plugged(id), ["vda", "vdb"]);
+        assert_eq!(life.volume(volume).status, VolumeStatus::InUse);
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_running_guest_has_it_go_on_elsewhere() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, volume) = life.guest_with(&world).await;
+    let source = |world: &World| world.hypervisor.live_disks(id)[1].source.clone();
+    let before = source(&world);
+    world.hypervisor.fail_next(Call::SwitchDisk, Failing::Before, failed("switch"));
+    let over = life.tried(snapshot(volume, "a")).await;
+    assert_eq!(over.state, State::Undone, "{over:#?}");
+    assert_eq!((source(&world), life.volume(volume).snapshots.len()), (before.clone(), 0));
+    life.done(snapshot(volume, "a")).await;
+    assert_ne!(source(&world), before);
+    assert_eq!(world.hypervisor.spec(id).unwrap().disks[1].source, source(&world));
+    assert_eq!(life.volume(volume).snapshots[0].name, "a".parse::<Name>().unwrap());
+    assert_eq!(life.submit(snapshot(volume, "a")).await.unwrap_err().reason, Reason::Conflict);
+    // While the guest runs there is no way back.
+    assert_eq!(life.submit(revert(volume, "a")).await.unwrap_err().reason, Reason::Conflict);
+    life.done(command(Command::Stop, json!({"id": id, "manner": "hard"}))).await;
+    assert_eq!(life.submit(revert(volume, "b")).await.unwrap_err().reason, Reason::NotFound);
+    life.done(revert(volume, "a")).await;
+    life.done(Command::Start(id)).await;
+}
+
+#[tokio::test]
+async fn one_who_writes_is_alone_unless_the_volume_is_for_several() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (_, alone) = life.guest_with(&world).await;
+    let other = InstanceId::random();
+    life.done(boot(other)).await;
+    let refused = life.submit(attach(other, alone)).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::InUse);
+    let shared = VolumeId::random();
+    let params = json!({"id": shared, "name": "cluster", "size": 1 << 20, "multiattach": true});
+    life.done(command(Command::VolumeCreate, params)).await;
+    let (one, two) = (InstanceId::random(), InstanceId::random());
+    for id in [one, two] {
+        life.done(boot(id)).await;
+        life.done(attach(id, shared)).await;
+    }
+    assert_eq!(life.volume(shared).attachments.len(), 2);
+    assert_eq!(life.submit(snapshot(shared, "a")).await.unwrap_err().reason, Reason::InUse);
+    life.done(detach(one, shared)).await;
+    life.done(snapshot(shared, "a")).await;
+}
+
+#[tokio::test]
+async fn what_goes_with_an_instance_is_deleted_with_it_and_nothing_else() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, stays) = life.guest_with(&world).await;
+    let goes = VolumeId::random();
+    life.done(create(goes)).await;
+    let how = json!({"delete_on_termination": true});
+    let params = json!({"id": id, "volume": goes, "how": how});
+    life.done(command(Command::AttachVolume, params)).await;
+    life.done(delete(id)).await;
+    assert!(life.compute.reads().volume(goes).is_err() && !world.volume_files(goes));
+    assert_eq!(life.volume(stays).status, VolumeStatus::Available);
+    assert!(world.volume_files(stays));
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_be_made_says_why_and_leaves_nothing() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let volume = VolumeId::random();
+    // Something that is not ours, where it is to be.
+    std::fs::create_dir(world.path().join("volumes").join(volume.to_string())).unwrap();
+    let over = life.tried(create(volume)).await;
+    assert_eq!(over.error.unwrap().reason, Reason::Conflict);
+    assert_eq!(life.volume(volume).status, VolumeStatus::Error);
+    assert!(world.volume_files(volume), "it is somebody's");
+    assert_eq!(life.submit(remove(volume)).await.unwrap_err().reason, Reason::Conflict);
+    for bad in [
+        json!({"name": "a"}),
+        json!({"name": "a", "size": 513}),
+        json!({"name": "a", "size": 0}),
+        json!({"name": "a", "size": 1 << 20, "pool": "nowhere"}),
+        json!({"name": "a", "size": 512, "source": {"image": "disk"}}),
+        json!({"name": "a", "source": {"volume": VolumeId::random()}}),
+    ] {
+        assert!(life.submit(command(Command::VolumeCreate, bad.clone())).await.is_err(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_stays_as_long_as_a_volume_lies_on_it() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let volume = VolumeId::random();
+    let params = json!({"id": volume, "name": "root", "source": {"image": "disk"}});
+    life.done(command(Command::VolumeCreate, params)).await;
+    assert!(life.volume(volume).bootable);
+    life.done(Command::ImageRemove("disk".parse().unwrap())).await;
+    let images = || std::fs::read_dir(world.path().join("images")).unwrap().flatten();
+    let kept =
+        || images().filter(|file| file.file_name().to_string_lossy().contains(".raw")).count();
+    assert_eq!(kept(), 1);
+    life.done(remove(volume)).await;
+    assert_eq!(kept(), 0);
+}

@@ -1,0 +1,192 @@
+//! Volumes on real guests: what a guest synced is there, byte for byte, whatever happens to the
+//! volume, to QEMU and to the agent.
+
+use std::path::PathBuf;
+
+use ostler_tests::guest_image::Mode;
+use ostler_tests::process::Run;
+use serde_json::{Value, json};
+
+use crate::node::{Node, need_root};
+
+const MIB: u64 = 1 << 20;
+
+/// Finds a volume in the guest, by its serial number: once the link to it is there.
+fn find(volume: &str) -> String {
+    let link = format!("/dev/disk/by-id/virtio-{}", &volume[..20]);
+    format!("until d=$(readlink {link}); do sleep 0.1; done; d=${{d##*/}};")
+}
+
+/// Write a pattern, and have it on the disk.
+async fn write(node: &mut Node, id: &str, volume: &str, word: &str, at_mib: u64) {
+    let fill = format!("yes '{word}' | head -c 1048576");
+    let line = format!(
+        "{} {fill} | dd of=/dev/$d bs=64k seek={at_mib}M oflag=seek_bytes conv=fsync,notrunc 2>/dev/null",
+        find(volume)
+    );
+    node.shell(id, &line).await;
+}
+
+async fn read(node: &mut Node, id: &str, volume: &str, at_mib: u64) -> String {
+    let line = format!(
+        "{} dd if=/dev/$d bs=64k skip={at_mib}M iflag=skip_bytes count=16 2>/dev/null | sort -u",
+        find(volume)
+    );
+    // The last line of a pattern may be cut.
+    let found = node.shell(id, &line).await;
+    found.lines().last().unwrap_or_default().to_owned()
+}
+
+async fn size(node: &mut Node, id: &str, volume: &str) -> u64 {
+    let sectors = node.shell(id, &format!("{} cat /sys/block/$d/size", find(volume))).await;
+    sectors.parse::<u64>().unwrap() * 512
+}
+
+async fn create(node: &mut Node, params: Value) -> String {
+    let over = node.done("volume.create", params).await;
+    over["subject"]["volume"].as_str().unwrap().to_owned()
+}
+
+async fn empty(node: &mut Node, format: &str) -> String {
+    create(node, json!({"name": "data", "size": 16 * MIB, "format": format})).await
+}
+
+async fn status(node: &mut Node, volume: &str) -> String {
+    let shown = node.ask("volume.show", json!({"id": volume})).await;
+    shown["status"].as_str().unwrap().to_owned()
+}
+
+fn folder(node: &Node, volume: &str) -> PathBuf {
+    node.agent.state_dir().join("volumes").join(volume)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_synced_stays_through_all_that_happens_to_its_volume() {
+    need_root!();
+    let mut node = Node::start().await;
+    let one = node.boot("one", Mode::Ostler).await;
+    let other = node.boot("other", Mode::Ostler).await;
+    for format in ["raw", "qcow2"] {
+        let volume = empty(&mut node, format).await;
+        let attach = |id: &str| json!({"id": id, "volume": volume});
+        let over = node.done("instance.attach_volume", attach(&one)).await;
+        assert_eq!(over["result"]["attached"]["device"], "vdb", "{over:#}");
+        assert_eq!(status(&mut node, &volume).await, "in-use");
+        write(&mut node, &one, &volume, "before", 1).await;
+
+        // A snapshot while the guest writes on.
+        node.done("volume.snapshot", json!({"id": volume, "name": "before"})).await;
+        write(&mut node, &one, &volume, "after", 1).await;
+        assert_eq!(read(&mut node, &one, &volume, 1).await, "after");
+
+        // Larger, under the guest.
+        node.done("volume.extend", json!({"id": volume, "size": 32 * MIB})).await;
+        assert_eq!(size(&mut node, &one, &volume).await, 32 * MIB);
+        write(&mut node, &one, &volume, "beyond", 20).await;
+
+        // The agent and QEMU are killed; what was synced is there.
+        node.agent.kill().await.unwrap();
+        let qemu = node.qemu(&one).unwrap();
+        Run::new("kill").args(["-KILL", &qemu.to_string()]).stdout().await.unwrap();
+        node.agent.launch().unwrap();
+        node.agent.ready().await.unwrap();
+        node.reconnect().await;
+        node.until(&one, "it is seen to be off", |shown| shown["status"] == "SHUTOFF").await;
+        node.becomes("instance.start", json!({"id": one}), "ACTIVE").await;
+        assert_eq!(read(&mut node, &one, &volume, 1).await, "after");
+        assert_eq!(read(&mut node, &one, &volume, 20).await, "beyond");
+
+        // To another instance.
+        let (reason, text) = node.refused("instance.attach_volume", attach(&other)).await;
+        assert_eq!((reason.as_str(), text.contains(&one)), ("in_use", true), "{text}");
+        node.done("instance.detach_volume", attach(&one)).await;
+        assert_eq!(status(&mut node, &volume).await, "available");
+        let scsi = json!({"id": other, "volume": volume, "how": {"bus": "scsi"}});
+        node.done("instance.attach_volume", scsi).await;
+        // A SCSI disk has its serial number elsewhere.
+        let seen = "dd if=/dev/sda bs=64k skip=1M iflag=skip_bytes count=1 2>/dev/null | head -n 1";
+        node.until_shell(&other, seen, "after").await;
+        node.done("instance.detach_volume", attach(&other)).await;
+
+        // Back to the snapshot, and a volume from it.
+        node.done("volume.revert", json!({"id": volume, "name": "before"})).await;
+        let source = json!({"snapshot": {"volume": volume, "name": "before"}});
+        let clone = create(&mut node, json!({"name": "copy", "source": source})).await;
+        for volume in [&volume, &clone] {
+            node.done("instance.attach_volume", json!({"id": one, "volume": volume})).await;
+            assert_eq!(read(&mut node, &one, volume, 1).await, "before");
+        }
+        let (reason, _) = node.refused("volume.delete", json!({"id": volume})).await;
+        assert_eq!(reason, "in_use");
+        for volume in [volume, clone] {
+            let asked = json!({"id": one, "volume": volume});
+            node.done("instance.detach_volume", asked).await;
+            node.done("volume.delete", json!({"id": volume})).await;
+            assert!(!folder(&node, &volume).exists());
+        }
+        node.shell(&one, "[ \"$(ls /sys/block | grep -c '^vd')\" = 1 ]").await;
+    }
+    for id in [one, other] {
+        node.delete(&id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_without_a_driver_keeps_its_volume_and_one_that_is_off_gives_it_back() {
+    need_root!();
+    let mut node = Node::start().await;
+    let id = node.boot("deaf", Mode::Ostler).await;
+    let volume = empty(&mut node, "qcow2").await;
+    let asked = json!({"id": id, "volume": volume, "timeout": 3000});
+    node.done("instance.attach_volume", json!({"id": id, "volume": volume})).await;
+    // Its vCPUs stand still: nobody answers.
+    node.becomes("instance.pause", json!({"id": id}), "PAUSED").await;
+    let over = node.tried("instance.detach_volume", asked.clone()).await;
+    assert_eq!(
+        (&over["state"], &over["error"]["data"]["reason"]),
+        (&json!("undone"), &json!("guest_failed"))
+    );
+    let said = over["error"].to_string();
+    assert!(said.contains("vdb") && said.contains("unmount it"), "{said}");
+    assert_eq!(status(&mut node, &volume).await, "in-use");
+    node.becomes("instance.unpause", json!({"id": id}), "ACTIVE").await;
+    node.done("instance.stop", json!({"id": id, "manner": "hard"})).await;
+    node.done("instance.detach_volume", asked).await;
+    node.done("volume.delete", json!({"id": volume})).await;
+    node.delete(&id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_volume_stays_raw_whatever_a_guest_writes_into_it() {
+    need_root!();
+    let mut node = Node::start().await;
+    let id = node.boot("hostile", Mode::Ostler).await;
+    let volume = empty(&mut node, "raw").await;
+    let asked = json!({"id": id, "volume": volume});
+    node.done("instance.attach_volume", asked.clone()).await;
+    // The beginning of a qcow2 file whose base is a file of the node.
+    let header = "printf 'QFI\\373\\0\\0\\0\\3\\0\\0\\0\\0\\0\\0\\1\\0\\0\\0\\0\\13\\0\\0\\0\\20\\0\\0\\0\\0\\0\\0\\2\\0'";
+    let line = format!("{} {header} | dd of=/dev/$d conv=fsync,notrunc 2>/dev/null", find(&volume));
+    node.shell(&id, &line).await;
+    node.done("volume.snapshot", json!({"id": volume, "name": "a"})).await;
+    node.done("volume.extend", json!({"id": volume, "size": 24 * MIB})).await;
+    node.becomes("instance.reboot", json!({"id": id, "manner": "hard"}), "ACTIVE").await;
+    let first = format!("{} dd if=/dev/$d bs=3 count=1 2>/dev/null", find(&volume));
+    assert_eq!(node.shell(&id, &first).await, "QFI");
+    assert_eq!(size(&mut node, &id, &volume).await, 24 * MIB);
+    node.done("instance.detach_volume", asked.clone()).await;
+    node.done("volume.revert", json!({"id": volume, "name": "a"})).await;
+    let source = json!({"volume": volume});
+    let clone = create(&mut node, json!({"name": "copy", "source": source, "format": "raw"})).await;
+    node.done("volume.delete_snapshot", json!({"id": volume, "name": "a"})).await;
+    for volume in [&volume, &clone] {
+        node.done("instance.attach_volume", json!({"id": id, "volume": volume})).await;
+        let first = format!("{} dd if=/dev/$d bs=3 count=1 2>/dev/null", find(volume));
+        assert_eq!(node.shell(&id, &first).await, "QFI");
+        assert_eq!(size(&mut node, &id, volume).await, 24 * MIB);
+    }
+    node.delete(&id).await;
+    for volume in [volume, clone] {
+        node.done("volume.delete", json!({"id": volume})).await;
+    }
+}
