@@ -3,7 +3,7 @@
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use ostler_protocol::rpc::host::Nothing;
-use ostler_protocol::rpc::image::{Format, Image, Import, Properties, Select};
+use ostler_protocol::rpc::image::{Compression, Format, Image, Import, Properties, Select};
 use ostler_protocol::rpc::method::{ImageImport, ImageList, ImageRemove};
 use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
 
@@ -38,10 +38,14 @@ pub(crate) struct ImportArgs {
     /// A file on the node, or an http or https URL
     #[arg(long, value_name = "PATH|URL")]
     source: String,
-    /// Its format; it is never guessed
+    /// Its format, when it is unpacked; it is never guessed
     #[arg(long, value_parser = format_parser())]
     format: Format,
-    /// The SHA-256 hash that the file must have
+    /// How the file is compressed; the node unpacks it. Without it, a disk is taken as its name
+    /// ends: .gz, .xz or .zst
+    #[arg(long, value_parser = compression_parser())]
+    compression: Option<Declared>,
+    /// The SHA-256 hash that the file must have, before it is unpacked
     #[arg(long, value_name = "DIGEST")]
     sha256: Option<Sha256>,
     /// Boot instances directly with this image of format kernel
@@ -87,8 +91,12 @@ impl ImageCommand {
 async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> {
     let ImportArgs { name, source, format, sha256, kernel, ramdisk, command_line, .. } = args;
     let source = source_on_node(&source, session.client.target())?;
+    let compression = match args.compression {
+        Some(Declared(compression)) => compression,
+        None => compression_by_name(&source, format),
+    };
     let properties = Properties { kernel, ramdisk, command_line, min_memory: args.min_memory };
-    let params = Import { name, source, format, sha256, properties };
+    let params = Import { name, source, format, compression, sha256, properties };
     match session.follow::<ImageImport>(&params, &args.changing).await? {
         Followed::Accepted(operation) => session.output.result(&operation),
         Followed::Done(operation) => {
@@ -130,6 +138,37 @@ fn source_on_node(source: &str, target: &Target) -> Result<String, Cause> {
     }
 }
 
+/// A compression as declared; none if that was declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Declared(Option<Compression>);
+
+/// What a source's name declares. Kernels and ramdisks are often compressed themselves, and are
+/// booted so: they are unpacked only if that is asked for.
+fn compression_by_name(source: &str, format: Format) -> Option<Compression> {
+    const ENDINGS: [(&str, Compression); 3] =
+        [(".gz", Compression::Gzip), (".xz", Compression::Xz), (".zst", Compression::Zstd)];
+    let name = file_name(source).to_ascii_lowercase();
+    let found = ENDINGS.into_iter().find(|(ending, _)| name.ends_with(ending));
+    found.filter(|_| format.is_disk()).map(|(_, compression)| compression)
+}
+
+/// The name of the file that a source is.
+fn file_name(source: &str) -> &str {
+    let path = match source.split_once("://") {
+        Some((_, rest)) => rest.split(['?', '#']).next().unwrap_or_default(),
+        None => source,
+    };
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+/// Every compression, as a word of the command line.
+fn compression_parser() -> impl TypedValueParser<Value = Declared> {
+    const ALL: [Compression; 3] = [Compression::Gzip, Compression::Xz, Compression::Zstd];
+    let words = ALL.map(Compression::as_str).into_iter().chain(["none"]);
+    PossibleValuesParser::new(words)
+        .map(|word| Declared(ALL.into_iter().find(|compression| compression.as_str() == word)))
+}
+
 /// Every format, as a word of the command line.
 fn format_parser() -> impl TypedValueParser<Value = Format> {
     const ALL: [Format; 4] = [Format::Qcow2, Format::Raw, Format::Kernel, Format::Ramdisk];
@@ -150,6 +189,19 @@ mod tests {
         for source in ["/a.img", "https://example.org/a.img", "HTTP://example.org/a.img"] {
             assert_eq!(source_on_node(source, &here).unwrap(), source);
         }
+    }
+
+    #[test]
+    fn the_command_declares_the_compression_that_a_disks_name_ends_with() {
+        let by_name = |source| compression_by_name(source, Format::Raw);
+        assert_eq!(by_name("/srv/images/disk.raw.GZ"), Some(Compression::Gzip));
+        assert_eq!(by_name("https://h/a/disk.img.xz?sig=a/b.zst#c"), Some(Compression::Xz));
+        assert_eq!(by_name("/a?b/disk.zst"), Some(Compression::Zstd));
+        for source in ["/srv/gz", "https://h/a.xz/disk.raw", "/a.gz/", "/a.tgz"] {
+            assert_eq!(by_name(source), None, "{source}");
+        }
+        assert_eq!(compression_by_name("/boot/initrd.gz", Format::Ramdisk), None);
+        assert_eq!(compression_by_name("/boot/vmlinux.gz", Format::Kernel), None);
     }
 
     #[test]

@@ -105,6 +105,9 @@ pub(super) fn image_fault(error: &ImageError) -> Refusal {
         ImageError::Unfit { .. } | ImageError::TooLarge { .. } | ImageError::Empty { .. } => {
             (Reason::ImageInvalid, "convert it: qemu-img convert; declare the format it has")
         }
+        ImageError::Packed { .. } => {
+            (Reason::ImageInvalid, "declare the compression it has, or unpack it yourself")
+        }
         ImageError::Stalled { .. } | ImageError::TooSlow { .. } => {
             (Reason::TimedOut, "import it again: what was received is kept for a while")
         }

@@ -3,6 +3,7 @@
 //! ```text
 //!   <cache>/<sha256>.<format>       an image: whole, checked, synced, read-only
 //!   <cache>/parts/<key>.part|note   one on its way; the key is a hash of its source
+//!                 <key>.made        what is being made of it
 //! ```
 //!
 //! A file gets its name by a link made after everything else is done, so a name in the cache
@@ -13,10 +14,10 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use ostler_protocol::rpc::image::Format;
+use ostler_protocol::rpc::image::{Compression, Format};
 use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
@@ -26,11 +27,12 @@ use super::fetch::Fetch;
 use super::local::{self, Copy};
 use super::part::{Part, Written};
 use super::source::Kind;
+use super::unpack::{Unpack, unpack};
 use super::{
     Cached, ImageError, Images, ImportSpec, Imported, Limits, Phase, Progress, Removed, Source,
     Stored, Swept, qemu_img, verify,
 };
-use crate::durable;
+use crate::durable::{self, remove_if_there};
 use crate::qcow2;
 use crate::threads::Threads;
 use crate::turns::Turns;
@@ -48,6 +50,9 @@ const KEEP_PARTS: Duration = Duration::from_secs(24 * 3600);
 /// The thread of an import that was dropped leaves its file within a chunk.
 const FORGET_PATIENCE: Duration = Duration::from_secs(5);
 
+/// So many imports are remembered by what became of them.
+const REMEMBERED: usize = 1024;
+
 type Lock = tokio::sync::Mutex<()>;
 
 /// The images on this node.
@@ -63,6 +68,24 @@ pub struct Cache {
     threads: Threads,
     /// One import at a time of each source, by its key; one at a time at each file, by its path.
     locks: Mutex<HashMap<String, Weak<Lock>>>,
+    /// What became of what was asked for, where that has another digest.
+    became: Mutex<HashMap<Asked, Sha256>>,
+}
+
+/// What an import asks for, wherever it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Asked {
+    sha256: Sha256,
+    compression: Option<Compression>,
+    format: Format,
+}
+
+impl Asked {
+    /// What is asked for by its digest.
+    fn of(spec: &ImportSpec) -> Option<Self> {
+        let (compression, format) = (spec.compression, spec.format);
+        spec.sha256.clone().map(|sha256| Self { sha256, compression, format })
+    }
 }
 
 impl Images for Cache {
@@ -75,9 +98,9 @@ impl Images for Cache {
         progress.send_replace(Progress::default());
         let key = spec.source.key();
         let lock = self.lock(&key).lock_owned().await;
-        if let Some(sha256) = &spec.sha256 {
-            let _nobody_removes_it = self.hold(sha256, spec.format).await;
-            if let Some(found) = self.find(spec, sha256).await? {
+        if let Some(sha256) = self.known(spec) {
+            let _nobody_removes_it = self.hold(&sha256, spec.format).await;
+            if let Some(found) = self.find(spec, &sha256).await? {
                 claim(&found);
                 return Ok(found);
             }
@@ -174,6 +197,7 @@ impl Cache {
             writers: Threads::new("image", limits.concurrent),
             threads: Threads::new("image-file", THREADS),
             locks: Mutex::default(),
+            became: Mutex::default(),
             limits: RwLock::new(Arc::new(limits)),
         };
         let (folder, parts) = (this.folder.clone(), this.parts.clone());
@@ -219,6 +243,10 @@ impl Cache {
                 found: written.sha256,
             });
         }
+        let written = match spec.compression {
+            Some(compression) => self.unpack(spec, part, compression).await?,
+            None => written,
+        };
         let virtual_size = self.judge(spec, &part.data, written.size).await?;
         if spec.format == Format::Qcow2 {
             self.second_opinion(spec, &part.data, virtual_size).await?;
@@ -227,6 +255,7 @@ impl Cache {
         let (path, format) = (self.path(&sha256, spec.format), spec.format);
         let _nobody_removes_it = self.hold(&sha256, format).await;
         let stored = self.store(part, &path).await?;
+        self.note(spec, &sha256);
         info!(image = %spec.name, source = %spec.source, %sha256, %size, ?stored, "image imported");
         let imported = Imported { sha256, path, format, size, virtual_size, stored };
         claim(&imported);
@@ -240,7 +269,7 @@ impl Cache {
         progress: &watch::Sender<Progress>,
     ) -> Result<Written, ImageError> {
         let limits = &*self.limits();
-        let cap = spec.size_cap.map_or(limits.size, |cap| cap.min(limits.size));
+        let cap = spec.cap(limits);
         match spec.source.kind() {
             Kind::Local(path) => {
                 let (directories, keep_free) = (limits.directories.clone(), limits.keep_free);
@@ -254,6 +283,41 @@ impl Cache {
                 Fetch { image, url, part, cap, proved, limits, threads, progress }.run().await
             }
         }
+    }
+
+    async fn unpack(
+        &self,
+        spec: &ImportSpec,
+        part: &Part,
+        compression: Compression,
+    ) -> Result<Written, ImageError> {
+        let limits = self.limits();
+        let (cap, keep_free) = (spec.cap(&limits), limits.keep_free);
+        let (part, source_shown) = (part.clone(), spec.source.to_string());
+        unpack(&self.writers, Unpack { part, compression, cap, keep_free, source_shown }).await
+    }
+
+    /// The digest of the file that an import would end as, if it can be told before.
+    fn known(&self, spec: &ImportSpec) -> Option<Sha256> {
+        let asked = Asked::of(spec)?;
+        match asked.compression {
+            None => Some(asked.sha256),
+            Some(_) => self.became().get(&asked).cloned(),
+        }
+    }
+
+    /// Remember what an import ended as: whoever waits to import the same needs no second download.
+    fn note(&self, spec: &ImportSpec, sha256: &Sha256) {
+        let Some(asked) = Asked::of(spec) else { return };
+        let mut became = self.became();
+        if became.len() >= REMEMBERED {
+            became.clear();
+        }
+        became.insert(asked, sha256.clone());
+    }
+
+    fn became(&self) -> MutexGuard<'_, HashMap<Asked, Sha256>> {
+        self.became.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Judge a file by its beginning: its virtual size if it passes.
@@ -332,6 +396,7 @@ impl Cache {
                         SystemTime::now().duration_since(at).is_ok_and(|age| age < KEEP_PARTS)
                     });
                 if recent && part.resumable().is_some() {
+                    remove_if_there(&part.made)?;
                     return Ok(false);
                 }
                 part.discard().map(|()| true)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::values::{Bytes, Sha256};
 
+use super::unpack::Packed;
 use super::verify::Unfit;
 
 /// Why a call on images did not do what was asked.
@@ -131,6 +132,15 @@ pub enum ImageError {
         #[source]
         source: Unfit,
     },
+    /// Compressed in another way than declared, not whole, or a bomb.
+    #[error("{source_shown} cannot be unpacked")]
+    Packed {
+        /// Where it comes from.
+        source_shown: String,
+        /// Why.
+        #[source]
+        source: Packed,
+    },
     /// qemu-img could not be run, or did not come to an end.
     #[error("qemu-img could not judge the image")]
     QemuImg(#[source] io::Error),
@@ -201,6 +211,7 @@ impl ImageError {
             | Self::Empty { .. }
             | Self::Digest { .. }
             | Self::Unfit { .. }
+            | Self::Packed { .. }
             | Self::Gone { .. }
             | Self::Cancelled { .. }
             | Self::Io { .. } => false,

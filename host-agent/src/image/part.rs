@@ -40,6 +40,8 @@ const LOOK_EVERY: u64 = 64 << 20;
 pub(super) struct Part {
     pub(super) data: PathBuf,
     note: PathBuf,
+    /// What is being made of it, to take its place.
+    pub(super) made: PathBuf,
     /// Held by the writing thread too: a cancelled import's thread may outlive it a little.
     _lock: Arc<OwnedMutexGuard<()>>,
 }
@@ -73,14 +75,22 @@ impl Part {
     pub(super) fn new(folder: &Path, key: &str, lock: OwnedMutexGuard<()>) -> Self {
         let data = folder.join(format!("{key}.part"));
         let note = folder.join(format!("{key}.note"));
-        Self { data, note, _lock: Arc::new(lock) }
+        let made = folder.join(format!("{key}.made"));
+        Self { data, note, made, _lock: Arc::new(lock) }
     }
 
     /// Remove what there is of it.
     pub(super) fn discard(&self) -> io::Result<()> {
         remove_if_there(&self.note)?;
+        remove_if_there(&self.made)?;
         remove_if_there(&self.data)?;
         Ok(())
+    }
+
+    /// Put what was made of it into its place: what was received is gone, and not resumed.
+    pub(super) fn become_made(&self) -> io::Result<()> {
+        remove_if_there(&self.note)?;
+        fs::rename(&self.made, &self.data)
     }
 
     /// Note what the bytes about to be written are of, and for which image.
@@ -127,12 +137,18 @@ impl Sink {
     /// Start anew.
     pub(super) fn create(part: &Part, keep_free: Bytes) -> io::Result<Self> {
         remove_if_there(&part.data)?;
-        Self::open(part, keep_free, OpenOptions::new().create_new(true))
+        Self::open(&part.data, keep_free, OpenOptions::new().create_new(true))
+    }
+
+    /// Start what is made of a part.
+    pub(super) fn make(part: &Part, keep_free: Bytes) -> io::Result<Self> {
+        remove_if_there(&part.made)?;
+        Self::open(&part.made, keep_free, OpenOptions::new().create_new(true))
     }
 
     /// Go on at the end of what is there.
     pub(super) fn resume(part: &Part, keep_free: Bytes) -> io::Result<Self> {
-        let mut sink = Self::open(part, keep_free, &mut OpenOptions::new())?;
+        let mut sink = Self::open(&part.data, keep_free, &mut OpenOptions::new())?;
         let mut reader = Reader::new(&sink.file, sink.file.metadata()?.len());
         while let Some(piece) = reader.next()? {
             match piece {
@@ -149,11 +165,11 @@ impl Sink {
         Ok(sink)
     }
 
-    fn open(part: &Part, keep_free: Bytes, options: &mut OpenOptions) -> io::Result<Self> {
+    fn open(path: &Path, keep_free: Bytes, options: &mut OpenOptions) -> io::Result<Self> {
         let nofollow = nix::libc::O_NOFOLLOW;
         let options = options.read(true).write(true).mode(0o600).custom_flags(nofollow);
-        let file = options.open(&part.data)?;
-        let folder = part.data.parent().unwrap_or(Path::new("/")).to_owned();
+        let file = options.open(path)?;
+        let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
         Ok(Self { file, folder, hash: sha2::Sha256::new(), at: 0, keep_free, looked_at: 0 })
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -75,7 +76,8 @@ impl Bench {
 
 fn spec(source: &str, format: Format) -> ImportSpec {
     let name = "image".parse().unwrap();
-    ImportSpec { name, source: source.parse().unwrap(), format, sha256: None, size_cap: None }
+    let source = source.parse().unwrap();
+    ImportSpec { name, source, format, compression: None, sha256: None, size_cap: None }
 }
 
 fn sha256(bytes: &[u8]) -> Sha256 {
@@ -793,4 +795,197 @@ async fn a_sweep_keeps_what_can_be_resumed() {
     fs::write(parts.join("other.note"), r#"{"boot":"another","validator":"\"x\""}"#).unwrap();
     assert_eq!(bench.cache.sweep().await.unwrap(), Swept { removed: 2, kept: 1 });
     assert_eq!(bench.parts(), 2, "the part and its note");
+}
+
+const ALL_PACKED: [Compression; 3] = [Compression::Gzip, Compression::Xz, Compression::Zstd];
+
+fn packed(compression: Compression, bytes: &[u8]) -> Vec<u8> {
+    match compression {
+        Compression::Gzip => {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            gzip.write_all(bytes).unwrap();
+            gzip.finish().unwrap()
+        }
+        Compression::Xz => {
+            let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 0);
+            xz.write_all(bytes).unwrap();
+            xz.finish().unwrap()
+        }
+        Compression::Zstd => {
+            let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            zstd.include_checksum(true).unwrap();
+            zstd.write_all(bytes).unwrap();
+            zstd.finish().unwrap()
+        }
+    }
+}
+
+fn packed_spec(source: &str, compression: Compression) -> ImportSpec {
+    ImportSpec { compression: Some(compression), ..spec(source, Format::Raw) }
+}
+
+#[tokio::test]
+async fn a_compressed_file_is_checked_as_received_and_kept_unpacked() {
+    for compression in ALL_PACKED {
+        let bench = bench().await;
+        let bytes = noise(3 << 20);
+        let file = packed(compression, &bytes);
+        let source = bench.file("disk", &file);
+        let sha = Some(sha256(&file));
+        let spec = ImportSpec { sha256: sha, ..packed_spec(&source, compression) };
+        let imported = bench.import(&spec).await.unwrap();
+        assert_eq!(imported.sha256, sha256(&bytes));
+        assert_eq!(imported.size, Bytes(bytes.len() as u64));
+        assert_eq!(fs::read(&imported.path).unwrap(), bytes);
+        assert_eq!(fs::metadata(&imported.path).unwrap().permissions().mode() & 0o777, 0o444);
+        assert_eq!(bench.parts(), 0);
+    }
+}
+
+#[tokio::test]
+async fn streams_behind_each_other_are_one_file() {
+    for compression in ALL_PACKED {
+        let bench = bench().await;
+        let file = [packed(compression, b"one, "), packed(compression, b"two")].concat();
+        let source = bench.file("disk", &file);
+        let imported = bench.import(&packed_spec(&source, compression)).await.unwrap();
+        assert_eq!(fs::read(&imported.path).unwrap(), b"one, two");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_unpacked_whole_is_refused_and_leaves_nothing() {
+    let bench = bench().await;
+    for compression in ALL_PACKED {
+        let word = compression.as_str();
+        let file = packed(compression, &noise(200_000));
+        let cut = |length: usize| file[..length].to_vec();
+        let mut flipped = file.clone();
+        flipped[100_000] ^= 0x55;
+        let garbage = || [&file[..], b"and something else behind it"].concat();
+        for (bytes, wanted) in [
+            (cut(file.len() / 2), Packed::CutShort(word)),
+            (cut(file.len() - 1), Packed::CutShort(word)),
+            (cut(7), Packed::CutShort(word)),
+            (garbage(), Packed::Damaged(word)),
+            (flipped, Packed::Damaged(word)),
+            (noise(8000), Packed::Not(word)),
+            (packed(compression, b""), Packed::Empty),
+        ] {
+            let source = bench.file("disk", &bytes);
+            match bench.import(&packed_spec(&source, compression)).await {
+                Err(ImageError::Packed { source, .. }) => assert_eq!(source, wanted),
+                other => panic!("{word}, {wanted:?}: {other:?}"),
+            }
+            bench.assert_clean().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bomb_is_refused_at_the_cap_and_leaves_nothing() {
+    let bench = bench_with(|limits| limits.size = Bytes::mib(8)).await;
+    for compression in ALL_PACKED {
+        let bomb = packed(compression, &vec![0; (8 << 20) + 1]);
+        assert!(bomb.len() < 100_000);
+        let source = bench.file("bomb", &bomb);
+        match bench.import(&packed_spec(&source, compression)).await {
+            Err(ImageError::Packed { source, .. }) => {
+                assert_eq!(source, Packed::TooLarge(Bytes::mib(8)));
+            }
+            other => panic!("{compression:?}: {other:?}"),
+        }
+        bench.assert_clean().await;
+        let fits = packed(compression, &vec![0; 8 << 20]);
+        let source = bench.file("fits", &fits);
+        let imported = bench.import(&packed_spec(&source, compression)).await.unwrap();
+        bench.cache.remove(&imported.sha256, Format::Raw, || false).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_decoder_does_not_take_more_memory_than_it_may() {
+    use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
+    let bench = bench().await;
+    let mut options = LzmaOptions::new_preset(0).unwrap();
+    options.dict_size(256 << 20);
+    let stream = Stream::new_stream_encoder(Filters::new().lzma2(&options), Check::Crc32).unwrap();
+    let mut xz = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+    xz.write_all(&noise(1000)).unwrap();
+    // A frame's header, by hand: a window of 256 MiB, then a raw block of one byte, the last.
+    let zstd = b"\x28\xb5\x2f\xfd\x00\x90\x09\x00\x00x";
+    let at_most = b"\x28\xb5\x2f\xfd\x00\x88\x09\x00\x00x";
+    for (compression, bytes) in
+        [(Compression::Xz, &xz.finish().unwrap()[..]), (Compression::Zstd, zstd)]
+    {
+        let source = bench.file("disk", bytes);
+        match bench.import(&packed_spec(&source, compression)).await {
+            Err(ImageError::Packed { source: Packed::Memory, .. }) => {}
+            other => panic!("{compression:?}: {other:?}"),
+        }
+        bench.assert_clean().await;
+    }
+    let source = bench.file("disk", at_most);
+    let imported = bench.import(&packed_spec(&source, Compression::Zstd)).await.unwrap();
+    assert_eq!(fs::read(&imported.path).unwrap(), b"x");
+}
+
+#[tokio::test]
+async fn a_wrong_digest_is_known_before_anything_is_unpacked() {
+    let bench = bench().await;
+    let source = bench.file("disk", b"this never reaches a decoder");
+    let wanted = Some(sha256(b"something else"));
+    let spec = ImportSpec { sha256: wanted, ..packed_spec(&source, Compression::Xz) };
+    assert!(matches!(bench.import(&spec).await, Err(ImageError::Digest { .. })));
+    bench.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_compressed_download_is_resumed_as_it_was_received() {
+    let bench = bench().await;
+    let bytes = noise(1 << 20);
+    let file = packed(Compression::Zstd, &bytes);
+    let (half, sent) = (file.len() / 2, file.clone());
+    let server = Server::start(move |n, headers| match (n, range_start(headers)) {
+        (0, _) => ok(sent.len(), "ETag: \"1\"\r\n", &sent[..half]),
+        (_, Some(from)) => rest(&sent, from),
+        (_, None) => panic!("not resumed"),
+    })
+    .await;
+    let sha = Some(sha256(&file));
+    let spec = ImportSpec { sha256: sha, ..packed_spec(&server.url, Compression::Zstd) };
+    let imported = bench.import(&spec).await.unwrap();
+    assert_eq!(fs::read(&imported.path).unwrap(), bytes);
+    assert_eq!(server.count(), 2);
+}
+
+#[tokio::test]
+async fn two_imports_of_one_compressed_source_at_once_make_one_download() {
+    let bench = bench().await;
+    let file = packed(Compression::Gzip, &noise(100_000));
+    let digest = sha256(&file);
+    let server = Server::start(move |_, _| ok(file.len(), "", &file)).await;
+    let sha256 = Some(digest);
+    let spec = ImportSpec { sha256, ..packed_spec(&server.url, Compression::Gzip) };
+    let (one, two) = tokio::join!(bench.import(&spec), bench.import(&spec));
+    assert_eq!(one.unwrap().sha256, two.unwrap().sha256);
+    assert_eq!(server.count(), 1);
+    // As something else, what is known of it does not count.
+    let other = ImportSpec { compression: None, ..spec };
+    assert!(matches!(bench.import(&other).await, Err(ImageError::Unfit { .. })));
+    assert_eq!(server.count(), 2);
+}
+
+#[tokio::test]
+async fn what_a_crash_left_half_unpacked_is_swept_and_in_nobodys_way() {
+    let bench = bench().await;
+    let source = bench.file("disk", &packed(Compression::Xz, b"whole"));
+    let spec = packed_spec(&source, Compression::Xz);
+    let made = bench.cache.parts.join(format!("{}.made", spec.source.key()));
+    fs::write(&made, "half").unwrap();
+    let imported = bench.import(&spec).await.unwrap();
+    assert_eq!(fs::read(&imported.path).unwrap(), b"whole");
+    fs::write(&made, "half").unwrap();
+    bench.cache.sweep().await.unwrap();
+    assert_eq!(bench.parts(), 0);
 }

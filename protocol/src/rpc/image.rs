@@ -39,6 +39,29 @@ impl Format {
     }
 }
 
+/// How a file that is imported is compressed. Declared like the format, never guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// gzip (`.gz`).
+    Gzip,
+    /// xz (`.xz`).
+    Xz,
+    /// Zstandard (`.zst`).
+    Zstd,
+}
+
+impl Compression {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
 /// What instances made from a disk image need besides the disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -66,9 +89,12 @@ pub struct Import {
     pub name: Name,
     /// An absolute path on the node, or an http or https URL.
     pub source: String,
-    /// What its bytes are.
+    /// What its bytes are, unpacked.
     pub format: Format,
-    /// What they must hash to.
+    /// How the source is compressed: it is unpacked on the node, and kept so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// What the bytes of the source must hash to, before they are unpacked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256>,
     /// What instances made from it need.
@@ -106,7 +132,7 @@ pub struct Image {
     pub format: Format,
     /// Where it came from, without credentials.
     pub source: String,
-    /// What its bytes hash to.
+    /// What its bytes hash to, as they are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256>,
     /// Bytes of the file.

@@ -63,7 +63,11 @@ impl Digested for instance::Password {
 impl Digested for image::Import {
     fn digested(&self) -> Vec<u8> {
         let (source, _) = split_query(&self.source);
-        json(&(&self.name, source, self.format, &self.sha256, &self.properties))
+        let base = (&self.name, source, self.format, &self.sha256, &self.properties);
+        match self.compression {
+            None => json(&base),
+            Some(compression) => json(&(base, compression)),
+        }
     }
 }
 
@@ -104,6 +108,17 @@ mod tests {
             Command::Start(id).fingerprint(),
             Command::Start(InstanceId::random()).fingerprint()
         );
+    }
+
+    #[test]
+    fn what_an_import_need_not_say_is_in_its_digest_only_if_it_is_said() {
+        let import = |json: &str| serde_json::from_str::<image::Import>(json).unwrap().digested();
+        let plain = import(r#"{"name": "a", "source": "/a", "format": "raw"}"#);
+        assert_eq!(plain, br#"["a","/a","raw",null,{}]"#, "as in versions before");
+        for more in [r#""compression": "xz""#, r#""compression": "gzip""#] {
+            let json = format!(r#"{{"name": "a", "source": "/a", "format": "raw", {more}}}"#);
+            assert_ne!(import(&json), plain, "{more}");
+        }
     }
 
     #[test]
