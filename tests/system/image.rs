@@ -188,11 +188,20 @@ async fn a_compressed_image_is_unpacked_on_the_node_and_boots() {
     Run::new("qemu-img").args(convert).stdout().await.unwrap();
     let compressed = node.agent.folder().join("disk.raw.zst");
     std::fs::write(&compressed, packed_by("zstd", &raw).await).unwrap();
+    let sums = Run::new("sha512sum").args([&compressed]).stdout().await.unwrap();
+    let list = node.agent.folder().join("SHA512SUMS");
     let line = node.image.cmdline(Mode::Ostler);
-    let mut words = vec!["image", "import", "raw", "--format", "raw"];
+    let mut words = vec!["image", "import", "raw", "--format", "raw", "--checksum-file"];
+    words.push(list.to_str().unwrap());
     words.extend(["--source", compressed.to_str().unwrap(), "--kernel", "kernel"]);
     words.extend(["--ramdisk", "ramdisk", "--command-line", &line]);
-    Cli::on(&node.agent).unwrap().json(&words).await.unwrap();
+    let cli = Cli::on(&node.agent).unwrap();
+    // Another file's digest first, which only the node can tell.
+    std::fs::write(&list, format!("{}  {}\n", "00".repeat(64), compressed.display())).unwrap();
+    let refused = cli.output(&words, "").await.unwrap();
+    assert!(refused.stderr.contains("has SHA-512"), "{}", refused.stderr);
+    std::fs::write(&list, sums).unwrap();
+    cli.json(&words).await.unwrap();
     for image in ["xz", "raw"] {
         let mut boot = node.boot_params(image, Mode::Ostler, &[]).await;
         boot["image"] = json!(image);

@@ -1,18 +1,25 @@
 //! `ostler image ...`
 
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use ostler_protocol::rpc::host::Nothing;
 use ostler_protocol::rpc::image::{Compression, Format, Image, Import, Properties, Select};
 use ostler_protocol::rpc::method::{ImageImport, ImageList, ImageRemove};
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
 
 use super::{Followed, Session};
 use crate::args::Changing;
+use crate::checksums::{self, Listed, Unlisted};
 use crate::failure::{Cause, Failure};
 use crate::reply::Shown;
 use crate::size;
 use crate::target::Target;
+
+/// As much of a list of hashes is read: some hundred thousand lines.
+const LIST_MOST: u64 = 16 << 20;
 
 /// What can be done with images.
 #[derive(Subcommand)]
@@ -48,6 +55,13 @@ pub(crate) struct ImportArgs {
     /// The SHA-256 hash that the file must have, before it is unpacked
     #[arg(long, value_name = "DIGEST")]
     sha256: Option<Sha256>,
+    /// The SHA-512 hash that the file must have, before it is unpacked
+    #[arg(long, value_name = "DIGEST")]
+    sha512: Option<Sha512>,
+    /// A list of hashes (SHA256SUMS, SHA512SUMS) with a line for the source's file name; - reads
+    /// standard input. It is a file of this machine: the command does not fetch it from a URL
+    #[arg(long, value_name = "PATH|-", conflicts_with_all = ["sha256", "sha512"])]
+    checksum_file: Option<PathBuf>,
     /// Boot instances directly with this image of format kernel
     #[arg(long, value_name = "IMAGE")]
     kernel: Option<Name>,
@@ -89,14 +103,18 @@ impl ImageCommand {
 }
 
 async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> {
-    let ImportArgs { name, source, format, sha256, kernel, ramdisk, command_line, .. } = args;
+    let ImportArgs { name, source, format, kernel, ramdisk, command_line, .. } = args;
     let source = source_on_node(&source, session.client.target())?;
+    let Listed { sha256, sha512 } = match args.checksum_file {
+        Some(list) => listed(&list, file_name(&source))?,
+        None => Listed { sha256: args.sha256, sha512: args.sha512 },
+    };
     let compression = match args.compression {
         Some(Declared(compression)) => compression,
         None => compression_by_name(&source, format),
     };
     let properties = Properties { kernel, ramdisk, command_line, min_memory: args.min_memory };
-    let params = Import { name, source, format, compression, sha256, properties };
+    let params = Import { name, source, format, compression, sha256, sha512, properties };
     match session.follow::<ImageImport>(&params, &args.changing).await? {
         Followed::Accepted(operation) => session.output.result(&operation),
         Followed::Done(operation) => {
@@ -136,6 +154,26 @@ fn source_on_node(source: &str, target: &Target) -> Result<String, Cause> {
             path.into_os_string().into_string().map_err(|_| not_text())
         }
     }
+}
+
+/// What a list of hashes says of a file.
+fn listed(list: &Path, name: &str) -> Result<Listed, Cause> {
+    let mut text = Vec::new();
+    let read = if list.as_os_str() == "-" {
+        std::io::stdin().take(LIST_MOST).read_to_end(&mut text)
+    } else {
+        std::fs::File::open(list).and_then(|open| open.take(LIST_MOST).read_to_end(&mut text))
+    };
+    read.map_err(|source| Cause::Local { what: format!("read {}", list.display()), source })?;
+    let found = checksums::digests_of(&String::from_utf8_lossy(&text), name);
+    found.map_err(|unlisted| {
+        let list = list.display();
+        let message = match unlisted {
+            Unlisted::Missing => format!("{list} has no SHA-256 or SHA-512 hash of {name:?}"),
+            Unlisted::Ambiguous => format!("{list} has several hashes of {name:?}, which differ"),
+        };
+        Cause::usage(message, "give the hash itself: --sha256 or --sha512".to_owned())
+    })
 }
 
 /// A compression as declared; none if that was declared.

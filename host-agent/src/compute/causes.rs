@@ -117,7 +117,7 @@ pub(super) fn image_fault(error: &ImageError) -> Refusal {
              configuration",
         ),
         ImageError::NoEnd { .. } => {
-            (Reason::ImageUnavailable, "say what it must be: give its sha256")
+            (Reason::ImageUnavailable, "say what it must be: give its sha256 or sha512")
         }
         ImageError::Unreadable { .. }
         | ImageError::NotAFile { .. }

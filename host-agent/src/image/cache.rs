@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use ostler_protocol::rpc::image::{Compression, Format};
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -75,7 +75,8 @@ pub struct Cache {
 /// What an import asks for, wherever it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Asked {
-    sha256: Sha256,
+    sha256: Option<Sha256>,
+    sha512: Option<Sha512>,
     compression: Option<Compression>,
     format: Format,
 }
@@ -83,8 +84,9 @@ struct Asked {
 impl Asked {
     /// What is asked for by its digest.
     fn of(spec: &ImportSpec) -> Option<Self> {
+        let (sha256, sha512) = (spec.sha256.clone(), spec.sha512.clone());
         let (compression, format) = (spec.compression, spec.format);
-        spec.sha256.clone().map(|sha256| Self { sha256, compression, format })
+        spec.is_proved().then_some(Self { sha256, sha512, compression, format })
     }
 }
 
@@ -106,7 +108,8 @@ impl Images for Cache {
             }
         }
         let _turn = self.turns.take().await;
-        let part = Part::new(&self.parts, &key, lock);
+        let mut part = Part::new(&self.parts, &key, lock);
+        part.sha512 = spec.sha512.is_some();
         let imported = self.bring(spec, &part, progress, claim).await;
         if imported.as_ref().is_err_and(|error| !worth_resuming(error)) {
             let part = part.clone();
@@ -236,13 +239,7 @@ impl Cache {
         let total = Some(written.size);
         let received = written.size;
         progress.send_replace(Progress { phase: Phase::Checking, received, total });
-        if let Some(wanted) = spec.sha256.as_ref().filter(|wanted| **wanted != written.sha256) {
-            return Err(ImageError::Digest {
-                source_shown: spec.source.to_string(),
-                wanted: wanted.clone(),
-                found: written.sha256,
-            });
-        }
+        compare(spec, &written)?;
         let written = match spec.compression {
             Some(compression) => self.unpack(spec, part, compression).await?,
             None => written,
@@ -251,7 +248,7 @@ impl Cache {
         if spec.format == Format::Qcow2 {
             self.second_opinion(spec, &part.data, virtual_size).await?;
         }
-        let Written { size, sha256 } = written;
+        let Written { size, sha256, .. } = written;
         let (path, format) = (self.path(&sha256, spec.format), spec.format);
         let _nobody_removes_it = self.hold(&sha256, format).await;
         let stored = self.store(part, &path).await?;
@@ -279,7 +276,7 @@ impl Cache {
             }
             Kind::Remote(url) => {
                 let (image, threads) = (&spec.name, &self.writers);
-                let proved = spec.sha256.is_some();
+                let proved = spec.is_proved();
                 Fetch { image, url, part, cap, proved, limits, threads, progress }.run().await
             }
         }
@@ -300,9 +297,9 @@ impl Cache {
     /// The digest of the file that an import would end as, if it can be told before.
     fn known(&self, spec: &ImportSpec) -> Option<Sha256> {
         let asked = Asked::of(spec)?;
-        match asked.compression {
-            None => Some(asked.sha256),
-            Some(_) => self.became().get(&asked).cloned(),
+        match asked {
+            Asked { sha256: Some(sha256), sha512: None, compression: None, .. } => Some(sha256),
+            asked => self.became().get(&asked).cloned(),
         }
     }
 
@@ -449,6 +446,26 @@ impl Cache {
         call: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, ImageError> {
         self.threads.run(call).await.flatten().map_err(ImageError::io(step, path))
+    }
+}
+
+/// Whether what came is what was asked for.
+fn compare(spec: &ImportSpec, written: &Written) -> Result<(), ImageError> {
+    let wrong = |kind, wanted: &str, found: &str| ImageError::Digest {
+        source_shown: spec.source.to_string(),
+        kind,
+        wanted: wanted.to_owned(),
+        found: found.to_owned(),
+    };
+    if let Some(wanted) = spec.sha256.as_ref().filter(|wanted| **wanted != written.sha256) {
+        return Err(wrong("SHA-256", wanted.as_str(), written.sha256.as_str()));
+    }
+    match &spec.sha512 {
+        Some(wanted) if written.sha512.as_ref() != Some(wanted) => {
+            let found = written.sha512.as_ref().map_or("unknown", Sha512::as_str);
+            Err(wrong("SHA-512", wanted.as_str(), found))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ostler_protocol::rpc::values::{Bytes, Sha256};
+use ostler_protocol::rpc::values::Bytes;
 
 use super::unpack::Packed;
 use super::verify::Unfit;
@@ -114,14 +114,16 @@ pub enum ImageError {
         source_shown: String,
     },
     /// Other bytes than asked for.
-    #[error("{source_shown} has SHA-256 {found}, not {wanted}")]
+    #[error("{source_shown} has {kind} {found}, not {wanted}")]
     Digest {
         /// Where it comes from.
         source_shown: String,
+        /// SHA-256 or SHA-512.
+        kind: &'static str,
         /// The digest asked for.
-        wanted: Sha256,
+        wanted: String,
         /// The digest of what came.
-        found: Sha256,
+        found: String,
     },
     /// Not what it was declared to be, or not to be trusted.
     #[error("{source_shown} cannot be used")]

@@ -46,7 +46,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostler_protocol::rpc::image::{Compression, Format};
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -169,11 +169,18 @@ pub struct ImportSpec {
     pub compression: Option<Compression>,
     /// What the bytes received must hash to.
     pub sha256: Option<Sha256>,
+    /// The same by SHA-512.
+    pub sha512: Option<Sha512>,
     /// A cap on the file's size below the cache's own.
     pub size_cap: Option<Bytes>,
 }
 
 impl ImportSpec {
+    /// Whether what comes is compared with a digest.
+    fn is_proved(&self) -> bool {
+        self.sha256.is_some() || self.sha512.is_some()
+    }
+
     /// The largest file: the cap is for what is received, and for what is unpacked from it.
     fn cap(&self, limits: &Limits) -> Bytes {
         self.size_cap.map_or(limits.size, |cap| cap.min(limits.size))

@@ -77,7 +77,8 @@ impl Bench {
 fn spec(source: &str, format: Format) -> ImportSpec {
     let name = "image".parse().unwrap();
     let source = source.parse().unwrap();
-    ImportSpec { name, source, format, compression: None, sha256: None, size_cap: None }
+    let (compression, sha256, sha512, size_cap) = (None, None, None, None);
+    ImportSpec { name, source, format, compression, sha256, sha512, size_cap }
 }
 
 fn sha256(bytes: &[u8]) -> Sha256 {
@@ -988,4 +989,54 @@ async fn what_a_crash_left_half_unpacked_is_swept_and_in_nobodys_way() {
     fs::write(&made, "half").unwrap();
     bench.cache.sweep().await.unwrap();
     assert_eq!(bench.parts(), 0);
+}
+
+fn sha512(bytes: &[u8]) -> Sha512 {
+    format!("{:x}", sha2::Sha512::digest(bytes)).parse().unwrap()
+}
+
+#[tokio::test]
+async fn each_digest_that_is_given_is_compared() {
+    let bench = bench().await;
+    let mut bytes = noise(200_000);
+    bytes.extend([0; 200_000]);
+    let source = bench.file("disk", &bytes);
+    let (right, wrong) = (Some(sha512(&bytes)), Some(sha512(b"")));
+    let plain = spec(&source, Format::Raw);
+    for digest in [Some(sha256(&bytes)), None] {
+        let spec = ImportSpec { sha256: digest, sha512: wrong.clone(), ..plain.clone() };
+        match bench.import(&spec).await {
+            Err(error @ ImageError::Digest { kind: "SHA-512", .. }) => {
+                assert!(error.to_string().contains(right.as_ref().unwrap().as_str()), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        bench.assert_clean().await;
+    }
+    let both = ImportSpec { sha256: Some(sha256(b"")), sha512: right.clone(), ..plain.clone() };
+    let refused = bench.import(&both).await;
+    assert!(matches!(refused, Err(ImageError::Digest { kind: "SHA-256", .. })), "{refused:?}");
+    let good = ImportSpec { sha512: right, ..plain };
+    assert_eq!(bench.import(&good).await.unwrap().sha256, sha256(&bytes));
+    // A file that is there does not excuse from the other digest.
+    let half = ImportSpec { sha256: Some(sha256(&bytes)), sha512: wrong, ..good.clone() };
+    assert!(matches!(bench.import(&half).await, Err(ImageError::Digest { .. })));
+    // What was compared is known by either.
+    fs::remove_file(&source).unwrap();
+    assert_eq!(bench.import(&good).await.unwrap().stored, Stored::AlreadyThere);
+}
+
+#[tokio::test]
+async fn a_resumed_download_has_its_sha_512_from_its_beginning() {
+    let bytes = noise(1 << 20);
+    let sent = bytes.clone();
+    let server = Server::start(move |_, headers| match range_start(headers) {
+        None => ok(sent.len(), TAG, &sent[..300_000]),
+        Some(from) => rest(&sent, from),
+    })
+    .await;
+    let bench = bench().await;
+    let spec = ImportSpec { sha512: Some(sha512(&bytes)), ..spec(&server.url, Format::Raw) };
+    assert_eq!(bench.import(&spec).await.unwrap().sha256, sha256(&bytes));
+    assert_eq!(server.count(), 2);
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::values::{Bytes, Name, Sha256, Timestamp};
+use super::values::{Bytes, Name, Sha256, Sha512, Timestamp};
 
 /// What an image's bytes are. Declared by whoever imports it, never guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -97,6 +97,9 @@ pub struct Import {
     /// What the bytes of the source must hash to, before they are unpacked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256>,
+    /// The same by SHA-512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha512: Option<Sha512>,
     /// What instances made from it need.
     #[serde(default)]
     pub properties: Properties,

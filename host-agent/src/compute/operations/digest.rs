@@ -64,9 +64,9 @@ impl Digested for image::Import {
     fn digested(&self) -> Vec<u8> {
         let (source, _) = split_query(&self.source);
         let base = (&self.name, source, self.format, &self.sha256, &self.properties);
-        match self.compression {
-            None => json(&base),
-            Some(compression) => json(&(base, compression)),
+        match (self.compression, &self.sha512) {
+            (None, None) => json(&base),
+            more => json(&(base, more)),
         }
     }
 }
@@ -115,7 +115,8 @@ mod tests {
         let import = |json: &str| serde_json::from_str::<image::Import>(json).unwrap().digested();
         let plain = import(r#"{"name": "a", "source": "/a", "format": "raw"}"#);
         assert_eq!(plain, br#"["a","/a","raw",null,{}]"#, "as in versions before");
-        for more in [r#""compression": "xz""#, r#""compression": "gzip""#] {
+        let sha512 = format!(r#""sha512": "{}""#, "a".repeat(128));
+        for more in [r#""compression": "xz""#, r#""compression": "gzip""#, &sha512] {
             let json = format!(r#"{{"name": "a", "source": "/a", "format": "raw", {more}}}"#);
             assert_ne!(import(&json), plain, "{more}");
         }

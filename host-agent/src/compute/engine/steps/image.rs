@@ -18,7 +18,8 @@ use crate::journal::records::ImageRecord;
 impl<O: Outside> Engine<O> {
     pub(super) async fn fetch_image(&self, operation: &LiveOperation) -> Result<(), StepError> {
         let record = self.image_of(operation)?.ok_or_else(|| missing(&operation.subject))?;
-        let Some(ImageImport { sha256, compression, partial_source }) = operation.change.downcast()
+        let Some(ImageImport { sha256, sha512, compression, partial_source }) =
+            operation.change.downcast()
         else {
             return Err(missing(&operation.subject));
         };
@@ -35,6 +36,7 @@ impl<O: Outside> Engine<O> {
             format: record.format,
             compression: *compression,
             sha256: sha256.clone(),
+            sha512: sha512.clone(),
             size_cap: None,
         };
         let (progress, mut seen) = watch::channel(crate::image::Progress::default());
