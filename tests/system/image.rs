@@ -249,6 +249,92 @@ async fn a_bomb_and_a_stream_that_is_not_whole_leave_nothing_in_the_cache() {
     }
 }
 
+/// A disk as qemu-img makes another of it.
+async fn converted(from: &std::path::Path, format: &str, options: &str) -> std::path::PathBuf {
+    let to = from.with_extension(format);
+    let words = ["convert", "-f", "qcow2", "-O", format, "-o", options].map(std::ffi::OsStr::new);
+    let words = words.into_iter().chain([from.as_os_str(), to.as_os_str()]);
+    Run::new("qemu-img").args(words).stdout().await.unwrap();
+    to
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_of_another_hypervisor_becomes_qcow2_and_boots() {
+    need_root!();
+    let mut node = Node::start().await;
+    let root = node.agent.folder().join("root.qcow2");
+    std::fs::copy(&node.image.root, &root).unwrap();
+    let properties = json!({"kernel": "kernel", "ramdisk": "ramdisk",
+                            "command_line": node.image.cmdline(Mode::Ostler)});
+    for (format, options) in [
+        ("vmdk", "subformat=streamOptimized"),
+        ("vhdx", "subformat=dynamic"),
+        ("vdi", "static=off"),
+    ] {
+        let disk = converted(&root, format, options).await;
+        let digest = sha256(&disk).await;
+        let url = serve(std::fs::read(&disk).unwrap()).await;
+        let import = json!({"name": format, "source": url, "format": format, "sha256": digest,
+                            "properties": properties});
+        node.done("image.import", import).await;
+        let images = node.ask("image.list", Value::Null).await;
+        let image = images.as_array().unwrap().iter().find(|i| i["name"] == format).unwrap();
+        assert_eq!(image["format"], "qcow2", "{image:#}");
+        let mut boot = node.boot_params(format, Mode::Ostler, &[]).await;
+        boot["image"] = json!(format);
+        let id = boot["id"].as_str().unwrap().to_owned();
+        node.done("instance.boot", boot).await;
+        node.report(&id).await;
+        node.delete(&id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_of_another_hypervisor_that_names_other_files_is_refused() {
+    need_root!();
+    let mut node = Node::start().await;
+    let before = cached(&node.agent);
+    let folder = node.agent.folder().to_owned();
+    let root = folder.join("root.qcow2");
+    std::fs::copy(&node.image.root, &root).unwrap();
+    let stream =
+        std::fs::read(converted(&root, "vmdk", "subformat=streamOptimized").await).unwrap();
+    let flat = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n\
+                createType=\"monolithicFlat\"\nRW 4 FLAT \"/etc/passwd\" 0\n";
+    let end = stream[512..].iter().position(|byte| *byte == 0).unwrap() + 512;
+    // What is written over the end of its descriptor, which qemu-img would follow.
+    let with = |text: &str| {
+        let mut bytes = stream.clone();
+        bytes[end..end + text.len()].copy_from_slice(text.as_bytes());
+        bytes
+    };
+    let mut no_size = stream.clone();
+    no_size[12..20].fill(0);
+    no_size[512..512 + flat.len()].copy_from_slice(flat.as_bytes());
+    no_size[512 + flat.len()..end.max(512 + flat.len())].fill(0);
+    let vast = folder.join("vast.vdi");
+    let create = ["create", "-q", "-f", "vdi"].map(std::ffi::OsStr::new);
+    let create = create.into_iter().chain([vast.as_os_str(), "1T".as_ref()]);
+    Run::new("qemu-img").args(create).stdout().await.unwrap();
+    for (format, bytes, says) in [
+        ("vmdk", format!("{flat}{}", " ".repeat(512)).into_bytes(), "in other files"),
+        ("vmdk", no_size, "not streamOptimized"),
+        ("vmdk", with("\nRW 4 FLAT \"/etc/passwd\" 0\n"), "in other files"),
+        ("vmdk", with("\nparentFileNameHint=\"/etc/passwd\"\n"), "difference to another disk"),
+        ("vmdk", stream[..stream.len() / 2].to_vec(), "qemu-img cannot read it"),
+        ("vhdx", stream.clone(), "does not begin like that"),
+        ("vdi", std::fs::read(&vast).unwrap(), "more than the 256 GiB allowed"),
+    ] {
+        let url = serve(bytes).await;
+        let import = json!({"name": "bad", "source": url, "format": format});
+        let over = node.tried("image.import", import).await;
+        assert_eq!(over["state"], "undone", "{over:#}");
+        assert_eq!(over["error"]["data"]["reason"], "image_invalid", "{says}: {over:#}");
+        assert!(over["error"].to_string().contains(says), "{says}: {over:#}");
+        assert_eq!(cached(&node.agent), before, "{says}");
+    }
+}
+
 /// Serve the beginning of an image of 1 MiB over HTTP, and never the rest; the URL.
 async fn dribble() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -45,7 +45,8 @@ pub(crate) struct ImportArgs {
     /// A file on the node, or an http or https URL
     #[arg(long, value_name = "PATH|URL")]
     source: String,
-    /// Its format, when it is unpacked; it is never guessed
+    /// Its format, when it is unpacked; it is never guessed. The node makes vmdk (streamOptimized),
+    /// vhdx and vdi into qcow2
     #[arg(long, value_parser = format_parser())]
     format: Format,
     /// How the file is compressed; the node unpacks it. Without it, a disk is taken as its name
@@ -209,9 +210,8 @@ fn compression_parser() -> impl TypedValueParser<Value = Declared> {
 
 /// Every format, as a word of the command line.
 fn format_parser() -> impl TypedValueParser<Value = Format> {
-    const ALL: [Format; 4] = [Format::Qcow2, Format::Raw, Format::Kernel, Format::Ramdisk];
-    PossibleValuesParser::new(ALL.map(Format::as_str)).try_map(|word| {
-        ALL.into_iter().find(|format| format.as_str() == word).ok_or("not a format")
+    PossibleValuesParser::new(Format::ALL.map(Format::as_str)).try_map(|word| {
+        Format::ALL.into_iter().find(|format| format.as_str() == word).ok_or("not a format")
     })
 }
 

@@ -23,6 +23,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::convert::Convert;
 use super::fetch::Fetch;
 use super::local::{self, Copy};
 use super::part::{Part, Written};
@@ -101,7 +102,7 @@ impl Images for Cache {
         let key = spec.source.key();
         let lock = self.lock(&key).lock_owned().await;
         if let Some(sha256) = self.known(spec) {
-            let _nobody_removes_it = self.hold(&sha256, spec.format).await;
+            let _nobody_removes_it = self.hold(&sha256, spec.format.kept()).await;
             if let Some(found) = self.find(spec, &sha256).await? {
                 claim(&found);
                 return Ok(found);
@@ -244,12 +245,15 @@ impl Cache {
             Some(compression) => self.unpack(spec, part, compression).await?,
             None => written,
         };
+        let format = spec.format.kept();
+        let written =
+            if format == spec.format { written } else { self.convert(spec, part).await? };
         let virtual_size = self.judge(spec, &part.data, written.size).await?;
-        if spec.format == Format::Qcow2 {
+        if format == Format::Qcow2 {
             self.second_opinion(spec, &part.data, virtual_size).await?;
         }
         let Written { size, sha256, .. } = written;
-        let (path, format) = (self.path(&sha256, spec.format), spec.format);
+        let path = self.path(&sha256, format);
         let _nobody_removes_it = self.hold(&sha256, format).await;
         let stored = self.store(part, &path).await?;
         self.note(spec, &sha256);
@@ -294,11 +298,22 @@ impl Cache {
         unpack(&self.writers, Unpack { part, compression, cap, keep_free, source_shown }).await
     }
 
+    async fn convert(&self, spec: &ImportSpec, part: &Part) -> Result<Written, ImageError> {
+        let (limits, threads) = (&*self.limits(), &self.writers);
+        let converted = Convert { part, format: spec.format, limits, threads }.run().await?;
+        converted
+            .map_err(|source| ImageError::Unfit { source_shown: spec.source.to_string(), source })
+    }
+
     /// The digest of the file that an import would end as, if it can be told before.
     fn known(&self, spec: &ImportSpec) -> Option<Sha256> {
         let asked = Asked::of(spec)?;
         match asked {
-            Asked { sha256: Some(sha256), sha512: None, compression: None, .. } => Some(sha256),
+            Asked { sha256: Some(sha256), sha512: None, compression: None, format }
+                if format == format.kept() =>
+            {
+                Some(sha256)
+            }
             asked => self.became().get(&asked).cloned(),
         }
     }
@@ -331,7 +346,7 @@ impl Cache {
             Ok(beginning)
         };
         let beginning = self.run("read", path, read).await?;
-        verify::beginning(spec.format, &beginning, size, self.limits().virtual_size)
+        verify::beginning(spec.format.kept(), &beginning, size, self.limits().virtual_size)
             .map_err(|source| ImageError::Unfit { source_shown: spec.source.to_string(), source })
     }
 
@@ -367,7 +382,8 @@ impl Cache {
         spec: &ImportSpec,
         sha256: &Sha256,
     ) -> Result<Option<Imported>, ImageError> {
-        let path = self.path(sha256, spec.format);
+        let format = spec.format.kept();
+        let path = self.path(sha256, format);
         let file = path.clone();
         let size = move || match fs::symlink_metadata(file) {
             Ok(meta) => Ok(Some(Bytes(meta.len()))),
@@ -377,7 +393,7 @@ impl Cache {
         let Some(size) = self.run("look for", &path, size).await? else { return Ok(None) };
         let virtual_size = self.judge(spec, &path, size).await?;
         let (sha256, stored) = (sha256.clone(), Stored::AlreadyThere);
-        Ok(Some(Imported { sha256, path, format: spec.format, size, virtual_size, stored }))
+        Ok(Some(Imported { sha256, path, format, size, virtual_size, stored }))
     }
 
     /// Clear away what interrupted imports left and cannot be, or was not, resumed.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::values::Bytes;
 
-use super::unpack::Packed;
 use super::verify::Unfit;
 
 /// Why a call on images did not do what was asked.
@@ -175,6 +174,29 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Why a compressed file cannot be unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Packed {
+    /// Something else.
+    #[error("it was declared to be compressed by {0}, but does not begin like that")]
+    Not(&'static str),
+    /// The end is missing.
+    #[error("its {0} stream is cut short: fetch or copy it again")]
+    CutShort(&'static str),
+    /// The decoder does not go on.
+    #[error("its {0} stream is damaged, or something else follows it: fetch or copy it again")]
+    Damaged(&'static str),
+    /// It was compressed with a larger window or dictionary.
+    #[error("unpacking it takes more than 128 MiB of memory: compress it with a smaller window")]
+    Memory,
+    /// A mistake or a bomb.
+    #[error("it is larger than the {0} allowed when it is unpacked")]
+    TooLarge(Bytes),
+    /// There is nothing in it.
+    #[error("it is empty when it is unpacked")]
+    Empty,
 }
 
 impl ImageError {

@@ -7,7 +7,8 @@
 //!        local.rs ────┴──── fetch.rs      bytes in: capped, resumed, timed
 //!                     │                   (sparse.rs: holes are not read)
 //!                  part.rs                written and hashed as they come, in one pass
-//!                     │   └── unpack.rs   what was declared to be compressed, in a second one
+//!                     │   ├── unpack.rs   what was declared to be compressed, in a second one
+//!                     │   └── convert.rs  vmdk, vhdx and vdi, judged by foreign.rs
 //!                     │
 //!                  verify.rs              is it what it was declared to be? (pure)
 //!                     │   └── qemu_img.rs a second opinion, under limits
@@ -29,8 +30,10 @@
 
 mod adopt;
 mod cache;
+mod convert;
 mod error;
 mod fetch;
+mod foreign;
 mod local;
 mod part;
 mod qemu_img;
@@ -51,9 +54,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use cache::Cache;
-pub use error::ImageError;
+pub use error::{ImageError, Packed};
 pub use source::{Source, SourceError};
-pub use unpack::Packed;
 pub use verify::Unfit;
 
 /// Where the images come from that this node's disks are made from, and go to that are made of

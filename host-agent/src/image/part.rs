@@ -146,6 +146,11 @@ impl Sink {
         Ok(sink)
     }
 
+    /// What another program made of a part.
+    pub(super) fn made(part: &Part, keep_free: Bytes) -> io::Result<Self> {
+        Self::open(&part.made, keep_free, &mut OpenOptions::new())?.caught_up()
+    }
+
     /// Start what is made of a part.
     pub(super) fn make(part: &Part, keep_free: Bytes) -> io::Result<Self> {
         remove_if_there(&part.made)?;
@@ -156,20 +161,25 @@ impl Sink {
     pub(super) fn resume(part: &Part, keep_free: Bytes) -> io::Result<Self> {
         let mut sink = Self::open(&part.data, keep_free, &mut OpenOptions::new())?;
         sink.hash = Hash::new(part.sha512);
-        let mut reader = Reader::new(&sink.file, sink.file.metadata()?.len());
+        sink.caught_up()
+    }
+
+    /// At the end of what is there, and with it hashed.
+    fn caught_up(mut self) -> io::Result<Self> {
+        let mut reader = Reader::new(&self.file, self.file.metadata()?.len());
         while let Some(piece) = reader.next()? {
             match piece {
                 sparse::Piece::Data(bytes) => {
-                    sink.hash.update(bytes);
-                    sink.at += bytes.len() as u64;
+                    self.hash.update(bytes);
+                    self.at += bytes.len() as u64;
                 }
                 sparse::Piece::Hole(count) => {
-                    sink.hash.zeros(count);
-                    sink.at += count;
+                    self.hash.zeros(count);
+                    self.at += count;
                 }
             }
         }
-        Ok(sink)
+        Ok(self)
     }
 
     fn open(path: &Path, keep_free: Bytes, options: &mut OpenOptions) -> io::Result<Self> {

@@ -334,8 +334,8 @@ async fn what_is_no_disk_is_not_taken_for_a_raw_one() {
     ];
     let tar = [[b'x'; 257].as_slice(), b"ustar"];
     let cases: [(Vec<u8>, &str); 13] = [
-        (vdi.concat(), "qemu-img convert"),
-        (b"KDMV".to_vec(), "qemu-img convert"),
+        (vdi.concat(), "declare it vdi"),
+        (b"KDMV".to_vec(), "declare it vmdk"),
         (b"\x1f\x8b\x08".to_vec(), "gunzip"),
         (b"\xfd7zXZ\0".to_vec(), "unxz"),
         (b"\x28\xb5\x2f\xfd".to_vec(), "unzstd"),
@@ -1039,4 +1039,136 @@ async fn a_resumed_download_has_its_sha_512_from_its_beginning() {
     let spec = ImportSpec { sha512: Some(sha512(&bytes)), ..spec(&server.url, Format::Raw) };
     assert_eq!(bench.import(&spec).await.unwrap().sha256, sha256(&bytes));
     assert_eq!(server.count(), 2);
+}
+
+/// A vdi without a block of data, as its header goes.
+fn vdi(size: Bytes) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 20];
+    bytes[64..68].copy_from_slice(&0xbeda_107f_u32.to_le_bytes());
+    bytes[68..72].copy_from_slice(&0x1_0001u32.to_le_bytes());
+    bytes[0x4c] = 1;
+    bytes[0x170..0x178].copy_from_slice(&size.0.to_le_bytes());
+    bytes
+}
+
+/// A program in qemu-img's place, which knows a vdi of 1 MiB and converts it like this.
+fn converter(bench: &Bench, convert: &str) {
+    let program = bench.folder.path().join("qemu-img");
+    let info = r#"{"format":"vdi","virtual-size":1048576}"#;
+    let script = format!("#!/bin/sh\n[ $1 = convert ] || exec echo '{info}'\n{convert}\n");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    bench.cache.put_up_with(Limits {
+        qemu_img: program,
+        directories: vec![bench.folder.path().to_owned()],
+        ..limits()
+    });
+}
+
+#[tokio::test]
+async fn disks_of_other_hypervisors_are_compared_as_received_and_kept_as_qcow2() {
+    if !has_qemu_img() {
+        return;
+    }
+    let bench = bench().await;
+    let raw = bench.file("raw", &noise(1 << 20));
+    for (format, options) in [
+        (Format::Vmdk, "subformat=streamOptimized"),
+        (Format::Vhdx, "subformat=dynamic"),
+        (Format::Vhdx, "subformat=fixed"),
+        (Format::Vdi, "static=off"),
+        (Format::Vdi, "static=on"),
+    ] {
+        let source = bench.file("disk", b"");
+        let word = format.as_str();
+        let arguments = ["convert", "-f", "raw", "-O", word, "-o", options, &raw, &source];
+        #[expect(clippy::disallowed_methods, reason = "the disks are to be real ones")]
+        let made = std::process::Command::new("qemu-img").args(arguments).status().unwrap();
+        assert!(made.success(), "{arguments:?}");
+        let sha = Some(sha256(&fs::read(&source).unwrap()));
+        let asked = ImportSpec { sha256: sha, ..spec(&source, format) };
+        let imported = bench.import(&asked).await.unwrap();
+        assert_eq!((imported.format, imported.virtual_size), (Format::Qcow2, Bytes::mib(1)));
+        let kept = fs::read(&imported.path).unwrap();
+        assert_eq!(imported.sha256, sha256(&kept), "{options}");
+        assert_eq!(fs::metadata(&imported.path).unwrap().permissions().mode() & 0o777, 0o444);
+        assert_eq!(bench.parts(), 0);
+        // Who asks for the same has it.
+        fs::remove_file(&source).unwrap();
+        assert_eq!(bench.import(&asked).await.unwrap().path, imported.path);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_too_large_or_not_what_was_declared_is_not_converted() {
+    let bench = bench().await;
+    converter(&bench, "touch $(dirname $0)/converted; exit 1");
+    for (format, bytes) in [
+        (Format::Vdi, vdi(Bytes::gib(101))),
+        (Format::Vdi, vdi(Bytes::mib(2))),
+        (Format::Vdi, noise(1 << 20)),
+        (Format::Vmdk, vdi(Bytes::mib(1))),
+        (Format::Vhdx, vdi(Bytes::mib(1))),
+        (Format::Raw, vdi(Bytes::mib(1))),
+        (Format::Qcow2, vdi(Bytes::mib(1))),
+    ] {
+        let source = bench.file("disk", &bytes);
+        let refused = bench.import(&spec(&source, format)).await;
+        assert!(matches!(refused, Err(ImageError::Unfit { .. })), "{format:?}: {refused:?}");
+        bench.assert_clean().await;
+        assert!(!bench.folder.path().join("converted").exists());
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_a_whole_qcow2_after_the_conversion_is_refused() {
+    let bench = bench().await;
+    let source = bench.file("disk", &vdi(Bytes::mib(1)));
+    for (convert, says) in [
+        ("echo broken block >&2; exit 1", "broken block"),
+        ("echo something else > $8", "does not begin as a qcow2"),
+        ("exit 0", ""),
+    ] {
+        converter(&bench, convert);
+        match bench.import(&spec(&source, Format::Vdi)).await {
+            Err(ImageError::Unfit { source, .. }) => {
+                assert!(source.to_string().contains(says), "{source}");
+            }
+            other => panic!("{convert}: {other:?}"),
+        }
+        bench.assert_clean().await;
+    }
+    converter(&bench, "echo 'error: No space left on device' >&2; exit 1");
+    let refused = bench.import(&spec(&source, Format::Vdi)).await;
+    assert!(matches!(refused, Err(ImageError::NoSpace { .. })), "{refused:?}");
+    bench.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_conversion_that_is_called_off_ends_and_leaves_nothing() {
+    let bench = bench().await;
+    let pid = bench.folder.path().join("pid");
+    converter(
+        &bench,
+        &format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000", pid.display()),
+    );
+    let source = bench.file("disk", &vdi(Bytes::mib(1)));
+    let asked = spec(&source, Format::Vdi);
+    let progress = watch::Sender::new(Progress::default());
+    let running = async {
+        while !pid.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        _ = bench.cache.import(&asked, &progress, |_| {}) => panic!("it cannot end"),
+        () = running => {}
+    }
+    let process = format!("/proc/{}/cmdline", fs::read_to_string(&pid).unwrap().trim());
+    // Gone, or a zombie that the runtime reaps.
+    while fs::read_to_string(&process).is_ok_and(|line| !line.is_empty()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bench.cache.forget(&asked.source).await.unwrap();
+    bench.assert_clean().await;
 }

@@ -18,8 +18,8 @@ use ostler_protocol::rpc::image::Compression;
 use ostler_protocol::rpc::values::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::ImageError;
 use super::part::{Part, Sink, Written, writing};
+use super::{ImageError, Packed};
 use crate::durable::remove_if_there;
 use crate::threads::Threads;
 
@@ -32,29 +32,6 @@ const XZ_MEMORY: u64 = 128 << 20;
 /// The binary logarithm of the largest window: 128 MiB, that of `zstd --long`, and the most that
 /// `zstd -d` takes unasked.
 const ZSTD_WINDOW: u32 = 27;
-
-/// Why a compressed file cannot be unpacked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Packed {
-    /// Something else.
-    #[error("it was declared to be compressed by {0}, but does not begin like that")]
-    Not(&'static str),
-    /// The end is missing.
-    #[error("its {0} stream is cut short: fetch or copy it again")]
-    CutShort(&'static str),
-    /// The decoder does not go on.
-    #[error("its {0} stream is damaged, or something else follows it: fetch or copy it again")]
-    Damaged(&'static str),
-    /// It was compressed with a larger window or dictionary.
-    #[error("unpacking it takes more than 128 MiB of memory: compress it with a smaller window")]
-    Memory,
-    /// A mistake or a bomb.
-    #[error("it is larger than the {0} allowed when it is unpacked")]
-    TooLarge(Bytes),
-    /// There is nothing in it.
-    #[error("it is empty when it is unpacked")]
-    Empty,
-}
 
 /// What to unpack and how far.
 #[derive(Debug, Clone)]

@@ -13,6 +13,12 @@ pub enum Format {
     Qcow2,
     /// A disk, byte for byte.
     Raw,
+    /// A VMware disk of type streamOptimized; converted to qcow2 when it is imported.
+    Vmdk,
+    /// A Hyper-V disk without parent; converted to qcow2 when it is imported.
+    Vhdx,
+    /// A VirtualBox disk without parent; converted to qcow2 when it is imported.
+    Vdi,
     /// A Linux kernel, for direct boot.
     Kernel,
     /// An initial ramdisk, for direct boot.
@@ -20,10 +26,22 @@ pub enum Format {
 }
 
 impl Format {
+    /// Every format.
+    pub const ALL: [Self; 7] =
+        [Self::Qcow2, Self::Raw, Self::Vmdk, Self::Vhdx, Self::Vdi, Self::Kernel, Self::Ramdisk];
+
+    /// What a node keeps of it.
+    pub const fn kept(self) -> Self {
+        match self {
+            Self::Vmdk | Self::Vhdx | Self::Vdi => Self::Qcow2,
+            Self::Qcow2 | Self::Raw | Self::Kernel | Self::Ramdisk => self,
+        }
+    }
+
     /// Whether an instance's root disk can be made from it.
     pub const fn is_disk(self) -> bool {
         match self {
-            Self::Qcow2 | Self::Raw => true,
+            Self::Qcow2 | Self::Raw | Self::Vmdk | Self::Vhdx | Self::Vdi => true,
             Self::Kernel | Self::Ramdisk => false,
         }
     }
@@ -33,6 +51,9 @@ impl Format {
         match self {
             Self::Qcow2 => "qcow2",
             Self::Raw => "raw",
+            Self::Vmdk => "vmdk",
+            Self::Vhdx => "vhdx",
+            Self::Vdi => "vdi",
             Self::Kernel => "kernel",
             Self::Ramdisk => "ramdisk",
         }
