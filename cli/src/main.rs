@@ -19,6 +19,7 @@
 //! find it again.
 
 mod args;
+mod checksums;
 mod clean;
 mod client;
 mod commands;

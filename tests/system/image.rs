@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use ostler_tests::agent::{HostAgent, Setup};
+use ostler_tests::cli::Cli;
+use ostler_tests::guest_image::Mode;
 use ostler_tests::poll;
 use ostler_tests::process::Run;
 use serde_json::{Value, json};
@@ -138,6 +140,199 @@ async fn an_image_that_reads_another_file_is_refused() {
     let cached = std::fs::read_dir(node.agent.state_dir().join("images")).unwrap().flatten();
     let disks = cached.filter(|e| e.file_name().to_string_lossy().ends_with(".qcow2")).count();
     assert_eq!(disks, 0, "only kernel and ramdisk are there");
+}
+
+/// A file as a program compresses it to its output.
+async fn packed_by(program: &str, file: &std::path::Path) -> Vec<u8> {
+    let output = file.with_extension(program);
+    let line = format!("{program} -q -c \"$1\" > \"$2\"");
+    let arguments = ["-c".as_ref(), line.as_ref(), "sh".as_ref(), file.as_os_str()];
+    Run::new("sh").args(arguments).args([&output]).stdout().await.unwrap();
+    std::fs::read(output).unwrap()
+}
+
+/// What there is in the agent's cache, parts included.
+fn cached(agent: &HostAgent) -> Vec<std::ffi::OsString> {
+    let folder = agent.state_dir().join("images");
+    let names = |folder: std::path::PathBuf| {
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name())
+    };
+    let mut all: Vec<_> = names(folder.clone()).chain(names(folder.join("parts"))).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_image_is_unpacked_on_the_node_and_boots() {
+    need_root!();
+    let mut node = Node::start().await;
+    let root = node.agent.folder().join("root.qcow2");
+    std::fs::copy(&node.image.root, &root).unwrap();
+    let digest = sha256(&root).await;
+    let properties = json!({"kernel": "kernel", "ramdisk": "ramdisk",
+                            "command_line": node.image.cmdline(Mode::Ostler)});
+    for program in ["gzip", "xz", "zstd"] {
+        let url = serve(packed_by(program, &root).await).await;
+        let received = sha256(&root.with_extension(program)).await;
+        let import = json!({"name": program, "source": url, "format": "qcow2",
+                            "compression": program, "sha256": received, "properties": properties});
+        node.done("image.import", import).await;
+        let images = node.ask("image.list", Value::Null).await;
+        let image = images.as_array().unwrap().iter().find(|i| i["name"] == program).unwrap();
+        assert_eq!(image["sha256"], json!(digest), "kept as it is unpacked");
+    }
+    // By the command, which goes by the file's name.
+    let raw = node.agent.folder().join("disk.raw");
+    let convert = ["convert", "-f", "qcow2", "-O", "raw"].map(std::ffi::OsStr::new);
+    let convert = convert.into_iter().chain([root.as_os_str(), raw.as_os_str()]);
+    Run::new("qemu-img").args(convert).stdout().await.unwrap();
+    let compressed = node.agent.folder().join("disk.raw.zst");
+    std::fs::write(&compressed, packed_by("zstd", &raw).await).unwrap();
+    let sums = Run::new("sha512sum").args([&compressed]).stdout().await.unwrap();
+    let list = node.agent.folder().join("SHA512SUMS");
+    let line = node.image.cmdline(Mode::Ostler);
+    let mut words = vec!["image", "import", "raw", "--format", "raw", "--checksum-file"];
+    words.push(list.to_str().unwrap());
+    words.extend(["--source", compressed.to_str().unwrap(), "--kernel", "kernel"]);
+    words.extend(["--ramdisk", "ramdisk", "--command-line", &line]);
+    let cli = Cli::on(&node.agent).unwrap();
+    // Another file's digest first, which only the node can tell.
+    std::fs::write(&list, format!("{}  {}\n", "00".repeat(64), compressed.display())).unwrap();
+    let refused = cli.output(&words, "").await.unwrap();
+    assert!(refused.stderr.contains("has SHA-512"), "{}", refused.stderr);
+    std::fs::write(&list, sums).unwrap();
+    cli.json(&words).await.unwrap();
+    for image in ["xz", "raw"] {
+        let mut boot = node.boot_params(image, Mode::Ostler, &[]).await;
+        boot["image"] = json!(image);
+        let id = boot["id"].as_str().unwrap().to_owned();
+        node.done("instance.boot", boot).await;
+        node.report(&id).await;
+        node.delete(&id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bomb_and_a_stream_that_is_not_whole_leave_nothing_in_the_cache() {
+    need_root!();
+    let more = "[images]\nmax_size = \"64MiB\"\n".to_owned();
+    let setup = Setup { image_defaults: true, more, ..Setup::default() };
+    let agent = HostAgent::start(setup).await.unwrap();
+    let mut client = agent.client().await.unwrap();
+    let zeros = agent.folder().join("zeros");
+    for program in ["gzip", "xz", "zstd"] {
+        let packed = async |length: u64| {
+            std::fs::File::create(&zeros).unwrap().set_len(length).unwrap();
+            packed_by(program, &zeros).await
+        };
+        let bomb = packed((64 << 20) + 1).await;
+        assert!(bomb.len() < 1 << 20, "{program}");
+        let whole = packed(32 << 20).await;
+        let cut = whole[..whole.len() - 9].to_vec();
+        let trailed = [&whole[..], &[7; 100]].concat();
+        for (bytes, says) in [
+            (bomb, "larger than the 64 MiB allowed when it is unpacked"),
+            (cut, "stream is cut short"),
+            (trailed, "something else follows it"),
+        ] {
+            let source = serve(bytes).await;
+            let import = json!({"name": "bad", "source": source, "format": "raw",
+                                "compression": program});
+            let operation = client.call("image.import", import).await.unwrap();
+            let wait = json!({"id": operation["id"], "timeout": 60_000});
+            let over = client.call("operation.wait", wait).await.unwrap();
+            assert_eq!(over["state"], "undone", "{over:#}");
+            assert_eq!(over["error"]["data"]["reason"], "image_invalid", "{over:#}");
+            assert!(over["error"].to_string().contains(says), "{program}: {over:#}");
+            assert_eq!(cached(&agent), ["parts"], "{program}: {says}");
+        }
+    }
+}
+
+/// A disk as qemu-img makes another of it.
+async fn converted(from: &std::path::Path, format: &str, options: &str) -> std::path::PathBuf {
+    let to = from.with_extension(format);
+    let words = ["convert", "-f", "qcow2", "-O", format, "-o", options].map(std::ffi::OsStr::new);
+    let words = words.into_iter().chain([from.as_os_str(), to.as_os_str()]);
+    Run::new("qemu-img").args(words).stdout().await.unwrap();
+    to
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_of_another_hypervisor_becomes_qcow2_and_boots() {
+    need_root!();
+    let mut node = Node::start().await;
+    let root = node.agent.folder().join("root.qcow2");
+    std::fs::copy(&node.image.root, &root).unwrap();
+    let properties = json!({"kernel": "kernel", "ramdisk": "ramdisk",
+                            "command_line": node.image.cmdline(Mode::Ostler)});
+    for (format, options) in [
+        ("vmdk", "subformat=streamOptimized"),
+        ("vhdx", "subformat=dynamic"),
+        ("vdi", "static=off"),
+    ] {
+        let disk = converted(&root, format, options).await;
+        let digest = sha256(&disk).await;
+        let url = serve(std::fs::read(&disk).unwrap()).await;
+        let import = json!({"name": format, "source": url, "format": format, "sha256": digest,
+                            "properties": properties});
+        node.done("image.import", import).await;
+        let images = node.ask("image.list", Value::Null).await;
+        let image = images.as_array().unwrap().iter().find(|i| i["name"] == format).unwrap();
+        assert_eq!(image["format"], "qcow2", "{image:#}");
+        let mut boot = node.boot_params(format, Mode::Ostler, &[]).await;
+        boot["image"] = json!(format);
+        let id = boot["id"].as_str().unwrap().to_owned();
+        node.done("instance.boot", boot).await;
+        node.report(&id).await;
+        node.delete(&id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_of_another_hypervisor_that_names_other_files_is_refused() {
+    need_root!();
+    let mut node = Node::start().await;
+    let before = cached(&node.agent);
+    let folder = node.agent.folder().to_owned();
+    let root = folder.join("root.qcow2");
+    std::fs::copy(&node.image.root, &root).unwrap();
+    let stream =
+        std::fs::read(converted(&root, "vmdk", "subformat=streamOptimized").await).unwrap();
+    let flat = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n\
+                createType=\"monolithicFlat\"\nRW 4 FLAT \"/etc/passwd\" 0\n";
+    let end = stream[512..].iter().position(|byte| *byte == 0).unwrap() + 512;
+    // What is written over the end of its descriptor, which qemu-img would follow.
+    let with = |text: &str| {
+        let mut bytes = stream.clone();
+        bytes[end..end + text.len()].copy_from_slice(text.as_bytes());
+        bytes
+    };
+    let mut no_size = stream.clone();
+    no_size[12..20].fill(0);
+    no_size[512..512 + flat.len()].copy_from_slice(flat.as_bytes());
+    no_size[512 + flat.len()..end.max(512 + flat.len())].fill(0);
+    let vast = folder.join("vast.vdi");
+    let create = ["create", "-q", "-f", "vdi"].map(std::ffi::OsStr::new);
+    let create = create.into_iter().chain([vast.as_os_str(), "1T".as_ref()]);
+    Run::new("qemu-img").args(create).stdout().await.unwrap();
+    for (format, bytes, says) in [
+        ("vmdk", format!("{flat}{}", " ".repeat(512)).into_bytes(), "in other files"),
+        ("vmdk", no_size, "not streamOptimized"),
+        ("vmdk", with("\nRW 4 FLAT \"/etc/passwd\" 0\n"), "in other files"),
+        ("vmdk", with("\nparentFileNameHint=\"/etc/passwd\"\n"), "difference to another disk"),
+        ("vmdk", stream[..stream.len() / 2].to_vec(), "qemu-img cannot read it"),
+        ("vhdx", stream.clone(), "does not begin like that"),
+        ("vdi", std::fs::read(&vast).unwrap(), "more than the 256 GiB allowed"),
+    ] {
+        let url = serve(bytes).await;
+        let import = json!({"name": "bad", "source": url, "format": format});
+        let over = node.tried("image.import", import).await;
+        assert_eq!(over["state"], "undone", "{over:#}");
+        assert_eq!(over["error"]["data"]["reason"], "image_invalid", "{says}: {over:#}");
+        assert!(over["error"].to_string().contains(says), "{says}: {over:#}");
+        assert_eq!(cached(&node.agent), before, "{says}");
+    }
 }
 
 /// Serve the beginning of an image of 1 MiB over HTTP, and never the rest; the URL.

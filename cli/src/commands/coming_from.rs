@@ -110,7 +110,7 @@ fn a_wrong_word_in_the_page_is_found() {
     ] {
         assert_eq!(complaints(&row(wrong)).len(), 1, "{wrong}");
     }
-    let row = row("none").replace("| |", "| see `--force` |");
+    let row = row("none").replace("| |", "| see `--by-force` |");
     assert_eq!(complaints(&row).len(), 1, "{row}");
     assert_eq!(complaints("A sentence with `ostler instance destroy web` in it.").len(), 1);
 }

@@ -1,18 +1,25 @@
 //! `ostler image ...`
 
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use ostler_protocol::rpc::host::Nothing;
-use ostler_protocol::rpc::image::{Format, Image, Import, Properties, Select};
+use ostler_protocol::rpc::image::{Compression, Format, Image, Import, Properties, Select};
 use ostler_protocol::rpc::method::{ImageImport, ImageList, ImageRemove};
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
 
 use super::{Followed, Session};
 use crate::args::Changing;
+use crate::checksums::{self, Listed, Unlisted};
 use crate::failure::{Cause, Failure};
 use crate::reply::Shown;
 use crate::size;
 use crate::target::Target;
+
+/// As much of a list of hashes is read: some hundred thousand lines.
+const LIST_MOST: u64 = 16 << 20;
 
 /// What can be done with images.
 #[derive(Subcommand)]
@@ -38,12 +45,24 @@ pub(crate) struct ImportArgs {
     /// A file on the node, or an http or https URL
     #[arg(long, value_name = "PATH|URL")]
     source: String,
-    /// Its format; it is never guessed
+    /// Its format, when it is unpacked; it is never guessed. The node makes vmdk (streamOptimized),
+    /// vhdx and vdi into qcow2
     #[arg(long, value_parser = format_parser())]
     format: Format,
-    /// The SHA-256 hash that the file must have
+    /// How the file is compressed; the node unpacks it. Without it, a disk is taken as its name
+    /// ends: .gz, .xz or .zst
+    #[arg(long, value_parser = compression_parser())]
+    compression: Option<Declared>,
+    /// The SHA-256 hash that the file must have, before it is unpacked
     #[arg(long, value_name = "DIGEST")]
     sha256: Option<Sha256>,
+    /// The SHA-512 hash that the file must have, before it is unpacked
+    #[arg(long, value_name = "DIGEST")]
+    sha512: Option<Sha512>,
+    /// A list of hashes (SHA256SUMS, SHA512SUMS) with a line for the source's file name; - reads
+    /// standard input. It is a file of this machine: the command does not fetch it from a URL
+    #[arg(long, value_name = "PATH|-", conflicts_with_all = ["sha256", "sha512"])]
+    checksum_file: Option<PathBuf>,
     /// Boot instances directly with this image of format kernel
     #[arg(long, value_name = "IMAGE")]
     kernel: Option<Name>,
@@ -85,10 +104,18 @@ impl ImageCommand {
 }
 
 async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> {
-    let ImportArgs { name, source, format, sha256, kernel, ramdisk, command_line, .. } = args;
+    let ImportArgs { name, source, format, kernel, ramdisk, command_line, .. } = args;
     let source = source_on_node(&source, session.client.target())?;
+    let Listed { sha256, sha512 } = match args.checksum_file {
+        Some(list) => listed(&list, file_name(&source))?,
+        None => Listed { sha256: args.sha256, sha512: args.sha512 },
+    };
+    let compression = match args.compression {
+        Some(Declared(compression)) => compression,
+        None => compression_by_name(&source, format),
+    };
     let properties = Properties { kernel, ramdisk, command_line, min_memory: args.min_memory };
-    let params = Import { name, source, format, sha256, properties };
+    let params = Import { name, source, format, compression, sha256, sha512, properties };
     match session.follow::<ImageImport>(&params, &args.changing).await? {
         Followed::Accepted(operation) => session.output.result(&operation),
         Followed::Done(operation) => {
@@ -130,11 +157,61 @@ fn source_on_node(source: &str, target: &Target) -> Result<String, Cause> {
     }
 }
 
+/// What a list of hashes says of a file.
+fn listed(list: &Path, name: &str) -> Result<Listed, Cause> {
+    let mut text = Vec::new();
+    let read = if list.as_os_str() == "-" {
+        std::io::stdin().take(LIST_MOST).read_to_end(&mut text)
+    } else {
+        std::fs::File::open(list).and_then(|open| open.take(LIST_MOST).read_to_end(&mut text))
+    };
+    read.map_err(|source| Cause::Local { what: format!("read {}", list.display()), source })?;
+    let found = checksums::digests_of(&String::from_utf8_lossy(&text), name);
+    found.map_err(|unlisted| {
+        let list = list.display();
+        let message = match unlisted {
+            Unlisted::Missing => format!("{list} has no SHA-256 or SHA-512 hash of {name:?}"),
+            Unlisted::Ambiguous => format!("{list} has several hashes of {name:?}, which differ"),
+        };
+        Cause::usage(message, "give the hash itself: --sha256 or --sha512".to_owned())
+    })
+}
+
+/// A compression as declared; none if that was declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Declared(Option<Compression>);
+
+/// What a source's name declares. Kernels and ramdisks are often compressed themselves, and are
+/// booted so: they are unpacked only if that is asked for.
+fn compression_by_name(source: &str, format: Format) -> Option<Compression> {
+    const ENDINGS: [(&str, Compression); 3] =
+        [(".gz", Compression::Gzip), (".xz", Compression::Xz), (".zst", Compression::Zstd)];
+    let name = file_name(source).to_ascii_lowercase();
+    let found = ENDINGS.into_iter().find(|(ending, _)| name.ends_with(ending));
+    found.filter(|_| format.is_disk()).map(|(_, compression)| compression)
+}
+
+/// The name of the file that a source is.
+fn file_name(source: &str) -> &str {
+    let path = match source.split_once("://") {
+        Some((_, rest)) => rest.split(['?', '#']).next().unwrap_or_default(),
+        None => source,
+    };
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+/// Every compression, as a word of the command line.
+fn compression_parser() -> impl TypedValueParser<Value = Declared> {
+    const ALL: [Compression; 3] = [Compression::Gzip, Compression::Xz, Compression::Zstd];
+    let words = ALL.map(Compression::as_str).into_iter().chain(["none"]);
+    PossibleValuesParser::new(words)
+        .map(|word| Declared(ALL.into_iter().find(|compression| compression.as_str() == word)))
+}
+
 /// Every format, as a word of the command line.
 fn format_parser() -> impl TypedValueParser<Value = Format> {
-    const ALL: [Format; 4] = [Format::Qcow2, Format::Raw, Format::Kernel, Format::Ramdisk];
-    PossibleValuesParser::new(ALL.map(Format::as_str)).try_map(|word| {
-        ALL.into_iter().find(|format| format.as_str() == word).ok_or("not a format")
+    PossibleValuesParser::new(Format::ALL.map(Format::as_str)).try_map(|word| {
+        Format::ALL.into_iter().find(|format| format.as_str() == word).ok_or("not a format")
     })
 }
 
@@ -150,6 +227,19 @@ mod tests {
         for source in ["/a.img", "https://example.org/a.img", "HTTP://example.org/a.img"] {
             assert_eq!(source_on_node(source, &here).unwrap(), source);
         }
+    }
+
+    #[test]
+    fn the_command_declares_the_compression_that_a_disks_name_ends_with() {
+        let by_name = |source| compression_by_name(source, Format::Raw);
+        assert_eq!(by_name("/srv/images/disk.raw.GZ"), Some(Compression::Gzip));
+        assert_eq!(by_name("https://h/a/disk.img.xz?sig=a/b.zst#c"), Some(Compression::Xz));
+        assert_eq!(by_name("/a?b/disk.zst"), Some(Compression::Zstd));
+        for source in ["/srv/gz", "https://h/a.xz/disk.raw", "/a.gz/", "/a.tgz"] {
+            assert_eq!(by_name(source), None, "{source}");
+        }
+        assert_eq!(compression_by_name("/boot/initrd.gz", Format::Ramdisk), None);
+        assert_eq!(compression_by_name("/boot/vmlinux.gz", Format::Kernel), None);
     }
 
     #[test]

@@ -232,3 +232,27 @@ fn a_relative_image_path_is_made_absolute() {
     let source = params["source"].as_str().unwrap();
     assert!(source.starts_with('/') && source.ends_with("/debian.qcow2"), "{source}");
 }
+
+#[test]
+fn a_digest_is_taken_from_a_list_by_the_sources_file_name() {
+    let node = obliging();
+    let source = "https://images.example/12/disk.raw.xz?sig=1";
+    let import = ["image", "import", "debian", "--no-wait", "--format", "raw", "--source", source];
+    let import = [&import[..], &["--checksum-file", "-"]].concat();
+    let digest = |digit: &str| digit.repeat(128);
+    let list = format!("{}  disk.raw\n{}  disk.raw.xz\n", digest("a"), digest("b"));
+    assert_exit(&run_with_input(&node, &import, &list), 0);
+    let params = node.requests()[0].params.clone().unwrap();
+    assert_eq!(params["sha512"], digest("b"));
+    assert_eq!(params["compression"], "xz");
+    assert!(params.get("sha256").is_none());
+
+    let twice = format!("{list}{}  old/disk.raw.xz\n", digest("c"));
+    for (list, says) in [("", "no SHA-256 or SHA-512 hash of"), (&twice, "which differ")] {
+        let output = run_with_input(&node, &import, list);
+        assert_exit(&output, 2);
+        let said = stderr(&output);
+        assert!(said.contains(says) && said.contains("\"disk.raw.xz\""), "{said}");
+    }
+    assert_eq!(node.requests().len(), 1, "a list that does not tell sends nothing");
+}

@@ -133,6 +133,9 @@ pub(super) fn image_fault(error: &ImageError) -> Refusal {
         ImageError::Unfit { .. } | ImageError::TooLarge { .. } | ImageError::Empty { .. } => {
             (Reason::ImageInvalid, "convert it: qemu-img convert; declare the format it has")
         }
+        ImageError::Packed { .. } => {
+            (Reason::ImageInvalid, "declare the compression it has, or unpack it yourself")
+        }
         ImageError::Stalled { .. } | ImageError::TooSlow { .. } => {
             (Reason::TimedOut, "import it again: what was received is kept for a while")
         }
@@ -142,7 +145,7 @@ pub(super) fn image_fault(error: &ImageError) -> Refusal {
              configuration",
         ),
         ImageError::NoEnd { .. } => {
-            (Reason::ImageUnavailable, "say what it must be: give its sha256")
+            (Reason::ImageUnavailable, "say what it must be: give its sha256 or sha512")
         }
         ImageError::Unreadable { .. }
         | ImageError::NotAFile { .. }

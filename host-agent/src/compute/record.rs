@@ -52,7 +52,7 @@ impl InstanceRecord {
         let direct = |direct: &DirectBoot| match format {
             Format::Kernel => direct.kernel == *sha256,
             Format::Ramdisk => direct.ramdisk.as_ref() == Some(sha256),
-            Format::Qcow2 | Format::Raw => false,
+            Format::Qcow2 | Format::Raw | Format::Vmdk | Format::Vhdx | Format::Vdi => false,
         };
         let rescue =
             |rescue: &Source| base(&rescue.base) || rescue.direct.as_ref().is_some_and(direct);

@@ -3,6 +3,7 @@
 //! ```text
 //!   <cache>/<sha256>.<format>       an image: whole, checked, synced, read-only
 //!   <cache>/parts/<key>.part|note   one on its way; the key is a hash of its source
+//!                 <key>.made        what is being made of it
 //! ```
 //!
 //! A file gets its name by a link made after everything else is done, so a name in the cache
@@ -13,24 +14,26 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
-use ostler_protocol::rpc::image::Format;
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
+use ostler_protocol::rpc::image::{Compression, Format};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::convert::Convert;
 use super::fetch::Fetch;
 use super::local::{self, Copy};
 use super::part::{Part, Written};
 use super::source::Kind;
+use super::unpack::{Unpack, unpack};
 use super::{
     Cached, ImageError, Images, ImportSpec, Imported, Limits, Phase, Progress, Removed, Source,
     Stored, Swept, qemu_img, verify,
 };
-use crate::durable;
+use crate::durable::{self, remove_if_there};
 use crate::qcow2;
 use crate::threads::Threads;
 use crate::turns::Turns;
@@ -48,6 +51,9 @@ const KEEP_PARTS: Duration = Duration::from_secs(24 * 3600);
 /// The thread of an import that was dropped leaves its file within a chunk.
 const FORGET_PATIENCE: Duration = Duration::from_secs(5);
 
+/// So many imports are remembered by what became of them.
+const REMEMBERED: usize = 1024;
+
 type Lock = tokio::sync::Mutex<()>;
 
 /// The images on this node.
@@ -63,6 +69,26 @@ pub struct Cache {
     threads: Threads,
     /// One import at a time of each source, by its key; one at a time at each file, by its path.
     locks: Mutex<HashMap<String, Weak<Lock>>>,
+    /// What became of what was asked for, where that has another digest.
+    became: Mutex<HashMap<Asked, Sha256>>,
+}
+
+/// What an import asks for, wherever it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Asked {
+    sha256: Option<Sha256>,
+    sha512: Option<Sha512>,
+    compression: Option<Compression>,
+    format: Format,
+}
+
+impl Asked {
+    /// What is asked for by its digest.
+    fn of(spec: &ImportSpec) -> Option<Self> {
+        let (sha256, sha512) = (spec.sha256.clone(), spec.sha512.clone());
+        let (compression, format) = (spec.compression, spec.format);
+        spec.is_proved().then_some(Self { sha256, sha512, compression, format })
+    }
 }
 
 impl Images for Cache {
@@ -75,15 +101,16 @@ impl Images for Cache {
         progress.send_replace(Progress::default());
         let key = spec.source.key();
         let lock = self.lock(&key).lock_owned().await;
-        if let Some(sha256) = &spec.sha256 {
-            let _nobody_removes_it = self.hold(sha256, spec.format).await;
-            if let Some(found) = self.find(spec, sha256).await? {
+        if let Some(sha256) = self.known(spec) {
+            let _nobody_removes_it = self.hold(&sha256, spec.format.kept()).await;
+            if let Some(found) = self.find(spec, &sha256).await? {
                 claim(&found);
                 return Ok(found);
             }
         }
         let _turn = self.turns.take().await;
-        let part = Part::new(&self.parts, &key, lock);
+        let mut part = Part::new(&self.parts, &key, lock);
+        part.sha512 = spec.sha512.is_some();
         let imported = self.bring(spec, &part, progress, claim).await;
         if imported.as_ref().is_err_and(|error| !worth_resuming(error)) {
             let part = part.clone();
@@ -174,6 +201,7 @@ impl Cache {
             writers: Threads::new("image", limits.concurrent),
             threads: Threads::new("image-file", THREADS),
             locks: Mutex::default(),
+            became: Mutex::default(),
             limits: RwLock::new(Arc::new(limits)),
         };
         let (folder, parts) = (this.folder.clone(), this.parts.clone());
@@ -212,21 +240,23 @@ impl Cache {
         let total = Some(written.size);
         let received = written.size;
         progress.send_replace(Progress { phase: Phase::Checking, received, total });
-        if let Some(wanted) = spec.sha256.as_ref().filter(|wanted| **wanted != written.sha256) {
-            return Err(ImageError::Digest {
-                source_shown: spec.source.to_string(),
-                wanted: wanted.clone(),
-                found: written.sha256,
-            });
-        }
+        compare(spec, &written)?;
+        let written = match spec.compression {
+            Some(compression) => self.unpack(spec, part, compression).await?,
+            None => written,
+        };
+        let format = spec.format.kept();
+        let written =
+            if format == spec.format { written } else { self.convert(spec, part).await? };
         let virtual_size = self.judge(spec, &part.data, written.size).await?;
-        if spec.format == Format::Qcow2 {
+        if format == Format::Qcow2 {
             self.second_opinion(spec, &part.data, virtual_size).await?;
         }
-        let Written { size, sha256 } = written;
-        let (path, format) = (self.path(&sha256, spec.format), spec.format);
+        let Written { size, sha256, .. } = written;
+        let path = self.path(&sha256, format);
         let _nobody_removes_it = self.hold(&sha256, format).await;
         let stored = self.store(part, &path).await?;
+        self.note(spec, &sha256);
         info!(image = %spec.name, source = %spec.source, %sha256, %size, ?stored, "image imported");
         let imported = Imported { sha256, path, format, size, virtual_size, stored };
         claim(&imported);
@@ -240,7 +270,7 @@ impl Cache {
         progress: &watch::Sender<Progress>,
     ) -> Result<Written, ImageError> {
         let limits = &*self.limits();
-        let cap = spec.size_cap.map_or(limits.size, |cap| cap.min(limits.size));
+        let cap = spec.cap(limits);
         match spec.source.kind() {
             Kind::Local(path) => {
                 let (directories, keep_free) = (limits.directories.clone(), limits.keep_free);
@@ -250,10 +280,56 @@ impl Cache {
             }
             Kind::Remote(url) => {
                 let (image, threads) = (&spec.name, &self.writers);
-                let proved = spec.sha256.is_some();
+                let proved = spec.is_proved();
                 Fetch { image, url, part, cap, proved, limits, threads, progress }.run().await
             }
         }
+    }
+
+    async fn unpack(
+        &self,
+        spec: &ImportSpec,
+        part: &Part,
+        compression: Compression,
+    ) -> Result<Written, ImageError> {
+        let limits = self.limits();
+        let (cap, keep_free) = (spec.cap(&limits), limits.keep_free);
+        let (part, source_shown) = (part.clone(), spec.source.to_string());
+        unpack(&self.writers, Unpack { part, compression, cap, keep_free, source_shown }).await
+    }
+
+    async fn convert(&self, spec: &ImportSpec, part: &Part) -> Result<Written, ImageError> {
+        let (limits, threads) = (&*self.limits(), &self.writers);
+        let converted = Convert { part, format: spec.format, limits, threads }.run().await?;
+        converted
+            .map_err(|source| ImageError::Unfit { source_shown: spec.source.to_string(), source })
+    }
+
+    /// The digest of the file that an import would end as, if it can be told before.
+    fn known(&self, spec: &ImportSpec) -> Option<Sha256> {
+        let asked = Asked::of(spec)?;
+        match asked {
+            Asked { sha256: Some(sha256), sha512: None, compression: None, format }
+                if format == format.kept() =>
+            {
+                Some(sha256)
+            }
+            asked => self.became().get(&asked).cloned(),
+        }
+    }
+
+    /// Remember what an import ended as: whoever waits to import the same needs no second download.
+    fn note(&self, spec: &ImportSpec, sha256: &Sha256) {
+        let Some(asked) = Asked::of(spec) else { return };
+        let mut became = self.became();
+        if became.len() >= REMEMBERED {
+            became.clear();
+        }
+        became.insert(asked, sha256.clone());
+    }
+
+    fn became(&self) -> MutexGuard<'_, HashMap<Asked, Sha256>> {
+        self.became.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Judge a file by its beginning: its virtual size if it passes.
@@ -270,7 +346,7 @@ impl Cache {
             Ok(beginning)
         };
         let beginning = self.run("read", path, read).await?;
-        verify::beginning(spec.format, &beginning, size, self.limits().virtual_size)
+        verify::beginning(spec.format.kept(), &beginning, size, self.limits().virtual_size)
             .map_err(|source| ImageError::Unfit { source_shown: spec.source.to_string(), source })
     }
 
@@ -306,7 +382,8 @@ impl Cache {
         spec: &ImportSpec,
         sha256: &Sha256,
     ) -> Result<Option<Imported>, ImageError> {
-        let path = self.path(sha256, spec.format);
+        let format = spec.format.kept();
+        let path = self.path(sha256, format);
         let file = path.clone();
         let size = move || match fs::symlink_metadata(file) {
             Ok(meta) => Ok(Some(Bytes(meta.len()))),
@@ -316,7 +393,7 @@ impl Cache {
         let Some(size) = self.run("look for", &path, size).await? else { return Ok(None) };
         let virtual_size = self.judge(spec, &path, size).await?;
         let (sha256, stored) = (sha256.clone(), Stored::AlreadyThere);
-        Ok(Some(Imported { sha256, path, format: spec.format, size, virtual_size, stored }))
+        Ok(Some(Imported { sha256, path, format, size, virtual_size, stored }))
     }
 
     /// Clear away what interrupted imports left and cannot be, or was not, resumed.
@@ -332,6 +409,7 @@ impl Cache {
                         SystemTime::now().duration_since(at).is_ok_and(|age| age < KEEP_PARTS)
                     });
                 if recent && part.resumable().is_some() {
+                    remove_if_there(&part.made)?;
                     return Ok(false);
                 }
                 part.discard().map(|()| true)
@@ -384,6 +462,26 @@ impl Cache {
         call: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, ImageError> {
         self.threads.run(call).await.flatten().map_err(ImageError::io(step, path))
+    }
+}
+
+/// Whether what came is what was asked for.
+fn compare(spec: &ImportSpec, written: &Written) -> Result<(), ImageError> {
+    let wrong = |kind, wanted: &str, found: &str| ImageError::Digest {
+        source_shown: spec.source.to_string(),
+        kind,
+        wanted: wanted.to_owned(),
+        found: found.to_owned(),
+    };
+    if let Some(wanted) = spec.sha256.as_ref().filter(|wanted| **wanted != written.sha256) {
+        return Err(wrong("SHA-256", wanted.as_str(), written.sha256.as_str()));
+    }
+    match &spec.sha512 {
+        Some(wanted) if written.sha512.as_ref() != Some(wanted) => {
+            let found = written.sha512.as_ref().map_or("unknown", Sha512::as_str);
+            Err(wrong("SHA-512", wanted.as_str(), found))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

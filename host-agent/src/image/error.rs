@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ostler_protocol::rpc::values::{Bytes, Sha256};
+use ostler_protocol::rpc::values::Bytes;
 
 use super::verify::Unfit;
 
@@ -113,14 +113,16 @@ pub enum ImageError {
         source_shown: String,
     },
     /// Other bytes than asked for.
-    #[error("{source_shown} has SHA-256 {found}, not {wanted}")]
+    #[error("{source_shown} has {kind} {found}, not {wanted}")]
     Digest {
         /// Where it comes from.
         source_shown: String,
+        /// SHA-256 or SHA-512.
+        kind: &'static str,
         /// The digest asked for.
-        wanted: Sha256,
+        wanted: String,
         /// The digest of what came.
-        found: Sha256,
+        found: String,
     },
     /// Not what it was declared to be, or not to be trusted.
     #[error("{source_shown} cannot be used")]
@@ -130,6 +132,15 @@ pub enum ImageError {
         /// Why.
         #[source]
         source: Unfit,
+    },
+    /// Compressed in another way than declared, not whole, or a bomb.
+    #[error("{source_shown} cannot be unpacked")]
+    Packed {
+        /// Where it comes from.
+        source_shown: String,
+        /// Why.
+        #[source]
+        source: Packed,
     },
     /// qemu-img could not be run, or did not come to an end.
     #[error("qemu-img could not judge the image")]
@@ -163,6 +174,29 @@ pub enum ImageError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Why a compressed file cannot be unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Packed {
+    /// Something else.
+    #[error("it was declared to be compressed by {0}, but does not begin like that")]
+    Not(&'static str),
+    /// The end is missing.
+    #[error("its {0} stream is cut short: fetch or copy it again")]
+    CutShort(&'static str),
+    /// The decoder does not go on.
+    #[error("its {0} stream is damaged, or something else follows it: fetch or copy it again")]
+    Damaged(&'static str),
+    /// It was compressed with a larger window or dictionary.
+    #[error("unpacking it takes more than 128 MiB of memory: compress it with a smaller window")]
+    Memory,
+    /// A mistake or a bomb.
+    #[error("it is larger than the {0} allowed when it is unpacked")]
+    TooLarge(Bytes),
+    /// There is nothing in it.
+    #[error("it is empty when it is unpacked")]
+    Empty,
 }
 
 impl ImageError {
@@ -201,6 +235,7 @@ impl ImageError {
             | Self::Empty { .. }
             | Self::Digest { .. }
             | Self::Unfit { .. }
+            | Self::Packed { .. }
             | Self::Gone { .. }
             | Self::Cancelled { .. }
             | Self::Io { .. } => false,

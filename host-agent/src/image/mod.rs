@@ -7,6 +7,8 @@
 //!        local.rs ────┴──── fetch.rs      bytes in: capped, resumed, timed
 //!                     │                   (sparse.rs: holes are not read)
 //!                  part.rs                written and hashed as they come, in one pass
+//!                     │   ├── unpack.rs   what was declared to be compressed, in a second one
+//!                     │   └── convert.rs  vmdk, vhdx and vdi, judged by foreign.rs
 //!                     │
 //!                  verify.rs              is it what it was declared to be? (pure)
 //!                     │   └── qemu_img.rs a second opinion, under limits
@@ -19,7 +21,7 @@
 //! **The format is declared, never guessed.** Who writes to a raw disk can make it begin like a
 //! qcow2 whose backing file is any file of the node; whoever guesses formats then reads that file
 //! out to the guest. So the declared format is checked, written into everything made from the
-//! image, and nothing here asks a program what a file might be.
+//! image, and nothing here asks a program what a file might be. The same holds for its compression.
 //!
 //! Files are named by what they contain: two imports of the same bytes share one file, and a file
 //! is never changed. Who needs which file is the caller's to know, and is asked under the file's
@@ -28,8 +30,10 @@
 
 mod adopt;
 mod cache;
+mod convert;
 mod error;
 mod fetch;
+mod foreign;
 mod local;
 mod part;
 mod qemu_img;
@@ -37,19 +41,20 @@ mod source;
 mod sparse;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod verify;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ostler_protocol::rpc::image::Format;
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
+use ostler_protocol::rpc::image::{Compression, Format};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use cache::Cache;
-pub use error::ImageError;
+pub use error::{ImageError, Packed};
 pub use source::{Source, SourceError};
 pub use verify::Unfit;
 
@@ -160,18 +165,34 @@ pub struct ImportSpec {
     pub name: Name,
     /// Where it comes from.
     pub source: Source,
-    /// What its bytes are, as declared by whoever imports it.
+    /// What its bytes are, unpacked, as declared by whoever imports it.
     pub format: Format,
-    /// What they must hash to.
+    /// How they are compressed, as declared too.
+    pub compression: Option<Compression>,
+    /// What the bytes received must hash to.
     pub sha256: Option<Sha256>,
+    /// The same by SHA-512.
+    pub sha512: Option<Sha512>,
     /// A cap on the file's size below the cache's own.
     pub size_cap: Option<Bytes>,
+}
+
+impl ImportSpec {
+    /// Whether what comes is compared with a digest.
+    fn is_proved(&self) -> bool {
+        self.sha256.is_some() || self.sha512.is_some()
+    }
+
+    /// The largest file: the cap is for what is received, and for what is unpacked from it.
+    fn cap(&self, limits: &Limits) -> Bytes {
+        self.size_cap.map_or(limits.size, |cap| cap.min(limits.size))
+    }
 }
 
 /// An image in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
-    /// Of the bytes as received.
+    /// Of the bytes as they are kept.
     pub sha256: Sha256,
     /// The file: read-only, named by its content.
     pub path: PathBuf,
@@ -212,7 +233,7 @@ pub enum Phase {
     Waiting,
     /// Bytes are coming in.
     Receiving,
-    /// The bytes are all there and are being checked.
+    /// The bytes are all there and are being checked, and unpacked.
     Checking,
 }
 

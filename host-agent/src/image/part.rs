@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use tokio::sync::{OwnedMutexGuard, mpsc};
@@ -40,6 +40,10 @@ const LOOK_EVERY: u64 = 64 << 20;
 pub(super) struct Part {
     pub(super) data: PathBuf,
     note: PathBuf,
+    /// What is being made of it, to take its place.
+    pub(super) made: PathBuf,
+    /// Whether what is received is hashed by SHA-512 too.
+    pub(super) sha512: bool,
     /// Held by the writing thread too: a cancelled import's thread may outlive it a little.
     _lock: Arc<OwnedMutexGuard<()>>,
 }
@@ -49,6 +53,8 @@ pub(super) struct Part {
 pub(super) struct Written {
     pub(super) size: Bytes,
     pub(super) sha256: Sha256,
+    /// If it was wanted.
+    pub(super) sha512: Option<Sha512>,
 }
 
 /// What a download was of, so that its rest can be asked for.
@@ -73,14 +79,22 @@ impl Part {
     pub(super) fn new(folder: &Path, key: &str, lock: OwnedMutexGuard<()>) -> Self {
         let data = folder.join(format!("{key}.part"));
         let note = folder.join(format!("{key}.note"));
-        Self { data, note, _lock: Arc::new(lock) }
+        let made = folder.join(format!("{key}.made"));
+        Self { data, note, made, sha512: false, _lock: Arc::new(lock) }
     }
 
     /// Remove what there is of it.
     pub(super) fn discard(&self) -> io::Result<()> {
         remove_if_there(&self.note)?;
+        remove_if_there(&self.made)?;
         remove_if_there(&self.data)?;
         Ok(())
+    }
+
+    /// Put what was made of it into its place: what was received is gone, and not resumed.
+    pub(super) fn become_made(&self) -> io::Result<()> {
+        remove_if_there(&self.note)?;
+        fs::rename(&self.made, &self.data)
     }
 
     /// Note what the bytes about to be written are of, and for which image.
@@ -117,7 +131,7 @@ fn boot_id() -> io::Result<String> {
 pub(super) struct Sink {
     file: File,
     folder: PathBuf,
-    hash: sha2::Sha256,
+    hash: Hash,
     at: u64,
     keep_free: Bytes,
     looked_at: u64,
@@ -127,34 +141,53 @@ impl Sink {
     /// Start anew.
     pub(super) fn create(part: &Part, keep_free: Bytes) -> io::Result<Self> {
         remove_if_there(&part.data)?;
-        Self::open(part, keep_free, OpenOptions::new().create_new(true))
+        let mut sink = Self::open(&part.data, keep_free, OpenOptions::new().create_new(true))?;
+        sink.hash = Hash::new(part.sha512);
+        Ok(sink)
+    }
+
+    /// What another program made of a part.
+    pub(super) fn made(part: &Part, keep_free: Bytes) -> io::Result<Self> {
+        Self::open(&part.made, keep_free, &mut OpenOptions::new())?.caught_up()
+    }
+
+    /// Start what is made of a part.
+    pub(super) fn make(part: &Part, keep_free: Bytes) -> io::Result<Self> {
+        remove_if_there(&part.made)?;
+        Self::open(&part.made, keep_free, OpenOptions::new().create_new(true))
     }
 
     /// Go on at the end of what is there.
     pub(super) fn resume(part: &Part, keep_free: Bytes) -> io::Result<Self> {
-        let mut sink = Self::open(part, keep_free, &mut OpenOptions::new())?;
-        let mut reader = Reader::new(&sink.file, sink.file.metadata()?.len());
+        let mut sink = Self::open(&part.data, keep_free, &mut OpenOptions::new())?;
+        sink.hash = Hash::new(part.sha512);
+        sink.caught_up()
+    }
+
+    /// At the end of what is there, and with it hashed.
+    fn caught_up(mut self) -> io::Result<Self> {
+        let mut reader = Reader::new(&self.file, self.file.metadata()?.len());
         while let Some(piece) = reader.next()? {
             match piece {
                 sparse::Piece::Data(bytes) => {
-                    sink.hash.update(bytes);
-                    sink.at += bytes.len() as u64;
+                    self.hash.update(bytes);
+                    self.at += bytes.len() as u64;
                 }
                 sparse::Piece::Hole(count) => {
-                    hash_zeros(&mut sink.hash, count);
-                    sink.at += count;
+                    self.hash.zeros(count);
+                    self.at += count;
                 }
             }
         }
-        Ok(sink)
+        Ok(self)
     }
 
-    fn open(part: &Part, keep_free: Bytes, options: &mut OpenOptions) -> io::Result<Self> {
+    fn open(path: &Path, keep_free: Bytes, options: &mut OpenOptions) -> io::Result<Self> {
         let nofollow = nix::libc::O_NOFOLLOW;
         let options = options.read(true).write(true).mode(0o600).custom_flags(nofollow);
-        let file = options.open(&part.data)?;
-        let folder = part.data.parent().unwrap_or(Path::new("/")).to_owned();
-        Ok(Self { file, folder, hash: sha2::Sha256::new(), at: 0, keep_free, looked_at: 0 })
+        let file = options.open(path)?;
+        let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+        Ok(Self { file, folder, hash: Hash::new(false), at: 0, keep_free, looked_at: 0 })
     }
 
     /// How many bytes there are.
@@ -182,7 +215,7 @@ impl Sink {
 
     /// Take so many zeros.
     pub(super) fn skip(&mut self, count: u64) {
-        hash_zeros(&mut self.hash, count);
+        self.hash.zeros(count);
         self.at += count;
     }
 
@@ -191,8 +224,40 @@ impl Sink {
         self.file.set_len(self.at)?;
         self.file.set_permissions(Permissions::from_mode(0o444))?;
         self.file.sync_all()?;
-        let sha256 = format!("{:x}", self.hash.finalize()).parse().map_err(io::Error::other)?;
-        Ok(Written { size: Bytes(self.at), sha256 })
+        let size = Bytes(self.at);
+        let sha256 = format!("{:x}", self.hash.sha256.finalize());
+        let sha512 = self.hash.sha512.map(|hash| format!("{:x}", hash.finalize()).parse());
+        Ok(Written {
+            size,
+            sha256: sha256.parse().map_err(io::Error::other)?,
+            sha512: sha512.transpose().map_err(io::Error::other)?,
+        })
+    }
+}
+
+/// The digests of a file as it comes: SHA-256, which files are named by, and whatever is compared.
+struct Hash {
+    sha256: sha2::Sha256,
+    sha512: Option<sha2::Sha512>,
+}
+
+impl Hash {
+    fn new(sha512: bool) -> Self {
+        Self { sha256: sha2::Sha256::new(), sha512: sha512.then(sha2::Sha512::new) }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.sha256.update(bytes);
+        if let Some(sha512) = &mut self.sha512 {
+            sha512.update(bytes);
+        }
+    }
+
+    fn zeros(&mut self, count: u64) {
+        hash_zeros(&mut self.sha256, count);
+        if let Some(sha512) = &mut self.sha512 {
+            hash_zeros(sha512, count);
+        }
     }
 }
 

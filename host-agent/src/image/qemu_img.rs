@@ -1,4 +1,4 @@
-//! What `qemu-img` has to say of a qcow2 file that came from outside: what it is, and whether it is
+//! What `qemu-img` has to say of a disk that came from outside: what it is, and whether it is
 //! whole.
 
 use std::ffi::OsStr;
@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::values::Bytes;
 
 use super::error::ImageError;
@@ -21,15 +22,29 @@ pub(super) async fn judge(
     path: &Path,
     virtual_size: Bytes,
 ) -> Result<Result<(), Unfit>, ImageError> {
-    let said = info(qemu_img, path).await?;
-    match said.and_then(|info| verify::second_opinion(&info, virtual_size)) {
+    match second_opinion(qemu_img, Format::Qcow2, path, virtual_size).await? {
         Ok(()) => check(qemu_img, path).await,
         Err(unfit) => Ok(Err(unfit)),
     }
 }
 
-async fn info(qemu_img: &Path, path: &Path) -> Result<Result<Info, Unfit>, ImageError> {
-    let ran = ask(qemu_img, &["info", "-f", "qcow2", "--output", "json"], path).await?;
+/// Ask what a file is, of which we say that it is a disk of this format and size.
+pub(super) async fn second_opinion(
+    qemu_img: &Path,
+    format: Format,
+    path: &Path,
+    virtual_size: Bytes,
+) -> Result<Result<(), Unfit>, ImageError> {
+    let said = info(qemu_img, format, path).await?;
+    Ok(said.and_then(|info| verify::second_opinion(&info, format.as_str(), virtual_size)))
+}
+
+async fn info(
+    qemu_img: &Path,
+    format: Format,
+    path: &Path,
+) -> Result<Result<Info, Unfit>, ImageError> {
+    let ran = ask(qemu_img, &["info", "-f", format.as_str(), "--output", "json"], path).await?;
     if ran.status.success() {
         let info = serde_json::from_slice(&ran.said);
         return Ok(info.map_err(|_| Unfit::Unreadable("its answer is not understood".to_owned())));
@@ -56,7 +71,8 @@ async fn ask(qemu_img: &Path, arguments: &[&str], path: &Path) -> Result<Ran, Im
     if ran.began() { Ok(ran) } else { Err(ImageError::QemuImg(io::Error::other(ran.complaint()))) }
 }
 
-fn unreadable(ran: &Ran, path: &Path) -> Unfit {
+/// What it complained of.
+pub(super) fn unreadable(ran: &Ran, path: &Path) -> Unfit {
     // It names the file in the cache's workshop, of which the operator knows nothing.
     let said = ran.complaint().replace(&*path.to_string_lossy(), "image");
     Unfit::Unreadable(said.chars().take(200).collect())
@@ -81,7 +97,7 @@ mod tests {
         let program = folder.path().join("qemu-img");
         fs::write(&program, "#!/bin/sh\necho \"cannot open $6\" >&2; exit 1\n").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let refused = info(&program, Path::new("/secret/place")).await.unwrap();
+        let refused = info(&program, Format::Qcow2, Path::new("/secret/place")).await.unwrap();
         assert_eq!(refused.unwrap_err(), Unfit::Unreadable("cannot open image".to_owned()));
     }
 }

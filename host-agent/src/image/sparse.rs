@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
 /// Bytes read at once.
 const CHUNK: u64 = 1 << 20;
@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
 }
 
 /// So many zeros into a digest.
-pub(super) fn hash_zeros(hash: &mut Sha256, mut count: u64) {
+pub(super) fn hash_zeros(hash: &mut impl Digest, mut count: u64) {
     while count > 0 {
         let piece = &ZEROS[..count.min(ZEROS.len() as u64) as usize];
         hash.update(piece);
@@ -95,6 +95,8 @@ pub(super) fn hash_zeros(hash: &mut Sha256, mut count: u64) {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
+
+    use sha2::Sha256;
 
     use super::*;
 

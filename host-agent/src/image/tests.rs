@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -75,7 +76,9 @@ impl Bench {
 
 fn spec(source: &str, format: Format) -> ImportSpec {
     let name = "image".parse().unwrap();
-    ImportSpec { name, source: source.parse().unwrap(), format, sha256: None, size_cap: None }
+    let source = source.parse().unwrap();
+    let (compression, sha256, sha512, size_cap) = (None, None, None, None);
+    ImportSpec { name, source, format, compression, sha256, sha512, size_cap }
 }
 
 fn sha256(bytes: &[u8]) -> Sha256 {
@@ -331,8 +334,8 @@ async fn what_is_no_disk_is_not_taken_for_a_raw_one() {
     ];
     let tar = [[b'x'; 257].as_slice(), b"ustar"];
     let cases: [(Vec<u8>, &str); 13] = [
-        (vdi.concat(), "qemu-img convert"),
-        (b"KDMV".to_vec(), "qemu-img convert"),
+        (vdi.concat(), "declare it vdi"),
+        (b"KDMV".to_vec(), "declare it vmdk"),
         (b"\x1f\x8b\x08".to_vec(), "gunzip"),
         (b"\xfd7zXZ\0".to_vec(), "unxz"),
         (b"\x28\xb5\x2f\xfd".to_vec(), "unzstd"),
@@ -793,4 +796,379 @@ async fn a_sweep_keeps_what_can_be_resumed() {
     fs::write(parts.join("other.note"), r#"{"boot":"another","validator":"\"x\""}"#).unwrap();
     assert_eq!(bench.cache.sweep().await.unwrap(), Swept { removed: 2, kept: 1 });
     assert_eq!(bench.parts(), 2, "the part and its note");
+}
+
+const ALL_PACKED: [Compression; 3] = [Compression::Gzip, Compression::Xz, Compression::Zstd];
+
+fn packed(compression: Compression, bytes: &[u8]) -> Vec<u8> {
+    match compression {
+        Compression::Gzip => {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            gzip.write_all(bytes).unwrap();
+            gzip.finish().unwrap()
+        }
+        Compression::Xz => {
+            let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 0);
+            xz.write_all(bytes).unwrap();
+            xz.finish().unwrap()
+        }
+        Compression::Zstd => {
+            let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            zstd.include_checksum(true).unwrap();
+            zstd.write_all(bytes).unwrap();
+            zstd.finish().unwrap()
+        }
+    }
+}
+
+fn packed_spec(source: &str, compression: Compression) -> ImportSpec {
+    ImportSpec { compression: Some(compression), ..spec(source, Format::Raw) }
+}
+
+#[tokio::test]
+async fn a_compressed_file_is_checked_as_received_and_kept_unpacked() {
+    for compression in ALL_PACKED {
+        let bench = bench().await;
+        let bytes = noise(3 << 20);
+        let file = packed(compression, &bytes);
+        let source = bench.file("disk", &file);
+        let sha = Some(sha256(&file));
+        let spec = ImportSpec { sha256: sha, ..packed_spec(&source, compression) };
+        let imported = bench.import(&spec).await.unwrap();
+        assert_eq!(imported.sha256, sha256(&bytes));
+        assert_eq!(imported.size, Bytes(bytes.len() as u64));
+        assert_eq!(fs::read(&imported.path).unwrap(), bytes);
+        assert_eq!(fs::metadata(&imported.path).unwrap().permissions().mode() & 0o777, 0o444);
+        assert_eq!(bench.parts(), 0);
+    }
+}
+
+#[tokio::test]
+async fn streams_behind_each_other_are_one_file() {
+    for compression in ALL_PACKED {
+        let bench = bench().await;
+        let file = [packed(compression, b"one, "), packed(compression, b"two")].concat();
+        let source = bench.file("disk", &file);
+        let imported = bench.import(&packed_spec(&source, compression)).await.unwrap();
+        assert_eq!(fs::read(&imported.path).unwrap(), b"one, two");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_unpacked_whole_is_refused_and_leaves_nothing() {
+    let bench = bench().await;
+    for compression in ALL_PACKED {
+        let word = compression.as_str();
+        let file = packed(compression, &noise(200_000));
+        let cut = |length: usize| file[..length].to_vec();
+        let mut flipped = file.clone();
+        flipped[100_000] ^= 0x55;
+        let garbage = || [&file[..], b"and something else behind it"].concat();
+        for (bytes, wanted) in [
+            (cut(file.len() / 2), Packed::CutShort(word)),
+            (cut(file.len() - 1), Packed::CutShort(word)),
+            (cut(7), Packed::CutShort(word)),
+            (garbage(), Packed::Damaged(word)),
+            (flipped, Packed::Damaged(word)),
+            (noise(8000), Packed::Not(word)),
+            (packed(compression, b""), Packed::Empty),
+        ] {
+            let source = bench.file("disk", &bytes);
+            match bench.import(&packed_spec(&source, compression)).await {
+                Err(ImageError::Packed { source, .. }) => assert_eq!(source, wanted),
+                other => panic!("{word}, {wanted:?}: {other:?}"),
+            }
+            bench.assert_clean().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bomb_is_refused_at_the_cap_and_leaves_nothing() {
+    let bench = bench_with(|limits| limits.size = Bytes::mib(8)).await;
+    for compression in ALL_PACKED {
+        let bomb = packed(compression, &vec![0; (8 << 20) + 1]);
+        assert!(bomb.len() < 100_000);
+        let source = bench.file("bomb", &bomb);
+        match bench.import(&packed_spec(&source, compression)).await {
+            Err(ImageError::Packed { source, .. }) => {
+                assert_eq!(source, Packed::TooLarge(Bytes::mib(8)));
+            }
+            other => panic!("{compression:?}: {other:?}"),
+        }
+        bench.assert_clean().await;
+        let fits = packed(compression, &vec![0; 8 << 20]);
+        let source = bench.file("fits", &fits);
+        let imported = bench.import(&packed_spec(&source, compression)).await.unwrap();
+        bench.cache.remove(&imported.sha256, Format::Raw, || false).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_decoder_does_not_take_more_memory_than_it_may() {
+    use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
+    let bench = bench().await;
+    let mut options = LzmaOptions::new_preset(0).unwrap();
+    options.dict_size(256 << 20);
+    let stream = Stream::new_stream_encoder(Filters::new().lzma2(&options), Check::Crc32).unwrap();
+    let mut xz = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+    xz.write_all(&noise(1000)).unwrap();
+    // A frame's header, by hand: a window of 256 MiB, then a raw block of one byte, the last.
+    let zstd = b"\x28\xb5\x2f\xfd\x00\x90\x09\x00\x00x";
+    let at_most = b"\x28\xb5\x2f\xfd\x00\x88\x09\x00\x00x";
+    for (compression, bytes) in
+        [(Compression::Xz, &xz.finish().unwrap()[..]), (Compression::Zstd, zstd)]
+    {
+        let source = bench.file("disk", bytes);
+        match bench.import(&packed_spec(&source, compression)).await {
+            Err(ImageError::Packed { source: Packed::Memory, .. }) => {}
+            other => panic!("{compression:?}: {other:?}"),
+        }
+        bench.assert_clean().await;
+    }
+    let source = bench.file("disk", at_most);
+    let imported = bench.import(&packed_spec(&source, Compression::Zstd)).await.unwrap();
+    assert_eq!(fs::read(&imported.path).unwrap(), b"x");
+}
+
+#[tokio::test]
+async fn a_wrong_digest_is_known_before_anything_is_unpacked() {
+    let bench = bench().await;
+    let source = bench.file("disk", b"this never reaches a decoder");
+    let wanted = Some(sha256(b"something else"));
+    let spec = ImportSpec { sha256: wanted, ..packed_spec(&source, Compression::Xz) };
+    assert!(matches!(bench.import(&spec).await, Err(ImageError::Digest { .. })));
+    bench.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_compressed_download_is_resumed_as_it_was_received() {
+    let bench = bench().await;
+    let bytes = noise(1 << 20);
+    let file = packed(Compression::Zstd, &bytes);
+    let (half, sent) = (file.len() / 2, file.clone());
+    let server = Server::start(move |n, headers| match (n, range_start(headers)) {
+        (0, _) => ok(sent.len(), "ETag: \"1\"\r\n", &sent[..half]),
+        (_, Some(from)) => rest(&sent, from),
+        (_, None) => panic!("not resumed"),
+    })
+    .await;
+    let sha = Some(sha256(&file));
+    let spec = ImportSpec { sha256: sha, ..packed_spec(&server.url, Compression::Zstd) };
+    let imported = bench.import(&spec).await.unwrap();
+    assert_eq!(fs::read(&imported.path).unwrap(), bytes);
+    assert_eq!(server.count(), 2);
+}
+
+#[tokio::test]
+async fn two_imports_of_one_compressed_source_at_once_make_one_download() {
+    let bench = bench().await;
+    let file = packed(Compression::Gzip, &noise(100_000));
+    let digest = sha256(&file);
+    let server = Server::start(move |_, _| ok(file.len(), "", &file)).await;
+    let sha256 = Some(digest);
+    let spec = ImportSpec { sha256, ..packed_spec(&server.url, Compression::Gzip) };
+    let (one, two) = tokio::join!(bench.import(&spec), bench.import(&spec));
+    assert_eq!(one.unwrap().sha256, two.unwrap().sha256);
+    assert_eq!(server.count(), 1);
+    // As something else, what is known of it does not count.
+    let other = ImportSpec { compression: None, ..spec };
+    assert!(matches!(bench.import(&other).await, Err(ImageError::Unfit { .. })));
+    assert_eq!(server.count(), 2);
+}
+
+#[tokio::test]
+async fn what_a_crash_left_half_unpacked_is_swept_and_in_nobodys_way() {
+    let bench = bench().await;
+    let source = bench.file("disk", &packed(Compression::Xz, b"whole"));
+    let spec = packed_spec(&source, Compression::Xz);
+    let made = bench.cache.parts.join(format!("{}.made", spec.source.key()));
+    fs::write(&made, "half").unwrap();
+    let imported = bench.import(&spec).await.unwrap();
+    assert_eq!(fs::read(&imported.path).unwrap(), b"whole");
+    fs::write(&made, "half").unwrap();
+    bench.cache.sweep().await.unwrap();
+    assert_eq!(bench.parts(), 0);
+}
+
+fn sha512(bytes: &[u8]) -> Sha512 {
+    format!("{:x}", sha2::Sha512::digest(bytes)).parse().unwrap()
+}
+
+#[tokio::test]
+async fn each_digest_that_is_given_is_compared() {
+    let bench = bench().await;
+    let mut bytes = noise(200_000);
+    bytes.extend([0; 200_000]);
+    let source = bench.file("disk", &bytes);
+    let (right, wrong) = (Some(sha512(&bytes)), Some(sha512(b"")));
+    let plain = spec(&source, Format::Raw);
+    for digest in [Some(sha256(&bytes)), None] {
+        let spec = ImportSpec { sha256: digest, sha512: wrong.clone(), ..plain.clone() };
+        match bench.import(&spec).await {
+            Err(error @ ImageError::Digest { kind: "SHA-512", .. }) => {
+                assert!(error.to_string().contains(right.as_ref().unwrap().as_str()), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        bench.assert_clean().await;
+    }
+    let both = ImportSpec { sha256: Some(sha256(b"")), sha512: right.clone(), ..plain.clone() };
+    let refused = bench.import(&both).await;
+    assert!(matches!(refused, Err(ImageError::Digest { kind: "SHA-256", .. })), "{refused:?}");
+    let good = ImportSpec { sha512: right, ..plain };
+    assert_eq!(bench.import(&good).await.unwrap().sha256, sha256(&bytes));
+    // A file that is there does not excuse from the other digest.
+    let half = ImportSpec { sha256: Some(sha256(&bytes)), sha512: wrong, ..good.clone() };
+    assert!(matches!(bench.import(&half).await, Err(ImageError::Digest { .. })));
+    // What was compared is known by either.
+    fs::remove_file(&source).unwrap();
+    assert_eq!(bench.import(&good).await.unwrap().stored, Stored::AlreadyThere);
+}
+
+#[tokio::test]
+async fn a_resumed_download_has_its_sha_512_from_its_beginning() {
+    let bytes = noise(1 << 20);
+    let sent = bytes.clone();
+    let server = Server::start(move |_, headers| match range_start(headers) {
+        None => ok(sent.len(), TAG, &sent[..300_000]),
+        Some(from) => rest(&sent, from),
+    })
+    .await;
+    let bench = bench().await;
+    let spec = ImportSpec { sha512: Some(sha512(&bytes)), ..spec(&server.url, Format::Raw) };
+    assert_eq!(bench.import(&spec).await.unwrap().sha256, sha256(&bytes));
+    assert_eq!(server.count(), 2);
+}
+
+/// A vdi without a block of data, as its header goes.
+fn vdi(size: Bytes) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 20];
+    bytes[64..68].copy_from_slice(&0xbeda_107f_u32.to_le_bytes());
+    bytes[68..72].copy_from_slice(&0x1_0001u32.to_le_bytes());
+    bytes[0x4c] = 1;
+    bytes[0x170..0x178].copy_from_slice(&size.0.to_le_bytes());
+    bytes
+}
+
+/// A program in qemu-img's place, which knows a vdi of 1 MiB and converts it like this.
+fn converter(bench: &Bench, convert: &str) {
+    let program = bench.folder.path().join("qemu-img");
+    let info = r#"{"format":"vdi","virtual-size":1048576}"#;
+    let script = format!("#!/bin/sh\n[ $1 = convert ] || exec echo '{info}'\n{convert}\n");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    bench.cache.put_up_with(Limits {
+        qemu_img: program,
+        directories: vec![bench.folder.path().to_owned()],
+        ..limits()
+    });
+}
+
+#[tokio::test]
+async fn disks_of_other_hypervisors_are_compared_as_received_and_kept_as_qcow2() {
+    if !has_qemu_img() {
+        return;
+    }
+    let bench = bench().await;
+    let raw = bench.file("raw", &noise(1 << 20));
+    for (format, options) in [
+        (Format::Vmdk, "subformat=streamOptimized"),
+        (Format::Vhdx, "subformat=dynamic"),
+        (Format::Vhdx, "subformat=fixed"),
+        (Format::Vdi, "static=off"),
+        (Format::Vdi, "static=on"),
+    ] {
+        let source = bench.file("disk", b"");
+        let word = format.as_str();
+        let arguments = ["convert", "-f", "raw", "-O", word, "-o", options, &raw, &source];
+        #[expect(clippy::disallowed_methods, reason = "the disks are to be real ones")]
+        let made = std::process::Command::new("qemu-img").args(arguments).status().unwrap();
+        assert!(made.success(), "{arguments:?}");
+        let sha = Some(sha256(&fs::read(&source).unwrap()));
+        let asked = ImportSpec { sha256: sha, ..spec(&source, format) };
+        let imported = bench.import(&asked).await.unwrap();
+        assert_eq!((imported.format, imported.virtual_size), (Format::Qcow2, Bytes::mib(1)));
+        let kept = fs::read(&imported.path).unwrap();
+        assert_eq!(imported.sha256, sha256(&kept), "{options}");
+        assert_eq!(fs::metadata(&imported.path).unwrap().permissions().mode() & 0o777, 0o444);
+        assert_eq!(bench.parts(), 0);
+        // Who asks for the same has it.
+        fs::remove_file(&source).unwrap();
+        assert_eq!(bench.import(&asked).await.unwrap().path, imported.path);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_too_large_or_not_what_was_declared_is_not_converted() {
+    let bench = bench().await;
+    converter(&bench, "touch $(dirname $0)/converted; exit 1");
+    for (format, bytes) in [
+        (Format::Vdi, vdi(Bytes::gib(101))),
+        (Format::Vdi, vdi(Bytes::mib(2))),
+        (Format::Vdi, noise(1 << 20)),
+        (Format::Vmdk, vdi(Bytes::mib(1))),
+        (Format::Vhdx, vdi(Bytes::mib(1))),
+        (Format::Raw, vdi(Bytes::mib(1))),
+        (Format::Qcow2, vdi(Bytes::mib(1))),
+    ] {
+        let source = bench.file("disk", &bytes);
+        let refused = bench.import(&spec(&source, format)).await;
+        assert!(matches!(refused, Err(ImageError::Unfit { .. })), "{format:?}: {refused:?}");
+        bench.assert_clean().await;
+        assert!(!bench.folder.path().join("converted").exists());
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_a_whole_qcow2_after_the_conversion_is_refused() {
+    let bench = bench().await;
+    let source = bench.file("disk", &vdi(Bytes::mib(1)));
+    for (convert, says) in [
+        ("echo broken block >&2; exit 1", "broken block"),
+        ("echo something else > $8", "does not begin as a qcow2"),
+        ("exit 0", ""),
+    ] {
+        converter(&bench, convert);
+        match bench.import(&spec(&source, Format::Vdi)).await {
+            Err(ImageError::Unfit { source, .. }) => {
+                assert!(source.to_string().contains(says), "{source}");
+            }
+            other => panic!("{convert}: {other:?}"),
+        }
+        bench.assert_clean().await;
+    }
+    converter(&bench, "echo 'error: No space left on device' >&2; exit 1");
+    let refused = bench.import(&spec(&source, Format::Vdi)).await;
+    assert!(matches!(refused, Err(ImageError::NoSpace { .. })), "{refused:?}");
+    bench.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_conversion_that_is_called_off_ends_and_leaves_nothing() {
+    let bench = bench().await;
+    let pid = bench.folder.path().join("pid");
+    converter(
+        &bench,
+        &format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000", pid.display()),
+    );
+    let source = bench.file("disk", &vdi(Bytes::mib(1)));
+    let asked = spec(&source, Format::Vdi);
+    let progress = watch::Sender::new(Progress::default());
+    let running = async {
+        while !pid.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        _ = bench.cache.import(&asked, &progress, |_| {}) => panic!("it cannot end"),
+        () = running => {}
+    }
+    let process = format!("/proc/{}/cmdline", fs::read_to_string(&pid).unwrap().trim());
+    // Gone, or a zombie that the runtime reaps.
+    while fs::read_to_string(&process).is_ok_and(|line| !line.is_empty()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bench.cache.forget(&asked.source).await.unwrap();
+    bench.assert_clean().await;
 }

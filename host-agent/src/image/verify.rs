@@ -26,6 +26,21 @@ pub enum Unfit {
         /// What to do.
         cure: &'static str,
     },
+    /// Declared to be a disk of another hypervisor, but is not.
+    #[error("it was declared {0}, but does not begin like that: declare the format it has")]
+    NotLike(&'static str),
+    /// A vmdk that is not all in one file, or may not be.
+    #[error("it is a vmdk, but not streamOptimized: qemu-img convert -O qcow2 makes a qcow2 of it")]
+    VmdkType,
+    /// Part of the disk would be read from other files.
+    #[error("its data is in other files, all of which qemu-img convert -O qcow2 puts into one")]
+    OtherFiles,
+    /// What is not in it would be read from its parent.
+    #[error("it is only the difference to another disk: qemu-img convert -O qcow2 merges them")]
+    Parent,
+    /// A field of its header that makes no sense.
+    #[error("its header is damaged ({0}): fetch or copy it again")]
+    Header(&'static str),
     /// What its header names is not there.
     #[error("it ends before the tables its header names: fetch or copy it again")]
     CutShort,
@@ -93,6 +108,8 @@ struct Specific {
 #[serde(rename_all = "kebab-case")]
 struct SpecificData {
     data_file: Option<String>,
+    /// Of a vmdk.
+    extents: Option<Vec<serde::de::IgnoredAny>>,
     #[serde(default)]
     corrupt: bool,
 }
@@ -115,6 +132,8 @@ pub(super) fn beginning(
             no_other_format(format, file)?;
             size
         }
+        // Converted before.
+        Format::Vmdk | Format::Vhdx | Format::Vdi => return Err(Unfit::NotLike(format.as_str())),
     };
     if virtual_size > cap {
         return Err(Unfit::VirtualSize { size: virtual_size, cap });
@@ -181,16 +200,20 @@ const fn packed(bytes: &'static [u8], looks: &'static str, cure: &'static str) -
 
 const MARKS: [Mark; 17] = [
     Mark { cure: "declare it qcow2", ..disk(0, &MAGIC, "a qcow2 file") },
-    disk(0, b"KDMV", "a VMDK file"),
+    Mark { cure: "declare it vmdk", ..disk(0, b"KDMV", "a VMDK file") },
     disk(0, b"COWD", "a VMDK file"),
     disk(0, b"# Disk DescriptorFile", "a VMDK file"),
-    disk(0, b"vhdxfile", "a VHDX file"),
+    Mark { cure: "declare it vhdx", ..disk(0, b"vhdxfile", "a VHDX file") },
     disk(0, b"conectix", "a VHD file"),
     disk(0, b"QED\0", "a QED file"),
-    disk(64, b"\x7f\x10\xda\xbe", "a VDI file"),
-    packed(b"\x1f\x8b\x08", "a gzip file", "unpack it first: gunzip"),
-    packed(b"\xfd7zXZ\0", "an xz file", "unpack it first: unxz"),
-    packed(b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it first: unzstd"),
+    Mark { cure: "declare it vdi", ..disk(64, b"\x7f\x10\xda\xbe", "a VDI file") },
+    packed(b"\x1f\x8b\x08", "a gzip file", "declare its compression, or unpack it first: gunzip"),
+    packed(b"\xfd7zXZ\0", "an xz file", "declare its compression, or unpack it first: unxz"),
+    packed(
+        b"\x28\xb5\x2f\xfd",
+        "a zstd file",
+        "declare its compression, or unpack it first: unzstd",
+    ),
     packed(b"BZh", "a bzip2 file", "unpack it first: bunzip2"),
     packed(b"\x04\x22\x4d\x18", "an lz4 file", "unpack it first: unlz4"),
     archive(b"PK\x03\x04", "a zip file", "unpack it first: unzip"),
@@ -223,10 +246,10 @@ fn is_page(file: &[u8]) -> bool {
     PAGES.iter().any(begins)
 }
 
-/// Judge what qemu-img found in a qcow2 whose header passed.
-pub(super) fn second_opinion(info: &Info, virtual_size: Bytes) -> Result<(), Unfit> {
+/// Judge what qemu-img found in a disk whose header passed.
+pub(super) fn second_opinion(info: &Info, format: &str, virtual_size: Bytes) -> Result<(), Unfit> {
     let specific = info.format_specific.as_ref().and_then(|specific| specific.data.as_ref());
-    if info.format != "qcow2" {
+    if info.format != format {
         return Err(Unfit::Disagree("format"));
     }
     if info.backing_filename.is_some() {
@@ -240,6 +263,9 @@ pub(super) fn second_opinion(info: &Info, virtual_size: Bytes) -> Result<(), Unf
     }
     if specific.is_some_and(|data| data.corrupt) {
         return Err(Unfit::Damaged);
+    }
+    if specific.and_then(|data| data.extents.as_ref()).is_some_and(|extents| extents.len() != 1) {
+        return Err(Unfit::OtherFiles);
     }
     if info.virtual_size.checked_next_multiple_of(512) != Some(virtual_size.0) {
         return Err(Unfit::Disagree("virtual size"));
@@ -304,8 +330,8 @@ mod tests {
     fn a_second_opinion_that_differs_is_heeded() {
         let info = |text: &str| serde_json::from_str::<Info>(text).unwrap();
         let good = info(r#"{"format":"qcow2","virtual-size":1024,"more":1}"#);
-        assert_eq!(second_opinion(&good, Bytes(1024)), Ok(()));
-        assert!(second_opinion(&good, Bytes(2048)).is_err());
+        assert_eq!(second_opinion(&good, "qcow2", Bytes(1024)), Ok(()));
+        assert!(second_opinion(&good, "qcow2", Bytes(2048)).is_err());
         for bad in [
             r#"{"format":"raw","virtual-size":1024}"#,
             r#"{"format":"qcow2","virtual-size":1024,"backing-filename":"/etc/shadow"}"#,
@@ -315,7 +341,7 @@ mod tests {
             r#"{"format":"qcow2","virtual-size":1024,
                 "format-specific":{"type":"qcow2","data":{"corrupt":true}}}"#,
         ] {
-            assert!(second_opinion(&info(bad), Bytes(1024)).is_err(), "{bad}");
+            assert!(second_opinion(&info(bad), "qcow2", Bytes(1024)).is_err(), "{bad}");
         }
     }
 }

@@ -112,9 +112,9 @@ impl Copy<'_> {
 }
 
 /// What working on a disk of so many bytes may take: metadata is a thousandth of the data at most,
-/// and a slow processor copies 100 MB in a second.
+/// and a slow processor copies, or unpacks, 50 MB in a second.
 pub(crate) fn bounds(disk: Bytes) -> Bounds {
-    let cpu = Duration::from_secs(600 + disk.0 / 100_000_000);
+    let cpu = Duration::from_secs(600 + disk.0 / 50_000_000);
     let file = Bytes(disk.0.saturating_add(disk.0 / 1024).saturating_add(SLACK));
     Bounds { memory: Bytes::gib(4), cpu, file }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ostler_host_agent::hypervisor::spec::{
-    Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget,
+    Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, DiskTarget, Sharing,
 };
 use ostler_host_agent::hypervisor::{Job, Jobs};
 use tempfile::TempDir;
@@ -62,6 +62,9 @@ pub(super) fn overlay(place: &Path, random_mib: usize) -> Disk {
     run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", path, "1G"]);
     run("qemu-io", &["-f", "qcow2", "-c", "write -P 0x5a 1M 2M", path]);
     Disk {
+        bus: DiskBus::Virtio,
+        alias: String::new(),
+        sharing: Sharing::Exclusive,
         source: DiskSource::File(root),
         format: DiskFormat::Qcow2,
         target: DiskTarget(0),

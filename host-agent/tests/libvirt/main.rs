@@ -305,9 +305,12 @@ fn every_option_is_in_libvirts_schema() {
 
 fn disks() -> Vec<ostler_host_agent::hypervisor::spec::Disk> {
     use ostler_host_agent::hypervisor::spec::{
-        Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget,
+        Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, DiskTarget, Sharing,
     };
     let disk = |target, source, access| Disk {
+        bus: DiskBus::Virtio,
+        alias: String::new(),
+        sharing: Sharing::Exclusive,
         source,
         format: DiskFormat::Qcow2,
         target: DiskTarget(target),

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::values::{Bytes, Name, Sha256, Timestamp};
+use super::values::{Bytes, Name, Sha256, Sha512, Timestamp};
 
 /// What an image's bytes are. Declared by whoever imports it, never guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -13,6 +13,12 @@ pub enum Format {
     Qcow2,
     /// A disk, byte for byte.
     Raw,
+    /// A VMware disk of type streamOptimized; converted to qcow2 when it is imported.
+    Vmdk,
+    /// A Hyper-V disk without parent; converted to qcow2 when it is imported.
+    Vhdx,
+    /// A VirtualBox disk without parent; converted to qcow2 when it is imported.
+    Vdi,
     /// A Linux kernel, for direct boot.
     Kernel,
     /// An initial ramdisk, for direct boot.
@@ -20,10 +26,22 @@ pub enum Format {
 }
 
 impl Format {
+    /// Every format.
+    pub const ALL: [Self; 7] =
+        [Self::Qcow2, Self::Raw, Self::Vmdk, Self::Vhdx, Self::Vdi, Self::Kernel, Self::Ramdisk];
+
+    /// What a node keeps of it.
+    pub const fn kept(self) -> Self {
+        match self {
+            Self::Vmdk | Self::Vhdx | Self::Vdi => Self::Qcow2,
+            Self::Qcow2 | Self::Raw | Self::Kernel | Self::Ramdisk => self,
+        }
+    }
+
     /// Whether an instance's root disk can be made from it.
     pub const fn is_disk(self) -> bool {
         match self {
-            Self::Qcow2 | Self::Raw => true,
+            Self::Qcow2 | Self::Raw | Self::Vmdk | Self::Vhdx | Self::Vdi => true,
             Self::Kernel | Self::Ramdisk => false,
         }
     }
@@ -33,8 +51,34 @@ impl Format {
         match self {
             Self::Qcow2 => "qcow2",
             Self::Raw => "raw",
+            Self::Vmdk => "vmdk",
+            Self::Vhdx => "vhdx",
+            Self::Vdi => "vdi",
             Self::Kernel => "kernel",
             Self::Ramdisk => "ramdisk",
+        }
+    }
+}
+
+/// How a file that is imported is compressed. Declared like the format, never guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// gzip (`.gz`).
+    Gzip,
+    /// xz (`.xz`).
+    Xz,
+    /// Zstandard (`.zst`).
+    Zstd,
+}
+
+impl Compression {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
         }
     }
 }
@@ -66,11 +110,17 @@ pub struct Import {
     pub name: Name,
     /// An absolute path on the node, or an http or https URL.
     pub source: String,
-    /// What its bytes are.
+    /// What its bytes are, unpacked.
     pub format: Format,
-    /// What they must hash to.
+    /// How the source is compressed: it is unpacked on the node, and kept so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// What the bytes of the source must hash to, before they are unpacked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256>,
+    /// The same by SHA-512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha512: Option<Sha512>,
     /// What instances made from it need.
     #[serde(default)]
     pub properties: Properties,
@@ -106,7 +156,7 @@ pub struct Image {
     pub format: Format,
     /// Where it came from, without credentials.
     pub source: String,
-    /// What its bytes hash to.
+    /// What its bytes hash to, as they are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Sha256>,
     /// Bytes of the file.

@@ -35,9 +35,13 @@ pub enum ValueError {
         /// The text as given, cut to a bounded length.
         given: String,
     },
-    /// Not a SHA-256 digest.
-    #[error("{given:?} is not a SHA-256 digest: use 64 hexadecimal digits")]
+    /// Not a digest.
+    #[error("{given:?} is not a {kind} digest: use {digits} hexadecimal digits")]
     Digest {
+        /// Of which kind it should be.
+        kind: &'static str,
+        /// So many digits has that.
+        digits: usize,
         /// The text as given, cut to a bounded length.
         given: String,
     },
@@ -282,36 +286,52 @@ impl FromStr for MacAddress {
 
 text_value!(MacAddress, "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$");
 
-/// A SHA-256 digest: 64 lower-case hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Sha256(String);
+/// A digest as hexadecimal text, in lower case.
+macro_rules! digest {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $digits:literal, $pattern:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
 
-impl Sha256 {
-    /// The digest as hexadecimal text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Sha256 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for Sha256 {
-    type Err = ValueError;
-    fn from_str(text: &str) -> Result<Self, ValueError> {
-        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            Ok(Self(text.to_ascii_lowercase()))
-        } else {
-            Err(ValueError::Digest { given: quoted(text) })
+        impl $name {
+            /// The digest as hexadecimal text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
         }
-    }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ValueError;
+            fn from_str(text: &str) -> Result<Self, ValueError> {
+                if text.len() == $digits && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+                    Ok(Self(text.to_ascii_lowercase()))
+                } else {
+                    let given = quoted(text);
+                    Err(ValueError::Digest { given, kind: $kind, digits: $digits })
+                }
+            }
+        }
+
+        text_value!($name, $pattern);
+    };
 }
 
-text_value!(Sha256, "^[0-9a-fA-F]{64}$");
+digest!(
+    /// A SHA-256 digest: 64 lower-case hexadecimal digits.
+    Sha256, "SHA-256", 64, "^[0-9a-fA-F]{64}$"
+);
+
+digest!(
+    /// A SHA-512 digest: 128 lower-case hexadecimal digits.
+    Sha512, "SHA-512", 128, "^[0-9a-fA-F]{128}$"
+);
 
 /// The caller's name for one change: the same key is the same operation, however often it arrives.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -71,7 +71,11 @@ impl Digested for instance::Password {
 impl Digested for image::Import {
     fn digested(&self) -> Vec<u8> {
         let (source, _) = split_query(&self.source);
-        json(&(&self.name, source, self.format, &self.sha256, &self.properties))
+        let base = (&self.name, source, self.format, &self.sha256, &self.properties);
+        match (self.compression, &self.sha512) {
+            (None, None) => json(&base),
+            more => json(&(base, more)),
+        }
     }
 }
 
@@ -112,6 +116,18 @@ mod tests {
             Command::Start(id).fingerprint(),
             Command::Start(InstanceId::random()).fingerprint()
         );
+    }
+
+    #[test]
+    fn what_an_import_need_not_say_is_in_its_digest_only_if_it_is_said() {
+        let import = |json: &str| serde_json::from_str::<image::Import>(json).unwrap().digested();
+        let plain = import(r#"{"name": "a", "source": "/a", "format": "raw"}"#);
+        assert_eq!(plain, br#"["a","/a","raw",null,{}]"#, "as in versions before");
+        let sha512 = format!(r#""sha512": "{}""#, "a".repeat(128));
+        for more in [r#""compression": "xz""#, r#""compression": "gzip""#, &sha512] {
+            let json = format!(r#"{{"name": "a", "source": "/a", "format": "raw", {more}}}"#);
+            assert_ne!(import(&json), plain, "{more}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use ostler_protocol::rpc::image::{self, State as ImageState};
-use ostler_protocol::rpc::values::Sha256;
+use ostler_protocol::rpc::image::{self, Compression, State as ImageState};
+use ostler_protocol::rpc::values::{Sha256, Sha512};
 
 use super::digest::split_query;
 use super::prelude::*;
@@ -18,8 +18,14 @@ const SOURCE_MAX: usize = 4096;
 /// Fetch the image its record describes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::compute) struct ImageImport {
-    /// What its bytes must hash to.
+    /// What the bytes received must hash to.
     pub(in crate::compute) sha256: Option<Sha256>,
+    /// The same by SHA-512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::compute) sha512: Option<Sha512>,
+    /// How they are compressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::compute) compression: Option<Compression>,
     /// The URL has a part that may be a secret and is only in memory.
     pub(in crate::compute) partial_source: bool,
 }
@@ -51,11 +57,13 @@ pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Adm
         created: gate.now,
     };
     gate.known.images.insert(record.name.clone(), record.clone());
+    let image::Import { sha256, sha512, compression, .. } = import;
+    let change = ImageImport { sha256, sha512, compression, partial_source };
     Ok(Admitted {
         volatile: Volatile { password: None, source: partial_source.then_some(import.source) },
         reserved: Reservation { new_image: Some(record.name.clone()), ..Reservation::default() },
         write: Write { image: Some(Entry::Put(record)), ..Write::default() },
-        ..Admitted::of(subject, ImageImport { sha256: import.sha256, partial_source })
+        ..Admitted::of(subject, change)
     })
 }
 
@@ -87,7 +95,9 @@ fn check_source(source: &str) -> Result<(), Refusal> {
 }
 
 pub(super) fn samples() -> Vec<Change> {
-    vec![ImageImport { sha256: None, partial_source: false }.into()]
+    vec![
+        ImageImport { sha256: None, sha512: None, compression: None, partial_source: false }.into(),
+    ]
 }
 
 impl Describe for ImageImport {

@@ -18,7 +18,9 @@ use crate::journal::records::ImageRecord;
 impl<O: Outside> Engine<O> {
     pub(super) async fn fetch_image(&self, operation: &LiveOperation) -> Result<(), StepError> {
         let record = self.image_of(operation)?.ok_or_else(|| missing(&operation.subject))?;
-        let Some(ImageImport { sha256, partial_source }) = operation.change.downcast() else {
+        let Some(ImageImport { sha256, sha512, compression, partial_source }) =
+            operation.change.downcast()
+        else {
             return Err(missing(&operation.subject));
         };
         if *partial_source && operation.volatile.source.is_none() {
@@ -32,7 +34,9 @@ impl<O: Outside> Engine<O> {
             name: record.name.clone(),
             source,
             format: record.format,
+            compression: *compression,
             sha256: sha256.clone(),
+            sha512: sha512.clone(),
             size_cap: None,
         };
         let (progress, mut seen) = watch::channel(crate::image::Progress::default());
