@@ -79,6 +79,7 @@ mod tests {
             ports: Vec::new(),
             owner: None,
             metadata: Default::default(),
+            config_drive: None,
             locked: None,
             rescue: None,
             resized: None,

@@ -67,6 +67,7 @@ impl<O: Outside> Engine<O> {
             }
             // An undo of these takes nothing back, or puts back what the instance's record says.
             Step::CreateRootDisk
+            | Step::WriteConfigDrive
             | Step::DefineDomain
             | Step::EnsureBridges
             | Step::AskShutdown

@@ -27,6 +27,10 @@ const SPARE_SLOTS: u8 = 8;
 const MEMORY_STATS_PERIOD: u32 = 10;
 /// The guest's serial number of a rescue disk.
 const RESCUE_SERIAL: &str = "rescue";
+/// That of the config drive, and its place: the last that has a letter of its own, so that disks
+/// before it come and go.
+const CONFIG_DRIVE_SERIAL: &str = "config";
+const CONFIG_DRIVE: DiskTarget = DiskTarget(25);
 
 impl<O: Outside> Engine<O> {
     pub(super) async fn ensure_bridges(&self, record: &InstanceRecord) -> Result<(), StepError> {
@@ -123,7 +127,16 @@ impl<O: Outside> Engine<O> {
             cache: DiskCache::Writeback,
             discard: Discard::Unmap,
         });
-        let disks = disks.collect();
+        let config_drive = record.config_drive.as_ref().map(|_| Disk {
+            source: DiskSource::File(files.config_drive),
+            format: DiskFormat::Raw,
+            target: CONFIG_DRIVE,
+            serial: CONFIG_DRIVE_SERIAL.to_owned(),
+            access: DiskAccess::ReadOnly,
+            cache: DiskCache::Writeback,
+            discard: Discard::Ignore,
+        });
+        let disks = disks.chain(config_drive).collect();
         Ok(DomainSpec {
             metadata: metadata(&self.registry.settings().host, record),
             virt_type: choice.virt_type,
