@@ -63,7 +63,7 @@ pub(crate) enum Color {
 }
 
 /// What every change takes.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct Changing {
     /// Do not wait: print the accepted operation
     #[arg(long)]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::amqp::uri::{Endpoint, UriError};
 use ostler_protocol::rpc::host::Flavor;
+use ostler_protocol::rpc::instance::DriveLayout;
 use ostler_protocol::rpc::values::{Bytes, Name};
 use serde::Deserialize;
 use toml::Spanned;
@@ -207,6 +208,7 @@ struct InstancesFile {
     autostart: Option<bool>,
     resume_when_room: Option<bool>,
     reconcile_interval: Option<u64>,
+    config_drive: Option<DriveLayout>,
 }
 
 /// What becomes of a domain that is ours by its own word and that the journal does not know.
@@ -319,6 +321,8 @@ pub struct Settings {
     pub reconcile_interval: Duration,
     /// Where volumes are kept; the first unless told.
     pub pools: Vec<Pool>,
+    /// The layout of config drives whose boot names none.
+    pub config_drive: DriveLayout,
     /// The sizes instances come in.
     pub flavors: BTreeMap<Name, Flavor>,
     /// How long finished operations and deleted instances are remembered.
@@ -477,6 +481,7 @@ impl File {
             reconcile_interval: Duration::from_secs(
                 self.instances.reconcile_interval.unwrap_or(600).max(1),
             ),
+            config_drive: self.instances.config_drive.unwrap_or(DriveLayout::Openstack),
             flavors,
             keep: Duration::from_secs(u64::from(self.journal.keep_days.unwrap_or(7)) * 86_400),
             log_format: self.log.format,

@@ -22,6 +22,7 @@
 pub mod allocator;
 pub mod compute;
 pub mod config;
+mod config_drive;
 pub mod console;
 pub mod disk;
 mod durable;

@@ -147,6 +147,7 @@ fn the_defaults_that_are_told_are_the_defaults() {
         autostart,
         resume_when_room,
         reconcile_interval,
+        config_drive,
         mut flavors,
         mut pools,
         keep,
@@ -164,6 +165,7 @@ fn the_defaults_that_are_told_are_the_defaults() {
     assert_eq!((reclaim_after, orphans), (default.reclaim_after, default.orphans));
     assert_eq!((autostart, reconcile_interval), (default.autostart, default.reconcile_interval));
     assert_eq!(resume_when_room, default.resume_when_room);
+    assert_eq!(config_drive, default.config_drive);
     assert_eq!(
         (shutdown_timeout, answer_timeout),
         (default.shutdown_timeout, default.answer_timeout)

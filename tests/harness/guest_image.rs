@@ -148,6 +148,18 @@ impl GuestImage {
         })
     }
 
+    /// The same Debian with its own cloud-init, and the stock agent.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn bake_cloud_init() -> Result<Self> {
+        let mini = Self::bake_without_agent().await?;
+        let out = programs::build_folder().join("bake-cloud-init");
+        let args = ["--cloud-init", "--size", "1024", "--out"].map(OsStr::new);
+        bake("debian", &[&args[..], &[out.as_os_str()]].concat()).await?;
+        Self::of(&mini, &out)
+    }
+
     /// A system that `ostler-bake` put our agent into; the mode of a guest is none of its concern.
     ///
     /// # Errors
@@ -158,13 +170,18 @@ impl GuestImage {
         let programs = programs::folder();
         let args = ["--bake".as_ref(), programs.as_os_str(), "--out".as_ref(), out.as_os_str()];
         bake(system.script(), &args).await?;
+        Self::of(&mini, &out)
+    }
+
+    /// What was baked into a folder, with this one's kernel.
+    fn of(mini: &Self, out: &Path) -> Result<Self> {
         let place = Place::new("image")?;
         Ok(Self {
             kernel: copy(&mini.kernel, &place)?,
             initramfs: copy(&mini.initramfs, &place)?,
             root: copy(&out.join("root.qcow2"), &place)?,
             bringing: None,
-            cmdline: read_cmdline(&out)?,
+            cmdline: read_cmdline(out)?,
             _place: place,
         })
     }

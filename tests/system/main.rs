@@ -18,6 +18,7 @@ mod broker_limits;
 mod broker_rights;
 mod broker_shares;
 mod clients;
+mod config_drive;
 mod console;
 mod crash;
 mod drain;

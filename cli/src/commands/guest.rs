@@ -185,7 +185,7 @@ impl KeysCommand {
 }
 
 /// The lines of a file that are neither empty nor comments.
-fn read_keys(file: &Path) -> Result<Vec<String>, Failure> {
+pub(super) fn read_keys(file: &Path) -> Result<Vec<String>, Failure> {
     let mut text = String::new();
     let read = if file.as_os_str() == "-" {
         std::io::stdin().take(KEYS_MOST).read_to_string(&mut text)

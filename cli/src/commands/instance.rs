@@ -1,6 +1,7 @@
 //! `ostler instance ...`
 
 mod boot;
+mod config_drive;
 mod delete;
 mod disk;
 mod inspect;
@@ -38,7 +39,7 @@ use crate::reply::{MaybeNewer, Shown};
 #[derive(Subcommand)]
 pub(crate) enum InstanceCommand {
     /// Make an instance from an image and start it
-    Boot(BootArgs),
+    Boot(Box<BootArgs>),
     /// List the instances of the node
     List(ListArgs),
     /// Show one instance

@@ -85,6 +85,12 @@ impl Show for Instance {
         for (key, value) in &self.metadata {
             rows.push(("metadata", Field::plain(format!("{key}={value}"))));
         }
+        if let Some(layout) = self.config_drive {
+            rows.push(("config drive", Field::plain(layout.as_str())));
+        }
+        if let Some(hostname) = &self.hostname {
+            rows.push(("hostname", Field::plain(hostname)));
+        }
         for port in &self.ports {
             let text = format!(
                 "{} on {} (bridge {}, tap {}, port {})",

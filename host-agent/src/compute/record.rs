@@ -94,7 +94,8 @@ pub(super) fn reserved_devices(record: &InstanceRecord) -> Vec<String> {
 
 /// The place of the disk an instance boots from.
 pub(super) const ROOT_DISK: DiskTarget = DiskTarget(0);
-/// The place of its config drive.
+/// The place of its config drive: the last that has a letter of its own, so that disks before it
+/// come and go.
 pub(super) const CONFIG_DRIVE: DiskTarget = DiskTarget(25);
 
 /// The guest's serial number of the root disk: an id that is as long as virtio-blk allows.

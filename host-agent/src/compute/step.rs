@@ -48,6 +48,7 @@ macro_rules! steps {
 
 steps! {
     CreateRootDisk = "create root disk" Works,
+    WriteConfigDrive = "write config drive" Works,
     EnsureBridges = "ensure bridges" Waits,
     DefineDomain = "define domain" Waits,
     StartDomain = "start domain" Waits,

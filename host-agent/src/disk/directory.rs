@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,6 +130,25 @@ impl Disks for Directory {
         self.spawn(&path.clone(), move || overlay::create(&root, &path, &bytes)).await
     }
 
+    async fn write_config_drive(
+        &self,
+        instance: InstanceId,
+        bytes: Vec<u8>,
+    ) -> Result<(), DiskError> {
+        let path = self.files(instance).config_drive;
+        let write = {
+            let path = path.clone();
+            move || {
+                let mut unfinished = durable::Unfinished::begin(&path)?;
+                unfinished.file.write_all(&bytes)?;
+                unfinished.replace()
+            }
+        };
+        self.run("write", path, write).await?;
+        info!(%instance, "config drive written");
+        Ok(())
+    }
+
     async fn remove_rescue(&self, instance: InstanceId) -> Result<Removed, DiskError> {
         self.remove_file(instance, self.files(instance).rescue).await
     }
@@ -244,6 +264,7 @@ impl Disks for Directory {
         Files {
             root: folder.join("disk.qcow2"),
             rescue: folder.join("disk.rescue.qcow2"),
+            config_drive: folder.join("config.img"),
             aside: folder.join("disk.aside.qcow2"),
             console_log: folder.join("console.log"),
             folder,

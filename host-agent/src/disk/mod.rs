@@ -5,6 +5,7 @@
 //!       disk.qcow2          the root disk: an overlay on an image in the cache
 //!       disk.aside.qcow2    the root disk as it was, until an operation is confirmed or undone
 //!       disk.rescue.qcow2   what a rescue boots: an overlay on another image
+//!       config.img          the config drive: read-only, raw
 //!       snapshot.qcow2      a snapshot on its way into the cache
 //!       console.log         what the serial console said; QEMU's side writes it
 //!       .NAME.new           one of these being written; of no use after a crash
@@ -57,6 +58,13 @@ pub trait Disks: Send + Sync + 'static {
         &self,
         root: &RootDisk,
     ) -> impl Future<Output = Result<Ensured, DiskError>> + Send;
+
+    /// Write the config drive, in the place of the one there is. The instance is off meanwhile.
+    fn write_config_drive(
+        &self,
+        instance: InstanceId,
+        bytes: Vec<u8>,
+    ) -> impl Future<Output = Result<(), DiskError>> + Send;
 
     /// Remove the disk a rescue booted from.
     fn remove_rescue(
@@ -175,6 +183,8 @@ pub struct Files {
     pub root: PathBuf,
     /// The disk a rescue boots from.
     pub rescue: PathBuf,
+    /// The config drive.
+    pub config_drive: PathBuf,
     /// The root disk as it was before the operation under way.
     pub aside: PathBuf,
     /// The log of the serial console.

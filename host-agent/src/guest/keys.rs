@@ -100,17 +100,18 @@ fn check(action: KeysAction, keys: &[String]) -> Result<(), Error> {
         return invalid(format!("keys must be at most {KEYS}"));
     }
     for (at, key) in keys.iter().enumerate() {
-        let problem = match line(key) {
-            Some(problem) => Some(problem),
-            // whatever line there is may be removed
-            None if action == KeysAction::Remove => None,
-            None => not_a_key(key),
-        };
+        // whatever line there is may be removed
+        let problem = if action == KeysAction::Remove { line(key) } else { problem(key) };
         if let Some(problem) = problem {
             return invalid(format!("keys[{at}] is not a public key: {problem}"));
         }
     }
     Ok(())
+}
+
+/// What keeps a text from being one line with a public key.
+pub(crate) fn problem(key: &str) -> Option<&'static str> {
+    line(key).or_else(|| not_a_key(key))
 }
 
 /// What keeps a text from being one line of the file.

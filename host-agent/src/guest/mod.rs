@@ -71,6 +71,7 @@ use self::entry::{Entry, Run, Seat};
 pub use self::error::Error;
 use self::exec::Execs;
 use self::inquiry::Inquiry;
+pub(crate) use self::keys::problem as key_problem;
 pub use self::settings::GuestSettings;
 use crate::hypervisor::Hypervisor;
 

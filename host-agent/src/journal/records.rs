@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use crate::refusal::{Operation, Refusal};
 use ostler_protocol::rpc::image::{Format, Properties, State as ImageState};
-use ostler_protocol::rpc::instance::{Size, TaskState, VmState};
+use ostler_protocol::rpc::instance::{DriveLayout, Size, TaskState, VmState};
 use ostler_protocol::rpc::values::{
-    Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Sha256, Timestamp, VolumeId,
+    Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Secret, Sha256, Timestamp, VolumeId,
 };
 use ostler_protocol::rpc::volume;
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,9 @@ pub struct InstanceRecord {
     /// What its owner notes about it.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
+    /// What its config drive is made from, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_drive: Option<ConfigDriveRecord>,
     /// Why changes to it are refused, if they are.
     #[serde(default)]
     pub locked: Option<String>,
@@ -84,6 +87,21 @@ pub struct InstanceRecord {
     pub updated: Timestamp,
     /// Grows with every change, so that writes that overtake each other leave the newest.
     pub revision: u64,
+}
+
+/// What a config drive is made from, besides what else the instance's record says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigDriveRecord {
+    /// How its files are laid out.
+    pub layout: DriveLayout,
+    /// The guest's host name.
+    pub hostname: String,
+    /// Public SSH keys.
+    pub ssh_keys: Vec<String>,
+    /// User data, base64: passwords are common in it.
+    pub user_data: Option<Secret>,
+    /// Vendor data, base64.
+    pub vendor_data: Option<Secret>,
 }
 
 /// What a root disk is made from.

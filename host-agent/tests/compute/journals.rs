@@ -102,7 +102,9 @@ async fn what_an_earlier_version_left_is_taken_up_as_that_planned_it() {
         cut_off.insert(operation.kind);
         life.crash().await;
     }
-    assert!(Kind::ALL.iter().all(|kind| cut_off.contains(kind)), "{cut_off:?}");
+    // Version 1 had no volumes.
+    let mut then = Kind::ALL.iter().filter(|kind| !kind.method().contains("volume"));
+    assert!(then.all(|kind| cut_off.contains(kind)), "{cut_off:?}");
 }
 
 #[tokio::test]

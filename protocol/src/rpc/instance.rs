@@ -330,6 +330,55 @@ pub struct Boot {
     /// What the owner notes about it: 128 items at most, keys and values of 255 bytes at most.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// A config drive: what cloud-init and its like read at the first boot. Each of the fields
+    /// below has one made, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_drive: Option<WantedDrive>,
+    /// User data, base64: 65535 bytes of it at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<Secret>,
+    /// Vendor data, base64, text: 65535 bytes of it at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vendor_data: Option<Secret>,
+    /// Public SSH keys of the guest's first account, as OpenSSH has them: 16 at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh_keys: Vec<String>,
+    /// The guest's host name; its name made fit if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+}
+
+/// How the files of a config drive are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DriveLayout {
+    /// As OpenStack does: `openstack/latest/meta_data.json` and its like, on `config-2`.
+    Openstack,
+    /// cloud-init's own: `meta-data`, `user-data` and its like, on `cidata`.
+    Nocloud,
+}
+
+impl DriveLayout {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Openstack => "openstack",
+            Self::Nocloud => "nocloud",
+        }
+    }
+}
+
+/// The config drive asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WantedDrive {
+    /// In the node's own layout.
+    #[default]
+    Default,
+    /// As OpenStack does.
+    Openstack,
+    /// cloud-init's own.
+    Nocloud,
 }
 
 /// A NIC asked for.
@@ -662,6 +711,12 @@ pub struct Instance {
     /// What its owner notes about it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// The layout of its config drive, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_drive: Option<DriveLayout>,
+    /// The host name its config drive gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
     /// Whether it is locked against changes, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked: Option<String>,

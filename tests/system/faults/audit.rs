@@ -3,7 +3,7 @@
 //!
 //! | an instance that is | may have |
 //! |---|---|
-//! | ACTIVE, PAUSED, SHUTOFF, SHELVED, SOFT_DELETED | a domain, `disk.qcow2`, the console's log |
+//! | ACTIVE, PAUSED, SHUTOFF, SHELVED, SOFT_DELETED | a domain, `disk.qcow2`, `config.img`, the console's log |
 //! | SUSPENDED | also libvirt's file of its memory |
 //! | RESCUE | also `disk.rescue.qcow2` |
 //! | VERIFY_RESIZE | also `disk.aside.qcow2` |
@@ -134,6 +134,9 @@ impl Lane {
         let save = format!("ostler-{id}.save");
         if state == "suspended" || (state == "error" && saves.join(&save).exists()) {
             wanted.saves.insert(save);
+        }
+        if !shown["config_drive"].is_null() {
+            wanted.files.insert(self.instance_file(id, "config.img"));
         }
         let mut disks = vec!["disk.qcow2"];
         match state {

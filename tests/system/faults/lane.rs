@@ -288,7 +288,8 @@ impl Lane {
         self.node.adopt(&id);
         self.ever.push(id.clone());
         json!({"id": id, "name": "tried", "image": image, "vcpus": 1, "memory": 48u64 << 20,
-               "max_vcpus": 2, "max_memory": 96u64 << 20, "networks": [{"network": "lan"}]})
+               "max_vcpus": 2, "max_memory": 96u64 << 20, "networks": [{"network": "lan"}],
+               "hostname": "tried"})
     }
 
     /// An instance that is ACTIVE, with the user's data where nobody is in the guest.

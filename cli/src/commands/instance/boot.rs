@@ -6,6 +6,7 @@ use ostler_protocol::rpc::method::InstanceBoot;
 use ostler_protocol::rpc::values::{Bytes, InstanceId, Name};
 
 use super::change;
+use super::config_drive::ConfigDriveArgs;
 use crate::args::Changing;
 use crate::commands::Session;
 use crate::commands::metadata::{Item, items};
@@ -52,13 +53,20 @@ pub(crate) struct BootArgs {
     #[arg(long, value_name = "UUID")]
     id: Option<InstanceId>,
     #[command(flatten)]
+    config_drive: ConfigDriveArgs,
+    #[command(flatten)]
     changing: Changing,
 }
 
 impl BootArgs {
     /// Carry it out.
     pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
-        let params = Boot {
+        let changing = self.changing.clone();
+        change::<InstanceBoot>(session, &self.params()?, &changing).await
+    }
+
+    fn params(self) -> Result<Boot, Failure> {
+        let boot = Boot {
             id: self.id,
             name: self.name,
             image: self.image,
@@ -71,8 +79,13 @@ impl BootArgs {
             networks: self.network,
             owner: self.owner,
             metadata: items(self.metadata, |value| value)?,
+            config_drive: None,
+            user_data: None,
+            vendor_data: None,
+            ssh_keys: Vec::new(),
+            hostname: None,
         };
-        change::<InstanceBoot>(session, &params, &self.changing).await
+        self.config_drive.add_to(boot)
     }
 }
 
@@ -122,6 +135,25 @@ mod tests {
         ] {
             assert!(nic(bad).is_err(), "{bad:?} was taken");
         }
+    }
+
+    #[test]
+    fn a_config_drive_has_the_layout_that_is_named_or_the_nodes_own() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            boot: BootArgs,
+        }
+        let sent = |rest: &str| {
+            let line = format!("boot --name a --image i --flavor f {rest}");
+            let line = Line::try_parse_from(line.split_whitespace()).ok().unwrap();
+            serde_json::to_value(line.boot.params().ok().unwrap()).unwrap()
+        };
+        assert!(sent("").get("config_drive").is_none());
+        assert_eq!(sent("--config-drive")["config_drive"], "default");
+        assert_eq!(sent("--config-drive nocloud")["config_drive"], "nocloud");
+        assert_eq!(sent("--hostname web --config-drive")["hostname"], "web");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! ([`operations`](super::operations)). What is decided is reserved at once, and put back if it
 //! cannot be written down.
 
+mod config_drive;
 pub(super) mod size;
 pub(super) mod volume;
 

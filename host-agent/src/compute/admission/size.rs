@@ -9,7 +9,7 @@ use ostler_protocol::rpc::image::State as ImageState;
 use ostler_protocol::rpc::instance::{Adjust, Boot, Resize, Size, TaskState, VmState};
 use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress, Name, PortId, Sha256};
 
-use super::Admission;
+use super::{Admission, config_drive};
 use crate::journal::records::{Base, DirectBoot, ImageRecord, InstanceRecord, PortRecord, Source};
 
 /// The most vCPUs one instance may have: what QEMU's q35 machine takes without more.
@@ -60,6 +60,7 @@ pub(in crate::compute) fn admit(
     }
     let (max_vcpus, max_memory) = maximum(boot, &size)?;
     notes(boot.owner.as_deref(), &boot.metadata)?;
+    let config_drive = config_drive::admit(boot, id, gate.settings.config_drive)?;
     let ports = ports(boot, gate)?;
     let Flavor { vcpus, memory, .. } = size;
     gate.room(&Size { flavor: None, vcpus, memory, disk, max_vcpus, max_memory })?;
@@ -79,6 +80,7 @@ pub(in crate::compute) fn admit(
         volumes: Vec::new(),
         owner: boot.owner.clone().filter(|owner| !owner.is_empty()),
         metadata: boot.metadata.clone(),
+        config_drive,
         locked: None,
         rescue: None,
         resized: None,
@@ -406,7 +408,9 @@ mod tests {
     use std::cell::Cell;
 
     use ostler_protocol::rpc::image::Format;
+    use ostler_protocol::rpc::instance::DriveLayout;
     use ostler_protocol::rpc::values::{OperationId, Timestamp};
+    use serde_json::json;
 
     use super::*;
     use crate::compute::authority::ByState;
@@ -492,6 +496,25 @@ mod tests {
             let fault = self.admit(boot).unwrap_err();
             (fault.reason, fault.message)
         }
+    }
+
+    #[test]
+    fn each_part_of_a_config_drive_makes_one_and_nothing_else_does() {
+        let drive = |more: serde_json::Value| {
+            let mut boot = json!({"name": "Web_1", "image": "debian", "flavor": "small"});
+            boot.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            world().admit(boot).unwrap().config_drive
+        };
+        assert_eq!(drive(json!({})), None);
+        let own = drive(json!({"config_drive": "default"})).unwrap();
+        assert_eq!((own.layout, own.hostname.as_str()), (DriveLayout::Openstack, "web-1"));
+        for more in
+            [json!({"user_data": ""}), json!({"vendor_data": "eA=="}), json!({"hostname": "web-1"})]
+        {
+            assert_eq!(drive(more).unwrap().layout, DriveLayout::Openstack);
+        }
+        let named = drive(json!({"config_drive": "nocloud", "hostname": "a.b"})).unwrap();
+        assert_eq!((named.layout, named.hostname.as_str()), (DriveLayout::Nocloud, "a.b"));
     }
 
     #[test]

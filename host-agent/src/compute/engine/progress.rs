@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ostler_protocol::rpc::instance::VmState;
 use ostler_protocol::rpc::operation::{State, StepState, Subject};
 use ostler_protocol::rpc::values::Timestamp;
 
@@ -78,6 +79,10 @@ impl<O: Outside> Engine<O> {
                             *instance = operation.change.applied(instance, operation.was);
                         }
                         instance.vm_state = vm_state;
+                        // It is remembered for a while; what may be secret is not.
+                        if vm_state == VmState::Deleted {
+                            instance.config_drive = None;
+                        }
                         // A delete that came meanwhile owns the instance already.
                         if instance.operation == Some(operation.id) {
                             instance.task_state = None;

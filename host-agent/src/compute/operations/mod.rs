@@ -80,7 +80,7 @@ mod prelude {
     pub(super) use ostler_protocol::rpc::values::{Bytes, InstanceId, Name};
     pub(super) use serde::{Deserialize, Serialize};
 
-    pub(super) use super::{REMOVE, SHUT_DOWN, START, as_it_was, running_again};
+    pub(super) use super::{REMOVE, SHUT_DOWN, START, as_it_was, config_drive, running_again};
     pub(super) use crate::compute::admission::{Admission, Admitted};
     pub(super) use crate::compute::describe::{Change, Describe, Legal, Permit};
     pub(super) use crate::compute::plan::Plan;
@@ -278,6 +278,14 @@ fn running_again(before: &InstanceRecord) -> VmState {
     match matches!(before.vm_state, VmState::Rescued | VmState::Resized) {
         true => before.vm_state,
         false => VmState::Active,
+    }
+}
+
+/// The steps that make what an instance has of a config drive.
+const fn config_drive(has: bool) -> &'static [Step] {
+    match has {
+        true => &[Step::WriteConfigDrive],
+        false => &[],
     }
 }
 

@@ -16,6 +16,9 @@ pub(in crate::compute) const LEGAL: Legal = Legal::new(
 pub(in crate::compute) struct Rebuild {
     /// What the disk is made from.
     pub(in crate::compute) from: Source,
+    /// Whether it has a config drive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::compute) config_drive: bool,
 }
 
 pub(super) fn ask(
@@ -25,7 +28,7 @@ pub(super) fn ask(
     gate.act(rebuild.id, &LEGAL, |record, gate| {
         let from = size::source(&rebuild.image, &gate.known.images)?;
         fits_disk(record, &from)?;
-        Ok(Rebuild { from }.into())
+        Ok(Rebuild { from, config_drive: record.config_drive.is_some() }.into())
     })
 }
 
@@ -44,12 +47,15 @@ fn fits_disk(record: &InstanceRecord, from: &Source) -> Result<(), Refusal> {
 }
 
 pub(super) fn samples() -> Vec<Change> {
-    vec![Rebuild { from: sample::source("other") }.into()]
+    [false, true]
+        .map(|config_drive| Rebuild { from: sample::source("other"), config_drive }.into())
+        .into()
 }
 
 impl Describe for Rebuild {
     fn plan(&self, was: Running) -> Plan {
         Plan::of(&[Step::PowerOff, Step::SetRootAside, Step::CreateRootDisk])
+            .then(config_drive(self.config_drive))
             .then(&[Step::EnsureBridges, Step::DefineDomain])
             .then_if(was, &[Step::StartDomain])
             .then(&[Step::DropAside, Step::DropBase])

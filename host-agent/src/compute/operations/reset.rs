@@ -12,7 +12,7 @@ pub(in crate::compute) const LEGAL: Legal =
 pub(super) fn ask(reset: instance::Reset, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(reset.id, &LEGAL, |record, _| {
         is_root(record, &reset.root_device)?;
-        Ok(Rebuild { from: record.source() }.into())
+        Ok(Rebuild { from: record.source(), config_drive: record.config_drive.is_some() }.into())
     })
 }
 

@@ -99,6 +99,7 @@ mod tests {
             volumes: Vec::new(),
             owner: None,
             metadata: Default::default(),
+            config_drive: None,
             locked: None,
             rescue: None,
             resized: None,

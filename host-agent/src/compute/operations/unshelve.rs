@@ -15,6 +15,9 @@ pub(in crate::compute) struct Unshelve {
     pub(in crate::compute) image: Name,
     /// The bytes of the image, where only that is left.
     pub(in crate::compute) base: Option<Base>,
+    /// Whether it has a config drive.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::compute) config_drive: bool,
 }
 
 pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
@@ -24,20 +27,25 @@ pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, 
             return Err(Refusal::new(Reason::NotFound, text).next("delete the instance"));
         };
         let image = shelved.image.clone();
+        let config_drive = record.config_drive.is_some();
         if record.vm_state != VmState::ShelvedOffloaded {
-            return Ok(Unshelve { image, base: None }.into());
+            return Ok(Unshelve { image, base: None, config_drive }.into());
         }
         gate.room(&record.size())?;
         let base = Some(size::source(&image, &gate.known.images)?.base);
-        Ok(Unshelve { image, base }.into())
+        Ok(Unshelve { image, base, config_drive }.into())
     })
 }
 
 pub(super) fn samples() -> Vec<Change> {
     let image = sample::name("shelf");
-    [None, Some(sample::source("shelf").base)]
-        .map(|base| Unshelve { image: image.clone(), base }.into())
-        .into()
+    let bases = [None, Some(sample::source("shelf").base)];
+    let of = |base: Option<Base>| {
+        [false, true].map(|config_drive| {
+            Unshelve { image: image.clone(), base: base.clone(), config_drive }.into()
+        })
+    };
+    bases.into_iter().flat_map(of).collect()
 }
 
 impl Describe for Unshelve {
@@ -47,6 +55,7 @@ impl Describe for Unshelve {
             None => &[],
         };
         Plan::of(disk)
+            .then(config_drive(self.config_drive))
             .then(&START)
             .then_about(Step::DropShelvedImage, Subject::Image(self.image.clone()))
             .then(&[Step::DropBase])

@@ -167,6 +167,8 @@ impl<O: Outside> Reads<O> {
             max_memory: record.max_memory.max(record.memory),
             owner: record.owner.clone(),
             metadata: record.metadata.clone(),
+            config_drive: record.config_drive.as_ref().map(|drive| drive.layout),
+            hostname: record.config_drive.as_ref().map(|drive| drive.hostname.clone()),
             locked: record.locked.clone(),
             rescue_image: record.rescue.as_ref().map(|rescue| rescue.image.clone()),
             shelved_image: record.shelved.as_ref().map(|shelved| shelved.image.clone()),

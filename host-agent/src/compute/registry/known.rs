@@ -261,7 +261,8 @@ mod tests {
             started: None,
             finished: None,
         };
-        let change = Change::from(Unshelve { image, base: Some(shelf.clone()) });
+        let change =
+            Change::from(Unshelve { image, base: Some(shelf.clone()), config_drive: false });
         let volatile = Volatile::default();
         let accepted = Acceptance::Accepted;
         let live = LiveOperation::new(operation, change, Running::No, volatile, accepted);

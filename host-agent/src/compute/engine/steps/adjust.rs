@@ -40,7 +40,9 @@ impl<O: Outside> Engine<O> {
 
 /// What is written into the domain, so that it is known again should the journal be lost.
 pub(super) fn metadata(node: &Name, record: &InstanceRecord) -> Metadata {
-    let described = InstanceRecord { fault: None, fingerprint: None, ..record.clone() };
+    // Whoever may read the domain may not read what its config drive has.
+    let described =
+        InstanceRecord { fault: None, fingerprint: None, config_drive: None, ..record.clone() };
     Metadata {
         id: record.id,
         name: record.name.to_string(),

@@ -71,6 +71,7 @@ impl<O: Outside> Engine<O> {
             Step::UnplugVolume => Ok(!self.is_plugged(operation, planned).await?),
             // An undo of these takes nothing back, or puts back what the instance's record says.
             Step::CreateRootDisk
+            | Step::WriteConfigDrive
             | Step::DefineDomain
             | Step::EnsureBridges
             | Step::AskShutdown

@@ -27,6 +27,8 @@ const SPARE_SLOTS: u8 = 8;
 const MEMORY_STATS_PERIOD: u32 = 10;
 /// The guest's serial number of a rescue disk.
 const RESCUE_SERIAL: &str = "rescue";
+/// That of the config drive.
+const CONFIG_DRIVE_SERIAL: &str = "config";
 
 impl<O: Outside> Engine<O> {
     pub(super) async fn ensure_bridges(&self, record: &InstanceRecord) -> Result<(), StepError> {
@@ -136,6 +138,18 @@ impl<O: Outside> Engine<O> {
                 discard: Discard::Unmap,
             });
         let mut disks: Vec<Disk> = own.collect();
+        disks.extend(record.config_drive.as_ref().map(|_| Disk {
+            source: DiskSource::File(files.config_drive),
+            format: DiskFormat::Raw,
+            bus: DiskBus::Virtio,
+            target: CONFIG_DRIVE,
+            alias: String::new(),
+            serial: CONFIG_DRIVE_SERIAL.to_owned(),
+            access: DiskAccess::ReadOnly,
+            sharing: Sharing::Exclusive,
+            cache: DiskCache::Writeback,
+            discard: Discard::Ignore,
+        }));
         disks.extend(volumes);
         Ok(DomainSpec {
             metadata: metadata(&self.registry.settings().host, record),

@@ -7,6 +7,7 @@
 mod adjust;
 mod already;
 mod boot;
+mod config_drive;
 mod delete;
 mod error;
 mod image;
@@ -61,6 +62,7 @@ impl<O: Outside> Engine<O> {
             Step::RemoveBridge => self.remove_bridge(operation).await?,
             Step::SetPassword => self.set_password(operation).await?,
             Step::CreateRootDisk => self.create_root_disk(&self.target(operation)?).await?,
+            Step::WriteConfigDrive => self.write_config_drive(&self.target(operation)?).await?,
             Step::EnsureBridges => self.ensure_bridges(&self.target(operation)?).await?,
             Step::DefineDomain => self.define_domain(&self.target(operation)?).await?,
             Step::StartDomain => self.start_domain(&self.target(operation)?).await?,
@@ -155,9 +157,11 @@ impl<O: Outside> Engine<O> {
                 self.undo_snapshot_of_volume(operation, planned, name).await
             }
             // Bridges belong to their networks and outlive instances; a disk that was made or
-            // grown in the place of one set aside goes when that comes back; and the rest changes
-            // nothing that could be put back.
+            // grown in the place of one set aside goes when that comes back; a config drive says
+            // what the one before it said, and goes with a new instance's folder; and the rest
+            // changes nothing that could be put back.
             Step::CreateRootDisk
+            | Step::WriteConfigDrive
             | Step::EnsureBridges
             | Step::GrowRoot
             | Step::PowerOff
