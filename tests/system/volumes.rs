@@ -190,3 +190,51 @@ async fn a_raw_volume_stays_raw_whatever_a_guest_writes_into_it() {
         node.done("volume.delete", json!({"id": volume})).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_on_a_volume_keeps_its_system_through_all_operations() {
+    need_root!();
+    let mut node = Node::start().await;
+    let lan = node.network.clone();
+    let mut params = node.boot_params("on-volume", Mode::Ostler, &[&lan]).await;
+    let id = params["id"].as_str().unwrap().to_owned();
+    let image = params["image"].clone();
+    params["volume_size"] = json!(256 * MIB);
+    node.done("instance.boot", params).await;
+    let shown = node.show(&id).await;
+    let volume = shown["volumes"][0]["volume"].as_str().unwrap().to_owned();
+    node.shell(&id, "echo mine >/root/mark && sync").await;
+    for (method, more, status) in [
+        ("instance.reboot", json!({"manner": "hard"}), "ACTIVE"),
+        ("instance.rebuild", json!({"image": image}), "ACTIVE"),
+        ("instance.resize", json!({"vcpus": 2}), "VERIFY_RESIZE"),
+        ("instance.confirm_resize", json!({}), "ACTIVE"),
+        ("instance.shelve", json!({}), "SHELVED_OFFLOADED"),
+        ("instance.unshelve", json!({}), "ACTIVE"),
+    ] {
+        let mut params = more;
+        params["id"] = json!(id);
+        node.becomes(method, params, status).await;
+        if status == "ACTIVE" {
+            assert_eq!(node.shell(&id, "cat /root/mark").await, "mine", "after {method}");
+        }
+    }
+    // During a rescue it is the second disk.
+    node.becomes("instance.rescue", json!({"id": id}), "RESCUE").await;
+    let seen = "mkdir -p /tmp/own && mount -o ro /dev/vdb /tmp/own && cat /tmp/own/root/mark";
+    assert_eq!(node.shell(&id, seen).await, "mine");
+    node.becomes("instance.unrescue", json!({"id": id}), "ACTIVE").await;
+    node.delete(&id).await;
+
+    // The volume outlives it, and another boots from it.
+    assert_eq!(status(&mut node, &volume).await, "available");
+    let mut params = node.boot_params("heir", Mode::Ostler, &[&lan]).await;
+    let heir = params["id"].as_str().unwrap().to_owned();
+    params.as_object_mut().unwrap().remove("image");
+    params["volume"] = json!(volume);
+    params["delete_on_termination"] = json!(true);
+    node.done("instance.boot", params).await;
+    assert_eq!(node.shell(&heir, "cat /root/mark").await, "mine");
+    node.delete(&heir).await;
+    assert!(!folder(&node, &volume).exists());
+}

@@ -65,7 +65,7 @@ impl Show for Instance {
             ("owner", Field::maybe(self.owner.as_ref())),
             ("host", Field::plain(&self.host)),
             ("domain", Field::plain(&self.domain)),
-            ("image", Field::plain(&self.image)),
+            ("image", Field::maybe(self.image.as_ref())),
             ("flavor", Field::maybe(self.flavor.as_ref())),
             ("vcpus", up_to(self.vcpus, self.max_vcpus)),
             ("memory", up_to(self.memory, self.max_memory)),

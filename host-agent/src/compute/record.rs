@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::{Size, VmState};
-use ostler_protocol::rpc::values::{InstanceId, Sha256, Timestamp};
+use ostler_protocol::rpc::values::{InstanceId, Sha256, Timestamp, VolumeId};
 use ostler_protocol::rpc::volume::Bus;
 
 use crate::hypervisor::spec::{DiskBus, DiskTarget};
@@ -32,10 +32,15 @@ impl InstanceRecord {
         self.max_memory = size.max_memory;
     }
 
-    /// What it was made from.
-    pub(super) fn source(&self) -> Source {
+    /// What its root disk was made from; none if it boots from a volume.
+    pub(super) fn source(&self) -> Option<Source> {
         let Self { image, base, direct, .. } = self.clone();
-        Source { image, base, direct }
+        Some(Source { image: image?, base: base?, direct })
+    }
+
+    /// The volume it boots from; none if it has a root disk.
+    pub(super) fn root_volume(&self) -> Option<VolumeId> {
+        self.volumes.iter().find(|there| there.root).map(|there| there.volume)
     }
 
     /// When a soft-deleted instance is deleted for good, if those are kept for so long; none if
@@ -70,7 +75,7 @@ impl InstanceRecord {
             | VmState::Shelved
             | VmState::SoftDeleted
             | VmState::Error => {
-                base(&self.base)
+                self.base.as_ref().is_some_and(base)
                     || self.direct.as_ref().is_some_and(direct)
                     || self.rescue.as_ref().is_some_and(rescue)
             }

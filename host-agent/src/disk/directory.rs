@@ -123,6 +123,18 @@ impl Disks for Directory {
         self.spawn(&path.clone(), move || overlay::create(&root, &path, &bytes)).await
     }
 
+    async fn create_folder(&self, instance: InstanceId) -> Result<Ensured, DiskError> {
+        let folder = self.files(instance).folder;
+        let path = folder.clone();
+        let make = move || {
+            let made = durable::folder(&folder, FOLDER_MODE)?;
+            durable::sync_folder_of(&folder)?;
+            Ok(made)
+        };
+        let made = self.run("make", path, make).await?;
+        Ok(if made { Ensured::Created } else { Ensured::AlreadyThere })
+    }
+
     async fn create_rescue(&self, root: &RootDisk) -> Result<Ensured, DiskError> {
         let path = self.files(root.instance).rescue;
         let bytes = overlay::plan(root)?;

@@ -53,6 +53,12 @@ pub trait Disks: Send + Sync + 'static {
         root: &RootDisk,
     ) -> impl Future<Output = Result<Ensured, DiskError>> + Send;
 
+    /// Make the folder of an instance that has no root disk here.
+    fn create_folder(
+        &self,
+        instance: InstanceId,
+    ) -> impl Future<Output = Result<Ensured, DiskError>> + Send;
+
     /// Make the disk a rescue boots from, like [`create_root`](Self::create_root).
     fn create_rescue(
         &self,

@@ -19,10 +19,11 @@ pub struct InstanceRecord {
     pub id: InstanceId,
     /// What people call it.
     pub name: Name,
-    /// The image it was made from, by name.
-    pub image: Name,
-    /// The bytes it was made from.
-    pub base: Base,
+    /// The image it was made from, by name; none if it boots from a volume that was made from
+    /// none.
+    pub image: Option<Name>,
+    /// The bytes its root disk was made from; none if it boots from a volume.
+    pub base: Option<Base>,
     /// Kernel and ramdisk, where it boots without firmware.
     pub direct: Option<DirectBoot>,
     /// The flavor it was booted with.
@@ -31,7 +32,7 @@ pub struct InstanceRecord {
     pub vcpus: u32,
     /// Memory.
     pub memory: Bytes,
-    /// Size of the root disk.
+    /// Size of the root disk; nothing if it boots from a volume.
     pub disk: Bytes,
     /// The most vCPUs it can be given while it runs.
     #[serde(default)]

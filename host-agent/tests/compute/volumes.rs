@@ -292,3 +292,115 @@ async fn an_image_stays_as_long_as_a_volume_lies_on_it() {
     life.done(remove(volume)).await;
     assert_eq!(kept(), 0);
 }
+
+fn boot_on(id: InstanceId, more: Value) -> Command {
+    let mut params = json!({"id": id, "name": "web", "vcpus": 1, "memory": 64 << 20});
+    for (key, value) in more.as_object().unwrap() {
+        params[key] = value.clone();
+    }
+    command(Command::Boot, params)
+}
+
+#[tokio::test]
+async fn an_instance_boots_from_a_volume_that_is_made_for_it() {
+    let world = World::new();
+    let life = world.furnished().await;
+    for goes in [false, true] {
+        let id = InstanceId::random();
+        let root = json!({"image": "disk", "volume_size": 2 << 20, "delete_on_termination": goes});
+        life.done(boot_on(id, root)).await;
+        let shown = life.compute.reads().instance(id).unwrap().instance;
+        assert_eq!((shown.disk, shown.volumes.len()), (Bytes(0), 1));
+        let volume = shown.volumes[0].volume;
+        assert!(shown.volumes[0].root && life.volume(volume).bootable);
+        assert_eq!(world.plugged(id), ["vda"]);
+        // It runs from it.
+        let refused = life.submit(detach(id, volume)).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::Conflict);
+        life.done(delete(id)).await;
+        assert_eq!(
+            (life.compute.reads().volume(volume).is_err(), world.volume_files(volume)),
+            (goes, !goes)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_boot_from_a_volume_that_fails_leaves_what_was_there_and_nothing_else() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let kept = VolumeId::random();
+    let create = json!({"id": kept, "name": "root", "source": {"image": "disk"}});
+    life.done(command(Command::VolumeCreate, create)).await;
+    for call in [Call::Define, Call::Start] {
+        for (root, volumes) in
+            [(json!({"image": "disk", "volume_size": 2 << 20}), 1), (json!({"volume": kept}), 1)]
+        {
+            let id = InstanceId::random();
+            world.hypervisor.fail_next(call, Failing::After, failed("step"));
+            let over = life.tried(boot_on(id, root)).await;
+            assert_eq!(over.state, State::Undone, "{call:?}: {over:#?}");
+            assert_eq!(world.traces(id), [""; 0]);
+            let all = life.compute.reads().volumes(&Default::default()).unwrap();
+            assert_eq!(all.len(), volumes);
+            assert_eq!(life.volume(kept).status, VolumeStatus::Available);
+        }
+    }
+    let id = InstanceId::random();
+    life.done(boot_on(id, json!({"volume": kept}))).await;
+    assert_eq!(life.volume(kept).status, VolumeStatus::InUse);
+    for bad in [
+        json!({}),
+        json!({"image": "disk", "volume": kept}),
+        json!({"volume": kept}),
+        json!({"volume": VolumeId::random()}),
+        json!({"volume_size": 1 << 20}),
+        json!({"image": "disk", "volume_size": 512}),
+        json!({"image": "disk", "volume_size": 2 << 20, "disk": 2 << 20}),
+        json!({"image": "disk", "delete_on_termination": true}),
+    ] {
+        let refused = life.submit(boot_on(InstanceId::random(), bad.clone())).await;
+        assert!(refused.is_err(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_root_volume_survives_whatever_is_done_to_its_instance() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let id = InstanceId::random();
+    life.done(boot_on(id, json!({"image": "disk", "volume_size": 2 << 20}))).await;
+    let volume = life.compute.reads().instance(id).unwrap().instance.volumes[0].volume;
+    let root = |world: &World| {
+        let disks = world.hypervisor.spec(id).unwrap().disks;
+        let found = disks.iter().find(|disk| disk.serial == volume.to_string()).unwrap().clone();
+        (found.device(), found.source)
+    };
+    let before = root(&world);
+    assert_eq!(before.0, "vda");
+    life.done(command(Command::Rescue, json!({"id": id}))).await;
+    assert_eq!((root(&world).0.as_str(), &root(&world).1), ("vdb", &before.1));
+    life.done(Command::Unrescue(id)).await;
+    assert_eq!(root(&world), before);
+    life.done(command(Command::Rebuild, json!({"id": id, "image": "disk"}))).await;
+    assert_eq!(root(&world), before);
+    life.done(command(Command::Resize, json!({"id": id, "vcpus": 2}))).await;
+    life.done(Command::RevertResize(id)).await;
+    life.done(command(Command::Resize, json!({"id": id, "vcpus": 2}))).await;
+    life.done(Command::ConfirmResize(id)).await;
+    assert_eq!(root(&world), before);
+    life.done(command(Command::Shelve, json!({"id": id}))).await;
+    assert_eq!(life.status(id), Status::ShelvedOffloaded);
+    assert_eq!(world.traces(id), [""; 0]);
+    assert_eq!(life.volume(volume).status, VolumeStatus::InUse);
+    life.done(Command::Unshelve(id)).await;
+    assert_eq!((life.status(id), root(&world)), (Status::Active, before));
+    for refused in [
+        command(Command::Snapshot, json!({"id": id, "name": "shot"})),
+        command(Command::Reset, json!({"id": id, "root_device": "vda"})),
+    ] {
+        let fault = life.submit(refused).await.unwrap_err();
+        assert_eq!(fault.reason, Reason::Conflict);
+        assert!(fault.next.unwrap().contains("ostler volume"));
+    }
+}

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
 use super::guest::GuestSummary;
-use super::values::{Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Secret, Timestamp};
+use super::values::{
+    Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Secret, Timestamp, VolumeId,
+};
 use super::volume::AttachedVolume;
 
 /// The stable state: what the user should expect. The words are nova's.
@@ -301,8 +303,21 @@ pub struct Boot {
     pub id: Option<InstanceId>,
     /// What people call it.
     pub name: Name,
-    /// The image of its root disk.
-    pub image: Name,
+    /// The image of its root disk, or of the volume that is made for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Name>,
+    /// The volume it boots from, in place of a root disk from an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeId>,
+    /// Boot from a new volume of this size, bytes, made from the image; it has the instance's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_size: Option<Bytes>,
+    /// The pool of that volume; the node's first if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_pool: Option<Name>,
+    /// Whether the volume it boots from is deleted with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub delete_on_termination: bool,
     /// A flavor of the node's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flavor: Option<Name>,
@@ -688,8 +703,9 @@ pub struct Instance {
     pub host: String,
     /// The libvirt domain's name.
     pub domain: String,
-    /// The image of its root disk.
-    pub image: Name,
+    /// The image of its root disk; absent if it boots from a volume that was made from none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Name>,
     /// The flavor it was booted with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flavor: Option<Name>,
@@ -697,7 +713,7 @@ pub struct Instance {
     pub vcpus: u32,
     /// Memory, bytes.
     pub memory: Bytes,
-    /// Size of the root disk, bytes.
+    /// Size of the root disk, bytes; 0 if it boots from a volume.
     pub disk: Bytes,
     /// The most vCPUs it can be given while it runs.
     #[serde(default)]

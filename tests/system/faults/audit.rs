@@ -144,6 +144,11 @@ impl Lane {
             "resized" => disks.push("disk.aside.qcow2"),
             _ => {}
         }
+        let on_volume =
+            shown["volumes"].as_array().into_iter().flatten().any(|v| v["root"] == true);
+        if on_volume {
+            disks.retain(|name| *name != "disk.qcow2");
+        }
         for name in disks {
             let disk = self.instance_file(id, name);
             if let Some(base) = base_of(&disk).await? {

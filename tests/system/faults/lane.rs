@@ -244,8 +244,16 @@ impl Lane {
                 (of(&id, params(&shown)), id)
             }
             About::NewInstance => {
-                let params = self.new_instance("blank");
+                self.drop_volumes().await?;
+                let mut params = self.new_instance("blank");
                 let id = params["id"].as_str().unwrap_or_default().to_owned();
+                let to_be = json!({"id": id});
+                for (method, params) in &scenario.first {
+                    self.done(method, params(&to_be)).await?;
+                }
+                for (key, value) in (scenario.asked.1)(&to_be).as_object().into_iter().flatten() {
+                    params[key] = value.clone();
+                }
                 (params, id)
             }
             About::Image => {

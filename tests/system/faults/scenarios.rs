@@ -105,6 +105,12 @@ impl Scenario {
         self
     }
 
+    /// No disk of its own is looked at.
+    fn gone(mut self) -> Self {
+        self.fate = Fate::Gone;
+        self
+    }
+
     fn once(mut self) -> Self {
         self.once = true;
         self
@@ -150,6 +156,10 @@ const VOLUME: Deed = (
     "volume.create",
     |shown| json!({"id": shown["id"], "name": "data", "size": 2 << 20, "format": "raw"}),
 );
+const ROOT_VOLUME: Deed = (
+    "volume.create",
+    |shown| json!({"id": shown["id"], "name": "root", "source": {"image": "blank"}}),
+);
 const ATTACH: Deed = ("instance.attach_volume", |shown| json!({"volume": shown["id"]}));
 const ATTACH_FOR_GOOD: Deed = (
     "instance.attach_volume",
@@ -180,7 +190,23 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
     let deed = |deed: Deed, then| of(deed.1, then);
     let about = |about, then| Scenario { about, ..of(nothing, then) };
     match kind {
-        Kind::Boot => vec![about(About::NewInstance, "active").replaced()],
+        Kind::Boot => vec![
+            about(About::NewInstance, "active").replaced(),
+            // What it made goes with it, for the bench deletes it whole.
+            Scenario {
+                about: About::NewInstance,
+                ..of(|_| json!({"volume_size": 16 << 20, "delete_on_termination": true}), "active")
+                    .when("on a new volume")
+                    .gone()
+            },
+            Scenario {
+                about: About::NewInstance,
+                ..of(|shown| json!({"image": null, "volume": shown["id"]}), "active")
+                    .when("on a volume")
+                    .after(&[ROOT_VOLUME])
+                    .gone()
+            },
+        ],
         Kind::Start => {
             vec![of(nothing, "active").after(&[STOP]), of(nothing, "active").idle()]
         }

@@ -3,13 +3,14 @@
 use clap::Args;
 use ostler_protocol::rpc::instance::{Boot, Nic};
 use ostler_protocol::rpc::method::InstanceBoot;
-use ostler_protocol::rpc::values::{Bytes, InstanceId, Name};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, VolumeId};
 
 use super::change;
 use super::config_drive::ConfigDriveArgs;
 use crate::args::Changing;
 use crate::commands::Session;
 use crate::commands::metadata::{Item, items};
+use crate::commands::volume::VolumeRef;
 use crate::failure::Failure;
 use crate::size;
 
@@ -19,9 +20,21 @@ pub(crate) struct BootArgs {
     /// Its name
     #[arg(long)]
     name: Name,
-    /// The image of its root disk
+    /// The image of its root disk, or of the volume that is made for it
+    #[arg(long, required_unless_present = "volume")]
+    image: Option<Name>,
+    /// The volume to boot from: its id, or its name if that is unique
+    #[arg(long, conflicts_with_all = ["image", "disk", "volume_size"])]
+    volume: Option<VolumeRef>,
+    /// Boot from a new volume of this size, as in 20G, made from the image
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "disk")]
+    volume_size: Option<Bytes>,
+    /// The pool of that volume; default: the node's first
+    #[arg(long, value_name = "POOL", requires = "volume_size")]
+    volume_pool: Option<Name>,
+    /// Delete the volume it boots from with the instance
     #[arg(long)]
-    image: Name,
+    delete_on_termination: bool,
     /// Its size, by a flavor of the node; --vcpus, --memory and --disk override the flavor's
     #[arg(long, required_unless_present_all = ["vcpus", "memory"])]
     flavor: Option<Name>,
@@ -62,14 +75,22 @@ impl BootArgs {
     /// Carry it out.
     pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         let changing = self.changing.clone();
-        change::<InstanceBoot>(session, &self.params()?, &changing).await
+        let volume = match self.volume.clone() {
+            Some(volume) => Some(volume.resolve(&mut session.client).await?),
+            None => None,
+        };
+        change::<InstanceBoot>(session, &self.params(volume)?, &changing).await
     }
 
-    fn params(self) -> Result<Boot, Failure> {
+    fn params(self, volume: Option<VolumeId>) -> Result<Boot, Failure> {
         let boot = Boot {
             id: self.id,
             name: self.name,
             image: self.image,
+            volume,
+            volume_size: self.volume_size,
+            volume_pool: self.volume_pool,
+            delete_on_termination: self.delete_on_termination,
             flavor: self.flavor,
             vcpus: self.vcpus,
             memory: self.memory,
@@ -148,7 +169,7 @@ mod tests {
         let sent = |rest: &str| {
             let line = format!("boot --name a --image i --flavor f {rest}");
             let line = Line::try_parse_from(line.split_whitespace()).ok().unwrap();
-            serde_json::to_value(line.boot.params().ok().unwrap()).unwrap()
+            serde_json::to_value(line.boot.params(None).ok().unwrap()).unwrap()
         };
         assert!(sent("").get("config_drive").is_none());
         assert_eq!(sent("--config-drive")["config_drive"], "default");
@@ -169,5 +190,20 @@ mod tests {
         assert!(!parses(""));
         assert!(!parses("--vcpus 1"));
         assert!(!parses("--vcpus 0 --memory 512M"));
+        assert!(parses("--flavor small --volume-size 20G --delete-on-termination"));
+        assert!(!parses("--flavor small --volume root"));
+        assert!(!parses("--flavor small --volume-size 20G --disk 20G"));
+        assert!(!parses("--flavor small --volume-pool fast"));
+    }
+
+    #[test]
+    fn an_instance_boots_from_an_image_or_from_a_volume() {
+        use clap::Parser;
+        let parses = |rest: &str| {
+            let line = format!("ostler instance boot --name a --flavor small {rest}");
+            crate::commands::line::Cli::try_parse_from(line.split_whitespace()).is_ok()
+        };
+        assert!(parses("--image debian") && parses("--volume root"));
+        assert!(!parses("") && !parses("--volume root --disk 20G"));
     }
 }

@@ -4,6 +4,7 @@
 //! cannot be written down.
 
 mod config_drive;
+mod root;
 pub(super) mod size;
 pub(super) mod volume;
 
@@ -238,7 +239,7 @@ impl Admission<'_> {
                     .next("choose another name, or remove the image")
                     .by(Action::ImageRemove));
             }
-            let source = images.get(&record.image);
+            let source = record.image.as_ref().and_then(|image| images.get(image));
             made = Some(ImageRecord {
                 name: image.clone(),
                 state: ImageState::Importing,

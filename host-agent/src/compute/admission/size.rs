@@ -9,8 +9,10 @@ use ostler_protocol::rpc::image::State as ImageState;
 use ostler_protocol::rpc::instance::{Adjust, Boot, Resize, Size, TaskState, VmState};
 use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress, Name, PortId, Sha256};
 
-use super::{Admission, config_drive};
-use crate::journal::records::{Base, DirectBoot, ImageRecord, InstanceRecord, PortRecord, Source};
+use super::{Admission, config_drive, root};
+use crate::journal::records::{
+    Base, DirectBoot, ImageRecord, InstanceRecord, PortRecord, Source, VolumeRecord,
+};
 
 /// The most vCPUs one instance may have: what QEMU's q35 machine takes without more.
 const VCPUS_MAX: u32 = 255;
@@ -25,37 +27,39 @@ const METADATA_MAX: usize = 128;
 /// The longest kernel command line, bytes: the kernel's own COMMAND_LINE_SIZE on x86.
 const COMMAND_LINE_MAX: usize = 2047;
 
-fn invalid(parameter: &str, text: String) -> Refusal {
+pub(super) fn invalid(parameter: &str, text: String) -> Refusal {
     Refusal::new(Reason::InvalidParams, text).about(format!("parameter {parameter}"))
 }
 
-/// The record of the instance a boot asks for.
+/// The record of the instance a boot asks for, and of the volume that is made for it.
 ///
 /// # Errors
 /// Whatever is wrong with it; nothing has been done.
 pub(in crate::compute) fn admit(
     boot: &Boot,
     gate: &Admission<'_>,
-) -> Result<InstanceRecord, Refusal> {
+) -> Result<(InstanceRecord, Option<VolumeRecord>), Refusal> {
     let id = boot.id.unwrap_or_else(InstanceId::random);
     if gate.known.instances.contains_key(&id) {
         return Err(Refusal::new(Reason::Conflict, format!("conflict: instance {id} exists"))
             .about(format!("instance {id}"))
             .next("leave out the id to have one made, or repeat the request under its own key"));
     }
-    let source = source(&boot.image, &gate.known.images)?;
-    let image = &gate.known.images[&boot.image];
+    let root = root::of(boot, gate)?;
     let size = size(boot, &gate.settings.flavors)?;
-    if let Some(least) = image.properties.min_memory.filter(|least| *least > size.memory) {
-        let text = format!("image {} needs {least} of memory at least", image.name);
-        return Err(invalid("memory", text));
+    if let Some((name, properties)) = &root.image
+        && let Some(least) = properties.min_memory.filter(|least| *least > size.memory)
+    {
+        return Err(invalid("memory", format!("image {name} needs {least} of memory at least")));
     }
-    let disk = size.disk.unwrap_or(image.virtual_size);
-    if disk < image.virtual_size {
-        let text = format!(
-            "a disk of {disk} cannot hold image {}, which needs {}",
-            image.name, image.virtual_size
-        );
+    let disk = match root.volume {
+        Some(_) => Bytes(0),
+        None => size.disk.unwrap_or(root.least),
+    };
+    if disk < root.least {
+        let image = root.image.as_ref().map(|(name, _)| name.as_str()).unwrap_or_default();
+        let text =
+            format!("a disk of {disk} cannot hold image {image}, which needs {}", root.least);
         return Err(invalid("disk", text));
     }
     let (max_vcpus, max_memory) = maximum(boot, &size)?;
@@ -64,12 +68,12 @@ pub(in crate::compute) fn admit(
     let ports = ports(boot, gate)?;
     let Flavor { vcpus, memory, .. } = size;
     gate.room(&Size { flavor: None, vcpus, memory, disk, max_vcpus, max_memory })?;
-    Ok(InstanceRecord {
+    let record = InstanceRecord {
         id,
         name: boot.name.clone(),
-        image: source.image,
-        base: source.base,
-        direct: source.direct,
+        image: root.image.map(|(name, _)| name),
+        base: root.base,
+        direct: root.direct,
         flavor: boot.flavor.clone(),
         vcpus: size.vcpus,
         memory: size.memory,
@@ -77,7 +81,7 @@ pub(in crate::compute) fn admit(
         max_vcpus,
         max_memory,
         ports,
-        volumes: Vec::new(),
+        volumes: root.volume.into_iter().collect(),
         owner: boot.owner.clone().filter(|owner| !owner.is_empty()),
         metadata: boot.metadata.clone(),
         config_drive,
@@ -95,7 +99,8 @@ pub(in crate::compute) fn admit(
         created: gate.now,
         updated: gate.now,
         revision: 0,
-    })
+    };
+    Ok((record, root.new))
 }
 
 /// What a root disk made from this image is made from.
@@ -182,8 +187,16 @@ pub(in crate::compute) fn resize(
     };
     let vcpus = asked.vcpus.or(flavor.map(|f| f.vcpus)).unwrap_or(now.vcpus);
     let memory = asked.memory.or(flavor.map(|f| f.memory)).unwrap_or(now.memory);
-    let disk = asked.disk.or(flavor.and_then(|f| f.disk)).unwrap_or(now.disk);
-    check_size(vcpus, memory, Some(disk))?;
+    let disk = match record.root_volume() {
+        None => asked.disk.or(flavor.and_then(|f| f.disk)).unwrap_or(now.disk),
+        Some(_) if asked.disk.is_none() => now.disk,
+        Some(volume) => {
+            let text = "the instance boots from a volume".to_owned();
+            let next = format!("extend that: ostler volume extend {volume} SIZE");
+            return Err(invalid("disk", text).next(next));
+        }
+    };
+    check_size(vcpus, memory, Some(disk).filter(|disk| disk.0 > 0))?;
     if disk < now.disk {
         let text = format!("a disk never shrinks: it has {}, and {disk} is asked for", now.disk);
         return Err(invalid("disk", text));
@@ -324,7 +337,7 @@ fn check_size(vcpus: u32, memory: Bytes, disk: Option<Bytes>) -> Result<(), Refu
     Ok(())
 }
 
-fn direct_boot(
+pub(super) fn direct_boot(
     image: &ImageRecord,
     images: &BTreeMap<Name, ImageRecord>,
 ) -> Result<Option<DirectBoot>, Refusal> {
@@ -490,6 +503,7 @@ mod tests {
                     hypervisor: Link::Up,
                 },
             )
+            .map(|(record, _)| record)
         }
 
         fn refused(&mut self, boot: serde_json::Value) -> (Reason, String) {

@@ -19,6 +19,9 @@ pub(in crate::compute) struct Rebuild {
     /// Whether it has a config drive.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::compute) config_drive: bool,
+    /// Whether it boots from a volume, which stays as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::compute) on_volume: bool,
 }
 
 pub(super) fn ask(
@@ -27,9 +30,25 @@ pub(super) fn ask(
 ) -> Result<Admitted, Refusal> {
     gate.act(rebuild.id, &LEGAL, |record, gate| {
         let from = size::source(&rebuild.image, &gate.known.images)?;
-        fits_disk(record, &from)?;
-        Ok(Rebuild { from, config_drive: record.config_drive.is_some() }.into())
+        let on_volume = record.root_volume().is_some();
+        match on_volume {
+            true => keeps_image(record, &from)?,
+            false => fits_disk(record, &from)?,
+        }
+        Ok(Rebuild { from, config_drive: record.config_drive.is_some(), on_volume }.into())
     })
+}
+
+/// Whether an instance that boots from a volume has this image already: what is on the volume is
+/// not replaced.
+fn keeps_image(record: &InstanceRecord, from: &Source) -> Result<(), Refusal> {
+    if record.image.as_ref() == Some(&from.image) {
+        return Ok(());
+    }
+    let text = "the instance boots from a volume, and what that holds is kept at a rebuild";
+    Err(Refusal::new(Reason::InvalidParams, text)
+        .about("parameter image")
+        .next("name the image the volume was made from; for another, boot another instance"))
 }
 
 /// Whether an image fits the disk the instance has.
@@ -47,18 +66,27 @@ fn fits_disk(record: &InstanceRecord, from: &Source) -> Result<(), Refusal> {
 }
 
 pub(super) fn samples() -> Vec<Change> {
-    [false, true]
-        .map(|config_drive| Rebuild { from: sample::source("other"), config_drive }.into())
+    [(false, false), (true, false), (true, true)]
+        .map(|(config_drive, on_volume)| {
+            Rebuild { from: sample::source("other"), config_drive, on_volume }.into()
+        })
         .into()
 }
 
 impl Describe for Rebuild {
     fn plan(&self, was: Running) -> Plan {
-        Plan::of(&[Step::PowerOff, Step::SetRootAside, Step::CreateRootDisk])
+        let (renew, end): (&[Step], &[Step]) = match self.on_volume {
+            true => (&[], &[]),
+            false => {
+                (&[Step::SetRootAside, Step::CreateRootDisk], &[Step::DropAside, Step::DropBase])
+            }
+        };
+        Plan::of(&[Step::PowerOff])
+            .then(renew)
             .then(config_drive(self.config_drive))
             .then(&[Step::EnsureBridges, Step::DefineDomain])
             .then_if(was, &[Step::StartDomain])
-            .then(&[Step::DropAside, Step::DropBase])
+            .then(end)
     }
 
     fn gives_back_power(&self) -> bool {
@@ -70,8 +98,10 @@ impl Describe for Rebuild {
     }
 
     fn apply(&self, record: &mut InstanceRecord, _: Running) {
-        record.image = self.from.image.clone();
-        record.base = self.from.base.clone();
+        record.image = Some(self.from.image.clone());
+        if !self.on_volume {
+            record.base = Some(self.from.base.clone());
+        }
         record.direct.clone_from(&self.from.direct);
     }
 

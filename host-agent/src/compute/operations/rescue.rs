@@ -18,9 +18,16 @@ pub(in crate::compute) struct Rescue {
 
 pub(super) fn ask(rescue: instance::Rescue, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(rescue.id, &LEGAL, |record, gate| {
-        let from = match rescue.image {
-            Some(image) => size::source(&image, &gate.known.images)?,
-            None => record.source(),
+        let from = match (rescue.image, record.source(), &record.image) {
+            (Some(image), ..) => size::source(&image, &gate.known.images)?,
+            (None, Some(own), _) => own,
+            (None, None, Some(image)) => size::source(image, &gate.known.images)?,
+            (None, None, None) => {
+                let text = "the instance boots from a volume that was made from no image";
+                return Err(Refusal::new(Reason::InvalidParams, text)
+                    .about("parameter image")
+                    .next("name the image to boot"));
+            }
         };
         gate.room(&only_disk(from.base.virtual_size))?;
         Ok(Rescue { from }.into())

@@ -12,7 +12,13 @@ pub(in crate::compute) const LEGAL: Legal =
 pub(super) fn ask(reset: instance::Reset, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(reset.id, &LEGAL, |record, _| {
         is_root(record, &reset.root_device)?;
-        Ok(Rebuild { from: record.source(), config_drive: record.config_drive.is_some() }.into())
+        let on_volume = || {
+            Refusal::new(Reason::Conflict, "conflict: the instance boots from a volume")
+                .next("stop it, and put the volume back to a snapshot: ostler volume revert")
+        };
+        let from = record.source().ok_or_else(on_volume)?;
+        let config_drive = record.config_drive.is_some();
+        Ok(Rebuild { from, config_drive, on_volume: false }.into())
     })
 }
 

@@ -18,25 +18,34 @@ pub(in crate::compute) struct Resize {
     pub(in crate::compute) to: Size,
     /// How long the guest may take to shut down, milliseconds.
     pub(in crate::compute) timeout: u32,
+    /// Whether it boots from a volume, which stays as it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::compute) on_volume: bool,
 }
 
 pub(super) fn ask(resize: instance::Resize, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let timeout = gate.patience(None);
     gate.act(resize.id, &LEGAL, |record, gate| {
         let to = size::resize(&resize, record, gate)?;
-        Ok(Resize { to, timeout }.into())
+        Ok(Resize { to, timeout, on_volume: record.root_volume().is_some() }.into())
     })
 }
 
 pub(super) fn samples() -> Vec<Change> {
-    vec![Resize { to: sample::size(), timeout: 1000 }.into()]
+    [false, true]
+        .map(|on_volume| Resize { to: sample::size(), timeout: 1000, on_volume }.into())
+        .into()
 }
 
 impl Describe for Resize {
     fn plan(&self, was: Running) -> Plan {
+        let disk: &[Step] = match self.on_volume {
+            true => &[],
+            false => &[Step::CopyRootAside, Step::GrowRoot],
+        };
         Plan::default()
             .then_if(was, &SHUT_DOWN)
-            .then(&[Step::CopyRootAside, Step::GrowRoot])
+            .then(disk)
             .then(&[Step::EnsureBridges, Step::DefineDomain])
             .then_if(was, &[Step::StartDomain])
     }

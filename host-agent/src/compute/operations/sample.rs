@@ -13,7 +13,7 @@ pub(in crate::compute) fn name(text: &str) -> Name {
 }
 
 #[expect(clippy::expect_used, reason = "64 hexadecimal digits")]
-pub(super) fn source(image: &str) -> Source {
+pub(in crate::compute) fn source(image: &str) -> Source {
     let base = Base {
         sha256: "ab".repeat(32).parse().expect("a digest"),
         format: Format::Qcow2,
@@ -86,8 +86,8 @@ mod tests {
         InstanceRecord {
             id: InstanceId::random(),
             name: name("sample"),
-            image,
-            base,
+            image: Some(image),
+            base: Some(base),
             direct,
             flavor,
             vcpus,

@@ -29,6 +29,12 @@ pub(super) fn ask(
     gate: &mut Admission<'_>,
 ) -> Result<Admitted, Refusal> {
     let instance::Snapshot { id, name: image, quiesce } = snapshot;
+    if let Some(volume) = gate.known.instances.get(&id).and_then(InstanceRecord::root_volume) {
+        let text = "conflict: the instance boots from a volume";
+        return Err(Refusal::new(Reason::Conflict, text)
+            .about(format!("instance {id}"))
+            .next(format!("snapshot that: ostler volume snapshot {volume} NAME")));
+    }
     gate.make_image(id, &LEGAL, image.clone(), Snapshot { image, quiesce })
 }
 

@@ -47,7 +47,7 @@ fn every_operation_ends_in_a_stable_state() {
 fn a_resize_and_its_way_back_leave_what_was() {
     let before = record();
     let to = instance::Size { vcpus: 7, ..before.size() };
-    let resize = Change::from(Resize { to, timeout: 1 });
+    let resize = Change::from(Resize { to, timeout: 1, on_volume: false });
     let resized = resize.applied(&before, Running::Yes);
     assert_eq!(resized.vcpus, 7);
     let back = Change::from(RevertResize { start: Running::Yes });

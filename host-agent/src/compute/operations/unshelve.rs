@@ -11,8 +11,8 @@ pub(in crate::compute) const LEGAL: Legal =
 /// Bring it back from its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::compute) struct Unshelve {
-    /// The image.
-    pub(in crate::compute) image: Name,
+    /// The image; none if it boots from a volume.
+    pub(in crate::compute) image: Option<Name>,
     /// The bytes of the image, where only that is left.
     pub(in crate::compute) base: Option<Base>,
     /// Whether it has a config drive.
@@ -22,25 +22,29 @@ pub(in crate::compute) struct Unshelve {
 
 pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(id, &LEGAL, |record, gate| {
+        let config_drive = record.config_drive.is_some();
+        if record.root_volume().is_some() {
+            gate.room(&record.size())?;
+            return Ok(Unshelve { image: None, base: None, config_drive }.into());
+        }
         let Some(shelved) = &record.shelved else {
             let text = "the image it was shelved as is not known";
             return Err(Refusal::new(Reason::NotFound, text).next("delete the instance"));
         };
         let image = shelved.image.clone();
-        let config_drive = record.config_drive.is_some();
         if record.vm_state != VmState::ShelvedOffloaded {
-            return Ok(Unshelve { image, base: None, config_drive }.into());
+            return Ok(Unshelve { image: Some(image), base: None, config_drive }.into());
         }
         gate.room(&record.size())?;
         let base = Some(size::source(&image, &gate.known.images)?.base);
-        Ok(Unshelve { image, base, config_drive }.into())
+        Ok(Unshelve { image: Some(image), base, config_drive }.into())
     })
 }
 
 pub(super) fn samples() -> Vec<Change> {
-    let image = sample::name("shelf");
-    let bases = [None, Some(sample::source("shelf").base)];
-    let of = |base: Option<Base>| {
+    let image = Some(sample::name("shelf"));
+    let bases = [(image.clone(), None), (image, Some(sample::source("shelf").base)), (None, None)];
+    let of = |(image, base): (Option<Name>, Option<Base>)| {
         [false, true].map(|config_drive| {
             Unshelve { image: image.clone(), base: base.clone(), config_drive }.into()
         })
@@ -50,15 +54,17 @@ pub(super) fn samples() -> Vec<Change> {
 
 impl Describe for Unshelve {
     fn plan(&self, _: Running) -> Plan {
-        let disk: &[Step] = match self.base {
-            Some(_) => &[Step::CreateRootDisk],
-            None => &[],
+        let disk: &[Step] = match self.is_fresh() {
+            true => &[Step::CreateRootDisk],
+            false => &[],
         };
-        Plan::of(disk)
-            .then(config_drive(self.config_drive))
-            .then(&START)
-            .then_about(Step::DropShelvedImage, Subject::Image(self.image.clone()))
-            .then(&[Step::DropBase])
+        let plan = Plan::of(disk).then(config_drive(self.config_drive)).then(&START);
+        match &self.image {
+            None => plan,
+            Some(image) => plan
+                .then_about(Step::DropShelvedImage, Subject::Image(image.clone()))
+                .then(&[Step::DropBase]),
+        }
     }
 
     fn permit(&self) -> Permit {
@@ -66,13 +72,13 @@ impl Describe for Unshelve {
     }
 
     fn is_fresh(&self) -> bool {
-        self.base.is_some()
+        self.base.is_some() || self.image.is_none()
     }
 
     fn apply(&self, record: &mut InstanceRecord, _: Running) {
         record.shelved = None;
         if let Some(base) = &self.base {
-            record.base = base.clone();
+            record.base = Some(base.clone());
         }
     }
 

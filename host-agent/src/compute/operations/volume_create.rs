@@ -36,7 +36,10 @@ pub(super) fn ask(create: volume::Create, gate: &mut Admission<'_>) -> Result<Ad
 ///
 /// # Errors
 /// Why it cannot be.
-pub(super) fn admit(create: volume::Create, gate: &Admission<'_>) -> Result<VolumeRecord, Refusal> {
+pub(in crate::compute) fn admit(
+    create: volume::Create,
+    gate: &Admission<'_>,
+) -> Result<VolumeRecord, Refusal> {
     let volume::Create { id, name, size, source, pool, format, multiattach, owner, metadata } =
         create;
     let id = id.unwrap_or_else(VolumeId::random);

@@ -152,7 +152,22 @@ impl Known {
         id: VolumeId,
     ) -> Vec<(&InstanceRecord, &AttachmentRecord)> {
         let has = |attachment: &&AttachmentRecord| attachment.volume == id;
-        let there = self.instances.values().filter(|i| i.vm_state != VmState::Deleted);
+        // One whose boot was undone has nothing.
+        let has_some = |i: &&InstanceRecord| match i.vm_state {
+            VmState::Deleted => false,
+            VmState::Building => true,
+            VmState::Active
+            | VmState::Paused
+            | VmState::Suspended
+            | VmState::Stopped
+            | VmState::Rescued
+            | VmState::Resized
+            | VmState::Shelved
+            | VmState::ShelvedOffloaded
+            | VmState::SoftDeleted
+            | VmState::Error => i.built,
+        };
+        let there = self.instances.values().filter(has_some);
         there.filter_map(|i| Some((i, i.volumes.iter().find(has)?))).collect()
     }
 
@@ -242,7 +257,8 @@ mod tests {
 
     #[test]
     fn an_unshelve_needs_the_image_it_makes_the_disk_from() {
-        let shelf = Base { sha256: "cd".repeat(32).parse().unwrap(), ..sample::record().base };
+        let shelf =
+            Base { sha256: "cd".repeat(32).parse().unwrap(), ..sample::source("debian").base };
         let record = InstanceRecord { vm_state: VmState::ShelvedOffloaded, ..sample::record() };
         let image = "shelf".parse().unwrap();
         let operation = Operation {
@@ -261,8 +277,11 @@ mod tests {
             started: None,
             finished: None,
         };
-        let change =
-            Change::from(Unshelve { image, base: Some(shelf.clone()), config_drive: false });
+        let change = Change::from(Unshelve {
+            image: Some(image),
+            base: Some(shelf.clone()),
+            config_drive: false,
+        });
         let volatile = Volatile::default();
         let accepted = Acceptance::Accepted;
         let live = LiveOperation::new(operation, change, Running::No, volatile, accepted);

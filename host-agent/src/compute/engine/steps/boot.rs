@@ -7,15 +7,13 @@ use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::InstanceId;
 
 use super::adjust::metadata;
-use super::{Engine, StepError};
+use super::{Engine, StepError, disks};
 use crate::compute::outside::Outside;
-use crate::compute::record::{CONFIG_DRIVE, ROOT_DISK, root_serial};
 use crate::compute::wires::Wires;
 use crate::disk::Disks;
 use crate::hypervisor::inspect::Inspect;
 use crate::hypervisor::spec::{
-    Boot, Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, DiskTarget,
-    DomainSpec, Firmware, Machine, OnCrash, Sharing, Tpm, Vnc, WatchdogAction,
+    Boot, Disk, DomainSpec, Firmware, Machine, OnCrash, Tpm, Vnc, WatchdogAction,
 };
 use crate::hypervisor::{self, Hypervisor, VirtChoice};
 use crate::image::Images;
@@ -25,10 +23,6 @@ use crate::journal::records::InstanceRecord;
 const SPARE_SLOTS: u8 = 8;
 /// Seconds between the balloon's memory reports; nova's default.
 const MEMORY_STATS_PERIOD: u32 = 10;
-/// The guest's serial number of a rescue disk.
-const RESCUE_SERIAL: &str = "rescue";
-/// That of the config drive.
-const CONFIG_DRIVE_SERIAL: &str = "config";
 
 impl<O: Outside> Engine<O> {
     pub(super) async fn ensure_bridges(&self, record: &InstanceRecord) -> Result<(), StepError> {
@@ -98,7 +92,7 @@ impl<O: Outside> Engine<O> {
         &self,
         record: &InstanceRecord,
         choice: &VirtChoice,
-        volumes: Vec<Disk>,
+        volumes: (Option<Disk>, Vec<Disk>),
     ) -> Result<DomainSpec, StepError> {
         let images = &self.node.images;
         // A rescue image takes the place of the root disk, which moves to the second.
@@ -116,41 +110,8 @@ impl<O: Outside> Engine<O> {
         };
         let nics = self.node.wires.describe(&self.ports_of(record))?;
         let files = self.node.disks.files(record.id);
-        let rescue = record.rescue.as_ref().map(|_| (files.rescue, RESCUE_SERIAL.to_owned()));
-        let root = (files.root, root_serial(record.id));
-        // Volumes keep their places; the root disk has the next that is free.
-        let is_free = |target: &DiskTarget| {
-            let taken = |disk: &Disk| disk.bus == DiskBus::Virtio && disk.target == *target;
-            *target != CONFIG_DRIVE && !volumes.iter().any(taken)
-        };
-        let places = (ROOT_DISK.0..).map(DiskTarget).filter(is_free);
-        let own =
-            rescue.into_iter().chain([root]).zip(places).map(|((file, serial), target)| Disk {
-                source: DiskSource::File(file),
-                format: DiskFormat::Qcow2,
-                bus: DiskBus::Virtio,
-                target,
-                alias: String::new(),
-                serial,
-                access: DiskAccess::ReadWrite,
-                sharing: Sharing::Exclusive,
-                cache: DiskCache::Writeback,
-                discard: Discard::Unmap,
-            });
-        let mut disks: Vec<Disk> = own.collect();
-        disks.extend(record.config_drive.as_ref().map(|_| Disk {
-            source: DiskSource::File(files.config_drive),
-            format: DiskFormat::Raw,
-            bus: DiskBus::Virtio,
-            target: CONFIG_DRIVE,
-            alias: String::new(),
-            serial: CONFIG_DRIVE_SERIAL.to_owned(),
-            access: DiskAccess::ReadOnly,
-            sharing: Sharing::Exclusive,
-            cache: DiskCache::Writeback,
-            discard: Discard::Ignore,
-        }));
-        disks.extend(volumes);
+        let console_log = files.console_log.clone();
+        let disks = disks::of(record, files, volumes);
         Ok(DomainSpec {
             metadata: metadata(&self.registry.settings().host, record),
             virt_type: choice.virt_type,
@@ -165,7 +126,7 @@ impl<O: Outside> Engine<O> {
             disks,
             nics,
             ostler_port: Some(self.guest_socket(record.id)),
-            serial_log: Some(files.console_log),
+            serial_log: Some(console_log),
             vnc: self
                 .registry
                 .settings()

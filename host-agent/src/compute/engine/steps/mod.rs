@@ -9,6 +9,7 @@ mod already;
 mod boot;
 mod config_drive;
 mod delete;
+mod disks;
 mod error;
 mod image;
 mod memory;

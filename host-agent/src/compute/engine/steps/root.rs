@@ -14,8 +14,14 @@ use crate::journal::records::{Base as BaseRecord, InstanceRecord};
 
 impl<O: Outside> Engine<O> {
     pub(super) async fn create_root_disk(&self, record: &InstanceRecord) -> Result<(), StepError> {
-        let root = self.root_disk(record, &record.base, record.disk);
-        self.node.disks.create_root(&root).await?;
+        match &record.base {
+            Some(base) => {
+                let root = self.root_disk(record, base, record.disk);
+                self.node.disks.create_root(&root).await?;
+            }
+            // It boots from a volume, and has its console's log here.
+            None => drop(self.node.disks.create_folder(record.id).await?),
+        }
         Ok(())
     }
 
@@ -74,7 +80,7 @@ impl<O: Outside> Engine<O> {
     pub(super) async fn drop_base(&self, operation: &LiveOperation) -> Result<(), StepError> {
         let record = self.record_of(operation)?;
         let rescue = record.rescue.as_ref().map(|rescue| &rescue.base);
-        for base in std::iter::once(&record.base).chain(rescue) {
+        for base in record.base.iter().chain(rescue) {
             self.drop_bytes(&base.sha256, base.format, Some(record.id), |_| ()).await?;
         }
         Ok(())

@@ -356,18 +356,22 @@ impl<O: Outside> Engine<O> {
         Ok(())
     }
 
-    /// The disks of an instance's volumes.
+    /// The disks of an instance's volumes: the one it boots from, if it does, and the others.
     pub(super) async fn volume_disks(
         &self,
         record: &InstanceRecord,
-    ) -> Result<Vec<Disk>, StepError> {
-        let mut disks = Vec::with_capacity(record.volumes.len());
+    ) -> Result<(Option<Disk>, Vec<Disk>), StepError> {
+        let (mut root, mut others) = (None, Vec::with_capacity(record.volumes.len()));
         for attachment in &record.volumes {
             let volume = self.registry.lock().volumes.get(&attachment.volume).cloned();
             let missing = || super::missing(&Subject::Volume(attachment.volume));
-            disks.push(self.volume_disk(attachment, &volume.ok_or_else(missing)?).await?);
+            let disk = self.volume_disk(attachment, &volume.ok_or_else(missing)?).await?;
+            match attachment.root {
+                true => root = Some(disk),
+                false => others.push(disk),
+            }
         }
-        Ok(disks)
+        Ok((root, others))
     }
 
     async fn volume_disk(
