@@ -404,3 +404,57 @@ async fn a_root_volume_survives_whatever_is_done_to_its_instance() {
         assert!(fault.next.unwrap().contains("ostler volume"));
     }
 }
+
+impl Life {
+    /// Until an instance or a volume is seen to have drifted, or not to have.
+    async fn until_drift(&self, what: impl Fn(&Self) -> Vec<String>, word: &str) {
+        let seen = async {
+            while !match word {
+                "" => what(self).is_empty(),
+                word => what(self).iter().any(|drift| drift.contains(word)),
+            } {
+                tokio::task::yield_now().await;
+            }
+        };
+        let late = || format!("no drift {word:?}: {:?}", what(self));
+        tokio::time::timeout(Duration::from_secs(10), seen)
+            .await
+            .unwrap_or_else(|_| panic!("{}", late()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_changed_behind_the_agent_is_shown() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, volume) = life.guest_with(&world).await;
+    let instance = |life: &Life| life.compute.reads().instance(id).unwrap().instance.drift;
+    // A guest lets go after the agent has given up waiting.
+    world.hypervisor.set_lets_go(id, LetsGo::Silent);
+    assert_eq!(life.tried(detach(id, volume)).await.state, State::Undone);
+    world.hypervisor.let_go(id, &format!("ua-{volume}"));
+    life.until_drift(instance, "is not plugged in").await;
+    life.done(detach(id, volume)).await;
+    life.until_drift(instance, "").await;
+
+    let folder = world.path().join("volumes").join(volume.to_string());
+    let shown = |life: &Life| life.volume(volume).drift;
+    let look = || {
+        world.hypervisor.set_link(Link::Down);
+        world.hypervisor.set_link(Link::Up);
+    };
+    std::fs::rename(&folder, folder.with_extension("away")).unwrap();
+    look();
+    life.until_drift(shown, "somebody removed it").await;
+    assert!(life.tried(attach(id, volume)).await.error.unwrap().message.contains("removed it"));
+    std::fs::rename(folder.with_extension("away"), &folder).unwrap();
+    look();
+    life.until_drift(shown, "").await;
+    let manifest = folder.join("volume.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replace("1048576", "2097152")).unwrap();
+    look();
+    life.until_drift(shown, "2 MiB").await;
+    let over = life.tried(attach(id, volume)).await;
+    assert!(over.error.unwrap().message.contains("somebody changed it"));
+}

@@ -38,7 +38,13 @@ impl<O: Outside> Engine<O> {
             }
             *registry.sightings.entry(id).or_default() += 1;
         }
-        let changed = self.registry.observe(id, |seen| (seen.power, seen.stall) = (power, stall));
+        let changed = self.registry.observe(id, |seen| {
+            (seen.power, seen.stall) = (power, stall);
+            // What is off has nothing plugged in.
+            if !matches!(power, PowerState::Running | PowerState::Paused | PowerState::Unknown) {
+                seen.plugged.clear();
+            }
+        });
         match power {
             PowerState::Running | PowerState::Paused => {
                 self.node.guests.running(id, self.guest_socket(id));

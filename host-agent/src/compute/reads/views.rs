@@ -333,7 +333,12 @@ fn drift(record: &InstanceRecord, seen: &Observed, stalled: bool) -> Vec<String>
         return Vec::new();
     }
     let power = lifecycle::power_drift(record.vm_state, seen.power).filter(|_| !stalled);
-    power.map(str::to_owned).into_iter().chain(seen.redefined.clone()).collect()
+    power
+        .map(str::to_owned)
+        .into_iter()
+        .chain(seen.redefined.clone())
+        .chain(seen.plugged.clone())
+        .collect()
 }
 
 /// Whether a name fits a pattern in which `*` stands for any characters.

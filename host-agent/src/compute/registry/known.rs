@@ -27,11 +27,18 @@ pub(in crate::compute) struct Observed {
     pub(in crate::compute) reboots: u64,
     /// That somebody else changed its definition, in words.
     pub(in crate::compute) redefined: Option<String>,
+    /// In what its disks differ from those it has by its record, in words.
+    pub(in crate::compute) plugged: Vec<String>,
 }
 
 impl Observed {
-    pub(in crate::compute) const UNKNOWN: Self =
-        Self { power: PowerState::Unknown, stall: None, reboots: 0, redefined: None };
+    pub(in crate::compute) const UNKNOWN: Self = Self {
+        power: PowerState::Unknown,
+        stall: None,
+        reboots: 0,
+        redefined: None,
+        plugged: Vec::new(),
+    };
 }
 
 /// The node's things.

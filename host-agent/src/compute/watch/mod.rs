@@ -12,6 +12,7 @@
 
 mod reconcile;
 mod stall;
+mod volumes;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -109,8 +110,12 @@ impl<O: Outside> Watch<O> {
                     self.registry.observe(id, |seen| seen.reboots += 1);
                     self.node.guests.restarted(id);
                 }
-                // Whoever waits for a device looks for itself.
-                Some(HypervisorEvent::Unplugged { .. } | HypervisorEvent::Kept { .. }) => {}
+                // Whoever waits for a device looks for itself; this one may come late.
+                Some(HypervisorEvent::Unplugged { id, .. }) => {
+                    let watch = Arc::clone(self);
+                    self.engine.tasks.spawn(async move { watch.find_unplugged_of(id).await });
+                }
+                Some(HypervisorEvent::Kept { .. }) => {}
                 Some(HypervisorEvent::AgentConnected { id, connected }) => {
                     self.node.guests.agent_connected(id, connected);
                 }

@@ -6,7 +6,8 @@
 //! * a domain of this node's that the journal does not know is an orphan: reported, adopted or
 //!   removed, as the setting says. A domain without our metadata, or with that of another node, is
 //!   never touched;
-//! * a definition that is not the one the agent made is shown as drift;
+//! * a definition that is not the one the agent made is shown as drift, and so are disks that are
+//!   not those by the record, and volumes that are not as they were left;
 //! * soft-deleted instances whose time is over are deleted;
 //! * files in the image cache that nothing needs, as a crash may leave them, are removed.
 
@@ -95,6 +96,8 @@ impl<O: Outside> Watch<O> {
         self.engine.tasks.spawn(async move {
             let Ok(_alone) = rest.tidying.try_lock() else { return };
             rest.find_redefined().await;
+            rest.find_unplugged().await;
+            rest.find_changed_volumes().await;
             rest.reclaim().await;
             rest.sweep_images().await;
         });

@@ -27,6 +27,14 @@ impl Fake {
         }
     }
 
+    /// Has a guest let go of a disk that nobody waits for any more, and tells.
+    pub fn let_go(&self, id: InstanceId, alias: &str) {
+        if let Some(domain) = self.world().domains.get_mut(&id) {
+            domain.disks.retain(|there| there.alias != alias);
+        }
+        self.tell(HypervisorEvent::Unplugged { id, alias: alias.to_owned() });
+    }
+
     /// The disks a domain has that runs.
     pub fn live_disks(&self, id: InstanceId) -> Vec<Disk> {
         self.world().domains.get(&id).map(|domain| domain.disks.clone()).unwrap_or_default()

@@ -57,7 +57,7 @@ impl<O: Outside> Engine<O> {
                 instance.revision += 1;
             }
         }
-        self.registry.observe(id, |seen| seen.redefined = None);
+        self.registry.observe(id, |seen| (seen.redefined, seen.plugged) = (None, Vec::new()));
     }
 
     /// Start an instance's domain; on something else, if what it was defined for does not run.
