@@ -7,7 +7,7 @@ use ostler_tests::guest_image::Mode;
 use ostler_tests::process::Run;
 use serde_json::{Value, json};
 
-use crate::node::{Node, need_root};
+use crate::node::{Node, need_root, virsh};
 
 const MIB: u64 = 1 << 20;
 
@@ -73,6 +73,12 @@ async fn what_a_guest_synced_stays_through_all_that_happens_to_its_volume() {
         assert_eq!(over["result"]["attached"]["device"], "vdb", "{over:#}");
         assert_eq!(status(&mut node, &volume).await, "in-use");
         write(&mut node, &one, &volume, "before", 1).await;
+
+        // Limits, under the guest.
+        let limits = json!({"id": volume, "qos": {"total_iops_sec": 5000}});
+        node.done("volume.update", limits).await;
+        let told = virsh(&["blkdeviotune", &one, "vdb", "--live"]).await;
+        assert!(told.contains("total_iops_sec : 5000"), "{told}");
 
         // A snapshot while the guest writes on.
         node.done("volume.snapshot", json!({"id": volume, "name": "before"})).await;

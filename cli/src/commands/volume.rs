@@ -12,7 +12,7 @@ use ostler_protocol::rpc::method::{
 use ostler_protocol::rpc::operation;
 use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
 use ostler_protocol::rpc::volume::{
-    Create, Delete, Extend, Format, List, Pool, Select, SelectSnapshot, Source, Status,
+    Create, Delete, Extend, Format, Limit, List, Pool, Select, SelectSnapshot, Source, Status,
     TakeSnapshot, Update, Volume,
 };
 
@@ -102,6 +102,9 @@ pub(crate) struct CreateArgs {
     /// Several instances may have it at once; they have to agree on who writes what
     #[arg(long)]
     multiattach: bool,
+    /// A limit of what its guests may do with it, as in total_iops_sec=500; repeat for more
+    #[arg(long, value_name = "LIMIT=N", value_parser = limit)]
+    qos: Vec<(Limit, u64)>,
     /// Its owner, such as a tenant's id
     #[arg(long, visible_alias = "tenant")]
     owner: Option<String>,
@@ -167,7 +170,7 @@ pub(crate) struct ListArgs {
 /// What is to be noted instead.
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("what").multiple(true).required(true)
-    .args(["name", "owner", "set", "unset"]))]
+    .args(["name", "owner", "set", "unset", "qos"]))]
 pub(crate) struct UpdateArgs {
     /// The volume: its id, or its name if that is unique
     volume: VolumeRef,
@@ -183,6 +186,10 @@ pub(crate) struct UpdateArgs {
     /// The key of an item of the metadata to remove; repeat for more
     #[arg(long, value_name = "KEY")]
     unset: Vec<Key>,
+    /// A limit of what its guests may do with it, as in total_iops_sec=500, 0 for none; a guest
+    /// that has it is held to that at once; repeat for more
+    #[arg(long, value_name = "LIMIT=N", value_parser = limit)]
+    qos: Vec<(Limit, u64)>,
     #[command(flatten)]
     changing: Changing,
 }
@@ -212,10 +219,11 @@ impl VolumeCommand {
                 let id = volume.resolve(&mut session.client).await?;
                 show(session, id).await
             }
-            Self::Update(UpdateArgs { volume, name, owner, set, unset, changing }) => {
+            Self::Update(UpdateArgs { volume, name, owner, set, unset, qos, changing }) => {
                 let id = volume.resolve(&mut session.client).await?;
                 let metadata = changes(set, unset)?;
-                let params = Update { id, name, owner, metadata };
+                let qos = qos.into_iter().collect();
+                let params = Update { id, name, owner, metadata, qos };
                 change::<VolumeUpdate>(session, id, &params, &changing).await
             }
             Self::Extend { volume, size, changing } => {
@@ -244,6 +252,7 @@ impl VolumeCommand {
                     pool,
                     format: None,
                     multiattach: false,
+                    qos: Default::default(),
                     owner: None,
                     metadata: Default::default(),
                 };
@@ -288,6 +297,7 @@ impl CreateArgs {
                 Layout::Raw => Format::Raw,
             }),
             multiattach: self.multiattach,
+            qos: self.qos.into_iter().collect(),
             owner: self.owner,
             metadata: items(self.metadata, |value| value)?,
         };
@@ -366,6 +376,16 @@ async fn delete(
     session.output.sentences(&operations, &sentences)
 }
 
+/// A limit as written on the command line: `LIMIT=N`.
+fn limit(text: &str) -> Result<(Limit, u64), String> {
+    let (name, most) = text.split_once('=').ok_or("write LIMIT=N")?;
+    let known = Limit::ALL.into_iter().find(|limit| limit.as_str() == name);
+    let names = || Limit::ALL.map(Limit::as_str).join(", ");
+    let limit = known.ok_or_else(|| format!("{name:?} is not a limit: those are {}", names()))?;
+    let most = most.parse().map_err(|_| format!("{most:?} is not a whole number"))?;
+    Ok((limit, most))
+}
+
 /// Every status, as a word of the command line.
 fn status_parser() -> impl TypedValueParser<Value = Status> {
     PossibleValuesParser::new(Status::ALL.map(Status::as_str)).try_map(|word| {
@@ -416,6 +436,7 @@ mod tests {
             "list --status ERROR_DELETING",
             "show data",
             "update data --name other --set a=b --unset c",
+            "update data --qos total_iops_sec=500 --qos total_bytes_sec=0",
             "extend data 30G --no-wait",
             "snapshot data before",
             "snapshots data",

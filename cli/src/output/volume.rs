@@ -55,6 +55,9 @@ impl Show for Volume {
         if self.multiattach {
             rows.push(("multiattach", Field::plain("yes")));
         }
+        for (limit, most) in &self.qos {
+            rows.push(("limit", Field::plain(format!("{}={most}", limit.as_str()))));
+        }
         for (key, value) in &self.metadata {
             rows.push(("metadata", Field::plain(format!("{key}={value}"))));
         }

@@ -91,6 +91,7 @@ steps! {
     ExtendVolume = "extend volume" Works,
     SnapshotVolume = "snapshot volume" Works,
     RevertVolume = "revert volume" Works,
+    LimitVolume = "limit volume" Waits,
     DropVolumeSnapshot = "delete volume snapshot" Destroys,
     DeleteVolume = "delete volume" Destroys,
 }

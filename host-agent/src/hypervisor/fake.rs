@@ -64,6 +64,7 @@ pub enum Call {
     UnplugDisk,
     ResizeDisk,
     SwitchDisk,
+    LimitDisk,
 }
 
 /// When a call fails.
@@ -362,6 +363,7 @@ fn step(call: Call) -> &'static str {
         Call::UnplugDisk => "unplug a disk",
         Call::ResizeDisk => "resize a disk",
         Call::SwitchDisk => "switch a disk",
+        Call::LimitDisk => "limit a disk",
     }
 }
 

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
+use ostler_protocol::rpc::volume::Qos;
 
 use super::spec::Disk;
 use super::{Change, Error};
@@ -53,6 +54,14 @@ pub trait Plug: Send + Sync + 'static {
         id: InstanceId,
         device: &str,
         size: Bytes,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Holds the guest to these limits on the disk of this device, and to no others.
+    fn limit_disk(
+        &self,
+        id: InstanceId,
+        device: &str,
+        limits: &Qos,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Has the domain go on, on the disk of this device, in another file: an empty layer over the

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress};
+use ostler_protocol::rpc::volume::Qos;
 
 use super::VirtType;
 
@@ -192,6 +193,8 @@ pub struct Disk {
     pub access: DiskAccess,
     /// Whether other domains may have it too.
     pub sharing: Sharing,
+    /// What the guest may do with it at most.
+    pub limits: Qos,
     /// How the host caches it.
     pub cache: DiskCache,
     /// What a guest's discard does.

@@ -220,6 +220,9 @@ pub struct VolumeRecord {
     pub bootable: bool,
     /// Whether several instances may have it at once.
     pub multiattach: bool,
+    /// What its guests may do with it at most.
+    #[serde(default)]
+    pub qos: volume::Qos,
     /// What it was made from.
     pub source: Option<volume::Source>,
     /// The image's bytes it lies on, or was made from.

@@ -458,3 +458,25 @@ async fn what_is_changed_behind_the_agent_is_shown() {
     let over = life.tried(attach(id, volume)).await;
     assert!(over.error.unwrap().message.contains("somebody changed it"));
 }
+
+#[tokio::test]
+async fn limits_hold_at_once_and_at_the_next_start() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, volume) = life.guest_with(&world).await;
+    let update = |qos: Value| command(Command::VolumeUpdate, json!({"id": volume, "qos": qos}));
+    let live =
+        |world: &World| serde_json::to_value(&world.hypervisor.live_disks(id)[1].limits).unwrap();
+    let limits = json!({"total_iops_sec": 500, "total_bytes_sec": 1 << 20});
+    world.hypervisor.fail_next(Call::LimitDisk, Failing::After, failed("limit"));
+    assert_eq!(life.tried(update(limits.clone())).await.state, State::Undone);
+    assert_eq!(live(&world), json!({}));
+    life.done(update(limits.clone())).await;
+    assert_eq!(live(&world), limits);
+    life.done(update(json!({"total_bytes_sec": 0}))).await;
+    assert_eq!(live(&world), json!({"total_iops_sec": 500}));
+    life.done(command(Command::Reboot, json!({"id": id, "manner": "hard"}))).await;
+    assert_eq!(live(&world), json!({"total_iops_sec": 500}));
+    let bad = update(json!({"read_iops_sec": 5}));
+    assert_eq!(life.submit(bad).await.unwrap_err().reason, Reason::InvalidParams);
+}

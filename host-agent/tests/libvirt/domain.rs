@@ -65,6 +65,7 @@ pub(super) fn overlay(place: &Path, random_mib: usize) -> Disk {
         bus: DiskBus::Virtio,
         alias: String::new(),
         sharing: Sharing::Exclusive,
+        limits: Default::default(),
         source: DiskSource::File(root),
         format: DiskFormat::Qcow2,
         target: DiskTarget(0),

@@ -311,6 +311,7 @@ fn disks() -> Vec<ostler_host_agent::hypervisor::spec::Disk> {
         bus: DiskBus::Virtio,
         alias: String::new(),
         sharing: Sharing::Exclusive,
+        limits: Default::default(),
         source,
         format: DiskFormat::Qcow2,
         target: DiskTarget(target),

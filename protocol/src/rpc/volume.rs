@@ -94,6 +94,120 @@ pub enum Format {
     Raw,
 }
 
+/// A limit of what a guest does with a volume. The words are libvirt's, and cinder's for limits that
+/// the hypervisor keeps.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[schemars(rename = "VolumeLimit")]
+pub enum Limit {
+    /// All bytes a second.
+    #[serde(rename = "total_bytes_sec")]
+    TotalBytes,
+    /// The same in a burst.
+    #[serde(rename = "total_bytes_sec_max")]
+    TotalBytesMax,
+    /// How long a burst may last, seconds.
+    #[serde(rename = "total_bytes_sec_max_length")]
+    TotalBytesMaxLength,
+    /// Read bytes a second.
+    #[serde(rename = "read_bytes_sec")]
+    ReadBytes,
+    /// The same in a burst.
+    #[serde(rename = "read_bytes_sec_max")]
+    ReadBytesMax,
+    /// How long a burst may last, seconds.
+    #[serde(rename = "read_bytes_sec_max_length")]
+    ReadBytesMaxLength,
+    /// Written bytes a second.
+    #[serde(rename = "write_bytes_sec")]
+    WriteBytes,
+    /// The same in a burst.
+    #[serde(rename = "write_bytes_sec_max")]
+    WriteBytesMax,
+    /// How long a burst may last, seconds.
+    #[serde(rename = "write_bytes_sec_max_length")]
+    WriteBytesMaxLength,
+    /// All requests a second.
+    #[serde(rename = "total_iops_sec")]
+    TotalIops,
+    /// The same in a burst.
+    #[serde(rename = "total_iops_sec_max")]
+    TotalIopsMax,
+    /// How long a burst may last, seconds.
+    #[serde(rename = "total_iops_sec_max_length")]
+    TotalIopsMaxLength,
+    /// Read requests a second.
+    #[serde(rename = "read_iops_sec")]
+    ReadIops,
+    /// The same in a burst.
+    #[serde(rename = "read_iops_sec_max")]
+    ReadIopsMax,
+    /// How long a burst may last, seconds.
+    #[serde(rename = "read_iops_sec_max_length")]
+    ReadIopsMaxLength,
+    /// Written requests a second.
+    #[serde(rename = "write_iops_sec")]
+    WriteIops,
+    /// The same in a burst.
+    #[serde(rename = "write_iops_sec_max")]
+    WriteIopsMax,
+    /// How long a burst may last, seconds.
+    #[serde(rename = "write_iops_sec_max_length")]
+    WriteIopsMaxLength,
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::TotalBytes,
+        Self::TotalBytesMax,
+        Self::TotalBytesMaxLength,
+        Self::ReadBytes,
+        Self::ReadBytesMax,
+        Self::ReadBytesMaxLength,
+        Self::WriteBytes,
+        Self::WriteBytesMax,
+        Self::WriteBytesMaxLength,
+        Self::TotalIops,
+        Self::TotalIopsMax,
+        Self::TotalIopsMaxLength,
+        Self::ReadIops,
+        Self::ReadIopsMax,
+        Self::ReadIopsMaxLength,
+        Self::WriteIops,
+        Self::WriteIopsMax,
+        Self::WriteIopsMaxLength,
+    ];
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TotalBytes => "total_bytes_sec",
+            Self::TotalBytesMax => "total_bytes_sec_max",
+            Self::TotalBytesMaxLength => "total_bytes_sec_max_length",
+            Self::ReadBytes => "read_bytes_sec",
+            Self::ReadBytesMax => "read_bytes_sec_max",
+            Self::ReadBytesMaxLength => "read_bytes_sec_max_length",
+            Self::WriteBytes => "write_bytes_sec",
+            Self::WriteBytesMax => "write_bytes_sec_max",
+            Self::WriteBytesMaxLength => "write_bytes_sec_max_length",
+            Self::TotalIops => "total_iops_sec",
+            Self::TotalIopsMax => "total_iops_sec_max",
+            Self::TotalIopsMaxLength => "total_iops_sec_max_length",
+            Self::ReadIops => "read_iops_sec",
+            Self::ReadIopsMax => "read_iops_sec_max",
+            Self::ReadIopsMaxLength => "read_iops_sec_max_length",
+            Self::WriteIops => "write_iops_sec",
+            Self::WriteIopsMax => "write_iops_sec_max",
+            Self::WriteIopsMaxLength => "write_iops_sec_max_length",
+        }
+    }
+}
+
+/// The limits of a volume: those that are not there are not limited.
+pub type Qos = BTreeMap<Limit, u64>;
+
 /// What a volume is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -137,6 +251,9 @@ pub struct Create {
     /// Whether several instances may have it at once.
     #[serde(default, skip_serializing_if = "is_false")]
     pub multiattach: bool,
+    /// What its guests may do with it at most.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub qos: Qos,
     /// Whose it is, as in a tenant's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
@@ -197,6 +314,9 @@ pub struct Update {
     /// Items to set, or, where null, to remove.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, Option<String>>,
+    /// Limits to set, or, where 0, to remove; a guest that has the volume is held to them at once.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub qos: Qos,
 }
 
 /// Parameters of `volume.extend`.
@@ -412,6 +532,9 @@ pub struct Volume {
     /// Whether several instances may have it at once.
     #[serde(default, skip_serializing_if = "is_false")]
     pub multiattach: bool,
+    /// What its guests may do with it at most.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub qos: Qos,
     /// Whose it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,

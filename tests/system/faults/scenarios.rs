@@ -71,7 +71,9 @@ impl Scenario {
 
     /// Whether there is anything to do but to write it down.
     pub(super) const fn has_steps(&self) -> bool {
-        !self.idle && !matches!(self.kind, Kind::Lock | Kind::Unlock | Kind::VolumeUpdate)
+        let noted = matches!(self.kind, Kind::Lock | Kind::Unlock)
+            || (self.kind == Kind::VolumeUpdate && self.about == About::Volume);
+        !self.idle && !noted
     }
 
     /// Whether its first step asks for what is not asked for twice: the operation ends there when
@@ -321,9 +323,12 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
                 ..of(|_| json!({"name": "a", "source": {"image": "blank"}}), "").more("of an image")
             },
         ],
-        Kind::VolumeUpdate => {
-            vec![Scenario { about: About::Volume, ..of(|_| json!({"owner": "bench"}), "") }]
-        }
+        Kind::VolumeUpdate => vec![
+            Scenario { about: About::Volume, ..of(|_| json!({"owner": "bench"}), "") },
+            of(|shown| json!({"id": shown["id"], "qos": {"total_iops_sec": 500}}), "active")
+                .when("limits, in use")
+                .after(&[VOLUME, ATTACH]),
+        ],
         Kind::VolumeExtend => vec![
             Scenario { about: About::Volume, ..deed(EXTEND, "") },
             deed(EXTEND, "active").more("in use").after(&[VOLUME, ATTACH]),

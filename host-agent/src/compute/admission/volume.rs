@@ -6,6 +6,7 @@
 use ostler_protocol::rpc::instance::VmState;
 use ostler_protocol::rpc::operation::Subject;
 use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
+use ostler_protocol::rpc::volume::{Limit, Qos};
 
 use super::{Admission, Admitted};
 use crate::compute::claims::only_disk;
@@ -164,4 +165,72 @@ pub(in crate::compute) fn size(size: Bytes) -> Result<(), Refusal> {
         crate::qcow2::LARGEST
     );
     Err(Refusal::new(Reason::InvalidParams, text).about("parameter size"))
+}
+
+/// The most a limit can be: what QEMU takes.
+const LIMIT_MAX: u64 = 1_000_000_000_000_000;
+
+/// Whether limits can be together, as QEMU has it: one of all requests goes with none of its own
+/// for reads or writes, and a burst is a limit's that it is above.
+///
+/// # Errors
+/// `invalid_params`.
+pub(in crate::compute) fn limits(qos: &Qos) -> Result<(), Refusal> {
+    let wrong =
+        |text: String| Err(Refusal::new(Reason::InvalidParams, text).about("parameter qos"));
+    let of = |name: &str| {
+        let found = Limit::ALL.into_iter().find(|limit| limit.as_str() == name);
+        found.and_then(|limit| qos.get(&limit)).copied().filter(|most| *most > 0)
+    };
+    if let Some((limit, _)) = qos.iter().find(|(_, most)| **most > LIMIT_MAX) {
+        return wrong(format!("{} is at most {LIMIT_MAX}", limit.as_str()));
+    }
+    for kind in ["bytes_sec", "iops_sec"] {
+        for way in ["read", "write"] {
+            if of(&format!("total_{kind}")).is_some() && of(&format!("{way}_{kind}")).is_some() {
+                return wrong(format!("give total_{kind}, or read_{kind} and write_{kind}"));
+            }
+        }
+        for way in ["total", "read", "write"] {
+            let name = format!("{way}_{kind}");
+            let (most, burst) = (of(&name), of(&format!("{name}_max")));
+            match (most, burst, of(&format!("{name}_max_length"))) {
+                (None, Some(_), _) => return wrong(format!("{name}_max needs {name}")),
+                (Some(most), Some(burst), _) if burst < most => {
+                    return wrong(format!("{name}_max is less than {name}"));
+                }
+                (_, None, Some(_)) => return wrong(format!("{name}_max_length needs {name}_max")),
+                (_, _, _) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_cannot_be_together_are_refused() {
+        let limits_of = |text: &str| limits(&serde_json::from_str(text).unwrap());
+        for good in [
+            "{}",
+            r#"{"total_iops_sec": 500, "total_bytes_sec": 1000000}"#,
+            r#"{"read_iops_sec": 500, "write_iops_sec": 100, "read_iops_sec_max": 900}"#,
+            r#"{"total_iops_sec": 5, "total_iops_sec_max": 9, "total_iops_sec_max_length": 10}"#,
+            r#"{"total_iops_sec": 0, "read_iops_sec": 5}"#,
+        ] {
+            assert_eq!(limits_of(good), Ok(()), "{good}");
+        }
+        for bad in [
+            r#"{"total_iops_sec": 500, "read_iops_sec": 5}"#,
+            r#"{"total_iops_sec_max": 500}"#,
+            r#"{"total_iops_sec": 500, "total_iops_sec_max": 5}"#,
+            r#"{"total_iops_sec": 500, "total_iops_sec_max_length": 5}"#,
+            r#"{"total_iops_sec": 9000000000000000}"#,
+        ] {
+            assert!(limits_of(bad).is_err(), "{bad}");
+        }
+    }
 }

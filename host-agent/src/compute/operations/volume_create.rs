@@ -40,7 +40,7 @@ pub(in crate::compute) fn admit(
     create: volume::Create,
     gate: &Admission<'_>,
 ) -> Result<VolumeRecord, Refusal> {
-    let volume::Create { id, name, size, source, pool, format, multiattach, owner, metadata } =
+    let volume::Create { id, name, size, source, pool, format, multiattach, qos, owner, metadata } =
         create;
     let id = id.unwrap_or_else(VolumeId::random);
     if gate.known.volumes.contains_key(&id) {
@@ -60,6 +60,7 @@ pub(in crate::compute) fn admit(
         }
     };
     rules::size(size)?;
+    rules::limits(&qos)?;
     if let Some(least) = least.filter(|least| *least > size) {
         let text = format!("a volume of {size} cannot hold its source, which needs {least}");
         return Err(Refusal::new(Reason::InvalidParams, text).about("parameter size"));
@@ -74,6 +75,7 @@ pub(in crate::compute) fn admit(
         state: VolumeState::Creating,
         bootable,
         multiattach,
+        qos: qos.into_iter().filter(|(_, most)| *most > 0).collect(),
         source,
         base,
         snapshots: Vec::new(),

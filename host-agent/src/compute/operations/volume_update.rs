@@ -9,8 +9,12 @@ use super::prelude::*;
 use super::sample;
 use super::volume_create::changed;
 use crate::compute::admission::size;
+use crate::compute::admission::volume::{self as rules, WITH_VOLUMES};
 use crate::journal::VolumeEntry;
 use crate::journal::records::VolumeRecord;
+
+pub(in crate::compute) const LEGAL: Legal =
+    Legal::new("limited in what it does with a volume", TaskState::ChangingVolume, WITH_VOLUMES);
 
 /// Change what is noted about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,11 +27,32 @@ pub(in crate::compute) struct VolumeUpdate {
     pub(in crate::compute) owner: Option<String>,
     /// The metadata it shall have.
     pub(in crate::compute) metadata: BTreeMap<String, String>,
+    /// The limits it shall have, where they change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::compute) qos: Option<volume::Qos>,
+    /// Whether an instance has it whose guest is to be held to them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::compute) attached: bool,
 }
 
 pub(super) fn ask(update: volume::Update, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
-    let record = gate.idle_volume(update.id)?;
-    let volume::Update { id, name, owner, metadata: changes } = update;
+    let id = update.id;
+    if update.qos.is_empty() {
+        let record = gate.idle_volume(id)?;
+        return Ok(Admitted::of(Subject::Volume(id), whole(update, record, false)?));
+    }
+    gate.act_on_volume(id, &LEGAL, |record, instance, _| {
+        whole(update, record.clone(), instance.is_some()).map(Change::from)
+    })
+}
+
+/// An update that names all there shall be.
+fn whole(
+    update: volume::Update,
+    record: VolumeRecord,
+    attached: bool,
+) -> Result<VolumeUpdate, Refusal> {
+    let volume::Update { id, name, owner, metadata: changes, qos: limits } = update;
     let owner = match owner {
         None => record.owner,
         Some(owner) if owner.is_empty() => None,
@@ -41,26 +66,39 @@ pub(super) fn ask(update: volume::Update, gate: &mut Admission<'_>) -> Result<Ad
         };
     }
     size::notes(owner.as_deref(), &metadata)?;
-    let change = VolumeUpdate { volume: id, name: name.unwrap_or(record.name), owner, metadata };
-    Ok(Admitted::of(Subject::Volume(id), change))
+    let qos = match limits.is_empty() {
+        true => None,
+        false => {
+            let mut qos = record.qos;
+            qos.extend(limits);
+            qos.retain(|_, most| *most > 0);
+            rules::limits(&qos)?;
+            Some(qos)
+        }
+    };
+    let name = name.unwrap_or(record.name);
+    Ok(VolumeUpdate { volume: id, name, owner, metadata, qos, attached })
 }
 
 pub(super) fn samples() -> Vec<Change> {
     let volume = sample::volume_id();
-    let (name, owner, metadata) = (sample::name("new"), None, BTreeMap::new());
-    vec![VolumeUpdate { volume, name, owner, metadata }.into()]
+    let of = |qos: Option<volume::Qos>, attached| {
+        let (name, owner, metadata) = (sample::name("new"), None, BTreeMap::new());
+        VolumeUpdate { volume, name, owner, metadata, qos, attached }.into()
+    };
+    vec![of(None, false), of(Some(BTreeMap::new()), false), of(Some(BTreeMap::new()), true)]
 }
 
 impl Describe for VolumeUpdate {
     fn plan(&self, _: Running) -> Plan {
-        Plan::default()
+        match self.attached {
+            // The next start defines the domain with them.
+            true => Plan::default().then_about(Step::LimitVolume, Subject::Volume(self.volume)),
+            false => Plan::default(),
+        }
     }
 
     fn can_cancel(&self) -> bool {
-        false
-    }
-
-    fn can_undo(&self) -> bool {
         false
     }
 
@@ -81,6 +119,9 @@ impl Describe for VolumeUpdate {
             record.name = self.name.clone();
             record.owner.clone_from(&self.owner);
             record.metadata.clone_from(&self.metadata);
+            if let Some(qos) = &self.qos {
+                record.qos.clone_from(qos);
+            }
         })
     }
 }

@@ -143,6 +143,7 @@ fn view(known: &Known, record: &VolumeRecord) -> ShownVolume {
         source: record.source.clone(),
         bootable: record.bootable,
         multiattach: record.multiattach,
+        qos: record.qos.clone(),
         owner: record.owner.clone(),
         metadata: record.metadata.clone(),
         attachments: attachments.collect(),

@@ -232,6 +232,7 @@ mod tests {
             target: DiskTarget(0),
             alias: String::new(),
             sharing: Sharing::Exclusive,
+            limits: Default::default(),
             serial: String::new(),
             access: DiskAccess::ReadWrite,
             cache: DiskCache::None,

@@ -1,6 +1,7 @@
 //! Disks of the fake's domains. Guests let go at once, unless told to refuse or to say nothing.
 
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
+use ostler_protocol::rpc::volume::Qos;
 
 use super::{Call, Fake};
 use crate::hypervisor::plug::{LiveDisk, Plug};
@@ -92,6 +93,17 @@ impl Plug for Fake {
     async fn resize_disk(&self, id: InstanceId, _: &str, _: Bytes) -> Result<(), Error> {
         self.call(Call::ResizeDisk, Some(id), |world| world.running(Call::ResizeDisk, id).map(drop))
             .await
+    }
+
+    async fn limit_disk(&self, id: InstanceId, device: &str, limits: &Qos) -> Result<(), Error> {
+        self.call(Call::LimitDisk, Some(id), |world| {
+            let domain = world.running(Call::LimitDisk, id)?;
+            for disk in domain.disks.iter_mut().filter(|disk| disk.device() == device) {
+                disk.limits.clone_from(limits);
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn switch_disk(&self, id: InstanceId, disk: &Disk) -> Result<Change, Error> {

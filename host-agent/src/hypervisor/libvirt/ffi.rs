@@ -11,6 +11,7 @@
 )]
 
 pub(super) mod jobs;
+pub(super) mod tune;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};

@@ -1,6 +1,7 @@
 //! Disks of running domains, as libvirt calls; see [`Plug`].
 
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
+use ostler_protocol::rpc::volume::{Limit, Qos};
 use virt::domain::Domain;
 use virt::sys;
 
@@ -91,6 +92,22 @@ impl Plug for Libvirt {
                 .block_resize(&device, size.0, sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES)
                 .map(drop)
                 .map_err(told(STEP, id))
+        })
+        .await
+    }
+
+    async fn limit_disk(&self, id: InstanceId, device: &str, limits: &Qos) -> Result<(), Error> {
+        const STEP: &str = "limit a disk";
+        let device = device.to_owned();
+        // All of them: one that is not said stays as it was.
+        let all: Vec<(&'static str, u64)> = Limit::ALL
+            .into_iter()
+            .map(|limit| (limit.as_str(), limits.get(&limit).copied().unwrap_or(0)))
+            .filter(|(name, most)| *most > 0 || !name.ends_with("_length"))
+            .collect();
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            ffi::tune::limit(&domain, &device, &all).map_err(told(STEP, id))
         })
         .await
     }

@@ -104,7 +104,8 @@ impl<O: Outside> Engine<O> {
             | Step::SnapshotVolume
             | Step::RevertVolume
             | Step::DropVolumeSnapshot
-            | Step::DeleteVolume => Ok(false),
+            | Step::DeleteVolume
+            | Step::LimitVolume => Ok(false),
         }
     }
 

@@ -31,6 +31,7 @@ pub(super) fn of(
         serial: serial.to_owned(),
         access: DiskAccess::ReadWrite,
         sharing: Sharing::Exclusive,
+        limits: Default::default(),
         cache: DiskCache::Writeback,
         discard: Discard::Unmap,
     };

@@ -25,6 +25,7 @@ use ostler_protocol::rpc::values::Name;
 
 pub(in crate::compute) use error::StepError;
 use error::missing;
+use volume::Limits;
 
 use super::Engine;
 use crate::compute::operations::start::Start;
@@ -107,6 +108,7 @@ impl<O: Outside> Engine<O> {
                 self.drop_volume_snapshot(operation, planned, snapshot_name(operation)?).await?;
             }
             Step::DeleteVolume => self.delete_volume(operation, planned).await?,
+            Step::LimitVolume => self.limit_volume(operation, planned, Limits::New).await?,
         }
         Ok(Flow::Next)
     }
@@ -151,6 +153,7 @@ impl<O: Outside> Engine<O> {
             Step::AdjustMemory => self.adjust_memory(&self.record_of(operation)?).await,
             Step::WriteMetadata => self.write_metadata(&self.record_of(operation)?).await,
             Step::CreateVolume => self.drop_new_volume(operation, planned).await,
+            Step::LimitVolume => self.limit_volume(operation, planned, Limits::Old).await,
             Step::PlugVolume => self.unplug_volume(operation, planned).await,
             Step::UnplugVolume => self.plug_volume(operation, planned).await,
             Step::SnapshotVolume => {

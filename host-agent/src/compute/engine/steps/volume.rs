@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::already::is_off;
 use super::{Engine, StepError};
 use crate::compute::causes::volume_fault;
+use crate::compute::operations::volume_update::VolumeUpdate;
 use crate::compute::outside::Outside;
 use crate::compute::plan::Planned;
 use crate::compute::registry::LiveOperation;
@@ -23,6 +24,15 @@ use crate::image::Images;
 use crate::journal::records::{AttachmentRecord, InstanceRecord, VolumeRecord};
 use crate::refusal::{Action, Reason, Refusal};
 use crate::volume::{Content, NewVolume, Opened, Place, VolumeError, Volumes};
+
+/// Which of a volume's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limits {
+    /// Those it shall have.
+    New,
+    /// Those it has.
+    Old,
+}
 
 /// How long a guest has to answer before it is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -285,6 +295,27 @@ impl<O: Outside> Engine<O> {
         Ok(())
     }
 
+    /// Hold a running guest to a volume's limits: those it shall have, or those it has.
+    pub(super) async fn limit_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+        which: Limits,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        let Some((id, attachment)) = self.holder_of(operation, record.id) else { return Ok(()) };
+        if is_off(self.power_of(id).await?) {
+            return Ok(());
+        }
+        let new = operation.change.downcast::<VolumeUpdate>().and_then(|update| update.qos.clone());
+        let qos = match which {
+            Limits::New => new.unwrap_or_else(|| record.qos.clone()),
+            Limits::Old => record.qos.clone(),
+        };
+        self.node.hypervisor.limit_disk(id, &attachment.device, &qos).await?;
+        Ok(())
+    }
+
     pub(super) async fn snapshot_volume(
         &self,
         operation: &LiveOperation,
@@ -399,6 +430,7 @@ impl<O: Outside> Engine<O> {
                 true => DiskAccess::ReadOnly,
                 false => DiskAccess::ReadWrite,
             },
+            limits: volume.qos.clone(),
             sharing: match volume.multiattach {
                 true => Sharing::Shared,
                 false => Sharing::Exclusive,

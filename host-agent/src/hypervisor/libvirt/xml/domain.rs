@@ -259,6 +259,13 @@ fn disk(list: &mut Document, disk: &Disk) {
             DiskBus::Scsi => "scsi",
         };
         element.leaf("target", &[("dev", &disk.device()), ("bus", bus)]);
+        if !disk.limits.is_empty() {
+            element.within("iotune", &[], |limits| {
+                for (limit, most) in &disk.limits {
+                    limits.text(limit.as_str(), &[], &most.to_string());
+                }
+            });
+        }
         match disk.access {
             DiskAccess::ReadWrite => {}
             DiskAccess::ReadOnly => element.leaf("readonly", &[]),
@@ -332,6 +339,7 @@ mod tests {
     use std::path::PathBuf;
 
     use ostler_protocol::rpc::values::MacAddress;
+    use ostler_protocol::rpc::volume::Limit;
     use proptest::prelude::*;
 
     use super::super::read::parse;
@@ -367,6 +375,7 @@ mod tests {
                 serial: "root".to_owned(),
                 access: DiskAccess::ReadWrite,
                 sharing: Sharing::Exclusive,
+                limits: Default::default(),
                 cache: DiskCache::None,
                 discard: Discard::Unmap,
             },
@@ -379,6 +388,7 @@ mod tests {
                 serial: "config".to_owned(),
                 access: DiskAccess::ReadOnly,
                 sharing: Sharing::Shared,
+                limits: [(Limit::TotalIops, 500)].into(),
                 cache: DiskCache::Writeback,
                 discard: Discard::Ignore,
             },
