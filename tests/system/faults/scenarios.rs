@@ -72,7 +72,7 @@ impl Scenario {
     /// Whether there is anything to do but to write it down.
     pub(super) const fn has_steps(&self) -> bool {
         let noted = matches!(self.kind, Kind::Lock | Kind::Unlock)
-            || (self.kind == Kind::VolumeUpdate && self.about == About::Volume);
+            || matches!((self.kind, self.about), (Kind::VolumeUpdate, About::Volume));
         !self.idle && !noted
     }
 

@@ -114,9 +114,10 @@ fn content(
             Ok((Some(base.virtual_size), Some(base), true))
         }
         Some(Source::Volume(id)) => {
-            let from = gate.free_volume(*id, "copied").map_err(|fault| match fault.reason {
-                Reason::InUse => fault.next("snapshot it, and make the volume from the snapshot"),
-                _ => fault,
+            let from = gate.free_volume(*id, "copied").map_err(|fault| {
+                let in_use = fault.reason == Reason::InUse;
+                let next = "snapshot it, and make the volume from the snapshot";
+                if in_use { fault.next(next) } else { fault }
             })?;
             Ok((Some(from.size), None, from.bootable))
         }

@@ -270,9 +270,13 @@ impl<O: Outside> Engine<O> {
             return Ok(());
         }
         // QEMU has said that it is gone: what is still open is so for a moment.
-        self.node.volumes.close(&place(&record)).await.map_err(|error| match error {
-            VolumeError::Gone { .. } => StepError::Refused(Box::new(volume_fault(&error))),
-            error => StepError::failed(volume_fault(&error)),
+        let closed = self.node.volumes.close(&place(&record)).await;
+        closed.map_err(|error| {
+            let fault = volume_fault(&error);
+            match matches!(error, VolumeError::Gone { .. }) {
+                true => StepError::Refused(Box::new(fault)),
+                false => StepError::failed(fault),
+            }
         })
     }
 
