@@ -1,8 +1,10 @@
 //! Rebuild: give an instance a new root disk from an image; its identity and its ports stay.
 
+use ostler_protocol::rpc::hardware::Hardware;
+
 use super::prelude::*;
 use super::sample;
-use crate::compute::admission::size;
+use crate::compute::admission::{hardware, size};
 use crate::journal::records::Source;
 
 pub(in crate::compute) const LEGAL: Legal = Legal::new(
@@ -16,6 +18,9 @@ pub(in crate::compute) const LEGAL: Legal = Legal::new(
 pub(in crate::compute) struct Rebuild {
     /// What the disk is made from.
     pub(in crate::compute) from: Source,
+    /// What the instance is made with from now on; as before if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::compute) hardware: Option<Hardware>,
     /// Whether it has a config drive.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::compute) config_drive: bool,
@@ -28,7 +33,10 @@ pub(super) fn ask(
     gate.act(rebuild.id, &LEGAL, |record, gate| {
         let from = size::source(&rebuild.image, &gate.known.images)?;
         fits_disk(record, &from)?;
-        Ok(Rebuild { from, config_drive: record.config_drive.is_some() }.into())
+        let image = &gate.known.images[&from.image];
+        size::least(image, record.memory, record.disk)?;
+        let hardware = Some(hardware::admit(&image.properties, &record.options, gate)?);
+        Ok(Rebuild { from, hardware, config_drive: record.config_drive.is_some() }.into())
     })
 }
 
@@ -48,7 +56,10 @@ fn fits_disk(record: &InstanceRecord, from: &Source) -> Result<(), Refusal> {
 
 pub(super) fn samples() -> Vec<Change> {
     [false, true]
-        .map(|config_drive| Rebuild { from: sample::source("other"), config_drive }.into())
+        .map(|config_drive| {
+            let from = sample::source("other");
+            Rebuild { from, hardware: Some(Hardware::default()), config_drive }.into()
+        })
         .into()
 }
 
@@ -73,6 +84,9 @@ impl Describe for Rebuild {
         record.image = self.from.image.clone();
         record.base = self.from.base.clone();
         record.direct.clone_from(&self.from.direct);
+        if let Some(hardware) = &self.hardware {
+            record.hardware = hardware.clone();
+        }
     }
 
     fn done(&self, _: &InstanceRecord, was: Running) -> VmState {

@@ -3,8 +3,7 @@
 
 use super::prelude::*;
 use super::rebuild::{self, Rebuild};
-use crate::compute::record::root_serial;
-use crate::hypervisor::spec::DiskTarget;
+use crate::compute::record::{root_device, root_serial};
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("reset", TaskState::Rebuilding, rebuild::LEGAL.from);
@@ -12,12 +11,13 @@ pub(in crate::compute) const LEGAL: Legal =
 pub(super) fn ask(reset: instance::Reset, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(reset.id, &LEGAL, |record, _| {
         is_root(record, &reset.root_device)?;
-        Ok(Rebuild { from: record.source(), config_drive: record.config_drive.is_some() }.into())
+        let (from, config_drive) = (record.source(), record.config_drive.is_some());
+        Ok(Rebuild { from, hardware: None, config_drive }.into())
     })
 }
 
 fn is_root(record: &InstanceRecord, named: &str) -> Result<(), Refusal> {
-    let target = DiskTarget(0).to_string();
+    let target = root_device(record);
     let serial = root_serial(record.id);
     if named == target || named == serial {
         return Ok(());

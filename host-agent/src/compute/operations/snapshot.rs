@@ -29,6 +29,12 @@ pub(super) fn ask(
     gate: &mut Admission<'_>,
 ) -> Result<Admitted, Refusal> {
     let instance::Snapshot { id, name: image, quiesce } = snapshot;
+    let requires = |record: &InstanceRecord| record.hardware.require_quiesce;
+    let quiesce = match quiesce {
+        // What its image requires, whoever asks; but for who asks for none in so many words.
+        Quiesce::Auto if gate.known.instances.get(&id).is_some_and(requires) => Quiesce::Require,
+        Quiesce::Auto | Quiesce::Never | Quiesce::Require => quiesce,
+    };
     gate.make_image(id, &LEGAL, image.clone(), Snapshot { image, quiesce })
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ostler_protocol::rpc::hardware::{FirmwareType, MachineType, Watchdog};
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::InstanceId;
@@ -9,13 +10,13 @@ use ostler_protocol::rpc::values::InstanceId;
 use super::adjust::metadata;
 use super::{Engine, StepError};
 use crate::compute::outside::Outside;
-use crate::compute::record::{CONFIG_DRIVE, ROOT_DISK, root_serial};
+use crate::compute::record::{ROOT_DISK, config_drive, own_bus, root_serial};
 use crate::compute::wires::Wires;
 use crate::disk::Disks;
 use crate::hypervisor::inspect::Inspect;
 use crate::hypervisor::spec::{
-    Boot, Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, DiskTarget,
-    DomainSpec, Firmware, Machine, OnCrash, Sharing, Tpm, Vnc, WatchdogAction,
+    AgentChannel, Boot, Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget,
+    DomainSpec, Firmware, Machine, OnCrash, SecureBoot, Sharing, Tpm, Vnc, WatchdogAction,
 };
 use crate::hypervisor::{self, Hypervisor, VirtChoice};
 use crate::image::Images;
@@ -93,7 +94,7 @@ impl<O: Outside> Engine<O> {
         Ok(())
     }
 
-    /// The domain of an instance: what an operator expects, virtio throughout.
+    /// The domain of an instance: what an operator expects, virtio unless its image wants another.
     fn domain(
         &self,
         record: &InstanceRecord,
@@ -119,16 +120,18 @@ impl<O: Outside> Engine<O> {
         let rescue = record.rescue.as_ref().map(|_| (files.rescue, RESCUE_SERIAL.to_owned()));
         let root = (files.root, root_serial(record.id));
         // Volumes keep their places; the root disk has the next that is free.
+        let bus = own_bus(record);
+        let config_drive = config_drive(bus);
         let is_free = |target: &DiskTarget| {
-            let taken = |disk: &Disk| disk.bus == DiskBus::Virtio && disk.target == *target;
-            *target != CONFIG_DRIVE && !volumes.iter().any(taken)
+            let device = target.on(bus);
+            *target != config_drive && !volumes.iter().any(|disk| disk.device() == device)
         };
         let places = (ROOT_DISK.0..).map(DiskTarget).filter(is_free);
         let own =
             rescue.into_iter().chain([root]).zip(places).map(|((file, serial), target)| Disk {
                 source: DiskSource::File(file),
                 format: DiskFormat::Qcow2,
-                bus: DiskBus::Virtio,
+                bus,
                 target,
                 alias: String::new(),
                 serial,
@@ -141,8 +144,8 @@ impl<O: Outside> Engine<O> {
         disks.extend(record.config_drive.as_ref().map(|_| Disk {
             source: DiskSource::File(files.config_drive),
             format: DiskFormat::Raw,
-            bus: DiskBus::Virtio,
-            target: CONFIG_DRIVE,
+            bus,
+            target: config_drive,
             alias: String::new(),
             serial: CONFIG_DRIVE_SERIAL.to_owned(),
             access: DiskAccess::ReadOnly,
@@ -151,6 +154,16 @@ impl<O: Outside> Engine<O> {
             discard: Discard::Ignore,
         }));
         disks.extend(volumes);
+        let hardware = &record.hardware;
+        let (firmware, variables) = match (hardware.firmware, hardware.secure_boot) {
+            (FirmwareType::Bios, _) => (Firmware::Bios, None),
+            // Each with a file of its own: variables made without the keys that sign would leave
+            // secure boot without effect.
+            (FirmwareType::Uefi, true) => {
+                (Firmware::Uefi(SecureBoot::Enforced), Some(files.secure_uefi))
+            }
+            (FirmwareType::Uefi, false) => (Firmware::Uefi(SecureBoot::Off), Some(files.uefi)),
+        };
         Ok(DomainSpec {
             metadata: metadata(&self.registry.settings().host, record),
             virt_type: choice.virt_type,
@@ -158,12 +171,21 @@ impl<O: Outside> Engine<O> {
             memory: record.memory,
             max_vcpus: record.max_vcpus.max(record.vcpus),
             max_memory: record.max_memory.max(record.memory),
-            machine: Machine::Q35 { spare_slots: SPARE_SLOTS },
+            machine: match hardware.machine {
+                MachineType::Q35 => Machine::Q35 { spare_slots: SPARE_SLOTS },
+                MachineType::Pc => Machine::Pc,
+            },
             cpu: choice.cpu.clone(),
-            firmware: Firmware::Bios,
+            firmware,
+            variables,
             boot,
             disks,
             nics,
+            nic_model: hardware.vif_model,
+            agent_channel: match hardware.guest_agent {
+                true => AgentChannel::Present,
+                false => AgentChannel::Absent,
+            },
             ostler_port: Some(self.guest_socket(record.id)),
             serial_log: Some(files.console_log),
             vnc: self
@@ -171,10 +193,21 @@ impl<O: Outside> Engine<O> {
                 .settings()
                 .vnc
                 .then_some(Vnc { listen: IpAddr::V4(Ipv4Addr::LOCALHOST) }),
-            watchdog: Some(WatchdogAction::Reset),
+            watchdog: watchdog(hardware.watchdog),
             memory_stats_period: Some(MEMORY_STATS_PERIOD),
-            tpm: Tpm::Absent,
+            tpm: hardware.tpm.map_or(Tpm::Absent, Tpm::Emulated),
             on_crash: OnCrash::Destroy,
         })
+    }
+}
+
+/// What the watchdog does; none if there is none.
+const fn watchdog(wanted: Watchdog) -> Option<WatchdogAction> {
+    match wanted {
+        Watchdog::Reset => Some(WatchdogAction::Reset),
+        Watchdog::Poweroff => Some(WatchdogAction::PowerOff),
+        Watchdog::Pause => Some(WatchdogAction::Pause),
+        Watchdog::None => Some(WatchdogAction::None),
+        Watchdog::Disabled => None,
     }
 }
