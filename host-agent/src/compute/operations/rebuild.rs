@@ -35,8 +35,11 @@ pub(super) fn ask(
         fits_disk(record, &from)?;
         let image = &gate.known.images[&from.image];
         size::least(image, record.memory, record.disk)?;
-        let hardware = Some(hardware::admit(&image.properties, &record.options, gate)?);
-        Ok(Rebuild { from, hardware, config_drive: record.config_drive.is_some() }.into())
+        let mut hardware = hardware::admit(&image.properties, &record.options, gate)?;
+        // A TPM stays with its instance: libvirt removes its state only with a domain that has one.
+        hardware.tpm = hardware.tpm.or(record.hardware.tpm);
+        Ok(Rebuild { from, hardware: Some(hardware), config_drive: record.config_drive.is_some() }
+            .into())
     })
 }
 
