@@ -132,7 +132,7 @@ async fn the_classic_pc_has_the_nic_and_the_bus_its_image_wants() {
     assert!(cards.contains("0x1237") && cards.contains("0x10d3"), "{cards}");
     assert_eq!(
         node.shell(&id, "cd /sys/block; echo sd*; ls -d vd* 2>/dev/null || true").await,
-        "sda sdf"
+        "sda sdb"
     );
     let xml = virsh(&["dumpxml", &format!("ostler-{id}")]).await;
     for absent in ["<watchdog", "org.qemu.guest_agent.0"] {
