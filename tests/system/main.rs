@@ -11,6 +11,7 @@
 
 mod agents;
 mod baked;
+mod boards;
 mod broker;
 mod broker_chaos;
 mod broker_hostile;

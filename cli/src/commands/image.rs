@@ -1,5 +1,6 @@
 //! `ostler image ...`
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,9 @@ use ostler_protocol::rpc::host::Nothing;
 use ostler_protocol::rpc::image::{Compression, Format, Image, Import, Properties, Select};
 use ostler_protocol::rpc::method::{ImageImport, ImageList, ImageRemove};
 use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
+use serde_json::Value;
 
+use super::metadata::{Item, items};
 use super::{Followed, Session};
 use crate::args::Changing;
 use crate::checksums::{self, Listed, Unlisted};
@@ -72,6 +75,13 @@ pub(crate) struct ImportArgs {
     /// The kernel's command line
     #[arg(long, value_name = "TEXT", requires = "kernel", allow_hyphen_values = true)]
     command_line: Option<String>,
+    /// What instances are made with, by glance's keys, such as hw_firmware_type=uefi; repeat for
+    /// more
+    #[arg(long, value_name = "KEY=VALUE")]
+    property: Vec<Item>,
+    /// The smallest root disk an instance needs, as in 20G
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    min_disk: Option<Bytes>,
     /// The least memory an instance needs, as in 512M
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     min_memory: Option<Bytes>,
@@ -104,7 +114,8 @@ impl ImageCommand {
 }
 
 async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> {
-    let ImportArgs { name, source, format, kernel, ramdisk, command_line, .. } = args;
+    let properties = properties(&args)?;
+    let ImportArgs { name, source, format, .. } = args;
     let source = source_on_node(&source, session.client.target())?;
     let Listed { sha256, sha512 } = match args.checksum_file {
         Some(list) => listed(&list, file_name(&source))?,
@@ -114,7 +125,6 @@ async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> 
         Some(Declared(compression)) => compression,
         None => compression_by_name(&source, format),
     };
-    let properties = Properties { kernel, ramdisk, command_line, min_memory: args.min_memory };
     let params = Import { name, source, format, compression, sha256, sha512, properties };
     match session.follow::<ImageImport>(&params, &args.changing).await? {
         Followed::Accepted(operation) => session.output.result(&operation),
@@ -127,6 +137,28 @@ async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> 
             }
         }
     }
+}
+
+/// The image's properties: those of the options, and those by glance's keys.
+fn properties(args: &ImportArgs) -> Result<Properties, Cause> {
+    let given = items(args.property.clone(), Value::String)?;
+    let read = |given: BTreeMap<String, Value>| {
+        serde_json::from_value::<Properties>(Value::Object(given.into_iter().collect()))
+    };
+    // One by one, to name the one that is wrong.
+    for (key, value) in &given {
+        read([(key.clone(), value.clone())].into())
+            .map_err(|error| Cause::usage(format!("--property {key}: {error}"), None))?;
+    }
+    let given = read(given).map_err(|error| Cause::usage(format!("--property: {error}"), None))?;
+    Ok(Properties {
+        kernel: args.kernel.clone().or(given.kernel),
+        ramdisk: args.ramdisk.clone().or(given.ramdisk),
+        command_line: args.command_line.clone().or(given.command_line),
+        min_memory: args.min_memory,
+        min_disk: args.min_disk,
+        ..given
+    })
 }
 
 /// A source as the node understands it: a URL as it is, a path made absolute, which it can be only
@@ -240,6 +272,35 @@ mod tests {
         }
         assert_eq!(compression_by_name("/boot/initrd.gz", Format::Ramdisk), None);
         assert_eq!(compression_by_name("/boot/vmlinux.gz", Format::Kernel), None);
+    }
+
+    #[test]
+    fn properties_go_by_glances_keys_and_others_are_refused_by_name() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            import: ImportArgs,
+        }
+        let read = |rest: &str| {
+            let line = format!("import a --source /a --format raw {rest}");
+            properties(&Line::try_parse_from(line.split_whitespace()).ok().unwrap().import)
+        };
+        let given =
+            read("--property hw_firmware_type=uefi --property hw_tpm_version=2.0 --min-disk 1G");
+        let given = serde_json::to_value(given.ok().unwrap()).unwrap();
+        let said = serde_json::json!({
+            "hw_firmware_type": "uefi", "hw_tpm_version": "2.0", "min_disk": 1u64 << 30,
+        });
+        assert_eq!(given, said);
+        for (wrong, named) in [
+            ("--property hw_firmware_type=efi", ["hw_firmware_type", "`bios` or `uefi`"]),
+            ("--property hw_firmware=uefi", ["`hw_firmware`", "`hw_firmware_type`"]),
+            ("--property hw_vif_model=ne2k", ["hw_vif_model", "`e1000e`"]),
+        ] {
+            let Err(Cause::Usage { message, .. }) = read(wrong) else { panic!("{wrong}") };
+            assert!(named.iter().all(|word| message.contains(word)), "{message}");
+        }
     }
 
     #[test]

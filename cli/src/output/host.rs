@@ -1,5 +1,6 @@
 //! The node for people.
 
+use ostler_protocol::rpc::hardware::{Board, Boards, MachineType};
 use ostler_protocol::rpc::host::{Host, Link};
 use ostler_protocol::rpc::values::Bytes;
 
@@ -21,6 +22,7 @@ impl Show for Host {
             ("hypervisor", link(self.hypervisor)),
             ("broker", link(self.broker)),
             ("virtualization", Field::plain(virtualization(self))),
+            ("machines", Field::maybe(self.boards.as_ref().map(machines))),
             ("kernel", Field::plain(&self.kernel)),
             ("cpu", Field::plain(format!("{} x {}", self.cpus, self.cpu_model))),
             ("load", Field::plain(format!("{one:.2} {five:.2} {fifteen:.2}"))),
@@ -60,6 +62,21 @@ fn virtualization(host: &Host) -> String {
         (cpu, "") => format!("{virt_type}, {cpu} cpu"),
         (cpu, why) => format!("{virt_type}, {cpu} cpu: {why}"),
     }
+}
+
+/// What instances can be made with, as in `q35 (uefi, secure boot), pc (bios); tpm`.
+fn machines(boards: &Boards) -> String {
+    let able = |machine: &MachineType| {
+        let how = match boards.of(*machine)? {
+            Board { uefi: false, .. } => "bios",
+            Board { secure_boot: false, .. } => "bios, uefi",
+            Board { secure_boot: true, .. } => "bios, uefi, secure boot",
+        };
+        Some(format!("{} ({how})", machine.as_str()))
+    };
+    let machines: Vec<String> = MachineType::ALL.iter().filter_map(able).collect();
+    let tpm = if boards.tpm { "tpm" } else { "no tpm" };
+    format!("{}; {tpm}", machines.join(", "))
 }
 
 fn free(available: Bytes, all: Bytes) -> String {

@@ -1,7 +1,8 @@
 //! Images for people.
 
-use ostler_protocol::rpc::image::{Image, State};
+use ostler_protocol::rpc::image::{Image, Properties, State};
 use ostler_protocol::rpc::values::Timestamp;
+use serde_json::Value;
 
 use super::shown::Row;
 use super::table::{Field, Mood, fields};
@@ -58,10 +59,28 @@ impl Show for Image {
         if let Some(memory) = properties.min_memory {
             rows.push(("least memory", Field::plain(memory)));
         }
+        if let Some(disk) = properties.min_disk {
+            rows.push(("least disk", Field::plain(disk)));
+        }
+        for (key, value) in hardware(properties) {
+            rows.push(("property", Field::plain(format!("{key}={value}"))));
+        }
         rows.push(("instances", Field::plain(self.instances)));
         rows.push(("created", Field::plain(instant(self.created))));
         fields(look, rows)
     }
+}
+
+/// The properties that are glance's, by its keys.
+fn hardware(properties: &Properties) -> Vec<(String, String)> {
+    let Ok(Value::Object(all)) = serde_json::to_value(properties) else { return Vec::new() };
+    let words = all.into_iter().filter_map(|(key, value)| match value {
+        Value::String(word) if key.starts_with("hw_") || key.starts_with("os_") => {
+            Some((key, word))
+        }
+        _ => None,
+    });
+    words.collect()
 }
 
 fn state(state: State) -> Field {

@@ -1,6 +1,7 @@
 //! Instances for people.
 
 use ostler_protocol::rpc::guest::{GuestState, GuestSummary, Transport};
+use ostler_protocol::rpc::hardware::Hardware;
 use ostler_protocol::rpc::instance::{Instance, PowerState, Size, Status};
 use ostler_protocol::rpc::values::Timestamp;
 use ostler_protocol::rpc::volume::AttachedVolume;
@@ -70,6 +71,7 @@ impl Show for Instance {
             ("vcpus", up_to(self.vcpus, self.max_vcpus)),
             ("memory", up_to(self.memory, self.max_memory)),
             ("disk", Field::plain(self.disk)),
+            ("machine", Field::plain(machine(&self.hardware))),
         ]);
         if let Some(size) = &self.resized_from {
             let Size { vcpus, memory, disk, .. } = size;
@@ -122,6 +124,14 @@ impl Show for Instance {
         rows.push(("updated", Field::plain(instant(self.updated))));
         fields(look, rows)
     }
+}
+
+/// The board, as in `q35, uefi with secure boot, tpm-crb`.
+fn machine(hardware: &Hardware) -> String {
+    let Hardware { machine, firmware, secure_boot, tpm, .. } = hardware;
+    let secure = if *secure_boot { " with secure boot" } else { "" };
+    let tpm = tpm.map(|model| format!(", {}", model.as_str())).unwrap_or_default();
+    format!("{}, {}{secure}{tpm}", machine.as_str(), firmware.as_str())
 }
 
 fn status(status: Status) -> Field {

@@ -91,9 +91,9 @@ impl<O: Outside> Gate<O> {
             self.is_free(*id).await?;
         }
         let kind = command.kind();
-        let mut capacity = None;
+        let (mut capacity, mut boards) = (None, None);
         let reserved = loop {
-            let lacks_capacity = Cell::new(false);
+            let (lacks_capacity, lacks_boards) = (Cell::new(false), Cell::new(false));
             let judged = self.reserve(kind, &context, |known, by, now| {
                 let settings = self.engine.registry.settings();
                 let mut admission = Admission {
@@ -105,6 +105,8 @@ impl<O: Outside> Gate<O> {
                     now,
                     capacity,
                     lacks_capacity: &lacks_capacity,
+                    boards,
+                    lacks_boards: &lacks_boards,
                     hypervisor: *self.engine.node.hypervisor.link().borrow(),
                 };
                 admission.is_open()?;
@@ -113,6 +115,9 @@ impl<O: Outside> Gate<O> {
             match judged {
                 Err(_) if lacks_capacity.get() && capacity.is_none() => {
                     capacity = Some(self.measured.capacity().await?);
+                }
+                Err(_) if lacks_boards.get() && boards.is_none() => {
+                    boards = Some(self.measured.boards().await?);
                 }
                 judged => break judged?,
             }

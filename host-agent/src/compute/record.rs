@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ostler_protocol::rpc::hardware::RootBus;
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::{Size, VmState};
 use ostler_protocol::rpc::values::{InstanceId, Sha256, Timestamp, VolumeId};
@@ -93,15 +94,35 @@ pub(super) fn device(bus: Bus, n: u16) -> String {
 
 /// The devices of an instance that are not free: its own disks' and its volumes'.
 pub(super) fn reserved_devices(record: &InstanceRecord) -> Vec<String> {
-    let own = [ROOT_DISK, CONFIG_DRIVE].map(|target| device(Bus::Virtio, target.0));
+    let own = [root_device(record), config_drive(own_bus(record)).on(own_bus(record))];
     record.volumes.iter().map(|there| there.device.clone()).chain(own).collect()
+}
+
+/// What an instance's own disks are plugged into.
+pub(super) fn own_bus(record: &InstanceRecord) -> DiskBus {
+    match record.hardware.disk_bus {
+        RootBus::Virtio => DiskBus::Virtio,
+        RootBus::Scsi => DiskBus::Scsi,
+        RootBus::Sata => DiskBus::Sata,
+    }
+}
+
+/// The device of the disk an instance boots from.
+pub(super) fn root_device(record: &InstanceRecord) -> String {
+    ROOT_DISK.on(own_bus(record))
 }
 
 /// The place of the disk an instance boots from.
 pub(super) const ROOT_DISK: DiskTarget = DiskTarget(0);
-/// The place of its config drive: the last that has a letter of its own, so that disks before it
-/// come and go.
-pub(super) const CONFIG_DRIVE: DiskTarget = DiskTarget(25);
+
+/// The place of its config drive, so that disks before it come and go: the last that has a letter
+/// of its own, or the last on the first controller.
+pub(super) const fn config_drive(bus: DiskBus) -> DiskTarget {
+    match bus {
+        DiskBus::Virtio => DiskTarget(25),
+        DiskBus::Scsi | DiskBus::Sata => DiskTarget(5),
+    }
+}
 
 /// The guest's serial number of the root disk: an id that is as long as virtio-blk allows.
 pub(super) fn root_serial(id: InstanceId) -> String {

@@ -279,6 +279,8 @@ impl Disks for Directory {
             config_drive: folder.join("config.img"),
             aside: folder.join("disk.aside.qcow2"),
             console_log: folder.join("console.log"),
+            uefi: folder.join("uefi.fd"),
+            secure_uefi: folder.join("uefi-secure.fd"),
             folder,
         }
     }

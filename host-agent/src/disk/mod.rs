@@ -195,6 +195,10 @@ pub struct Files {
     pub aside: PathBuf,
     /// The log of the serial console.
     pub console_log: PathBuf,
+    /// The variables of UEFI.
+    pub uefi: PathBuf,
+    /// Those of UEFI with secure boot.
+    pub secure_uefi: PathBuf,
 }
 
 /// What making sure of a disk came to.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use ostler_protocol::rpc::hardware::Boards;
+
 use super::spec::CpuMode;
 
 /// What executes a guest's instructions.
@@ -68,8 +70,6 @@ pub struct Capabilities {
     pub kvm_offered: bool,
     /// The most vCPUs one domain can have.
     pub max_vcpus: u32,
-    /// Whether UEFI firmware is installed.
-    pub uefi: bool,
-    /// Whether a software TPM can be had.
-    pub tpm: bool,
+    /// The boards there are, what firmware is installed for them, and whether there is a TPM.
+    pub boards: Boards,
 }

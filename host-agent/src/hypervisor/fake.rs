@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ostler_protocol::rpc::hardware::Boards;
 use ostler_protocol::rpc::values::{InstanceId, Secret, Timestamp};
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -96,6 +97,8 @@ struct World {
     copies: Copies,
     /// What guests are found to run on.
     found: Option<VirtChoice>,
+    /// What domains can be made with.
+    boards: Boards,
 }
 
 struct Domain {
@@ -149,6 +152,11 @@ impl Fake {
     /// What guests are found to run on from now on, where that is tried.
     pub fn runs_on(&self, found: VirtChoice) {
         self.world().found = Some(found);
+    }
+
+    /// What domains can be made with from now on.
+    pub fn offers(&self, boards: Boards) {
+        self.world().boards = boards;
     }
 
     /// Has the next call of this kind wait, before it does anything, until the hold is dropped.
@@ -557,7 +565,7 @@ impl Hypervisor for Fake {
     }
 
     async fn capabilities(&self) -> Result<Capabilities, Error> {
-        self.call(Call::Capabilities, None, |_| {
+        self.call(Call::Capabilities, None, |world| {
             Ok(Capabilities {
                 libvirt_version: "0.0.0".to_owned(),
                 hypervisor_version: "0.0.0".to_owned(),
@@ -565,8 +573,7 @@ impl Hypervisor for Fake {
                 arch: "x86_64".to_owned(),
                 kvm_offered: false,
                 max_vcpus: 64,
-                uefi: false,
-                tpm: false,
+                boards: world.boards,
             })
         })
         .await

@@ -13,7 +13,6 @@ use std::path::Path;
 
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
 
-use super::spec::DiskTarget;
 use super::{Change, Error};
 
 /// What a domain's job has come to.
@@ -47,7 +46,7 @@ pub trait Jobs: Send + Sync + 'static {
     /// One that was aborted or failed leaves the domain as it was.
     fn save(&self, id: InstanceId) -> impl Future<Output = Result<Change, Error>> + Send;
 
-    /// Begins to copy a disk of a running or paused domain, as it is when this returns, into a new
+    /// Begins to copy a disk, as in `vda`, of a running or paused domain, as it is when this returns, into a new
     /// qcow2 file that needs no other. The guest may go on writing meanwhile. Refused if another
     /// job is on, if the domain is off, and if the file is there and holds anything.
     ///
@@ -56,7 +55,7 @@ pub trait Jobs: Send + Sync + 'static {
     fn begin_copy(
         &self,
         id: InstanceId,
-        disk: DiskTarget,
+        device: &str,
         to: &Path,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ostler_protocol::rpc::hardware::{TpmModel, VifModel};
 use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress};
 use ostler_protocol::rpc::volume::Qos;
 
@@ -48,12 +49,19 @@ pub struct DomainSpec {
     pub cpu: CpuMode,
     /// What the board starts with.
     pub firmware: Firmware,
+    /// The file UEFI keeps its variables in, made at the first start; where the hypervisor likes if
+    /// none.
+    pub variables: Option<PathBuf>,
     /// Where the guest's system comes from.
     pub boot: Boot,
     /// Disks, each with a target of its own.
     pub disks: Vec<Disk>,
     /// NICs, in the order the guest finds them.
     pub nics: Vec<Nic>,
+    /// The model of all of them.
+    pub nic_model: VifModel,
+    /// Whether there is the standard guest agent's channel.
+    pub agent_channel: AgentChannel,
     /// The socket QEMU binds for our own guest channel.
     pub ostler_port: Option<PathBuf>,
     /// Where the serial console is written to as well.
@@ -149,11 +157,20 @@ pub enum SecureBoot {
     Off,
 }
 
+/// Whether there is the standard guest agent's channel, which the hypervisor itself serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentChannel {
+    /// There is.
+    Present,
+    /// There is none.
+    Absent,
+}
+
 /// Whether there is a TPM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tpm {
-    /// A software TPM 2.0, its state kept with the domain.
-    Emulated,
+    /// A software TPM 2.0 that guests talk to like this, its state kept with the domain.
+    Emulated(TpmModel),
     /// None.
     Absent,
 }
@@ -215,6 +232,8 @@ pub enum DiskBus {
     Virtio,
     /// virtio-scsi: many disks on one PCI device.
     Scsi,
+    /// SATA, for guests without drivers of virtio: nothing is plugged in while it runs.
+    Sata,
 }
 
 /// Whether several domains may have a disk.
@@ -302,7 +321,7 @@ impl DiskTarget {
     pub fn on(self, bus: DiskBus) -> String {
         let prefix = match bus {
             DiskBus::Virtio => "vd",
-            DiskBus::Scsi => "sd",
+            DiskBus::Scsi | DiskBus::Sata => "sd",
         };
         let mut name = prefix.as_bytes().to_vec();
         let mut rest = u32::from(self.0) + 1;
@@ -396,9 +415,12 @@ pub(crate) fn sample() -> DomainSpec {
         machine: Machine::Pc,
         cpu: CpuMode::HypervisorDefault,
         firmware: Firmware::Bios,
+        variables: None,
         boot: Boot::Disk,
         disks: Vec::new(),
         nics: Vec::new(),
+        nic_model: VifModel::Virtio,
+        agent_channel: AgentChannel::Present,
         ostler_port: None,
         serial_log: None,
         vnc: None,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::refusal::{Operation, Refusal};
+use ostler_protocol::rpc::hardware::{FirmwareType, Hardware, MachineType};
 use ostler_protocol::rpc::image::{Format, Properties, State as ImageState};
 use ostler_protocol::rpc::instance::{DriveLayout, Size, TaskState, VmState};
 use ostler_protocol::rpc::values::{
@@ -40,6 +41,12 @@ pub struct InstanceRecord {
     /// The most memory it can be given while it runs.
     #[serde(default)]
     pub max_memory: Bytes,
+    /// What it is made with.
+    #[serde(default)]
+    pub hardware: Hardware,
+    /// What its boot asked for of that, whatever the image wants.
+    #[serde(default)]
+    pub options: BoardOptions,
     /// Its NICs, in order.
     pub ports: Vec<PortRecord>,
     /// Its volumes.
@@ -88,6 +95,23 @@ pub struct InstanceRecord {
     pub updated: Timestamp,
     /// Grows with every change, so that writes that overtake each other leave the newest.
     pub revision: u64,
+}
+
+/// What a boot asks for of an instance's hardware, whatever the image wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoardOptions {
+    /// The board.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineType>,
+    /// What it starts with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<FirmwareType>,
+    /// Whether that starts signed code only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<bool>,
+    /// Whether it has a TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<bool>,
 }
 
 /// What a config drive is made from, besides what else the instance's record says.

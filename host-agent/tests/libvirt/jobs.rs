@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use ostler_host_agent::hypervisor::spec::DiskTarget;
 use ostler_host_agent::hypervisor::{Job, Jobs, RESTORE};
 
 use super::domain::{guest, job_is, on_running, overlay, place, run, save_file, says};
@@ -159,7 +158,7 @@ async fn a_save_can_be_aborted_and_is_waited_for() {
         signal(held, SIGSTOP);
         let seen = job_is(&driver, id, |job| matches!(job, Job::Running { .. })).await;
         println!("{seen:?}");
-        let busy = driver.begin_copy(id, DiskTarget(0), &place.path().join("x")).await;
+        let busy = driver.begin_copy(id, "vda", &place.path().join("x")).await;
         assert!(matches!(busy, Err(Error::Refused { .. })), "{busy:?}");
         let aborting = tokio::spawn({
             let driver = driver.clone();
@@ -213,7 +212,7 @@ async fn a_copy_is_the_disk_and_needs_no_other() {
                 driver.pause(id).await.unwrap();
             }
             let to = place.path().join(copy);
-            driver.begin_copy(id, DiskTarget(0), &to).await.unwrap();
+            driver.begin_copy(id, "vda", &to).await.unwrap();
             job_is(&driver, id, |job| !matches!(job, Job::Running { .. })).await;
             assert_eq!(driver.job(id).await, Ok(Job::Completed));
 
@@ -229,12 +228,12 @@ async fn a_copy_is_the_disk_and_needs_no_other() {
         assert_eq!(driver.job(id).await, Ok(Job::Completed), "it ended before");
         driver.start(id).await.unwrap();
         for taken in ["running.qcow2", "root.qcow2"] {
-            let again = driver.begin_copy(id, DiskTarget(0), &place.path().join(taken)).await;
+            let again = driver.begin_copy(id, "vda", &place.path().join(taken)).await;
             assert!(matches!(again, Err(Error::Refused { .. })), "the file is there: {again:?}");
         }
         assert_eq!(driver.job(id).await, Ok(Job::None), "none was begun");
         driver.destroy(id).await.unwrap();
-        let off = driver.begin_copy(id, DiskTarget(0), &place.path().join("off")).await;
+        let off = driver.begin_copy(id, "vda", &place.path().join("off")).await;
         assert!(matches!(off, Err(Error::Refused { .. })), "{off:?}");
     })
     .await;
@@ -244,7 +243,7 @@ async fn a_copy_is_the_disk_and_needs_no_other() {
 async fn begin_slow(driver: &Libvirt, id: InstanceId, to: &Path) {
     #[expect(clippy::disallowed_methods, reason = "a slow disk, played by QEMU's own monitor")]
     let connect = virt::connect::Connect::open(Some("qemu:///system")).unwrap();
-    driver.begin_copy(id, DiskTarget(0), to).await.unwrap();
+    driver.begin_copy(id, "vda", to).await.unwrap();
     let domain = connect.lookup_domain_by_uuid(id.0).unwrap();
     let jobs = domain.qemu_monitor_command(r#"{"execute":"query-jobs"}"#, 0).unwrap();
     let jobs: serde_json::Value = serde_json::from_str(&jobs).unwrap();
@@ -269,7 +268,7 @@ async fn a_copy_can_be_aborted_and_ends_with_its_domain() {
         begin_slow(&driver, id, &to).await;
         let seen = driver.job(id).await.unwrap();
         assert!(matches!(seen, Job::Running { total: Some(_), .. }), "{seen:?}");
-        let second = driver.begin_copy(id, DiskTarget(0), &place.path().join("second")).await;
+        let second = driver.begin_copy(id, "vda", &place.path().join("second")).await;
         assert!(matches!(second, Err(Error::Refused { .. })), "{second:?}");
         let save = driver.save(id).await;
         assert!(matches!(save, Err(Error::Busy { .. })), "{save:?}");

@@ -21,12 +21,13 @@ use std::time::Duration;
 use ostler_host_agent::hypervisor::inspect::{Definition, Inspect};
 use ostler_host_agent::hypervisor::libvirt::{Libvirt, Settings, xml};
 use ostler_host_agent::hypervisor::spec::{
-    Boot, CpuMode, Firmware, Machine, OnCrash, SecureBoot, Tpm, Vnc, WatchdogAction,
+    AgentChannel, Boot, CpuMode, Firmware, Machine, OnCrash, SecureBoot, Tpm, Vnc, WatchdogAction,
 };
 use ostler_host_agent::hypervisor::{
     Change, DomainSpec, Error, Events, Hypervisor, HypervisorEvent, Link, Metadata, PowerReason,
     PowerState, VirtSetting, VirtType,
 };
+use ostler_protocol::rpc::hardware::{TpmModel, VifModel};
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
 
 const TEST_DRIVER: &str = "test:///default";
@@ -51,9 +52,12 @@ fn spec(name: &str) -> DomainSpec {
         machine: Machine::Pc,
         cpu: CpuMode::HypervisorDefault,
         firmware: Firmware::Bios,
+        variables: None,
         boot: Boot::Disk,
         disks: Vec::new(),
         nics: Vec::new(),
+        nic_model: VifModel::Virtio,
+        agent_channel: AgentChannel::Present,
         ostler_port: None,
         serial_log: None,
         vnc: None,
@@ -280,7 +284,8 @@ fn every_option_is_in_libvirts_schema() {
     let mut spec = spec("schema");
     spec.machine = Machine::Q35 { spare_slots: 2 };
     spec.firmware = Firmware::Uefi(SecureBoot::Enforced);
-    spec.tpm = Tpm::Emulated;
+    spec.variables = Some(PathBuf::from("/x/uefi.fd"));
+    spec.tpm = Tpm::Emulated(TpmModel::Crb);
     spec.vnc = Some(Vnc { listen: [127, 0, 0, 1].into() });
     spec.watchdog = Some(WatchdogAction::PowerOff);
     spec.memory_stats_period = Some(10);

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use ostler_host_agent::hypervisor::spec::DiskTarget;
 use ostler_host_agent::hypervisor::{Adjust, Jobs};
 use ostler_protocol::rpc::values::{Secret, Timestamp};
 use virt::connect::Connect;
@@ -27,7 +26,7 @@ async fn ask_for_everything(driver: &Libvirt, spec: &DomainSpec) {
         ("pause", driver.pause(id).await.map(drop)),
         ("unpause", driver.unpause(id).await.map(drop)),
         ("save", driver.save(id).await.map(drop)),
-        ("copy", driver.begin_copy(id, DiskTarget(0), aside).await),
+        ("copy", driver.begin_copy(id, "vda", aside).await),
         ("abort job", driver.abort_job(id).await.map(drop)),
         ("job", driver.job(id).await.map(drop)),
         ("discard save", driver.discard_save(id).await.map(drop)),

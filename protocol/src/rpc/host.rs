@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::hardware::Boards;
 use super::values::{Bytes, Name, Timestamp};
 
 /// Parameters of methods that take none.
@@ -85,6 +86,9 @@ pub struct Host {
     /// Why these two: `configured`, or what was tried and what came of it.
     #[serde(default)]
     pub virt_type_reason: String,
+    /// What instances can be made with; absent while libvirt does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boards: Option<Boards>,
     /// The kernel's release.
     pub kernel: String,
     /// The processor's model.

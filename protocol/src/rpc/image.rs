@@ -3,6 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::hardware::{
+    FirmwareType, MachineType, RngModel, RootBus, SecureBoot, TpmModel, TpmVersion, VifModel,
+    Watchdog, YesNo,
+};
 use super::values::{Bytes, Name, Sha256, Sha512, Timestamp};
 
 /// What an image's bytes are. Declared by whoever imports it, never guessed.
@@ -83,7 +87,8 @@ impl Compression {
     }
 }
 
-/// What instances made from a disk image need besides the disk.
+/// What instances made from a disk image need besides the disk. The hardware goes by glance's own
+/// keys and words.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Properties {
@@ -100,6 +105,42 @@ pub struct Properties {
     /// The least memory an instance needs, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_memory: Option<Bytes>,
+    /// The smallest root disk an instance needs, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_disk: Option<Bytes>,
+    /// The board.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hw_machine_type: Option<MachineType>,
+    /// What it starts with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hw_firmware_type: Option<FirmwareType>,
+    /// Whether UEFI starts signed code only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_secure_boot: Option<SecureBoot>,
+    /// The TPM an instance has; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hw_tpm_version: Option<TpmVersion>,
+    /// How the guest talks to its TPM; `tpm-crb` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hw_tpm_model: Option<TpmModel>,
+    /// What the instance's own disks are plugged into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hw_disk_bus: Option<RootBus>,
+    /// The model of its NICs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hw_vif_model: Option<VifModel>,
+    /// The model of its random number generator, which every instance has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hw_rng_model: Option<RngModel>,
+    /// What its watchdog does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hw_watchdog_action: Option<Watchdog>,
+    /// Whether it has the channel of the standard guest agent; `yes` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hw_qemu_guest_agent: Option<YesNo>,
+    /// Whether a snapshot of it that runs fails if the guest cannot be frozen; `no` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_require_quiesce: Option<YesNo>,
 }
 
 /// Parameters of `image.import`.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
 use super::guest::GuestSummary;
+use super::hardware::{FirmwareType, Hardware, MachineType};
 use super::values::{
     Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Secret, Timestamp, VolumeId,
 };
@@ -339,6 +340,18 @@ pub struct Boot {
     /// One NIC for each, in this order.
     #[serde(default)]
     pub networks: Vec<Nic>,
+    /// The board; the image's, or `q35`, if absent. So too the three below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineType>,
+    /// What the board starts with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<FirmwareType>,
+    /// Whether UEFI starts signed code only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<bool>,
+    /// Whether it has a TPM 2.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<bool>,
     /// Whose it is, as in a tenant's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
@@ -721,6 +734,9 @@ pub struct Instance {
     /// The most memory it can be given while it runs, bytes.
     #[serde(default)]
     pub max_memory: Bytes,
+    /// What it is made with, besides that.
+    #[serde(default)]
+    pub hardware: Hardware,
     /// Whose it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,

@@ -22,6 +22,7 @@ pub mod envelope;
 pub mod event;
 pub mod fault;
 pub mod guest;
+pub mod hardware;
 pub mod host;
 pub mod image;
 pub mod inspect;

@@ -1,6 +1,8 @@
 //! `ostler instance boot`
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use ostler_protocol::rpc::hardware::{FirmwareType, MachineType};
 use ostler_protocol::rpc::instance::{Boot, Nic};
 use ostler_protocol::rpc::method::InstanceBoot;
 use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, VolumeId};
@@ -53,6 +55,20 @@ pub(crate) struct BootArgs {
     /// The most memory it can be given while it runs; default: as much as it starts with
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_memory: Option<Bytes>,
+    /// The board; default: what the image wants, or q35
+    #[arg(long, value_name = "q35|pc", value_parser = words(MachineType::ALL, MachineType::as_str))]
+    machine: Option<MachineType>,
+    /// What the board starts with; default: what the image wants, or bios
+    #[arg(long, value_name = "bios|uefi", value_parser = words(FirmwareType::ALL, FirmwareType::as_str))]
+    firmware: Option<FirmwareType>,
+    /// Have UEFI start signed code only; =no: whatever the image wants
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true,
+          default_missing_value = "yes", value_parser = yes_no_parser())]
+    secure_boot: Option<bool>,
+    /// Give it a TPM 2.0; =no: none, whatever the image wants
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true,
+          default_missing_value = "yes", value_parser = yes_no_parser())]
+    tpm: Option<bool>,
     /// A NIC on this network; repeat for more NICs
     #[arg(long, value_name = "NETWORK[,mac=MAC]", value_parser = nic)]
     network: Vec<Nic>,
@@ -97,6 +113,10 @@ impl BootArgs {
             disk: self.disk,
             max_vcpus: self.max_vcpus,
             max_memory: self.max_memory,
+            machine: self.machine,
+            firmware: self.firmware,
+            secure_boot: self.secure_boot,
+            tpm: self.tpm,
             networks: self.network,
             owner: self.owner,
             metadata: items(self.metadata, |value| value)?,
@@ -108,6 +128,20 @@ impl BootArgs {
         };
         self.config_drive.add_to(boot)
     }
+}
+
+/// The words of these values.
+fn words<T: Copy + Send + Sync + 'static>(
+    all: &'static [T],
+    word: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(all.iter().map(move |value| word(*value))).try_map(move |given| {
+        all.iter().find(|value| word(**value) == given).copied().ok_or("not one of them")
+    })
+}
+
+fn yes_no_parser() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["yes", "no"]).map(|word| word == "yes")
 }
 
 /// A NIC as written on the command line: `NETWORK[,mac=MAC]`.
@@ -175,6 +209,25 @@ mod tests {
         assert_eq!(sent("--config-drive")["config_drive"], "default");
         assert_eq!(sent("--config-drive nocloud")["config_drive"], "nocloud");
         assert_eq!(sent("--hostname web --config-drive")["hostname"], "web");
+    }
+
+    #[test]
+    fn secure_boot_and_a_tpm_are_asked_for_or_refused_in_a_word() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            boot: BootArgs,
+        }
+        let sent = |rest: &str| {
+            let line = format!("boot --name a --image i --flavor f {rest}");
+            let line = Line::try_parse_from(line.split_whitespace()).ok().unwrap();
+            serde_json::to_value(line.boot.params(None).ok().unwrap()).unwrap()
+        };
+        assert!(sent("").get("tpm").is_none());
+        let all = sent("--firmware uefi --secure-boot --tpm=no --machine pc");
+        assert_eq!((&all["firmware"], &all["machine"]), (&"uefi".into(), &"pc".into()));
+        assert_eq!((&all["secure_boot"], &all["tpm"]), (&true.into(), &false.into()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! cannot be written down.
 
 mod config_drive;
+pub(super) mod hardware;
 mod root;
 pub(super) mod size;
 pub(super) mod volume;
@@ -11,6 +12,7 @@ pub(super) mod volume;
 use std::cell::Cell;
 
 use crate::refusal::{Action, Reason, Refusal};
+use ostler_protocol::rpc::hardware::Boards;
 use ostler_protocol::rpc::image::{Format, State as ImageState};
 use ostler_protocol::rpc::instance::{PowerState, Size, TaskState};
 use ostler_protocol::rpc::operation::Subject;
@@ -123,6 +125,10 @@ pub(super) struct Admission<'a> {
     pub(super) capacity: Option<Capacity>,
     /// Set when nobody has looked, and the request needs it: it is to be judged again then.
     pub(super) lacks_capacity: &'a Cell<bool>,
+    /// What instances can be made with, if somebody has looked.
+    pub(super) boards: Option<Boards>,
+    /// As `lacks_capacity`, of that.
+    pub(super) lacks_boards: &'a Cell<bool>,
     pub(super) hypervisor: Link,
 }
 
@@ -248,7 +254,10 @@ impl Admission<'_> {
                 sha256: None,
                 size: Bytes(0),
                 virtual_size: record.disk,
-                properties: source.map(|image| image.properties.clone()).unwrap_or_default(),
+                properties: {
+                    let of = source.map(|image| image.properties.clone()).unwrap_or_default();
+                    hardware::carried(&of, &record.options)
+                },
                 created: gate.now,
             });
             Ok(change.into())

@@ -1,6 +1,7 @@
 //! What an instance boots from: a disk of its own made from an image, a new volume made from one, or
 //! a volume that is there. Pure.
 
+use ostler_protocol::rpc::hardware::RootBus;
 use ostler_protocol::rpc::image::Properties;
 use ostler_protocol::rpc::instance::Boot;
 use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
@@ -9,7 +10,8 @@ use ostler_protocol::rpc::volume::{Bus, Create, Source};
 use super::Admission;
 use super::size::{direct_boot, invalid, source};
 use crate::compute::operations::volume_create;
-use crate::compute::record::{ROOT_DISK, device};
+use crate::compute::record::ROOT_DISK;
+use crate::hypervisor::spec::DiskBus;
 use crate::journal::records::{AttachmentRecord, Base, DirectBoot, VolumeRecord};
 use crate::refusal::{Action, Reason, Refusal};
 
@@ -143,7 +145,7 @@ fn on_volume(id: VolumeId, boot: &Boot, gate: &Admission<'_>) -> Result<Root, Re
 fn attachment(volume: VolumeId, boot: &Boot) -> AttachmentRecord {
     AttachmentRecord {
         volume,
-        device: device(Bus::Virtio, ROOT_DISK.0),
+        device: ROOT_DISK.on(DiskBus::Virtio),
         bus: Bus::Virtio,
         read_only: false,
         root: true,
@@ -151,4 +153,21 @@ fn attachment(volume: VolumeId, boot: &Boot) -> AttachmentRecord {
         cache: None,
         discard: None,
     }
+}
+
+/// The volume an instance boots from, on the bus that its image asks for.
+///
+/// # Errors
+/// A volume cannot be on it.
+pub(super) fn on_bus(volume: AttachmentRecord, bus: RootBus) -> Result<AttachmentRecord, Refusal> {
+    let (bus, on) = match bus {
+        RootBus::Virtio => (Bus::Virtio, DiskBus::Virtio),
+        RootBus::Scsi => (Bus::Scsi, DiskBus::Scsi),
+        RootBus::Sata => {
+            let text = "the image wants its disk on sata, and a volume is on virtio or scsi";
+            return Err(invalid("volume_size", text.to_owned())
+                .next("boot from a root disk, or from an image whose hw_disk_bus is another"));
+        }
+    };
+    Ok(AttachmentRecord { bus, device: ROOT_DISK.on(on), ..volume })
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use crate::refusal::{Action, Reason, Refusal};
 use ostler_protocol::rpc::host::Flavor;
-use ostler_protocol::rpc::image::State as ImageState;
+use ostler_protocol::rpc::image::{Properties, State as ImageState};
 use ostler_protocol::rpc::instance::{Adjust, Boot, Resize, Size, TaskState, VmState};
 use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress, Name, PortId, Sha256};
 
-use super::{Admission, config_drive, root};
+use super::{Admission, config_drive, hardware, root};
 use crate::journal::records::{
-    Base, DirectBoot, ImageRecord, InstanceRecord, PortRecord, Source, VolumeRecord,
+    Base, BoardOptions, DirectBoot, ImageRecord, InstanceRecord, PortRecord, Source, VolumeRecord,
 };
 
 /// The most vCPUs one instance may have: what QEMU's q35 machine takes without more.
@@ -47,23 +47,35 @@ pub(in crate::compute) fn admit(
     }
     let root = root::of(boot, gate)?;
     let size = size(boot, &gate.settings.flavors)?;
-    if let Some((name, properties)) = &root.image
-        && let Some(least) = properties.min_memory.filter(|least| *least > size.memory)
-    {
-        return Err(invalid("memory", format!("image {name} needs {least} of memory at least")));
-    }
-    let disk = match root.volume {
+    let none = Properties::default();
+    let properties = root.image.as_ref().map_or(&none, |(_, properties)| properties);
+    let image = root.image.as_ref().map(|(name, _)| name.as_str()).unwrap_or_default();
+    let disk = match &root.volume {
         Some(_) => Bytes(0),
-        None => size.disk.unwrap_or(root.least),
+        None => size.disk.unwrap_or(root.least.max(properties.min_disk.unwrap_or_default())),
     };
+    let on = match &root.new {
+        Some(volume) => volume.size,
+        None => disk,
+    };
+    // What is on a volume that is there fits it.
+    let there = root.volume.is_some() && root.new.is_none();
+    least(image, properties, size.memory, Some(on).filter(|_| !there))?;
     if disk < root.least {
-        let image = root.image.as_ref().map(|(name, _)| name.as_str()).unwrap_or_default();
         let text =
             format!("a disk of {disk} cannot hold image {image}, which needs {}", root.least);
         return Err(invalid("disk", text));
     }
     let (max_vcpus, max_memory) = maximum(boot, &size)?;
     notes(boot.owner.as_deref(), &boot.metadata)?;
+    let options = BoardOptions {
+        machine: boot.machine,
+        firmware: boot.firmware,
+        secure_boot: boot.secure_boot,
+        tpm: boot.tpm,
+    };
+    let hardware = hardware::admit(properties, &options, gate)?;
+    let volume = root.volume.map(|volume| root::on_bus(volume, hardware.disk_bus)).transpose()?;
     let config_drive = config_drive::admit(boot, id, gate.settings.config_drive)?;
     let ports = ports(boot, gate)?;
     let Flavor { vcpus, memory, .. } = size;
@@ -80,8 +92,10 @@ pub(in crate::compute) fn admit(
         disk,
         max_vcpus,
         max_memory,
+        hardware,
+        options,
         ports,
-        volumes: root.volume.into_iter().collect(),
+        volumes: volume.into_iter().collect(),
         owner: boot.owner.clone().filter(|owner| !owner.is_empty()),
         metadata: boot.metadata.clone(),
         config_drive,
@@ -101,6 +115,27 @@ pub(in crate::compute) fn admit(
         revision: 0,
     };
     Ok((record, root.new))
+}
+
+/// Whether an instance of this size has what an image needs at least.
+///
+/// # Errors
+/// `invalid_params`.
+pub(in crate::compute) fn least(
+    image: &str,
+    Properties { min_memory, min_disk, .. }: &Properties,
+    memory: Bytes,
+    disk: Option<Bytes>,
+) -> Result<(), Refusal> {
+    let sizes = [("memory", min_memory, Some(memory)), ("disk", min_disk, disk)];
+    for (what, least, is) in sizes {
+        if let (Some(least), Some(is)) = (least, is)
+            && *least > is
+        {
+            return Err(invalid(what, format!("image {image} needs {least} of {what} at least")));
+        }
+    }
+    Ok(())
 }
 
 /// What a root disk made from this image is made from.
@@ -420,6 +455,7 @@ fn free_mac(taken: &[MacAddress]) -> (PortId, MacAddress) {
 mod tests {
     use std::cell::Cell;
 
+    use ostler_protocol::rpc::hardware::{Board, Boards, FirmwareType, TpmModel};
     use ostler_protocol::rpc::image::Format;
     use ostler_protocol::rpc::instance::DriveLayout;
     use ostler_protocol::rpc::values::{OperationId, Timestamp};
@@ -436,6 +472,7 @@ mod tests {
     struct World {
         settings: Settings,
         known: Known,
+        boards: Option<Boards>,
     }
 
     fn name(text: &str) -> Name {
@@ -479,7 +516,7 @@ mod tests {
             networks: BTreeMap::from([(network.name.clone(), network)]),
             ..Known::default()
         };
-        World { settings, known }
+        World { settings, known, boards: Some(Boards::default()) }
     }
 
     impl World {
@@ -500,6 +537,8 @@ mod tests {
                         disk: Bytes::gib(10),
                     }),
                     lacks_capacity: &Cell::new(false),
+                    boards: self.boards,
+                    lacks_boards: &Cell::new(false),
                     hypervisor: Link::Up,
                 },
             )
@@ -604,6 +643,56 @@ mod tests {
         assert_eq!(world.refused(boot()).0, Reason::NoCapacity);
         world.known.instances.values_mut().next().unwrap().vm_state = VmState::Deleted;
         assert!(world.admit(boot()).is_ok());
+    }
+
+    #[test]
+    fn what_the_node_cannot_make_is_refused_with_what_to_install() {
+        let mut world = world();
+        let boot = |more: serde_json::Value| {
+            let mut boot = json!({"name": "a", "image": "debian", "flavor": "small"});
+            boot.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            boot
+        };
+        let secure = json!({"firmware": "uefi", "secure_boot": true, "tpm": true});
+        let none = Board::default();
+        let uefi = Board { uefi: true, secure_boot: false };
+        let both = Board { uefi: true, secure_boot: true };
+        let boards = |q35, tpm| Boards { q35: Some(q35), pc: None, tpm };
+        for (can, text) in [
+            (boards(none, true), "no UEFI firmware for machine q35"),
+            (boards(uefi, true), "no UEFI firmware with secure boot"),
+            (boards(both, false), "no software TPM"),
+        ] {
+            world.boards = Some(can);
+            let (reason, message) = world.refused(boot(secure.clone()));
+            assert_eq!(reason, Reason::NoCapacity, "{message}");
+            assert!(message.contains(text), "{message} lacks {text}");
+        }
+        world.boards = Some(boards(both, true));
+        let made = world.admit(boot(secure)).unwrap().hardware;
+        assert_eq!((made.firmware, made.secure_boot), (FirmwareType::Uefi, true));
+        assert_eq!(made.tpm, Some(TpmModel::Crb));
+        assert_eq!(world.refused(boot(json!({"machine": "pc"}))).0, Reason::NoCapacity);
+        // What is usual needs nobody to look.
+        world.boards = None;
+        assert!(world.admit(boot(json!({}))).is_ok());
+    }
+
+    #[test]
+    fn an_image_gets_the_disk_and_the_memory_it_needs() {
+        let mut world = world();
+        let image = world.known.images.get_mut(&name("debian")).unwrap();
+        image.properties.min_disk = Some(Bytes::gib(3));
+        image.properties.min_memory = Some(Bytes::gib(1));
+        let boot = json!({"name": "a", "image": "debian", "flavor": "small"});
+        assert_eq!(world.admit(boot.clone()).unwrap().disk, Bytes::gib(3));
+        for (field, size) in [("disk", Bytes::gib(2)), ("memory", Bytes::mib(512))] {
+            let mut small = boot.clone();
+            small[field] = json!(size);
+            let (reason, message) = world.refused(small);
+            assert_eq!(reason, Reason::InvalidParams);
+            assert!(message.contains(&format!("of {field} at least")), "{message}");
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Rebuild: give an instance a new root disk from an image; its identity and its ports stay.
 
+use ostler_protocol::rpc::hardware::Hardware;
+
 use super::prelude::*;
 use super::sample;
-use crate::compute::admission::size;
+use crate::compute::admission::{hardware, size};
 use crate::journal::records::Source;
 
 pub(in crate::compute) const LEGAL: Legal = Legal::new(
@@ -16,6 +18,9 @@ pub(in crate::compute) const LEGAL: Legal = Legal::new(
 pub(in crate::compute) struct Rebuild {
     /// What the disk is made from.
     pub(in crate::compute) from: Source,
+    /// What the instance is made with from now on; as before if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::compute) hardware: Option<Hardware>,
     /// Whether it has a config drive.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::compute) config_drive: bool,
@@ -31,11 +36,18 @@ pub(super) fn ask(
     gate.act(rebuild.id, &LEGAL, |record, gate| {
         let from = size::source(&rebuild.image, &gate.known.images)?;
         let on_volume = record.root_volume().is_some();
+        let image = &gate.known.images[&from.image];
         match on_volume {
             true => keeps_image(record, &from)?,
             false => fits_disk(record, &from)?,
         }
-        Ok(Rebuild { from, config_drive: record.config_drive.is_some(), on_volume }.into())
+        let disk = Some(record.disk).filter(|_| !on_volume);
+        size::least(from.image.as_str(), &image.properties, record.memory, disk)?;
+        let mut hardware = hardware::admit(&image.properties, &record.options, gate)?;
+        // A TPM stays with its instance: libvirt removes its state only with a domain that has one.
+        hardware.tpm = hardware.tpm.or(record.hardware.tpm);
+        let config_drive = record.config_drive.is_some();
+        Ok(Rebuild { from, hardware: Some(hardware), config_drive, on_volume }.into())
     })
 }
 
@@ -68,7 +80,8 @@ fn fits_disk(record: &InstanceRecord, from: &Source) -> Result<(), Refusal> {
 pub(super) fn samples() -> Vec<Change> {
     [(false, false), (true, false), (true, true)]
         .map(|(config_drive, on_volume)| {
-            Rebuild { from: sample::source("other"), config_drive, on_volume }.into()
+            let (from, hardware) = (sample::source("other"), Some(Hardware::default()));
+            Rebuild { from, hardware, config_drive, on_volume }.into()
         })
         .into()
 }
@@ -103,6 +116,9 @@ impl Describe for Rebuild {
             record.base = Some(self.from.base.clone());
         }
         record.direct.clone_from(&self.from.direct);
+        if let Some(hardware) = &self.hardware {
+            record.hardware = hardware.clone();
+        }
     }
 
     fn done(&self, _: &InstanceRecord, was: Running) -> VmState {

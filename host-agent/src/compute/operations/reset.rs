@@ -3,8 +3,7 @@
 
 use super::prelude::*;
 use super::rebuild::{self, Rebuild};
-use crate::compute::record::root_serial;
-use crate::hypervisor::spec::DiskTarget;
+use crate::compute::record::{root_device, root_serial};
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("reset", TaskState::Rebuilding, rebuild::LEGAL.from);
@@ -18,12 +17,12 @@ pub(super) fn ask(reset: instance::Reset, gate: &mut Admission<'_>) -> Result<Ad
         };
         let from = record.source().ok_or_else(on_volume)?;
         let config_drive = record.config_drive.is_some();
-        Ok(Rebuild { from, config_drive, on_volume: false }.into())
+        Ok(Rebuild { from, hardware: None, config_drive, on_volume: false }.into())
     })
 }
 
 fn is_root(record: &InstanceRecord, named: &str) -> Result<(), Refusal> {
-    let target = DiskTarget(0).to_string();
+    let target = root_device(record);
     let serial = root_serial(record.id);
     if named == target || named == serial {
         return Ok(());

@@ -95,6 +95,8 @@ mod tests {
             disk,
             max_vcpus,
             max_memory,
+            hardware: Default::default(),
+            options: Default::default(),
             ports: Vec::new(),
             volumes: Vec::new(),
             owner: None,

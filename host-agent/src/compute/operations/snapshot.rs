@@ -35,6 +35,12 @@ pub(super) fn ask(
             .about(format!("instance {id}"))
             .next(format!("snapshot that: ostler volume snapshot {volume} NAME")));
     }
+    let requires = |record: &InstanceRecord| record.hardware.require_quiesce;
+    let quiesce = match quiesce {
+        // What its image requires, whoever asks; but for who asks for none in so many words.
+        Quiesce::Auto if gate.known.instances.get(&id).is_some_and(requires) => Quiesce::Require,
+        Quiesce::Auto | Quiesce::Never | Quiesce::Require => quiesce,
+    };
     gate.make_image(id, &LEGAL, image.clone(), Snapshot { image, quiesce })
 }
 

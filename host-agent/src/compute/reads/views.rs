@@ -66,6 +66,11 @@ impl<O: Outside> Reads<O> {
         let usage = self.measured.usage().await?;
         let inventory = self.node.host.inventory();
         let choice = self.virtualization.known();
+        let link = *self.node.hypervisor.link().borrow();
+        let boards = match link {
+            Link::Up => self.measured.boards().await.ok(),
+            Link::Down => None,
+        };
         let registry = self.registry.lock();
         let claims = registry.claimed();
         let shares = Shares::of(capacity, claims, &self.registry.settings().admission);
@@ -73,7 +78,7 @@ impl<O: Outside> Reads<O> {
             host: self.registry.settings().host.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: self.registry.started,
-            hypervisor: match *self.node.hypervisor.link().borrow() {
+            hypervisor: match link {
                 Link::Up => WireLink::Up,
                 Link::Down => WireLink::Down,
             },
@@ -81,6 +86,7 @@ impl<O: Outside> Reads<O> {
             virt_type: self.virtualization.word(),
             cpu_mode: choice.as_ref().map(|choice| choice.cpu.to_string()).unwrap_or_default(),
             virt_type_reason: choice.map(|choice| choice.why.clone()).unwrap_or_default(),
+            boards,
             kernel: inventory.kernel.clone(),
             cpu_model: inventory.cpu_model.clone(),
             cpus: inventory.cpus,
@@ -165,6 +171,7 @@ impl<O: Outside> Reads<O> {
             disk: record.disk,
             max_vcpus: record.max_vcpus.max(record.vcpus),
             max_memory: record.max_memory.max(record.memory),
+            hardware: record.hardware.clone(),
             owner: record.owner.clone(),
             metadata: record.metadata.clone(),
             config_drive: record.config_drive.as_ref().map(|drive| drive.layout),

@@ -10,7 +10,6 @@ use ostler_protocol::rpc::values::{Bytes, InstanceId};
 use tokio::sync::Notify;
 
 use super::{Call, Domain, Fake, PowerReason, Saved, refused, step};
-use crate::hypervisor::spec::DiskTarget;
 use crate::hypervisor::{Change, Error, Job, Jobs};
 
 /// What a finished copy's file holds.
@@ -147,7 +146,7 @@ impl Jobs for Fake {
         outcome
     }
 
-    async fn begin_copy(&self, id: InstanceId, disk: DiskTarget, to: &Path) -> Result<(), Error> {
+    async fn begin_copy(&self, id: InstanceId, device: &str, to: &Path) -> Result<(), Error> {
         self.call(Call::BeginCopy, Some(id), |world| {
             let copies = world.copies;
             let domain = world.domain(id)?;
@@ -158,7 +157,7 @@ impl Jobs for Fake {
             if domain.work.is_on() {
                 return refuse("a job is on");
             }
-            if domain.spec.disks.iter().all(|of| of.target != disk) {
+            if domain.spec.disks.iter().all(|of| of.device() != device) {
                 return refuse("there is no such disk");
             }
             let written =
@@ -218,7 +217,8 @@ mod tests {
     use super::super::{Failing, PowerState};
     use super::*;
     use crate::hypervisor::spec::{
-        Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, Sharing, sample,
+        Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, DiskTarget, Sharing,
+        sample,
     };
     use crate::hypervisor::{Hypervisor, HypervisorEvent, RESTORE};
 
@@ -294,7 +294,7 @@ mod tests {
         let (fake, id) = running().await;
         let folder = tempfile::tempdir().unwrap();
         let to = folder.path().join("copy");
-        let copy = || fake.begin_copy(id, DiskTarget(0), &to);
+        let copy = || fake.begin_copy(id, "vda", &to);
         copy().await.unwrap();
         assert_eq!(fake.job(id).await, Ok(Job::Completed));
         assert_eq!(std::fs::read(&to).unwrap(), COPIED);

@@ -18,7 +18,6 @@ use super::error::{from_xml, is_wrong_state};
 use super::ffi::jobs::{self as raw, Progress, RawJob, Which};
 use super::outcomes::Watched;
 use super::xml;
-use crate::hypervisor::spec::DiskTarget;
 use crate::hypervisor::{Change, Error, Job, Jobs};
 
 /// Between two looks at a job that is not ours to wait for otherwise.
@@ -64,13 +63,13 @@ impl Jobs for Libvirt {
         .await
     }
 
-    async fn begin_copy(&self, id: InstanceId, disk: DiskTarget, to: &Path) -> Result<(), Error> {
+    async fn begin_copy(&self, id: InstanceId, device: &str, to: &Path) -> Result<(), Error> {
         const STEP: &str = "copy";
         let refused = move |reason: String| Error::Refused { step: STEP, domain: Some(id), reason };
         if !to.is_absolute() {
             return Err(refused(format!("{} is not an absolute path", to.display())));
         }
-        let xml = xml::backup::write(disk, to).map_err(|e| from_xml(STEP, Some(id), &e))?;
+        let xml = xml::backup::write(device, to).map_err(|e| from_xml(STEP, Some(id), &e))?;
         let xml = CString::new(xml).map_err(|e| refused(e.to_string()))?;
         let outcomes = Arc::clone(self.outcomes());
         self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {

@@ -29,7 +29,7 @@ impl Plug for Libvirt {
         let device = xml::domain::disk_alone(disk).map_err(wrong)?;
         let controller = match disk.bus {
             DiskBus::Scsi => Some(xml::domain::scsi_controller().map_err(wrong)?),
-            DiskBus::Virtio => None,
+            DiskBus::Virtio | DiskBus::Sata => None,
         };
         let (alias, path) = (disk.alias.clone(), disk.source.path().to_owned());
         self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use ostler_protocol::rpc::hardware::{Boards, MachineType};
 use ostler_protocol::rpc::values::InstanceId;
 use tokio::time::{Instant, timeout_at};
 use virt::connect::Connect;
@@ -150,6 +151,16 @@ pub(super) fn capabilities(connect: &Connect) -> Result<Capabilities, Error> {
         Err(_) => (false, of("qemu").map_err(told)?),
     };
     let domain = xml::capabilities::read(&described).map_err(|e| from_xml(step, None, &e))?;
+    let virt_type = if kvm_offered { "kvm" } else { "qemu" };
+    let board = |machine: MachineType| {
+        let machine = Some(machine.as_str());
+        // A board that there is not is an error.
+        let described =
+            connect.domain_capabilities(None, None, machine, Some(virt_type), 0).ok()?;
+        xml::capabilities::read(&described).ok().map(|of| of.board)
+    };
+    let boards =
+        Boards { q35: board(MachineType::Q35), pc: board(MachineType::Pc), tpm: domain.tpm };
     Ok(Capabilities {
         libvirt_version: version(connect.lib_version().map_err(told)?),
         hypervisor_version: version(connect.hyp_version().map_err(told)?),
@@ -157,8 +168,7 @@ pub(super) fn capabilities(connect: &Connect) -> Result<Capabilities, Error> {
         arch: domain.arch,
         kvm_offered,
         max_vcpus: domain.max_vcpus,
-        uefi: domain.uefi,
-        tpm: domain.tpm,
+        boards,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ostler_protocol::rpc::hardware::{FirmwareType, MachineType, Watchdog};
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::PowerState;
 use ostler_protocol::rpc::values::InstanceId;
@@ -13,7 +14,8 @@ use crate::compute::wires::Wires;
 use crate::disk::Disks;
 use crate::hypervisor::inspect::Inspect;
 use crate::hypervisor::spec::{
-    Boot, Disk, DomainSpec, Firmware, Machine, OnCrash, Tpm, Vnc, WatchdogAction,
+    AgentChannel, Boot, Disk, DomainSpec, Firmware, Machine, OnCrash, SecureBoot, Tpm, Vnc,
+    WatchdogAction,
 };
 use crate::hypervisor::{self, Hypervisor, VirtChoice};
 use crate::image::Images;
@@ -87,7 +89,7 @@ impl<O: Outside> Engine<O> {
         Ok(())
     }
 
-    /// The domain of an instance: what an operator expects, virtio throughout.
+    /// The domain of an instance: what an operator expects, virtio unless its image wants another.
     fn domain(
         &self,
         record: &InstanceRecord,
@@ -110,8 +112,17 @@ impl<O: Outside> Engine<O> {
         };
         let nics = self.node.wires.describe(&self.ports_of(record))?;
         let files = self.node.disks.files(record.id);
-        let console_log = files.console_log.clone();
+        let (console_log, uefi, secure_uefi) =
+            (files.console_log.clone(), files.uefi.clone(), files.secure_uefi.clone());
         let disks = disks::of(record, files, volumes);
+        let hardware = &record.hardware;
+        let (firmware, variables) = match (hardware.firmware, hardware.secure_boot) {
+            (FirmwareType::Bios, _) => (Firmware::Bios, None),
+            // Each with a file of its own: variables made without the keys that sign would leave
+            // secure boot without effect.
+            (FirmwareType::Uefi, true) => (Firmware::Uefi(SecureBoot::Enforced), Some(secure_uefi)),
+            (FirmwareType::Uefi, false) => (Firmware::Uefi(SecureBoot::Off), Some(uefi)),
+        };
         Ok(DomainSpec {
             metadata: metadata(&self.registry.settings().host, record),
             virt_type: choice.virt_type,
@@ -119,12 +130,21 @@ impl<O: Outside> Engine<O> {
             memory: record.memory,
             max_vcpus: record.max_vcpus.max(record.vcpus),
             max_memory: record.max_memory.max(record.memory),
-            machine: Machine::Q35 { spare_slots: SPARE_SLOTS },
+            machine: match hardware.machine {
+                MachineType::Q35 => Machine::Q35 { spare_slots: SPARE_SLOTS },
+                MachineType::Pc => Machine::Pc,
+            },
             cpu: choice.cpu.clone(),
-            firmware: Firmware::Bios,
+            firmware,
+            variables,
             boot,
             disks,
             nics,
+            nic_model: hardware.vif_model,
+            agent_channel: match hardware.guest_agent {
+                true => AgentChannel::Present,
+                false => AgentChannel::Absent,
+            },
             ostler_port: Some(self.guest_socket(record.id)),
             serial_log: Some(console_log),
             vnc: self
@@ -132,10 +152,21 @@ impl<O: Outside> Engine<O> {
                 .settings()
                 .vnc
                 .then_some(Vnc { listen: IpAddr::V4(Ipv4Addr::LOCALHOST) }),
-            watchdog: Some(WatchdogAction::Reset),
+            watchdog: watchdog(hardware.watchdog),
             memory_stats_period: Some(MEMORY_STATS_PERIOD),
-            tpm: Tpm::Absent,
+            tpm: hardware.tpm.map_or(Tpm::Absent, Tpm::Emulated),
             on_crash: OnCrash::Destroy,
         })
+    }
+}
+
+/// What the watchdog does; none if there is none.
+const fn watchdog(wanted: Watchdog) -> Option<WatchdogAction> {
+    match wanted {
+        Watchdog::Reset => Some(WatchdogAction::Reset),
+        Watchdog::Poweroff => Some(WatchdogAction::PowerOff),
+        Watchdog::Pause => Some(WatchdogAction::Pause),
+        Watchdog::None => Some(WatchdogAction::None),
+        Watchdog::Disabled => None,
     }
 }

@@ -3,10 +3,10 @@
 //! The disk an instance boots from is the first: its own, or a volume. During a rescue the rescue
 //! disk takes that place, and it has the next that is free. Volumes stay where they were put.
 
-use crate::compute::record::{CONFIG_DRIVE, ROOT_DISK, root_serial};
+use crate::compute::record::{ROOT_DISK, config_drive, own_bus, root_serial};
 use crate::disk::Files;
 use crate::hypervisor::spec::{
-    Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, DiskTarget, Sharing,
+    Discard, Disk, DiskAccess, DiskCache, DiskFormat, DiskSource, DiskTarget, Sharing,
 };
 use crate::journal::records::InstanceRecord;
 
@@ -22,10 +22,12 @@ pub(super) fn of(
     files: Files,
     (root_volume, volumes): (Option<Disk>, Vec<Disk>),
 ) -> Vec<Disk> {
+    let bus = own_bus(record);
+    let config_drive = config_drive(bus);
     let own = |file, serial: &str| Disk {
         source: DiskSource::File(file),
         format: DiskFormat::Qcow2,
-        bus: DiskBus::Virtio,
+        bus,
         target: ROOT_DISK,
         alias: String::new(),
         serial: serial.to_owned(),
@@ -38,15 +40,15 @@ pub(super) fn of(
     let rescue = record.rescue.as_ref().map(|_| own(files.rescue, RESCUE_SERIAL));
     let root = root_volume.unwrap_or_else(|| own(files.root, &root_serial(record.id)));
     let is_free = |target: &DiskTarget| {
-        let taken = |disk: &Disk| disk.bus == DiskBus::Virtio && disk.target == *target;
-        *target != CONFIG_DRIVE && !volumes.iter().any(taken)
+        let device = target.on(bus);
+        *target != config_drive && !volumes.iter().any(|disk| disk.device() == device)
     };
     let places: Vec<_> = (ROOT_DISK.0..=u16::MAX).map(DiskTarget).filter(is_free).take(2).collect();
     let first = rescue.into_iter().chain([root]).zip(places);
-    let mut disks: Vec<Disk> = first.map(|(disk, target)| Disk { target, ..disk }).collect();
+    let mut disks: Vec<Disk> = first.map(|(disk, target)| Disk { bus, target, ..disk }).collect();
     disks.extend(record.config_drive.as_ref().map(|_| Disk {
         format: DiskFormat::Raw,
-        target: CONFIG_DRIVE,
+        target: config_drive,
         access: DiskAccess::ReadOnly,
         discard: Discard::Ignore,
         ..own(files.config_drive, CONFIG_DRIVE_SERIAL)

@@ -25,14 +25,14 @@ use crate::compute::describe::Describe;
 use crate::compute::operations::snapshot::Snapshot;
 use crate::compute::outside::Outside;
 use crate::compute::plan::Planned;
+use crate::compute::record::root_device;
 use crate::compute::registry::LiveOperation;
 use crate::disk::Disks;
 use crate::hypervisor::jobs::Jobs;
-use crate::hypervisor::spec::DiskTarget;
 use crate::hypervisor::{Error, Hypervisor, Job};
 use crate::image::Images;
 use crate::image::Imported;
-use crate::journal::records::ImageRecord;
+use crate::journal::records::{ImageRecord, InstanceRecord};
 use crate::journal::{Entry, Write};
 
 /// How long a guest stays frozen when nobody thaws it.
@@ -64,7 +64,7 @@ impl<O: Outside> Engine<O> {
                     }
                     (_, _) => Quiesce::Never,
                 };
-                let quiesced = self.begin_copy(record.id, wish, &to).await?;
+                let quiesced = self.begin_copy(&record, wish, &to).await?;
                 self.follow_copy(operation, record.id).await?;
                 quiesced
             }
@@ -91,11 +91,11 @@ impl<O: Outside> Engine<O> {
     /// Freeze, begin, thaw. The copy shows the instant between.
     async fn begin_copy(
         &self,
-        id: InstanceId,
+        record: &InstanceRecord,
         wish: Quiesce,
         to: &Path,
     ) -> Result<Quiesced, StepError> {
-        let begun = Timestamp::now();
+        let (id, begun) = (record.id, Timestamp::now());
         let frozen = match wish {
             Quiesce::Never => Err("it was not asked for".to_owned()),
             Quiesce::Auto | Quiesce::Require => match self.node.guests.freeze(id, LEASE).await {
@@ -109,7 +109,7 @@ impl<O: Outside> Engine<O> {
                 Err(error) => Err(error.to_string()),
             },
         };
-        let copying = self.node.hypervisor.begin_copy(id, DiskTarget(0), to).await;
+        let copying = self.node.hypervisor.begin_copy(id, &root_device(record), to).await;
         if frozen.is_err() {
             copying?;
             return Ok(frozen);

@@ -4,16 +4,14 @@ use std::path::Path;
 
 use super::XmlError;
 use super::write::Document;
-use crate::hypervisor::spec::DiskTarget;
 
 /// The job's XML. Disks that are not named are not copied.
-pub(in super::super) fn write(disk: DiskTarget, to: &Path) -> Result<String, XmlError> {
+pub(in super::super) fn write(device: &str, to: &Path) -> Result<String, XmlError> {
     let mut document = Document::new();
-    let disk = disk.to_string();
     let path = document.path(to);
     document.within("domainbackup", &[("mode", "push")], |job| {
         job.within("disks", &[], |disks| {
-            let copied = [("name", disk.as_str()), ("backup", "yes"), ("type", "file")];
+            let copied = [("name", device), ("backup", "yes"), ("type", "file")];
             disks.within("disk", &copied, |disk| {
                 disk.leaf("driver", &[("type", "qcow2")]);
                 disk.leaf("target", &[("file", path)]);
@@ -30,7 +28,7 @@ mod tests {
 
     #[test]
     fn one_disk_goes_into_one_file() {
-        let xml = write(DiskTarget(1), Path::new("/a <b>/\"c\".qcow2")).unwrap();
+        let xml = write("vdb", Path::new("/a <b>/\"c\".qcow2")).unwrap();
         let job = parse(&xml).unwrap();
         let disks = job.child("disks").unwrap();
         assert_eq!((job.attribute("mode"), disks.children.len()), (Some("push"), 1));

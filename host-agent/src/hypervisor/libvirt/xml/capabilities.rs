@@ -1,5 +1,7 @@
 //! Reads what libvirt says a domain can be made of.
 
+use ostler_protocol::rpc::hardware::Board;
+
 use super::XmlError;
 use super::read::{Element, parse};
 
@@ -12,8 +14,8 @@ pub struct DomainCapabilities {
     pub arch: String,
     /// The most vCPUs of one domain.
     pub max_vcpus: u32,
-    /// Whether UEFI firmware is installed.
-    pub uefi: bool,
+    /// What firmware is installed for the board.
+    pub board: Board,
     /// Whether a software TPM can be had.
     pub tpm: bool,
 }
@@ -26,7 +28,9 @@ pub fn read(xml: &str) -> Result<DomainCapabilities, XmlError> {
         .and_then(|vcpu| vcpu.attribute("max"))
         .and_then(|max| max.parse().ok())
         .ok_or(XmlError::Missing { element: "vcpu" })?;
-    let uefi = root.child("os").is_some_and(|os| offers(os, "firmware", "efi"));
+    let os = root.child("os");
+    let uefi = os.is_some_and(|os| offers(os, "firmware", "efi"));
+    let secure = os.and_then(|os| os.child("loader")).is_some_and(|of| offers(of, "secure", "yes"));
     let tpm = root
         .child("devices")
         .and_then(|devices| devices.child("tpm"))
@@ -36,7 +40,7 @@ pub fn read(xml: &str) -> Result<DomainCapabilities, XmlError> {
         emulator: root.required("path")?.to_owned(),
         arch: root.required("arch")?.to_owned(),
         max_vcpus,
-        uefi,
+        board: Board { uefi, secure_boot: uefi && secure },
         tpm,
     })
 }
@@ -59,17 +63,22 @@ mod tests {
     fn what_is_offered_is_read() {
         let xml = "<domainCapabilities><path>/usr/bin/q</path><domain>qemu</domain>\
             <machine>pc</machine><arch>x86_64</arch><vcpu max='255'/>\
-            <os supported='yes'><enum name='firmware'><value>bios</value><value>efi</value></enum></os>\
+            <os supported='yes'><enum name='firmware'><value>bios</value><value>efi</value></enum>\
+            <loader supported='yes'><enum name='secure'><value>yes</value><value>no</value></enum>\
+            </loader></os>\
             <devices><tpm supported='no'><enum name='backendModel'><value>emulator</value></enum></tpm>\
             </devices></domainCapabilities>";
         let expected = DomainCapabilities {
             emulator: "/usr/bin/q".to_owned(),
             arch: "x86_64".to_owned(),
             max_vcpus: 255,
-            uefi: true,
+            board: Board { uefi: true, secure_boot: true },
             tpm: false,
         };
         assert_eq!(read(xml), Ok(expected));
+        // The loader's own word is of firmware that may be given by its path, too.
+        let plain = read(&xml.replace("<value>efi</value>", "")).unwrap();
+        assert_eq!(plain.board, Board::default());
         assert!(read("<domainCapabilities/>").is_err());
     }
 }

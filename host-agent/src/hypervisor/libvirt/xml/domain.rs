@@ -1,5 +1,6 @@
 //! A domain's XML from its spec. Everything is virtio where a guest can be expected to have it.
 
+use ostler_protocol::rpc::hardware::VifModel;
 use ostler_protocol::rpc::values::{Bytes, Secret, Timestamp};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -9,8 +10,8 @@ use super::{XmlError, graphics, metadata};
 use crate::hypervisor::VirtType;
 use crate::hypervisor::adjust::VNC_PASSWORD_MAX;
 use crate::hypervisor::spec::{
-    Boot, CpuMode, Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskSource, DomainSpec, Firmware,
-    Machine, Nic, OnCrash, SecureBoot, Sharing, Tpm, WatchdogAction,
+    AgentChannel, Boot, CpuMode, Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskSource,
+    DomainSpec, Firmware, Machine, Nic, OnCrash, SecureBoot, Sharing, Tpm, WatchdogAction,
 };
 
 /// The standard guest agent's channel, which libvirt itself serves.
@@ -107,6 +108,10 @@ fn os(domain: &mut Document, spec: &DomainSpec) {
                 features.leaf("feature", &[("enabled", enabled), ("name", "enrolled-keys")]);
             }),
         }
+        if let Some(variables) = &spec.variables {
+            let path = os.path(variables);
+            os.text("nvram", &[], path);
+        }
         match &spec.boot {
             Boot::Disk => os.leaf("boot", &[("dev", "hd")]),
             Boot::Kernel { kernel, initrd, cmdline } => {
@@ -175,13 +180,16 @@ fn devices(list: &mut Document, spec: &DomainSpec, word: &Secret) {
         disk(list, target);
     }
     for card in &spec.nics {
-        nic(list, card);
+        nic(list, card, spec.nic_model);
     }
     serial(list, spec);
-    // libvirt names and binds the agent's socket itself.
-    list.within("channel", &[("type", "unix")], |channel| {
-        channel.leaf("target", &[("type", "virtio"), ("name", AGENT_CHANNEL)]);
-    });
+    match spec.agent_channel {
+        AgentChannel::Absent => {}
+        // libvirt names and binds the agent's socket itself.
+        AgentChannel::Present => list.within("channel", &[("type", "unix")], |channel| {
+            channel.leaf("target", &[("type", "virtio"), ("name", AGENT_CHANNEL)]);
+        }),
+    }
     if let Some(socket) = &spec.ostler_port {
         let path = list.path(socket);
         list.within("channel", &[("type", "unix")], |channel| {
@@ -257,6 +265,7 @@ fn disk(list: &mut Document, disk: &Disk) {
         let bus = match disk.bus {
             DiskBus::Virtio => "virtio",
             DiskBus::Scsi => "scsi",
+            DiskBus::Sata => "sata",
         };
         element.leaf("target", &[("dev", &disk.device()), ("bus", bus)]);
         if !disk.limits.is_empty() {
@@ -300,12 +309,12 @@ fn scsi(list: &mut Document) {
     list.leaf("controller", &[("type", "scsi"), ("index", "0"), ("model", "virtio-scsi")]);
 }
 
-fn nic(list: &mut Document, nic: &Nic) {
+fn nic(list: &mut Document, nic: &Nic, model: VifModel) {
     list.within("interface", &[("type", "bridge")], |interface| {
         interface.leaf("mac", &[("address", &nic.mac.to_string())]);
         interface.leaf("source", &[("bridge", &nic.bridge)]);
         interface.leaf("target", &[("dev", &nic.tap)]);
-        interface.leaf("model", &[("type", "virtio")]);
+        interface.leaf("model", &[("type", model.as_str())]);
         if let Some(mtu) = nic.mtu {
             interface.leaf("mtu", &[("size", &mtu.to_string())]);
         }
@@ -328,7 +337,7 @@ fn serial(list: &mut Document, spec: &DomainSpec) {
 fn tpm(list: &mut Document, tpm: Tpm) {
     match tpm {
         Tpm::Absent => {}
-        Tpm::Emulated => list.within("tpm", &[("model", "tpm-crb")], |element| {
+        Tpm::Emulated(model) => list.within("tpm", &[("model", model.as_str())], |element| {
             element.leaf("backend", &[("type", "emulator"), ("version", "2.0")]);
         }),
     }
@@ -338,6 +347,7 @@ fn tpm(list: &mut Document, tpm: Tpm) {
 mod tests {
     use std::path::PathBuf;
 
+    use ostler_protocol::rpc::hardware::TpmModel;
     use ostler_protocol::rpc::values::MacAddress;
     use ostler_protocol::rpc::volume::Limit;
     use proptest::prelude::*;
@@ -404,7 +414,7 @@ mod tests {
         spec.vnc = Some(Vnc { listen: [127, 0, 0, 1].into() });
         spec.watchdog = Some(WatchdogAction::Reset);
         spec.memory_stats_period = Some(10);
-        spec.tpm = Tpm::Emulated;
+        spec.tpm = Tpm::Emulated(TpmModel::Crb);
         spec
     }
 
@@ -412,6 +422,24 @@ mod tests {
     fn a_full_domain_is_written_as_agreed() {
         let written = write_locked(&full(), &Secret::new("golden!!".to_owned())).unwrap();
         assert_eq!(written.trim(), include_str!("golden/full.xml").trim(), "\n{}", *written);
+    }
+
+    /// A guest without drivers of virtio, on the classic board.
+    #[test]
+    fn a_domain_for_an_old_guest_is_written_as_agreed() {
+        let mut spec = full();
+        spec.machine = Machine::Pc;
+        spec.firmware = Firmware::Uefi(SecureBoot::Off);
+        spec.variables = Some(PathBuf::from("/instances/uefi.fd"));
+        spec.boot = Boot::Disk;
+        spec.disks.truncate(1);
+        spec.disks[0].bus = DiskBus::Sata;
+        spec.nic_model = VifModel::E1000e;
+        spec.agent_channel = AgentChannel::Absent;
+        spec.watchdog = Some(WatchdogAction::PowerOff);
+        spec.tpm = Tpm::Emulated(TpmModel::Tis);
+        let written = write_locked(&spec, &Secret::new("golden!!".to_owned())).unwrap();
+        assert_eq!(written.trim(), include_str!("golden/old.xml").trim(), "\n{}", *written);
     }
 
     #[test]
