@@ -41,3 +41,4 @@ mod reload;
 mod service;
 mod strangers;
 mod volumes;
+mod volumes_connected;

@@ -8,6 +8,7 @@
 mod adjust;
 mod jobs;
 mod plug;
+mod secrets;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ pub use self::jobs::{COPIED, Copies};
 pub use self::plug::LetsGo;
 use super::event::EVENT_CAPACITY;
 use super::inspect::{Definition, DomainStats, Inspect, Screen};
-use super::spec::{CpuMode, Disk};
+use super::spec::{CpuMode, Disk, SecretKind};
 use super::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor,
     HypervisorEvent, Link, PowerReason, PowerState, RESTORE, VirtChoice, VirtSetting, VirtType,
@@ -64,6 +65,8 @@ pub enum Call {
     UnplugDisk,
     ResizeDisk,
     SwitchDisk,
+    KeepSecret,
+    ForgetSecret,
 }
 
 /// When a call fails.
@@ -93,6 +96,7 @@ struct World {
     holds: BTreeMap<Call, VecDeque<oneshot::Receiver<()>>>,
     calls: Vec<(Call, Option<InstanceId>)>,
     copies: Copies,
+    secrets: BTreeMap<(SecretKind, String), Secret>,
     /// What guests are found to run on.
     found: Option<VirtChoice>,
 }
@@ -362,6 +366,8 @@ fn step(call: Call) -> &'static str {
         Call::UnplugDisk => "unplug a disk",
         Call::ResizeDisk => "resize a disk",
         Call::SwitchDisk => "switch a disk",
+        Call::KeepSecret => "keep a secret",
+        Call::ForgetSecret => "forget a secret",
     }
 }
 

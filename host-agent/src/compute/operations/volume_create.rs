@@ -65,7 +65,8 @@ pub(super) fn admit(create: volume::Create, gate: &Admission<'_>) -> Result<Volu
     Ok(VolumeRecord {
         id,
         name,
-        pool,
+        pool: Some(pool),
+        connection: None,
         format,
         size,
         state: VolumeState::Creating,
