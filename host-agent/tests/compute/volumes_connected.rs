@@ -98,7 +98,6 @@ async fn what_a_crash_cuts_off_is_completed_once_libvirt_has_the_secret_and_else
             tokio::task::yield_now().await;
         }
         life.crash().await;
-        drop(held);
         let journal = std::fs::read(world.path().join("journal.db")).unwrap();
         assert!(!journal.windows(7).any(|seen| seen == b"hunter2"));
         let life = world.live().await;
@@ -114,5 +113,7 @@ async fn what_a_crash_cuts_off_is_completed_once_libvirt_has_the_secret_and_else
             life.done(server.detach(id)).await;
             server.is_forgotten(&life, &world);
         }
+        // What the life before still waits for ends after this one: a crash ends it for good.
+        drop(held);
     }
 }

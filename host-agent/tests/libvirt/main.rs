@@ -322,7 +322,6 @@ fn disks() -> Vec<ostler_host_agent::hypervisor::spec::Disk> {
     let iscsi = network(DiskProtocol::Iscsi, "iqn.2010-10.org.x:1/1", vec![host(Some(3260))], chap);
     let ceph = auth(SecretKind::Ceph);
     let rbd = network(DiskProtocol::Rbd, "volumes/1", vec![host(Some(6789))], ceph);
-    let nfs = network(DiskProtocol::Nfs, "/exports/1", vec![host(None)], None);
     let disk = |target, source, access| Disk {
         bus: DiskBus::Virtio,
         alias: String::new(),
@@ -341,7 +340,6 @@ fn disks() -> Vec<ostler_host_agent::hypervisor::spec::Disk> {
         disk(2, nbd, DiskAccess::ReadWrite),
         disk(3, iscsi, DiskAccess::ReadWrite),
         disk(4, rbd, DiskAccess::ReadWrite),
-        disk(5, nfs, DiskAccess::ReadWrite),
     ]
 }
 

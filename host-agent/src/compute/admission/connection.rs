@@ -4,8 +4,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use ostler_protocol::rpc::values::Secret;
-use ostler_protocol::rpc::volume::Format;
-use ostler_protocol::rpc::volume::connection::{Connection, Iscsi, Local, Nbd, Nfs, Rbd};
+use ostler_protocol::rpc::volume::connection::{Connection, Iscsi, Local, Nbd, Rbd};
 use uuid::Uuid;
 
 use crate::journal::records::{ConnectionRecord, Host, NbdServer};
@@ -38,7 +37,6 @@ pub(in crate::compute) fn admit(
         Connection::Nbd(nbd) => Ok((of_nbd(nbd, sockets)?, None)),
         Connection::Iscsi(iscsi) => of_iscsi(iscsi, secret),
         Connection::Rbd(rbd) => of_rbd(rbd, secret),
-        Connection::Nfs(nfs) => Ok((of_nfs(nfs)?, None)),
         Connection::Local(Local { device_path, .. }) => {
             let device = below(&device_path, Path::new("/dev"), "device_path")?;
             Ok((ConnectionRecord::Local { device, identity: None }, None))
@@ -136,27 +134,6 @@ fn key_of(keyring: &Secret) -> Result<Secret, Refusal> {
     }
 }
 
-fn of_nfs(nfs: Nfs) -> Result<ConnectionRecord, Refusal> {
-    let Nfs { export, name, format, options, terms: _ } = nfs;
-    if options.is_some_and(|options| !options.is_empty()) {
-        return Err(wrong("options are a mount's, and QEMU mounts nothing: leave them out"));
-    }
-    let Some((host, folder)) = export.split_once(":/") else {
-        return Err(wrong("export is HOST:/PATH"));
-    };
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host = host_name(bare.unwrap_or(host).to_owned(), "export")?;
-    // QEMU's client takes what follows a question mark for options.
-    let plain = |c: char| !c.is_control() && !"?#%&".contains(c);
-    let folder = word(format!("/{folder}"), "export", plain)?;
-    let name = some(word(name, "name", plain)?, "name")?;
-    if name.contains('/') || name == ".." || folder.split('/').any(|part| part == "..") {
-        return Err(wrong("name is a file in the export"));
-    }
-    let path = format!("{}/{name}", folder.trim_end_matches('/'));
-    Ok(ConnectionRecord::Nfs { host, path, format: format.unwrap_or(Format::Raw) })
-}
-
 /// A path below a folder, without detours.
 fn below(path: &str, folder: &Path, member: &str) -> Result<PathBuf, Refusal> {
     let path = PathBuf::from(word(path.to_owned(), member, |c| !c.is_control())?);
@@ -225,8 +202,6 @@ mod tests {
         let (record, secret) = ask("iscsi", iscsi).unwrap();
         assert_eq!(record.to_string(), "iscsi [fd00::1]:3261 iqn.x:1/2");
         assert_eq!(secret.unwrap().expose(), "pw");
-        let nfs = json!({"export": "10.0.0.9:/a/b/", "name": "v"});
-        assert_eq!(shown("nfs", nfs), "nfs 10.0.0.9:/a/b/v");
         assert_eq!(
             shown("local", json!({"device_path": "/dev/disk/by-id/x"})),
             "/dev/disk/by-id/x"
@@ -276,10 +251,6 @@ mod tests {
             ("rbd", json!({"name": "p/i:conf=/x", "hosts": ["h"], "ports": ["1"]})),
             ("rbd", json!({"name": "i", "hosts": ["h"], "ports": ["1"]})),
             ("rbd", json!({"name": "p/i", "hosts": ["h"], "ports": []})),
-            ("nfs", json!({"export": "h:/a", "name": "../b"})),
-            ("nfs", json!({"export": "h:/a/../..", "name": "b"})),
-            ("nfs", json!({"export": "h:/a", "name": "b?uid=0"})),
-            ("nfs", json!({"export": "h:/a", "name": "b", "options": "-o vers=4"})),
             ("local", json!({"device_path": "/etc/shadow"})),
             ("local", json!({"device_path": "/dev/../etc/shadow"})),
         ] {

@@ -24,13 +24,11 @@ pub enum DiskProtocol {
     Iscsi,
     /// Ceph: the name is the pool's, and the image's.
     Rbd,
-    /// NFS: the name is the file's path.
-    Nfs,
 }
 
 impl DiskProtocol {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Nbd, Self::Iscsi, Self::Rbd, Self::Nfs];
+    pub const ALL: [Self; 3] = [Self::Nbd, Self::Iscsi, Self::Rbd];
 
     /// libvirt's word.
     pub const fn as_str(self) -> &'static str {
@@ -38,7 +36,6 @@ impl DiskProtocol {
             Self::Nbd => "nbd",
             Self::Iscsi => "iscsi",
             Self::Rbd => "rbd",
-            Self::Nfs => "nfs",
         }
     }
 }

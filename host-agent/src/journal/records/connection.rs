@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::PathBuf;
 
 use ostler_protocol::rpc::values::Bytes;
-use ostler_protocol::rpc::volume::Format;
 use serde::{Deserialize, Serialize};
 
 /// How a volume is reached that is kept elsewhere.
@@ -40,15 +39,6 @@ pub enum ConnectionRecord {
         user: Option<String>,
         /// The libvirt secret with the user's key that an operator made; ours if none.
         secret: Option<String>,
-    },
-    /// By NFS.
-    Nfs {
-        /// The server.
-        host: String,
-        /// The file there.
-        path: String,
-        /// Its format.
-        format: Format,
     },
     /// A block device of the node.
     Local {
@@ -104,7 +94,6 @@ impl fmt::Display for ConnectionRecord {
             }
             Self::Iscsi { portal, target, lun, .. } => write!(f, "iscsi {portal} {target}/{lun}"),
             Self::Rbd { image, .. } => write!(f, "rbd {image}"),
-            Self::Nfs { host, path, .. } => write!(f, "nfs {host}:{path}"),
             Self::Local { device, .. } => write!(f, "{}", device.display()),
         }
     }

@@ -8,7 +8,6 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Format;
 use crate::rpc::values::Secret;
 
 /// How a volume that is kept elsewhere is reached.
@@ -22,8 +21,6 @@ pub enum Connection {
     Iscsi(Iscsi),
     /// An image in Ceph.
     Rbd(Rbd),
-    /// A file on an NFS server.
-    Nfs(Nfs),
     /// A block device of the node.
     Local(Local),
 }
@@ -35,7 +32,6 @@ impl Connection {
             Self::Nbd(Nbd { terms, .. })
             | Self::Iscsi(Iscsi { terms, .. })
             | Self::Rbd(Rbd { terms, .. })
-            | Self::Nfs(Nfs { terms, .. })
             | Self::Local(Local { terms, .. }) => terms,
         }
     }
@@ -45,7 +41,7 @@ impl Connection {
         match self {
             Self::Iscsi(iscsi) => iscsi.auth_password.take(),
             Self::Rbd(rbd) => rbd.keyring.take(),
-            Self::Nbd(_) | Self::Nfs(_) | Self::Local(_) => None,
+            Self::Nbd(_) | Self::Local(_) => None,
         }
     }
 }
@@ -145,25 +141,6 @@ pub struct Rbd {
     pub terms: Terms,
 }
 
-/// A file on an NFS server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(rename = "VolumeNfs")]
-pub struct Nfs {
-    /// `HOST:/PATH`.
-    pub export: String,
-    /// The file in it.
-    pub name: String,
-    /// How it is laid out; raw if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub format: Option<Format>,
-    /// Options of a mount: QEMU mounts nothing, so any are refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub options: Option<String>,
-    /// The rest.
-    #[serde(flatten)]
-    pub terms: Terms,
-}
-
 /// A block device of the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "VolumeLocal")]
@@ -191,19 +168,13 @@ mod tests {
         assert!(!format!("{read:?}").contains("hunter2"));
         assert_eq!(read.take_secret().unwrap().expose(), "hunter2hunter2");
         assert!(!serde_json::to_string(&read).unwrap().contains("hunter2"));
-        let sent = r#"{"driver_volume_type": "nfs", "data": {"export": "127.0.0.1:/tmp/os/nfs",
-            "name": "volume-46a2871e", "options": null, "format": "raw", "qos_specs": null,
-            "access_mode": "ro", "encrypted": false, "cacheable": false,
-            "mount_point_base": "/var/lib/cinder/mnt", "device_path": "/var/lib/nova/mnt/7/v"}}"#;
-        let read: Connection = serde_json::from_str(sent).unwrap();
-        assert_eq!(read.terms().access_mode, Some(AccessMode::Ro));
         let sent = r#"{"driver_volume_type": "rbd", "data": {"name": "volumes/volume-1",
             "hosts": ["10.0.0.1"], "ports": ["6789"], "cluster_name": "ceph", "auth_enabled": true,
             "auth_username": "cinder", "secret_type": "ceph",
             "secret_uuid": "457eb676-33da-42ec-9a8c-9293d545c337", "volume_id": "1",
             "discard": true, "keyring": null}}"#;
         assert!(matches!(serde_json::from_str(sent), Ok(Connection::Rbd(_))));
-        let other = r#"{"driver_volume_type": "fibre_channel", "data": {}}"#;
+        let other = r#"{"driver_volume_type": "nfs", "data": {}}"#;
         assert!(serde_json::from_str::<Connection>(other).is_err());
     }
 }

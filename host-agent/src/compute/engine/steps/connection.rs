@@ -2,7 +2,6 @@
 //! finds them.
 
 use ostler_protocol::rpc::values::{Bytes, VolumeId};
-use ostler_protocol::rpc::volume::Format;
 
 use super::{Engine, StepError};
 use crate::compute::causes::journal_fault;
@@ -50,9 +49,6 @@ impl<O: Outside> Engine<O> {
             }
             ConnectionRecord::Rbd { monitors, .. } => {
                 elsewhere::reach(&monitors.iter().map(tcp).collect::<Vec<_>>()).await?;
-            }
-            ConnectionRecord::Nfs { host, .. } => {
-                elsewhere::reach(&[(host.clone(), NFS_PORT)]).await?;
             }
             ConnectionRecord::Local { .. } => {
                 let Device { wwid, size } = self.same_device(record).await?.unwrap_or_default();
@@ -136,8 +132,6 @@ impl<O: Outside> Engine<O> {
     }
 }
 
-const NFS_PORT: u16 = 2049;
-
 /// What our secret for a volume is for, if it needs one.
 fn own_secret(connection: &ConnectionRecord) -> Option<SecretKind> {
     match connection {
@@ -146,7 +140,6 @@ fn own_secret(connection: &ConnectionRecord) -> Option<SecretKind> {
         ConnectionRecord::Nbd { .. }
         | ConnectionRecord::Iscsi { .. }
         | ConnectionRecord::Rbd { .. }
-        | ConnectionRecord::Nfs { .. }
         | ConnectionRecord::Local { .. } => None,
     }
 }
@@ -185,14 +178,6 @@ pub(super) fn source(volume: VolumeId, connection: &ConnectionRecord) -> (DiskSo
             auth(user, SecretKind::Ceph, secret.as_ref()),
             DiskFormat::Raw,
         ),
-        ConnectionRecord::Nfs { host, path, format } => {
-            let host = DiskHost::Tcp { name: host.clone(), port: None };
-            let format = match format {
-                Format::Qcow2 => DiskFormat::Qcow2,
-                Format::Raw => DiskFormat::Raw,
-            };
-            (DiskProtocol::Nfs, path.clone(), vec![host], None, format)
-        }
         ConnectionRecord::Local { device, .. } => {
             return (DiskSource::Block(device.clone()), DiskFormat::Raw);
         }

@@ -105,7 +105,6 @@ mod tests {
         let usage = SecretName::Usage("ostler-1".to_owned());
         let uuid = SecretName::Uuid("457eb676-33da-42ec-9a8c-9293d545c337".to_owned());
         let socket = DiskHost::Unix("/run/ostler/nbd/a".into());
-        let nfs = DiskHost::Tcp { name: "10.0.0.9".to_owned(), port: None };
         vec![
             disk(DiskProtocol::Nbd, "a b", vec![tcp("10.0.0.7", 10809)], None),
             disk(DiskProtocol::Nbd, "", vec![socket], None),
@@ -122,7 +121,6 @@ mod tests {
                 auth(SecretKind::Ceph, uuid),
             ),
             disk(DiskProtocol::Rbd, "volumes/2", vec![], auth(SecretKind::Ceph, usage)),
-            disk(DiskProtocol::Nfs, "/exports/a/volume-1", vec![nfs], None),
         ]
     }
 
