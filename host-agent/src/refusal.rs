@@ -118,6 +118,8 @@ pub enum Action {
     VolumeShow(Option<VolumeId>),
     /// Delete a volume though it is in error.
     VolumeDeleteForced,
+    /// Give an instance a volume.
+    InstanceAttachVolume,
     /// Take a volume from an instance.
     InstanceDetachVolume,
     /// See where volumes are kept.

@@ -42,3 +42,4 @@ mod reload;
 mod service;
 mod strangers;
 mod volumes;
+mod volumes_connected;

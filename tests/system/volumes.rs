@@ -12,13 +12,13 @@ use crate::node::{Node, need_root, virsh};
 const MIB: u64 = 1 << 20;
 
 /// Finds a volume in the guest, by its serial number: once the link to it is there.
-fn find(volume: &str) -> String {
+pub(crate) fn find(volume: &str) -> String {
     let link = format!("/dev/disk/by-id/virtio-{}", &volume[..20]);
     format!("until d=$(readlink {link}); do sleep 0.1; done; d=${{d##*/}};")
 }
 
 /// Write a pattern, and have it on the disk.
-async fn write(node: &mut Node, id: &str, volume: &str, word: &str, at_mib: u64) {
+pub(crate) async fn write(node: &mut Node, id: &str, volume: &str, word: &str, at_mib: u64) {
     let fill = format!("yes '{word}' | head -c 1048576");
     let line = format!(
         "{} {fill} | dd of=/dev/$d bs=64k seek={at_mib}M oflag=seek_bytes conv=fsync,notrunc 2>/dev/null",
@@ -27,7 +27,7 @@ async fn write(node: &mut Node, id: &str, volume: &str, word: &str, at_mib: u64)
     node.shell(id, &line).await;
 }
 
-async fn read(node: &mut Node, id: &str, volume: &str, at_mib: u64) -> String {
+pub(crate) async fn read(node: &mut Node, id: &str, volume: &str, at_mib: u64) -> String {
     let line = format!(
         "{} dd if=/dev/$d bs=64k skip={at_mib}M iflag=skip_bytes count=16 2>/dev/null | sort -u",
         find(volume)
@@ -37,7 +37,7 @@ async fn read(node: &mut Node, id: &str, volume: &str, at_mib: u64) -> String {
     found.lines().last().unwrap_or_default().to_owned()
 }
 
-async fn size(node: &mut Node, id: &str, volume: &str) -> u64 {
+pub(crate) async fn size(node: &mut Node, id: &str, volume: &str) -> u64 {
     let sectors = node.shell(id, &format!("{} cat /sys/block/$d/size", find(volume))).await;
     sectors.parse::<u64>().unwrap() * 512
 }
@@ -51,7 +51,7 @@ async fn empty(node: &mut Node, format: &str) -> String {
     create(node, json!({"name": "data", "size": 16 * MIB, "format": format})).await
 }
 
-async fn status(node: &mut Node, volume: &str) -> String {
+pub(crate) async fn status(node: &mut Node, volume: &str) -> String {
     let shown = node.ask("volume.show", json!({"id": volume})).await;
     shown["status"].as_str().unwrap().to_owned()
 }

@@ -31,7 +31,7 @@ impl Row for Volume {
             Field::plain(&self.name),
             status(self.status),
             Field::plain(self.size),
-            Field::plain(&self.pool),
+            Field::maybe(self.pool.as_ref()),
             Field::maybe((!names.is_empty()).then(|| names.join(", "))),
             Field::maybe(self.owner.as_ref()),
             Field::plain(age(self.created, now)),
@@ -46,12 +46,15 @@ impl Show for Volume {
             ("name", Field::plain(&self.name)),
             ("status", status(self.status)),
             ("size", Field::plain(self.size)),
-            ("pool", Field::plain(&self.pool)),
+            ("pool", Field::maybe(self.pool.as_ref())),
             ("format", Field::maybe(self.format.map(format))),
             ("owner", Field::maybe(self.owner.as_ref())),
             ("made from", Field::maybe(self.source.as_ref().map(source))),
             ("bootable", Field::plain(if self.bootable { "yes" } else { "no" })),
         ];
+        if let Some(elsewhere) = &self.elsewhere {
+            rows.push(("kept elsewhere", Field::plain(elsewhere)));
+        }
         if self.multiattach {
             rows.push(("multiattach", Field::plain("yes")));
         }

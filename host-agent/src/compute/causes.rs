@@ -60,6 +60,13 @@ pub(super) fn volume_fault(error: &VolumeError) -> Refusal {
             Reason::InUse,
             "see what the process is, and end it if it is not wanted; then ask again",
         ),
+        VolumeError::Unreachable { .. } => (
+            Reason::VolumeFailed,
+            "see whether the server runs and this node reaches it; then ask again",
+        ),
+        VolumeError::NotADevice { .. } => {
+            (Reason::VolumeFailed, "see which devices there are: lsblk")
+        }
         VolumeError::Gone { .. } => {
             (Reason::VolumeFailed, "see whether the pool is mounted; else put the volume back")
         }

@@ -8,6 +8,7 @@
 mod adjust;
 mod jobs;
 mod plug;
+mod secrets;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ pub use self::jobs::{COPIED, Copies};
 pub use self::plug::LetsGo;
 use super::event::EVENT_CAPACITY;
 use super::inspect::{Definition, DomainStats, Inspect, Screen};
-use super::spec::{CpuMode, Disk};
+use super::spec::{CpuMode, Disk, SecretKind};
 use super::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor,
     HypervisorEvent, Link, PowerReason, PowerState, RESTORE, VirtChoice, VirtSetting, VirtType,
@@ -66,6 +67,8 @@ pub enum Call {
     ResizeDisk,
     SwitchDisk,
     LimitDisk,
+    KeepSecret,
+    ForgetSecret,
 }
 
 /// When a call fails.
@@ -95,6 +98,7 @@ struct World {
     holds: BTreeMap<Call, VecDeque<oneshot::Receiver<()>>>,
     calls: Vec<(Call, Option<InstanceId>)>,
     copies: Copies,
+    secrets: BTreeMap<(SecretKind, String), Secret>,
     /// What guests are found to run on.
     found: Option<VirtChoice>,
     /// What domains can be made with.
@@ -372,6 +376,8 @@ fn step(call: Call) -> &'static str {
         Call::ResizeDisk => "resize a disk",
         Call::SwitchDisk => "switch a disk",
         Call::LimitDisk => "limit a disk",
+        Call::KeepSecret => "keep a secret",
+        Call::ForgetSecret => "forget a secret",
     }
 }
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`Hypervisor`] is a domain's life, [`Jobs`] is what takes long, [`Adjust`] is what changes in a
-//! domain that goes on, [`Plug`] what is plugged into it.
+//! domain that goes on, [`Plug`] what is plugged into it, [`Secrets`] what disks on servers need.
 //!
 //! A driver answers what it saw and changes what it is told to; it decides nothing. Every change
 //! is idempotent and says whether it made a difference ([`Change`]), because an operation that is
@@ -28,6 +28,7 @@ pub mod inspect;
 pub mod jobs;
 pub mod libvirt;
 pub mod plug;
+pub mod secrets;
 pub mod spec;
 
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub use self::event::{Events, HypervisorEvent, Link, PowerReason};
 pub use self::inspect::Inspect;
 pub use self::jobs::{Job, Jobs};
 pub use self::plug::Plug;
+pub use self::secrets::Secrets;
 pub use self::spec::{DomainSpec, Metadata};
 pub use ostler_protocol::rpc::instance::PowerState;
 
@@ -88,7 +90,7 @@ pub struct DomainRecord {
 }
 
 /// The driver. Changes to one instance are carried out one at a time, in the order asked.
-pub trait Hypervisor: Adjust + Inspect + Jobs + Plug {
+pub trait Hypervisor: Adjust + Inspect + Jobs + Plug + Secrets {
     /// Makes the persistent definition, or replaces the one this id has. A running domain keeps
     /// what it was started with until it is started again.
     fn define(&self, spec: &DomainSpec) -> impl Future<Output = Result<(), Error>> + Send;

@@ -3,12 +3,10 @@
 //! Only the running domain is changed; what the next start is made from is
 //! [`Hypervisor::define`](super::Hypervisor::define)'s. A domain that is off has nothing to change.
 
-use std::path::PathBuf;
-
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
 use ostler_protocol::rpc::volume::Qos;
 
-use super::spec::Disk;
+use super::spec::{Disk, DiskSource};
 use super::{Change, Error};
 
 /// A disk that a running domain has.
@@ -20,8 +18,8 @@ pub struct LiveDisk {
     pub alias: String,
     /// What the guest sees as its serial number; none if it has none.
     pub serial: Option<String>,
-    /// Its file or device; none if it has neither.
-    pub source: Option<PathBuf>,
+    /// Where its bytes are; none if that is nowhere we know.
+    pub source: Option<DiskSource>,
 }
 
 /// Changes to a running domain's disks; part of what a [`Hypervisor`](super::Hypervisor) does.
@@ -31,7 +29,7 @@ pub trait Plug: Send + Sync + 'static {
     /// The disks a running domain has.
     fn disks(&self, id: InstanceId) -> impl Future<Output = Result<Vec<LiveDisk>, Error>> + Send;
 
-    /// Plugs a disk in. One of its alias that is there is as wanted, if it is of the same source;
+    /// Plugs a disk in, and sees that it is what was meant. One of its alias that is there is as wanted, if it is of the same source;
     /// else it is refused.
     fn plug_disk(
         &self,
@@ -47,6 +45,13 @@ pub trait Plug: Send + Sync + 'static {
         id: InstanceId,
         alias: &str,
     ) -> impl Future<Output = Result<Change, Error>> + Send;
+
+    /// The size of the disk of this device, as the hypervisor sees it.
+    fn disk_size(
+        &self,
+        id: InstanceId,
+        device: &str,
+    ) -> impl Future<Output = Result<Bytes, Error>> + Send;
 
     /// Has the guest see the disk of this device larger. Its file grows with it.
     fn resize_disk(

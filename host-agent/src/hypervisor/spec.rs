@@ -1,14 +1,17 @@
 //! What a domain is made of, typed. No policy: defaults are the caller's, the XML is the driver's.
 
+mod network;
+
 use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ostler_protocol::rpc::hardware::{TpmModel, VifModel};
 use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress};
 use ostler_protocol::rpc::volume::Qos;
 
 use super::VirtType;
+pub use network::{DiskAuth, DiskHost, DiskProtocol, NetworkDisk, SecretKind, SecretName};
 
 /// What we write into a domain to know it again, whatever else is lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,7 +197,7 @@ pub enum Boot {
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// The file or block device.
+    /// Where its bytes are.
     pub source: DiskSource,
     /// Its format: declared, never guessed.
     pub format: DiskFormat,
@@ -252,13 +255,15 @@ pub enum DiskSource {
     File(PathBuf),
     /// A block device of the host.
     Block(PathBuf),
+    /// On a server.
+    Network(NetworkDisk),
 }
 
-impl DiskSource {
-    /// The file or device.
-    pub fn path(&self) -> &Path {
+impl fmt::Display for DiskSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) | Self::Block(path) => path,
+            Self::File(path) | Self::Block(path) => write!(f, "{}", path.display()),
+            Self::Network(disk) => write!(f, "{} {}", disk.protocol.as_str(), disk.name),
         }
     }
 }

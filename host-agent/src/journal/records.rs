@@ -1,6 +1,8 @@
 //! What the journal keeps of each thing: enough to find it in the world again, and to make it
 //! again where it is lost.
 
+mod connection;
+
 use std::collections::BTreeMap;
 
 use crate::refusal::{Operation, Refusal};
@@ -12,6 +14,8 @@ use ostler_protocol::rpc::values::{
 };
 use ostler_protocol::rpc::volume;
 use serde::{Deserialize, Serialize};
+
+pub use connection::{ConnectionRecord, DeviceIdentity, Host, NbdServer};
 
 /// An instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -232,8 +236,11 @@ pub struct VolumeRecord {
     pub id: VolumeId,
     /// What people call it.
     pub name: Name,
-    /// The pool it is kept in.
-    pub pool: Name,
+    /// The pool it is kept in; none if it is kept elsewhere.
+    pub pool: Option<Name>,
+    /// How it is reached, if it is kept elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<ConnectionRecord>,
     /// How its file is laid out; as the pool does it, if none.
     pub format: Option<volume::Format>,
     /// Its size.

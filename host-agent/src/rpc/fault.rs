@@ -117,6 +117,7 @@ fn command(action: &Action) -> String {
         Action::VolumeShow(Some(id)) => return format!("ostler volume show {id}"),
         Action::VolumeShow(None) => "volume show",
         Action::VolumeDeleteForced => "volume delete --force",
+        Action::InstanceAttachVolume => "instance attach-volume",
         Action::InstanceDetachVolume => "instance detach-volume",
         Action::VolumePools => "volume pools",
         Action::OperationList => "operation list",

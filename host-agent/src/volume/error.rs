@@ -75,6 +75,21 @@ pub enum VolumeError {
         /// What it is called; empty if that is not known.
         program: String,
     },
+    /// The server of a volume that is kept elsewhere does not answer.
+    #[error("cannot reach {server}")]
+    Unreachable {
+        /// The server.
+        server: String,
+        /// The answer.
+        #[source]
+        source: io::Error,
+    },
+    /// What should be a block device of the node is not.
+    #[error("{} is not a block device of this node", path.display())]
+    NotADevice {
+        /// The path.
+        path: PathBuf,
+    },
     /// qemu-img was run and failed.
     #[error("qemu-img cannot {step} {}: {said}", path.display())]
     QemuImg {

@@ -5,6 +5,7 @@
 //!                            └── directory   a folder for each volume: layers, and a manifest
 //!                                  manifest    what the layers are; pure
 //!                                  holders     who on this node has a file open
+//!          ──> elsewhere           what is in no pool of ours: whether it can be reached
 //! ```
 //!
 //! A pool says of a volume where QEMU finds it ([`Opened`]), and keeps what it needs to know beside
@@ -12,6 +13,7 @@
 //! what a guest wrote: formats are in the manifest, and every program is told them.
 
 mod directory;
+pub mod elsewhere;
 mod error;
 mod holders;
 mod manifest;

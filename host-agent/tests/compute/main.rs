@@ -11,6 +11,7 @@ mod outside;
 mod stall;
 mod virtualization;
 mod volumes;
+mod volumes_connected;
 
 use std::path::Path;
 use std::sync::Arc;

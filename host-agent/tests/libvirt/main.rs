@@ -310,8 +310,23 @@ fn every_option_is_in_libvirts_schema() {
 
 fn disks() -> Vec<ostler_host_agent::hypervisor::spec::Disk> {
     use ostler_host_agent::hypervisor::spec::{
-        Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, DiskTarget, Sharing,
+        Discard, Disk, DiskAccess, DiskAuth, DiskBus, DiskCache, DiskFormat, DiskHost,
+        DiskProtocol, DiskSource, DiskTarget, NetworkDisk, SecretKind, SecretName, Sharing,
     };
+    let host = |port| DiskHost::Tcp { name: "10.0.0.7".to_owned(), port };
+    let network = |protocol, name: &str, hosts, auth| {
+        DiskSource::Network(NetworkDisk { protocol, name: name.to_owned(), hosts, auth })
+    };
+    let auth = |kind| {
+        let secret = SecretName::Usage("ostler-1".to_owned());
+        Some(DiskAuth { user: "u".to_owned(), kind, secret })
+    };
+    let socket = DiskHost::Unix(PathBuf::from("/run/ostler/nbd/a"));
+    let nbd = network(DiskProtocol::Nbd, "", vec![socket], None);
+    let chap = auth(SecretKind::Iscsi);
+    let iscsi = network(DiskProtocol::Iscsi, "iqn.2010-10.org.x:1/1", vec![host(Some(3260))], chap);
+    let ceph = auth(SecretKind::Ceph);
+    let rbd = network(DiskProtocol::Rbd, "volumes/1", vec![host(Some(6789))], ceph);
     let disk = |target, source, access| Disk {
         bus: DiskBus::Virtio,
         alias: String::new(),
@@ -328,6 +343,9 @@ fn disks() -> Vec<ostler_host_agent::hypervisor::spec::Disk> {
     vec![
         disk(0, DiskSource::File(PathBuf::from("/x/a b.qcow2")), DiskAccess::ReadWrite),
         disk(1, DiskSource::Block(PathBuf::from("/dev/x")), DiskAccess::ReadOnly),
+        disk(2, nbd, DiskAccess::ReadWrite),
+        disk(3, iscsi, DiskAccess::ReadWrite),
+        disk(4, rbd, DiskAccess::ReadWrite),
     ]
 }
 

@@ -215,6 +215,13 @@ impl fmt::Display for Name {
     }
 }
 
+impl From<VolumeId> for Name {
+    /// Hexadecimal digits and dashes.
+    fn from(id: VolumeId) -> Self {
+        Self(id.to_string())
+    }
+}
+
 impl FromStr for Name {
     type Err = ValueError;
     fn from_str(text: &str) -> Result<Self, ValueError> {

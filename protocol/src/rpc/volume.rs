@@ -1,6 +1,8 @@
 //! Volumes: disks that outlive instances, and can be given to one and taken away again. The words
 //! are cinder's.
 
+pub mod connection;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -8,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
 use super::values::{Bytes, InstanceId, Name, OperationId, Timestamp, VolumeId};
+pub use connection::Connection;
 
 /// How a volume is. The words are cinder's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -376,6 +379,10 @@ pub struct Attach {
     /// How the guest has it.
     #[serde(default, skip_serializing_if = "How::is_default")]
     pub how: How,
+    /// How it is reached, if it is kept elsewhere: `volume` is then the id that its control plane
+    /// knows it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Connection>,
 }
 
 /// How a guest has a volume.
@@ -517,10 +524,14 @@ pub struct Volume {
     pub name: Name,
     /// How it is.
     pub status: Status,
-    /// Its size, bytes.
+    /// Its size, bytes; 0 while it is not known, of one that is kept elsewhere.
     pub size: Bytes,
-    /// The pool it is kept in.
-    pub pool: Name,
+    /// The pool it is kept in; none if it is kept elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Name>,
+    /// Where it is, if it is kept elsewhere, as in `iscsi 10.0.0.7:3260 iqn.2010-10.org.x:1/0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<String>,
     /// How its file is laid out, where it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,

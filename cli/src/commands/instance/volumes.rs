@@ -1,5 +1,7 @@
 //! `ostler instance attach-volume`, `detach-volume`, `list-volumes`.
 
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -7,13 +9,16 @@ use ostler_protocol::rpc::instance::Select;
 use ostler_protocol::rpc::method::{
     InstanceAttachVolume, InstanceDetachVolume, InstanceListVolumes,
 };
-use ostler_protocol::rpc::volume::{Attach, AttachedVolume, Bus, Cache, Detach, Discard, How};
+use ostler_protocol::rpc::volume::{
+    Attach, AttachedVolume, Bus, Cache, Connection, Detach, Discard, How,
+};
+use zeroize::Zeroizing;
 
 use super::InstanceRef;
 use crate::args::Changing;
 use crate::commands::volume::VolumeRef;
 use crate::commands::{Followed, Session};
-use crate::failure::Failure;
+use crate::failure::{Cause, Failure};
 use crate::output::outcome_text;
 use crate::reply::Shown;
 
@@ -24,6 +29,8 @@ pub(crate) enum VolumesCommand {
     ///
     /// The guest finds it by its serial number, the volume's id: in Linux,
     /// /dev/disk/by-id/virtio- and the first 20 characters of that.
+    ///
+    /// With --connection, the volume is one that is kept elsewhere, by the id it has there.
     AttachVolume(AttachArgs),
     /// Take a volume from an instance
     ///
@@ -54,6 +61,10 @@ pub(crate) struct AttachArgs {
     instance: InstanceRef,
     /// The volume: its id, or its name if that is unique
     volume: VolumeRef,
+    /// How to reach a volume that is kept elsewhere: a file with cinder's connection_info, as
+    /// JSON; - is standard input
+    #[arg(long, value_name = "FILE")]
+    connection: Option<PathBuf>,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
@@ -133,10 +144,11 @@ impl VolumesCommand {
     /// Carry it out.
     pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::AttachVolume(AttachArgs { instance, volume, how, changing }) => {
+            Self::AttachVolume(AttachArgs { instance, volume, connection, how, changing }) => {
                 let id = instance.resolve(&mut session.client).await?;
                 let volume = volume.resolve(&mut session.client).await?;
-                let params = Attach { id, volume, how: how.how() };
+                let connection = connection.as_deref().map(read_connection).transpose()?;
+                let params = Attach { id, volume, how: how.how(), connection };
                 match session.follow::<InstanceAttachVolume>(&params, &changing).await? {
                     Followed::Accepted(operation) => session.output.result(&operation),
                     Followed::Done(operation) => {
@@ -170,4 +182,24 @@ impl VolumesCommand {
             }
         }
     }
+}
+
+/// The most that is read: cinder's have some kilobytes.
+const CONNECTION_MAX: u64 = 64 << 10;
+
+/// A connection from a file. What is wrong with it is told without what is in it.
+fn read_connection(file: &Path) -> Result<Connection, Failure> {
+    let mut text = Zeroizing::new(Vec::new());
+    let read = if file.as_os_str() == "-" {
+        io::stdin().take(CONNECTION_MAX).read_to_end(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|open| open.take(CONNECTION_MAX).read_to_end(&mut text))
+    };
+    read.map_err(|source| Cause::Local { what: format!("read {}", file.display()), source })?;
+    serde_json::from_slice(&text).map_err(|error| {
+        let at = format!("line {}, column {}", error.line(), error.column());
+        let message = format!("{} is no connection: see {at}", file.display());
+        let next = "it is JSON with driver_volume_type (nbd, iscsi, rbd, local) and data";
+        Cause::Usage { message, next: Some(next.to_owned()) }.into()
+    })
 }

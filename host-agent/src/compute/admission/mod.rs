@@ -4,6 +4,7 @@
 //! cannot be written down.
 
 mod config_drive;
+pub(super) mod connection;
 pub(super) mod hardware;
 mod root;
 pub(super) mod size;

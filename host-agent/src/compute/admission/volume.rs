@@ -44,6 +44,7 @@ impl Admission<'_> {
     /// Why it cannot be worked on.
     pub(in crate::compute) fn whole_volume(&self, id: VolumeId) -> Result<VolumeRecord, Refusal> {
         let record = self.idle_volume(id)?;
+        is_here(&record)?;
         match record.state {
             VolumeState::Available => Ok(record),
             VolumeState::Creating | VolumeState::Error | VolumeState::ErrorDeleting => {
@@ -145,6 +146,20 @@ impl Admission<'_> {
             false => Ok(()),
         }
     }
+}
+
+/// Whether a volume is one of this node's own.
+///
+/// # Errors
+/// `conflict`: another has it in keeping.
+pub(in crate::compute) fn is_here(record: &VolumeRecord) -> Result<(), Refusal> {
+    if record.connection.is_none() {
+        return Ok(());
+    }
+    let text = format!("conflict: volume {} is kept elsewhere", record.name);
+    Err(Refusal::new(Reason::Conflict, text)
+        .about(Subject::Volume(record.id).to_string())
+        .next("have its control plane do that; here it can only be detached"))
 }
 
 /// The states in which an instance's volumes can be attached, detached and changed: nova's, save

@@ -1,14 +1,19 @@
 //! Attach: give a volume to an instance, running or not.
 
+use std::collections::BTreeMap;
+
 use ostler_protocol::rpc::values::VolumeId;
-use ostler_protocol::rpc::volume::{self, Bus, How};
+use ostler_protocol::rpc::volume::connection::AccessMode;
+use ostler_protocol::rpc::volume::{self, Bus, Connection, How};
 
 use super::detach_volume::PATIENCE;
 use super::prelude::*;
 use super::sample;
+use crate::compute::admission::connection;
 use crate::compute::admission::volume::WITH_VOLUMES;
 use crate::compute::record::{device, reserved_devices};
-use crate::journal::records::{AttachmentRecord, VolumeRecord};
+use crate::journal::records::{AttachmentRecord, ConnectionRecord, VolumeRecord, VolumeState};
+use crate::journal::{Entry, VolumeEntry};
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("given a volume", TaskState::AttachingVolume, WITH_VOLUMES);
@@ -24,12 +29,80 @@ pub(in crate::compute) struct AttachVolume {
 }
 
 pub(super) fn ask(asked: volume::Attach, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
-    let volume::Attach { id, volume, how } = asked;
+    let volume::Attach { id, volume, how, connection } = asked;
+    if let Some(connection) = connection {
+        return from_elsewhere(id, volume, how, connection, gate);
+    }
     let record = gate.whole_volume(volume)?;
     gate.act(id, &LEGAL, |instance, gate| {
         can_have(&record, &how, instance, gate)?;
         Ok(AttachVolume { attachment: attachment(instance, volume, how)? }.into())
     })
+}
+
+/// A volume that is kept elsewhere: it is known here as long as an instance has it, which is one.
+fn from_elsewhere(
+    id: InstanceId,
+    volume: VolumeId,
+    mut how: How,
+    connection: Connection,
+    gate: &mut Admission<'_>,
+) -> Result<Admitted, Refusal> {
+    if gate.known.volumes.contains_key(&volume) {
+        let record = gate.idle_volume(volume)?;
+        gate.nobody_has(&record, "attached to another")?;
+        let text = format!("conflict: volume {} is this node's own", record.name);
+        return Err(Refusal::new(Reason::Conflict, text)
+            .about(Subject::Volume(volume).to_string())
+            .next("leave out the connection, or give another id"));
+    }
+    if how.delete_on_termination {
+        let text = "a volume that is kept elsewhere cannot be deleted with the instance";
+        return Err(Refusal::new(Reason::InvalidParams, text)
+            .about("parameter how.delete_on_termination")
+            .next("leave it out, and have its control plane delete it"));
+    }
+    how.read_only |= connection.terms().access_mode == Some(AccessMode::Ro);
+    let sockets = gate.settings.run_dir.join("nbd");
+    let (connection, secret) = connection::admit(connection, &sockets)?;
+    let record = record(volume, connection, gate);
+    let mut admitted = gate.act(id, &LEGAL, |instance, gate| {
+        can_have(&record, &how, instance, gate)?;
+        Ok(AttachVolume { attachment: attachment(instance, volume, how)? }.into())
+    })?;
+    gate.known.volumes.insert(volume, record.clone());
+    admitted.reserved.new_volume = Some(volume);
+    admitted.write.volumes.push(Entry::Put(record));
+    admitted.volatile.secret = secret;
+    Ok(admitted)
+}
+
+fn record(id: VolumeId, connection: ConnectionRecord, gate: &Admission<'_>) -> VolumeRecord {
+    VolumeRecord {
+        id,
+        name: Name::from(id),
+        pool: None,
+        connection: Some(connection),
+        format: None,
+        size: Bytes(0),
+        state: VolumeState::Available,
+        bootable: false,
+        multiattach: false,
+        qos: Default::default(),
+        source: None,
+        base: None,
+        snapshots: Vec::new(),
+        owner: None,
+        metadata: BTreeMap::new(),
+        fault: None,
+        created: gate.now,
+        updated: gate.now,
+    }
+}
+
+/// Whether a volume is kept elsewhere.
+pub(super) fn is_elsewhere(known: &BTreeMap<VolumeId, VolumeRecord>, id: VolumeId) -> bool {
+    known.get(&id).is_some_and(|volume| volume.connection.is_some())
 }
 
 /// Whether an instance can have a volume beside those who have it.
@@ -124,6 +197,22 @@ impl Describe for AttachVolume {
 
     fn volumes(&self) -> Vec<VolumeId> {
         vec![self.attachment.volume]
+    }
+
+    fn volumes_after(
+        &self,
+        known: &BTreeMap<VolumeId, VolumeRecord>,
+        outcome: State,
+        _: Option<&Refusal>,
+    ) -> Vec<VolumeEntry> {
+        let attached = match outcome {
+            State::Queued | State::Running | State::Succeeded => true,
+            State::Failed | State::Undone | State::Cancelled => false,
+        };
+        match !attached && is_elsewhere(known, self.attachment.volume) {
+            true => vec![Entry::Gone(self.attachment.volume)],
+            false => Vec::new(),
+        }
     }
 
     fn apply(&self, record: &mut InstanceRecord, _: Running) {

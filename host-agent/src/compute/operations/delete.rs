@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use ostler_protocol::rpc::instance::DeleteMode;
 use ostler_protocol::rpc::values::VolumeId;
 
+use super::attach_volume::{AttachVolume, is_elsewhere};
 use super::prelude::*;
 use super::sample;
 use super::volume_delete::deleted;
-use crate::journal::VolumeEntry;
 use crate::journal::records::VolumeRecord;
+use crate::journal::{Entry, VolumeEntry};
 
 pub(in crate::compute) const SOFT: Legal = Legal {
     unbuilt: true,
@@ -44,6 +45,9 @@ pub(in crate::compute) struct Delete {
     /// The volumes that go with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(in crate::compute) volumes: Vec<VolumeId>,
+    /// Those it has that are kept elsewhere: they are let go of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::compute) elsewhere: Vec<VolumeId>,
 }
 
 /// Switch it off; it can be restored.
@@ -67,7 +71,8 @@ pub(super) fn ask(delete: instance::Delete, gate: &mut Admission<'_>) -> Result<
         Ok(match mode {
             DeleteMode::Soft if !nothing => SoftDelete { timeout }.into(),
             DeleteMode::Soft | DeleteMode::Hard => {
-                Delete { volumes: going_too(record, gate) }.into()
+                let volumes = going_too(record, gate);
+                Delete { volumes, elsewhere: elsewhere(record, gate) }.into()
             }
         })
     })?;
@@ -82,6 +87,16 @@ fn going_too(record: &InstanceRecord, gate: &Admission<'_>) -> Vec<VolumeId> {
     let alone = |volume: &VolumeId| gate.known.users_of(*volume).len() == 1;
     let to_go = record.volumes.iter().filter(|there| there.delete_on_termination);
     to_go.map(|there| there.volume).filter(alone).collect()
+}
+
+/// The volumes an instance has, or may have been given by then, that are kept elsewhere.
+fn elsewhere(record: &InstanceRecord, gate: &Admission<'_>) -> Vec<VolumeId> {
+    let queue = gate.known.queues.get(&Subject::Instance(record.id));
+    let attached = queue.into_iter().flatten().filter_map(|operation| {
+        operation.change.downcast::<AttachVolume>().map(|change| change.attachment.volume)
+    });
+    let all = record.volumes.iter().map(|there| there.volume).chain(attached);
+    all.filter(|id| is_elsewhere(&gate.known.volumes, *id)).collect()
 }
 
 /// Whether an instance may be deleted though it is in ERROR.
@@ -102,8 +117,10 @@ fn is_known_error(vm: VmState, ignore_error: bool) -> Result<(), Refusal> {
 }
 
 pub(super) fn samples() -> Vec<Change> {
-    let with = Delete { volumes: vec![sample::volume_id()] };
-    vec![SoftDelete { timeout: 1000 }.into(), Delete { volumes: Vec::new() }.into(), with.into()]
+    let with = Delete { volumes: vec![sample::volume_id()], elsewhere: Vec::new() };
+    let letting_go = Delete { volumes: Vec::new(), elsewhere: vec![sample::volume_id()] };
+    let alone = Delete { volumes: Vec::new(), elsewhere: Vec::new() };
+    vec![SoftDelete { timeout: 1000 }.into(), alone.into(), with.into(), letting_go.into()]
 }
 
 impl Describe for SoftDelete {
@@ -145,6 +162,9 @@ impl Describe for SoftDelete {
 impl Describe for Delete {
     fn plan(&self, _: Running) -> Plan {
         let plan = Plan::of(&[Step::PowerOff]).then(&REMOVE).then(&[Step::DropShelvedImage]);
+        let plan = self.elsewhere.iter().fold(plan, |plan, volume| {
+            plan.then_about(Step::DisconnectVolume, Subject::Volume(*volume))
+        });
         self.volumes.iter().fold(plan, |plan, volume| {
             plan.then_about(Step::DeleteVolume, Subject::Volume(*volume))
         })
@@ -167,7 +187,7 @@ impl Describe for Delete {
     }
 
     fn volumes(&self) -> Vec<VolumeId> {
-        self.volumes.clone()
+        [self.volumes.as_slice(), &self.elsewhere].concat()
     }
 
     fn volumes_after(
@@ -176,7 +196,9 @@ impl Describe for Delete {
         outcome: State,
         why: Option<&Refusal>,
     ) -> Vec<VolumeEntry> {
-        self.volumes.iter().flat_map(|id| deleted(known, *id, outcome, why)).collect()
+        let gone = self.volumes.iter().flat_map(|id| deleted(known, *id, outcome, why));
+        let let_go = self.elsewhere.iter().filter(|_| outcome == State::Succeeded);
+        gone.chain(let_go.map(|id| Entry::Gone(*id))).collect()
     }
 
     fn done(&self, _: &InstanceRecord, _: Running) -> VmState {

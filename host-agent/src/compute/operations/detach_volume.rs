@@ -1,12 +1,16 @@
 //! Detach: take a volume from an instance. A running guest is asked to let go of it, and has to.
 
+use std::collections::BTreeMap;
+
 use ostler_protocol::rpc::values::VolumeId;
 use ostler_protocol::rpc::volume;
 
+use super::attach_volume::is_elsewhere;
 use super::prelude::*;
 use super::sample;
 use crate::compute::admission::volume::WITH_VOLUMES;
-use crate::journal::records::AttachmentRecord;
+use crate::journal::records::{AttachmentRecord, VolumeRecord};
+use crate::journal::{Entry, VolumeEntry};
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("made to give a volume back", TaskState::DetachingVolume, WITH_VOLUMES);
@@ -72,6 +76,19 @@ impl Describe for DetachVolume {
 
     fn volumes(&self) -> Vec<VolumeId> {
         vec![self.volume]
+    }
+
+    // With the instance that had it, a volume that is kept elsewhere is forgotten.
+    fn volumes_after(
+        &self,
+        known: &BTreeMap<VolumeId, VolumeRecord>,
+        outcome: State,
+        _: Option<&Refusal>,
+    ) -> Vec<VolumeEntry> {
+        match outcome == State::Succeeded && is_elsewhere(known, self.volume) {
+            true => vec![Entry::Gone(self.volume)],
+            false => Vec::new(),
+        }
     }
 
     fn apply(&self, record: &mut InstanceRecord, _: Running) {

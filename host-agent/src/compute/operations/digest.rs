@@ -48,7 +48,6 @@ whole!(
     instance::Snapshot,
     instance::Update,
     network::Ensure,
-    volume::Attach,
     volume::Create,
     volume::Delete,
     volume::Detach,
@@ -57,6 +56,14 @@ whole!(
     volume::TakeSnapshot,
     volume::Update,
 );
+
+impl Digested for volume::Attach {
+    fn digested(&self) -> Vec<u8> {
+        let mut plain = self.clone();
+        plain.connection.iter_mut().for_each(|connection| drop(connection.take_secret()));
+        json(&plain)
+    }
+}
 
 impl Digested for instance::Password {
     fn digested(&self) -> Vec<u8> {

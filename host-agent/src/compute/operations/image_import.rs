@@ -61,7 +61,10 @@ pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Adm
     let image::Import { sha256, sha512, compression, .. } = import;
     let change = ImageImport { sha256, sha512, compression, partial_source };
     Ok(Admitted {
-        volatile: Volatile { password: None, source: partial_source.then_some(import.source) },
+        volatile: Volatile {
+            source: partial_source.then_some(import.source),
+            ..Volatile::default()
+        },
         reserved: Reservation { new_image: Some(record.name.clone()), ..Reservation::default() },
         write: Write { image: Some(Entry::Put(record)), ..Write::default() },
         ..Admitted::of(subject, change)

@@ -69,7 +69,8 @@ pub(in crate::compute) fn admit(
     Ok(VolumeRecord {
         id,
         name,
-        pool,
+        pool: Some(pool),
+        connection: None,
         format,
         size,
         state: VolumeState::Creating,

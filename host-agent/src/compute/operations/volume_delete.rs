@@ -8,6 +8,7 @@ use ostler_protocol::rpc::volume;
 use super::prelude::*;
 use super::sample;
 use super::volume_create::changed;
+use crate::compute::admission::volume::is_here;
 use crate::journal::records::{VolumeRecord, VolumeState};
 use crate::journal::{Entry, VolumeEntry};
 
@@ -21,6 +22,7 @@ pub(in crate::compute) struct VolumeDelete {
 pub(super) fn ask(delete: volume::Delete, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let volume::Delete { id, force } = delete;
     let record = gate.idle_volume(id)?;
+    is_here(&record)?;
     gate.nobody_has(&record, "deleted")?;
     if record.state != VolumeState::Available && !force {
         let text = format!(

@@ -35,7 +35,9 @@ pub(super) fn ask(extend: volume::Extend, gate: &mut Admission<'_>) -> Result<Ad
             );
             return Err(Refusal::new(Reason::InvalidParams, text).about("parameter size"));
         }
-        gate.room_in(&record.pool, Bytes(size.0 - record.size.0))?;
+        if let Some(pool) = &record.pool {
+            gate.room_in(pool, Bytes(size.0 - record.size.0))?;
+        }
         Ok(VolumeExtend { volume: id, size }.into())
     })
 }

@@ -87,7 +87,8 @@ impl<O: Outside> Reads<O> {
                 Err(_) => (None, Some("it does not answer".to_owned())),
             };
             let known = self.registry.lock();
-            let volumes = known.volumes.values().filter(|volume| volume.pool == name).count();
+            let volumes =
+                known.volumes.values().filter(|volume| volume.pool.as_ref() == Some(&name)).count();
             pools.push(Pool {
                 promised: known.promised(|pool| *pool == name),
                 volumes: volumes as u32,
@@ -139,6 +140,7 @@ fn view(known: &Known, record: &VolumeRecord) -> ShownVolume {
         status: status(known, record),
         size: record.size,
         pool: record.pool.clone(),
+        elsewhere: record.connection.as_ref().map(ToString::to_string),
         format: record.format,
         source: record.source.clone(),
         bootable: record.bootable,

@@ -206,7 +206,8 @@ impl Known {
             let grown = self.live.values().filter(of).filter_map(|o| o.change.extends_to());
             grown.max().unwrap_or_default().max(volume.size)
         };
-        let counted = self.volumes.values().filter(|volume| counts(&volume.pool));
+        let counted =
+            self.volumes.values().filter(|volume| volume.pool.as_ref().is_some_and(&counts));
         Bytes(counted.map(|volume| size(volume).0).sum())
     }
 

@@ -2,7 +2,7 @@
 
 use ostler_protocol::rpc::instance::Word;
 use ostler_protocol::rpc::operation::{State, Subject};
-use ostler_protocol::rpc::values::{OperationId, Timestamp};
+use ostler_protocol::rpc::values::{OperationId, Secret, Timestamp};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,8 @@ pub(in crate::compute) enum Acceptance {
 pub(in crate::compute) struct Volatile {
     /// The password to set.
     pub(in crate::compute) password: Option<Word>,
+    /// The secret of a volume that is kept elsewhere.
+    pub(in crate::compute) secret: Option<Secret>,
     /// The image's source with its query.
     pub(in crate::compute) source: Option<String>,
 }

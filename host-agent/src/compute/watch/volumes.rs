@@ -63,7 +63,7 @@ impl<O: Outside> Watch<O> {
         }
     }
 
-    /// A volume that nobody works on: where it is, how large, and whether an instance has it.
+    /// A volume of a pool, that nobody works on: where it is, how large, and whether an instance has it.
     fn idle_volume(
         &self,
         id: VolumeId,
@@ -73,7 +73,7 @@ impl<O: Outside> Watch<O> {
             return None;
         }
         let record = known.volumes.get(&id)?;
-        let place = Place { id, pool: record.pool.clone() };
+        let place = Place { id, pool: record.pool.clone()? };
         Some((place, record.size, !known.users_of(id).is_empty()))
     }
 

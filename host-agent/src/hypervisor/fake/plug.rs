@@ -51,7 +51,7 @@ impl Plug for Fake {
                     device: disk.device(),
                     alias: disk.alias.clone(),
                     serial: Some(disk.serial.clone()),
-                    source: Some(disk.source.path().to_owned()),
+                    source: Some(disk.source.clone()),
                 })
                 .collect())
         })
@@ -86,6 +86,13 @@ impl Plug for Fake {
                 LetsGo::Silent => {}
             }
             Ok(Change::Made)
+        })
+        .await
+    }
+
+    async fn disk_size(&self, id: InstanceId, _: &str) -> Result<Bytes, Error> {
+        self.call(Call::Disks, Some(id), |world| {
+            world.running(Call::Disks, id).map(|_| Bytes::mib(16))
         })
         .await
     }

@@ -35,6 +35,7 @@ mod mark;
 mod outcomes;
 mod plug;
 mod probe;
+mod secrets;
 mod stats;
 pub mod xml;
 

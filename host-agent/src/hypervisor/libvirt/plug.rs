@@ -31,15 +31,14 @@ impl Plug for Libvirt {
             DiskBus::Scsi => Some(xml::domain::scsi_controller().map_err(wrong)?),
             DiskBus::Virtio | DiskBus::Sata => None,
         };
-        let (alias, path) = (disk.alias.clone(), disk.source.path().to_owned());
+        let disk = disk.clone();
         self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
             let domain = lookup(connect, STEP, id)?;
-            if let Some(there) = by_alias(STEP, id, &domain, &alias)? {
+            if let Some(there) = by_alias(STEP, id, &domain, &disk.alias)? {
                 return match there.source {
-                    Some(source) if source == path => Ok(Change::AlreadySo),
+                    Some(source) if source == disk.source => Ok(Change::AlreadySo),
                     source => {
-                        let source =
-                            source.map_or("none".into(), |path| path.display().to_string());
+                        let source = source.map_or("none".into(), |source| source.to_string());
                         Err(refused(STEP, id, &format!("it has that disk already, on {source}")))
                     }
                 };
@@ -53,10 +52,15 @@ impl Plug for Libvirt {
             }
             domain.attach_device_flags(&device, live).map_err(told(STEP, id))?;
             // What was plugged in is read back: it is what was meant, under its own name.
-            match by_alias(STEP, id, &domain, &alias)? {
-                Some(there) if there.source.as_deref() == Some(&path) => Ok(Change::Made),
-                Some(_) | None => {
-                    let message = "libvirt says it did, and the disk is not there".to_owned();
+            let is_meant = |there: &LiveDisk| {
+                there.source.as_ref() == Some(&disk.source)
+                    && there.serial.as_deref() == Some(disk.serial.as_str())
+            };
+            match by_alias(STEP, id, &domain, &disk.alias)? {
+                Some(there) if is_meant(&there) => Ok(Change::Made),
+                there => {
+                    let found = there.map_or("it is not there", |_| "it is another disk");
+                    let message = format!("libvirt says it did, and {found}");
                     Err(Error::Failed { step: STEP, domain: Some(id), message })
                 }
             }
@@ -79,6 +83,16 @@ impl Plug for Libvirt {
                 }
                 outcome => outcome.map(|()| Change::Made).map_err(told(STEP, id)),
             }
+        })
+        .await
+    }
+
+    async fn disk_size(&self, id: InstanceId, device: &str) -> Result<Bytes, Error> {
+        const STEP: &str = "see a disk's size";
+        let device = device.to_owned();
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
+            let info = lookup(connect, STEP, id)?.block_info(&device, 0);
+            info.map(|info| Bytes(info.capacity)).map_err(told(STEP, id))
         })
         .await
     }
@@ -122,7 +136,7 @@ impl Plug for Libvirt {
             let Some(now) = there.iter().find(|there| there.device == device) else {
                 return Err(refused(STEP, id, &format!("it has no disk {device}")));
             };
-            if now.source.as_deref() == Some(disk.source.path()) {
+            if now.source.as_ref() == Some(&disk.source) {
                 return Ok(Change::AlreadySo);
             }
             let others: Vec<&str> = there

@@ -64,6 +64,7 @@ impl<O: Outside> Engine<O> {
 
     /// Start an instance's domain; on something else, if what it was defined for does not run.
     pub(super) async fn start_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
+        self.same_devices(record).await?;
         match self.node.hypervisor.start(record.id).await {
             Err(error) if self.runs_on_something_else(&error).await => {
                 self.define_domain(record).await?;
@@ -75,6 +76,7 @@ impl<O: Outside> Engine<O> {
 
     /// Start an instance's domain as it is defined, or let it go on where its memory is saved.
     pub(super) async fn run_domain(&self, record: &InstanceRecord) -> Result<(), StepError> {
+        self.same_devices(record).await?;
         self.started(record, self.node.hypervisor.start(record.id).await).await
     }
 

@@ -100,6 +100,8 @@ impl From<VolumeError> for StepError {
             | VolumeError::TooSmall { .. }
             | VolumeError::TooDeep { .. }
             | VolumeError::QemuImg { .. }
+            | VolumeError::Unreachable { .. }
+            | VolumeError::NotADevice { .. }
             | VolumeError::NoSpace { .. }
             | VolumeError::Io { .. } => Self::failed(fault()),
         }

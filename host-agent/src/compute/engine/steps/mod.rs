@@ -8,6 +8,7 @@ mod adjust;
 mod already;
 mod boot;
 mod config_drive;
+mod connection;
 mod delete;
 mod disks;
 mod error;
@@ -154,6 +155,7 @@ impl<O: Outside> Engine<O> {
             Step::WriteMetadata => self.write_metadata(&self.record_of(operation)?).await,
             Step::CreateVolume => self.drop_new_volume(operation, planned).await,
             Step::LimitVolume => self.limit_volume(operation, planned, Limits::Old).await,
+            Step::ConnectVolume => self.unconnect_volume(operation, planned).await,
             Step::PlugVolume => self.unplug_volume(operation, planned).await,
             Step::UnplugVolume => self.plug_volume(operation, planned).await,
             Step::SnapshotVolume => {
@@ -184,7 +186,6 @@ impl<O: Outside> Engine<O> {
             | Step::DropBase
             | Step::SetPassword
             | Step::RemoveImage
-            | Step::ConnectVolume
             | Step::DisconnectVolume
             | Step::ExtendVolume
             | Step::RevertVolume

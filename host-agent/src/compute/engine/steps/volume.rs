@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::already::is_off;
+use super::connection::source;
 use super::{Engine, StepError};
 use crate::compute::causes::volume_fault;
 use crate::compute::operations::volume_update::VolumeUpdate;
@@ -91,15 +92,15 @@ impl<O: Outside> Engine<O> {
             }
         };
         let volume =
-            NewVolume { place: place(&record), size: record.size, format: record.format, content };
+            NewVolume { place: place(&record)?, size: record.size, format: record.format, content };
         let (progress, seen) = watch::channel((Bytes(0), Bytes(0)));
         let made = self.node.volumes.create(&volume, &progress, &operation.cancel);
         self.copied(operation, seen, made).await
     }
 
     fn content_of(&self, id: VolumeId, snapshot: Option<Name>) -> Result<Content, StepError> {
-        let from = self.registry.lock().volumes.get(&id).map(place);
-        let place = from.ok_or_else(|| super::missing(&Subject::Volume(id)))?;
+        let from = self.registry.lock().volumes.get(&id).cloned();
+        let place = place(&from.ok_or_else(|| super::missing(&Subject::Volume(id)))?)?;
         Ok(Content::Volume { place, snapshot })
     }
 
@@ -110,7 +111,7 @@ impl<O: Outside> Engine<O> {
         planned: &Planned,
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
-        self.node.volumes.delete(&place(&record)).await?;
+        self.node.volumes.delete(&place(&record)?).await?;
         Ok(())
     }
 
@@ -121,13 +122,11 @@ impl<O: Outside> Engine<O> {
         planned: &Planned,
     ) -> Result<bool, StepError> {
         let record = self.volume_of(operation, planned)?;
-        if !self.node.volumes.exists(&place(&record)).await? {
+        let Place { id, pool } = place(&record)?;
+        if !self.node.volumes.exists(&place(&record)?).await? {
             return Ok(false);
         }
-        let text = format!(
-            "pool {} has a volume {} that the journal does not know",
-            record.pool, record.id
-        );
+        let text = format!("pool {pool} has a volume {id} that the journal does not know");
         Err(StepError::Refused(Box::new(
             Refusal::new(Reason::Conflict, text)
                 .next("see whose it is; choose another id, or leave it out to have one made"),
@@ -140,7 +139,10 @@ impl<O: Outside> Engine<O> {
         planned: &Planned,
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
-        let opened = self.node.volumes.open(&place(&record)).await?;
+        if let Some(connection) = &record.connection {
+            return self.connect_elsewhere(operation, &record, connection).await;
+        }
+        let opened = self.node.volumes.open(&place(&record)?).await?;
         if opened.size == record.size {
             return Ok(());
         }
@@ -153,6 +155,19 @@ impl<O: Outside> Engine<O> {
             Refusal::new(Reason::VolumeFailed, text)
                 .next("see what it holds before it is used: qemu-img info -f FORMAT FILE"),
         )))
+    }
+
+    /// Take back what connecting a volume left.
+    pub(super) async fn unconnect_volume(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        match record.connection {
+            Some(_) => self.disconnect_elsewhere(record.id).await,
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn plug_volume(
@@ -168,8 +183,13 @@ impl<O: Outside> Engine<O> {
         if is_off(self.power_of(id).await?) {
             return Ok(());
         }
+        self.same_device(&record).await?;
         let disk = self.volume_disk(&attachment, &record).await?;
         self.node.hypervisor.plug_disk(id, &disk).await?;
+        if record.connection.is_some() {
+            let size = self.node.hypervisor.disk_size(id, &attachment.device).await?;
+            self.note_volume(record.id, |volume| volume.size = size).await?;
+        }
         operation.now.send_modify(|o| {
             o.result = Some(Outcome::Attached {
                 volume: record.id,
@@ -260,7 +280,14 @@ impl<O: Outside> Engine<O> {
         operation: &LiveOperation,
         planned: &Planned,
     ) -> Result<(), StepError> {
-        let record = self.volume_of(operation, planned)?;
+        let record = match (self.volume_of(operation, planned), planned.volume()) {
+            // It was never attached after all: what was begun is taken back.
+            (Err(_), Some(volume)) => return self.disconnect_elsewhere(volume).await,
+            (record, _) => record?,
+        };
+        if record.connection.is_some() {
+            return self.disconnect_elsewhere(record.id).await;
+        }
         let others = {
             let known = self.registry.lock();
             let users = known.users_of(record.id);
@@ -270,7 +297,7 @@ impl<O: Outside> Engine<O> {
             return Ok(());
         }
         // QEMU has said that it is gone: what is still open is so for a moment.
-        let closed = self.node.volumes.close(&place(&record)).await;
+        let closed = self.node.volumes.close(&place(&record)?).await;
         closed.map_err(|error| {
             let fault = volume_fault(&error);
             match matches!(error, VolumeError::Gone { .. }) {
@@ -287,7 +314,7 @@ impl<O: Outside> Engine<O> {
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
         let size = operation.change.extends_to().unwrap_or(record.size);
-        let place = place(&record);
+        let place = place(&record)?;
         if let Some((id, attachment)) = self.holder_of(operation, record.id)
             && !is_off(self.power_of(id).await?)
         {
@@ -327,7 +354,7 @@ impl<O: Outside> Engine<O> {
         name: &Name,
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
-        self.node.volumes.snapshot(&place(&record), name).await?;
+        self.node.volumes.snapshot(&place(&record)?, name).await?;
         if let Some((id, attachment)) = self.holder_of(operation, record.id)
             && !is_off(self.power_of(id).await?)
         {
@@ -344,7 +371,7 @@ impl<O: Outside> Engine<O> {
         name: &Name,
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
-        self.node.volumes.undo_snapshot(&place(&record), name).await?;
+        self.node.volumes.undo_snapshot(&place(&record)?, name).await?;
         Ok(())
     }
 
@@ -355,7 +382,7 @@ impl<O: Outside> Engine<O> {
         name: &Name,
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
-        self.node.volumes.revert(&place(&record), name).await?;
+        self.node.volumes.revert(&place(&record)?, name).await?;
         Ok(())
     }
 
@@ -366,7 +393,7 @@ impl<O: Outside> Engine<O> {
         name: &Name,
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
-        match self.node.volumes.delete_snapshot(&place(&record), name).await {
+        match self.node.volumes.delete_snapshot(&place(&record)?, name).await {
             // With the volume its snapshots are gone.
             Ok(_) | Err(VolumeError::Gone { .. }) => Ok(()),
             Err(error) => Err(error.into()),
@@ -381,7 +408,7 @@ impl<O: Outside> Engine<O> {
     ) -> Result<(), StepError> {
         // Done by an earlier try, and what failed came after it.
         let Ok(record) = self.volume_of(operation, planned) else { return Ok(()) };
-        self.node.volumes.delete(&place(&record)).await?;
+        self.node.volumes.delete(&place(&record)?).await?;
         if let Some(base) = &record.base {
             let give_up = |known: &mut crate::compute::registry::Known| {
                 known.volumes.remove(&record.id);
@@ -414,18 +441,29 @@ impl<O: Outside> Engine<O> {
         attachment: &AttachmentRecord,
         volume: &VolumeRecord,
     ) -> Result<Disk, StepError> {
-        let Opened { path, format, direct, .. } = self.node.volumes.open(&place(volume)).await?;
+        let (source, format, direct) = match &volume.connection {
+            Some(connection) => {
+                let (source, format) = source(volume.id, connection);
+                (source, format, true)
+            }
+            None => {
+                let opened = self.node.volumes.open(&place(volume)?).await?;
+                let Opened { path, format, direct, .. } = opened;
+                let format = match format {
+                    Format::Qcow2 => DiskFormat::Qcow2,
+                    Format::Raw => DiskFormat::Raw,
+                };
+                (DiskSource::File(path), format, direct)
+            }
+        };
         let bus = match attachment.bus {
             Bus::Virtio => DiskBus::Virtio,
             Bus::Scsi => DiskBus::Scsi,
         };
         let target = DiskTarget::named(&attachment.device, bus);
         Ok(Disk {
-            source: DiskSource::File(path),
-            format: match format {
-                Format::Qcow2 => DiskFormat::Qcow2,
-                Format::Raw => DiskFormat::Raw,
-            },
+            source,
+            format,
             bus,
             target: target.ok_or_else(|| super::missing(&Subject::Volume(volume.id)))?,
             alias: alias(volume.id),
@@ -453,8 +491,10 @@ impl<O: Outside> Engine<O> {
     }
 }
 
-fn place(record: &VolumeRecord) -> Place {
-    Place { id: record.id, pool: record.pool.clone() }
+/// Where a volume of this node is.
+fn place(record: &VolumeRecord) -> Result<Place, StepError> {
+    let missing = || super::missing(&Subject::Volume(record.id));
+    Ok(Place { id: record.id, pool: record.pool.clone().ok_or_else(missing)? })
 }
 
 /// What QEMU calls a volume's disk: libvirt leaves names alone that begin so.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::write::Document;
-use super::{XmlError, graphics, metadata};
+use super::{XmlError, graphics, metadata, network};
 use crate::hypervisor::VirtType;
 use crate::hypervisor::adjust::VNC_PASSWORD_MAX;
 use crate::hypervisor::spec::{
@@ -241,11 +241,11 @@ fn slots(list: &mut Document, spec: &DomainSpec) {
 }
 
 fn disk(list: &mut Document, disk: &Disk) {
-    let (kind, key, path) = match &disk.source {
-        DiskSource::File(path) => ("file", "file", path),
-        DiskSource::Block(path) => ("block", "dev", path),
+    let kind = match &disk.source {
+        DiskSource::File(_) => "file",
+        DiskSource::Block(_) => "block",
+        DiskSource::Network(_) => "network",
     };
-    let path = list.path(path);
     list.within("disk", &[("type", kind), ("device", "disk")], |element| {
         let format = disk.format.as_str();
         let cache = match disk.cache {
@@ -261,7 +261,17 @@ fn disk(list: &mut Document, disk: &Disk) {
             "driver",
             &[("name", "qemu"), ("type", format), ("cache", cache), ("discard", discard)],
         );
-        element.leaf("source", &[(key, path)]);
+        match &disk.source {
+            DiskSource::File(path) => {
+                let path = element.path(path);
+                element.leaf("source", &[("file", path)]);
+            }
+            DiskSource::Block(path) => {
+                let path = element.path(path);
+                element.leaf("source", &[("dev", path)]);
+            }
+            DiskSource::Network(disk) => network::write(element, disk),
+        }
         let bus = match disk.bus {
             DiskBus::Virtio => "virtio",
             DiskBus::Scsi => "scsi",

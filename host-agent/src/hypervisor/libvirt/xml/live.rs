@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use ostler_protocol::rpc::values::MacAddress;
 
-use super::XmlError;
 use super::read::{Element, parse};
+use super::{XmlError, network};
 use crate::hypervisor::inspect::Screen;
 use crate::hypervisor::plug::LiveDisk;
+use crate::hypervisor::spec::DiskSource;
 
 /// The taps of its NICs, each with the MAC the guest sees.
 pub fn nics(xml: &str) -> Result<Vec<(String, MacAddress)>, XmlError> {
@@ -26,7 +27,10 @@ pub fn disks(xml: &str) -> Result<Vec<LiveDisk>, XmlError> {
     let root = parse(xml)?;
     let disk = |element: &Element| {
         let source = element.child("source").and_then(|source| {
-            source.attribute("file").or_else(|| source.attribute("dev")).map(PathBuf::from)
+            let path = |name| source.attribute(name).map(PathBuf::from);
+            let file = path("file").map(DiskSource::File);
+            let block = || path("dev").map(DiskSource::Block);
+            file.or_else(block).or_else(|| network::read(source).map(DiskSource::Network))
         });
         Some(LiveDisk {
             device: element.child("target")?.attribute("dev")?.to_owned(),
@@ -107,7 +111,7 @@ mod tests {
             device: "vdb".to_owned(),
             alias: "ua-x".to_owned(),
             serial: Some("s".to_owned()),
-            source: Some(PathBuf::from("/v/0.raw")),
+            source: Some(DiskSource::File(PathBuf::from("/v/0.raw"))),
         };
         assert_eq!((disks(RUNNING), has_scsi(RUNNING)), (Ok(vec![disk]), Ok(true)));
         let screen = screen(RUNNING).unwrap().unwrap();

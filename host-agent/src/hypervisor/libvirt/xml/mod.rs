@@ -10,6 +10,7 @@ pub mod domain;
 pub(super) mod graphics;
 pub mod live;
 pub mod metadata;
+pub(super) mod network;
 pub mod probe;
 mod read;
 pub(super) mod snapshot;

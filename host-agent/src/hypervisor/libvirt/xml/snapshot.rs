@@ -2,12 +2,15 @@
 
 use super::XmlError;
 use super::write::Document;
-use crate::hypervisor::spec::Disk;
+use crate::hypervisor::spec::{Disk, DiskSource};
 
 /// The snapshot's XML: `disk` as it shall be, and the devices that stay as they are.
 pub(in super::super) fn write(disk: &Disk, others: &[&str]) -> Result<String, XmlError> {
+    let (DiskSource::File(path) | DiskSource::Block(path)) = &disk.source else {
+        return Err(XmlError::Missing { element: "a file" });
+    };
     let mut document = Document::new();
-    let path = document.path(disk.source.path());
+    let path = document.path(path);
     document.within("domainsnapshot", &[], |snapshot| {
         snapshot.within("disks", &[], |disks| {
             let device = disk.device();
