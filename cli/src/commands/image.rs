@@ -28,7 +28,7 @@ const LIST_MOST: u64 = 16 << 20;
 #[derive(Subcommand)]
 pub(crate) enum ImageCommand {
     /// Fetch an image into the node's cache and check it
-    Import(ImportArgs),
+    Import(Box<ImportArgs>),
     /// List the images in the node's cache
     List,
     /// Remove an image that no instance is made from
@@ -93,7 +93,7 @@ impl ImageCommand {
     /// Carry it out.
     pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::Import(args) => import(session, args).await,
+            Self::Import(args) => import(session, *args).await,
             Self::List => {
                 let list: Vec<Shown<Image>> =
                     session.client.ask::<ImageList, _>(&Nothing {}).await?;

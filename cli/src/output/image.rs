@@ -74,11 +74,10 @@ impl Show for Image {
 /// The properties that are glance's, by its keys.
 fn hardware(properties: &Properties) -> Vec<(String, String)> {
     let Ok(Value::Object(all)) = serde_json::to_value(properties) else { return Vec::new() };
-    let words = all.into_iter().filter_map(|(key, value)| match value {
-        Value::String(word) if key.starts_with("hw_") || key.starts_with("os_") => {
-            Some((key, word))
-        }
-        _ => None,
+    let glance = |key: &str| key.starts_with("hw_") || key.starts_with("os_");
+    let words = all.into_iter().filter_map(|(key, value)| {
+        let word = value.as_str()?.to_owned();
+        glance(&key).then_some((key, word))
     });
     words.collect()
 }

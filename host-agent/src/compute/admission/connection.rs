@@ -122,11 +122,11 @@ fn of_rbd(
 /// The key in a keyring, or the key itself.
 fn key_of(keyring: &Secret) -> Result<Secret, Refusal> {
     let text = keyring.expose();
-    let keys = text.lines().filter_map(|line| {
+    let mut keys = text.lines().filter_map(|line| {
         let (name, value) = line.split_once('=')?;
         (name.trim() == "key").then(|| value.trim())
     });
-    let key = keys.last().unwrap_or(text.trim());
+    let key = keys.next_back().unwrap_or(text.trim());
     let base64 = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
     match !key.is_empty() && key.chars().all(base64) {
         true => Ok(Secret::new(key.to_owned())),
