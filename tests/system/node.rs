@@ -324,9 +324,16 @@ impl Node {
         assert!(left.is_empty(), "left of instance {id}:\n{left}");
     }
 
-    /// A new client, after the agent was restarted.
+    /// A new client, after the agent was restarted, once it reaches libvirt.
     pub(crate) async fn reconnect(&mut self) {
         self.client = self.agent.client().await.unwrap();
+        let client = &mut self.client;
+        let linked = poll::until("libvirt is reached", BOOT, async || {
+            let host = client.call("host.show", Value::Null).await;
+            let host = host.map_err(|error| error.to_string())?;
+            if host["hypervisor"] == "up" { Ok(()) } else { Err(host.to_string()) }
+        });
+        linked.await.unwrap();
     }
 
     /// Where its libvirtd is.

@@ -163,6 +163,33 @@ async fn an_attach_is_undone_wherever_it_fails() {
     life.done(detach(id, volume)).await;
 }
 
+/// The cancel is over by then: what is undone waits for the guest.
+#[tokio::test]
+async fn an_attach_that_is_cancelled_waits_until_the_guest_lets_go() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, volume) = (InstanceId::random(), VolumeId::random());
+    life.done(boot(id)).await;
+    life.done(create(volume)).await;
+    world.hypervisor.set_lets_go(id, LetsGo::Silent);
+    let called = |call| world.hypervisor.called(call, Some(id));
+    let held = world.hypervisor.hold_next(Call::PlugDisk);
+    let operation = life.submit(attach(id, volume)).await.unwrap();
+    while called(Call::PlugDisk) == 0 {
+        tokio::task::yield_now().await;
+    }
+    life.compute.cancel(operation.id).await.unwrap();
+    drop(held);
+    while called(Call::UnplugDisk) == 0 {
+        tokio::task::yield_now().await;
+    }
+    world.hypervisor.let_go(id, &format!("ua-{volume}"));
+    let over = life.end_of(&operation).await;
+    assert_eq!(over.state, State::Cancelled, "{over:#?}");
+    assert_eq!((world.plugged(id).len(), world.defined(id).len()), (1, 1));
+    assert_eq!(life.volume(volume).status, VolumeStatus::Available);
+}
+
 #[tokio::test]
 async fn an_attach_that_a_crash_cuts_off_is_completed() {
     for call in [Call::PlugDisk, Call::Define] {

@@ -11,7 +11,7 @@ use crate::compute::faults::{self, Moment};
 use crate::compute::outside::Outside;
 use crate::compute::plan::{committed, planned};
 use crate::compute::registry::LiveOperation;
-use crate::refusal::Refusal;
+use crate::refusal::{Reason, Refusal};
 
 /// What undoing came to.
 pub(super) struct Undoing {
@@ -61,7 +61,11 @@ impl<O: Outside> Engine<O> {
                         () = self.shutdown.cancelled() => return Err(()),
                     },
                     Err(StepError::Suspended) => return Err(()),
-                    Err(StepError::Cancelled) => break,
+                    Err(StepError::Cancelled) => {
+                        let fault = Refusal::new(Reason::Cancelled, "it was cut off");
+                        left.push(fault.at(format!("undo {}", step.name())));
+                        break;
+                    }
                     Err(StepError::Failed(fault) | StepError::Refused(fault)) => {
                         left.push(fault.at(format!("undo {}", step.name())));
                         break;

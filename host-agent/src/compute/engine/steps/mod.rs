@@ -23,6 +23,7 @@ mod volume;
 
 use ostler_protocol::rpc::operation::{Progress, StepState, Subject};
 use ostler_protocol::rpc::values::Name;
+use tokio_util::sync::CancellationToken;
 
 pub(in crate::compute) use error::StepError;
 use error::missing;
@@ -96,7 +97,9 @@ impl<O: Outside> Engine<O> {
             Step::CreateVolume => self.create_volume(operation, planned).await?,
             Step::ConnectVolume => self.connect_volume(operation, planned).await?,
             Step::PlugVolume => self.plug_volume(operation, planned).await?,
-            Step::UnplugVolume => self.unplug_volume(operation, planned).await?,
+            Step::UnplugVolume => {
+                self.unplug_volume(operation, planned, &operation.cancel).await?;
+            }
             Step::DisconnectVolume => self.disconnect_volume(operation, planned).await?,
             Step::ExtendVolume => self.extend_volume(operation, planned).await?,
             Step::SnapshotVolume => {
@@ -156,7 +159,9 @@ impl<O: Outside> Engine<O> {
             Step::CreateVolume => self.drop_new_volume(operation, planned).await,
             Step::LimitVolume => self.limit_volume(operation, planned, Limits::Old).await,
             Step::ConnectVolume => self.unconnect_volume(operation, planned).await,
-            Step::PlugVolume => self.unplug_volume(operation, planned).await,
+            Step::PlugVolume => {
+                self.unplug_volume(operation, planned, &CancellationToken::new()).await
+            }
             Step::UnplugVolume => self.plug_volume(operation, planned).await,
             Step::SnapshotVolume => {
                 let name = snapshot_name(operation)?;

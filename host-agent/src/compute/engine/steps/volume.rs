@@ -7,6 +7,7 @@ use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, VolumeId};
 use ostler_protocol::rpc::volume::{Bus, Cache, Discard as Discards, Format, Source};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::already::is_off;
 use super::connection::source;
@@ -216,11 +217,13 @@ impl<O: Outside> Engine<O> {
     }
 
     /// Have a running guest let go of a volume: ask, wait until it says so, and ask again as long
-    /// as there is time.
+    /// as there is time and no `cancel`. An attach that is undone has been cancelled already, and
+    /// waits for the guest all the same.
     pub(super) async fn unplug_volume(
         &self,
         operation: &LiveOperation,
         planned: &Planned,
+        cancel: &CancellationToken,
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
         let Some((id, attachment)) = self.holder_of(operation, record.id) else { return Ok(()) };
@@ -242,7 +245,7 @@ impl<O: Outside> Engine<O> {
             loop {
                 tokio::select! {
                     biased;
-                    () = operation.cancel.cancelled() => return Err(StepError::Cancelled),
+                    () = cancel.cancelled() => return Err(StepError::Cancelled),
                     () = self.shutdown.cancelled() => return Err(StepError::Suspended),
                     event = events.next() => match event {
                         Some(HypervisorEvent::Kept { id: of, alias: which })
