@@ -1,7 +1,7 @@
 //! Disks of other hypervisors become qcow2: once, by qemu-img, when they were received and compared.
 //!
 //! What is kept is a disk like any other, and QEMU reads no other format while a guest runs. Our own
-//! judgement comes first ([`foreign`](super::foreign)), then that of `qemu-img info`, and only then
+//! judgement comes first ([`super::foreign`]), then that of `qemu-img info`, and only then
 //! the conversion, whose result takes the received file's place and is judged as any qcow2 is.
 
 use std::fs::{File, OpenOptions};
