@@ -4,8 +4,7 @@ mod copy;
 mod exec;
 mod place;
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -20,6 +19,7 @@ use tokio::time::Instant;
 
 use super::Session;
 use super::instance::InstanceRef;
+use super::keys::read_keys;
 use crate::args::seconds;
 use crate::failure::{Cause, Failure};
 use crate::size;
@@ -29,8 +29,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// How much longer than an answer what takes guests time may take.
 const LONGER: Duration = Duration::from_secs(30);
-/// Bytes read of a file of keys; the node takes fewer.
-const KEYS_MOST: u64 = 1 << 20;
 
 /// What can be asked of guests.
 #[derive(Subcommand)]
@@ -182,19 +180,6 @@ impl KeysCommand {
             }
         }
     }
-}
-
-/// The lines of a file that are neither empty nor comments.
-pub(super) fn read_keys(file: &Path) -> Result<Vec<String>, Failure> {
-    let mut text = String::new();
-    let read = if file.as_os_str() == "-" {
-        std::io::stdin().take(KEYS_MOST).read_to_string(&mut text)
-    } else {
-        std::fs::File::open(file).and_then(|open| open.take(KEYS_MOST).read_to_string(&mut text))
-    };
-    read.map_err(|source| Cause::Local { what: format!("read {}", file.display()), source })?;
-    let lines = text.lines().map(str::trim);
-    Ok(lines.filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect())
 }
 
 /// Ask for a report until the guest answers or the time is over.

@@ -9,6 +9,7 @@ pub(crate) mod guest;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instance;
+mod keys;
 pub(crate) mod line;
 mod metadata;
 pub(crate) mod network;

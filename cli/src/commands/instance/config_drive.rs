@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use ostler_protocol::rpc::instance::{Boot, WantedDrive};
 use ostler_protocol::rpc::values::Secret;
 
-use crate::commands::guest::read_keys;
+use crate::commands::keys::read_keys;
 use crate::failure::{Cause, Failure};
 
 /// The most bytes of user data or vendor data: what becomes 65535 bytes of base64.

@@ -6,6 +6,9 @@
 mod config_drive;
 pub(super) mod connection;
 pub(super) mod hardware;
+pub(super) mod image;
+pub(super) mod new_volume;
+pub(super) mod notes;
 mod root;
 pub(super) mod size;
 pub(super) mod volume;

@@ -7,9 +7,9 @@ use ostler_protocol::rpc::instance::Boot;
 use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
 use ostler_protocol::rpc::volume::{Bus, Create, Source};
 
-use super::Admission;
-use super::size::{direct_boot, invalid, source};
-use crate::compute::operations::volume_create;
+use super::image::{direct_boot, source};
+use super::notes::invalid;
+use super::{Admission, new_volume};
 use crate::compute::record::ROOT_DISK;
 use crate::hypervisor::spec::DiskBus;
 use crate::journal::records::{AttachmentRecord, Base, DirectBoot, VolumeRecord};
@@ -99,7 +99,7 @@ fn on_new_volume(
         owner: boot.owner.clone(),
         metadata: Default::default(),
     };
-    let record = volume_create::admit(create, gate).map_err(|fault| {
+    let record = new_volume::admit(create, gate).map_err(|fault| {
         let of_size = fault.subject.as_deref() == Some("parameter size");
         if of_size { fault.about("parameter volume_size") } else { fault }
     })?;

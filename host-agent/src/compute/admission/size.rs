@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 
 use crate::refusal::{Action, Reason, Refusal};
 use ostler_protocol::rpc::host::Flavor;
-use ostler_protocol::rpc::image::{Properties, State as ImageState};
+use ostler_protocol::rpc::image::Properties;
 use ostler_protocol::rpc::instance::{Adjust, Boot, Resize, Size, TaskState, VmState};
-use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress, Name, PortId, Sha256};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress, Name, PortId};
 
+use super::notes::{invalid, notes};
 use super::{Admission, config_drive, hardware, root};
-use crate::journal::records::{
-    Base, BoardOptions, DirectBoot, ImageRecord, InstanceRecord, PortRecord, Source, VolumeRecord,
-};
+use crate::journal::records::{BoardOptions, InstanceRecord, PortRecord, VolumeRecord};
 
 /// The most vCPUs one instance may have: what QEMU's q35 machine takes without more.
 const VCPUS_MAX: u32 = 255;
@@ -20,16 +19,6 @@ const VCPUS_MAX: u32 = 255;
 const MEMORY_MIN: Bytes = Bytes::mib(16);
 /// The most NICs one instance may have: what the PCI topology leaves room for.
 const NICS_MAX: usize = 16;
-/// The longest owner, key or value of metadata, bytes; nova's bound.
-const TEXT_MAX: usize = 255;
-/// The most items of metadata; nova's default.
-const METADATA_MAX: usize = 128;
-/// The longest kernel command line, bytes: the kernel's own COMMAND_LINE_SIZE on x86.
-const COMMAND_LINE_MAX: usize = 2047;
-
-pub(super) fn invalid(parameter: &str, text: String) -> Refusal {
-    Refusal::new(Reason::InvalidParams, text).about(format!("parameter {parameter}"))
-}
 
 /// The record of the instance a boot asks for, and of the volume that is made for it.
 ///
@@ -138,24 +127,6 @@ pub(in crate::compute) fn least(
     Ok(())
 }
 
-/// What a root disk made from this image is made from.
-///
-/// # Errors
-/// There is no such image, it is not here yet, or it is no disk.
-pub(in crate::compute) fn source(
-    name: &Name,
-    images: &BTreeMap<Name, ImageRecord>,
-) -> Result<Source, Refusal> {
-    let (image, sha256) = ready(images, name, "image")?;
-    if !image.format.is_disk() {
-        let text = format!("image {} is a {}, not a disk", image.name, image.format.as_str());
-        return Err(invalid("image", text));
-    }
-    let direct = direct_boot(image, images)?;
-    let base = Base { sha256, format: image.format, virtual_size: image.virtual_size };
-    Ok(Source { image: image.name.clone(), base, direct })
-}
-
 /// The most vCPUs and memory an instance can be given while it runs.
 fn maximum(boot: &Boot, size: &Flavor) -> Result<(u32, Bytes), Refusal> {
     let vcpus = boot.max_vcpus.unwrap_or(size.vcpus);
@@ -169,41 +140,6 @@ fn maximum(boot: &Boot, size: &Flavor) -> Result<(u32, Bytes), Refusal> {
         return Err(invalid("max_memory", text));
     }
     Ok((vcpus, memory))
-}
-
-/// What is noted about an instance, within bounds.
-///
-/// # Errors
-/// `invalid_params`.
-pub(in crate::compute) fn notes(
-    owner: Option<&str>,
-    metadata: &BTreeMap<String, String>,
-) -> Result<(), Refusal> {
-    text("owner", owner.unwrap_or_default(), TEXT_MAX)?;
-    if metadata.len() > METADATA_MAX {
-        let text = format!("an instance has at most {METADATA_MAX} items of metadata");
-        return Err(invalid("metadata", text));
-    }
-    metadata.iter().try_for_each(|(key, value)| {
-        if key.is_empty() {
-            return Err(invalid("metadata", "a key of metadata cannot be empty".to_owned()));
-        }
-        text("metadata", key, TEXT_MAX).and_then(|()| text("metadata", value, TEXT_MAX))
-    })
-}
-
-/// A text that may be shown and written anywhere: short, without control characters.
-///
-/// # Errors
-/// `invalid_params`.
-pub(in crate::compute) fn text(parameter: &str, text: &str, most: usize) -> Result<(), Refusal> {
-    // What XML cannot carry, the domain's metadata cannot.
-    let bad = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
-    if text.len() <= most && !text.chars().any(bad) {
-        return Ok(());
-    }
-    let text = format!("{parameter} is at most {most} bytes without control characters");
-    Err(invalid(parameter, text))
 }
 
 /// The size an instance shall have after a resize, if there is room for it beside the one it has.
@@ -298,31 +234,6 @@ pub(in crate::compute) fn adjust(
     gate.room(&more)
 }
 
-/// An image that is in the cache, and the digest of its bytes.
-fn ready<'a>(
-    images: &'a BTreeMap<Name, ImageRecord>,
-    name: &Name,
-    parameter: &str,
-) -> Result<(&'a ImageRecord, Sha256), Refusal> {
-    let missing = || {
-        Refusal::new(Reason::NotFound, format!("there is no image {name} on this node"))
-            .about(format!("parameter {parameter}"))
-            .next("import it, or see which there are")
-            .by(Action::ImageImport)
-            .by(Action::ImageList)
-    };
-    let image = images.get(name).ok_or_else(missing)?;
-    match (image.state, &image.sha256) {
-        (ImageState::Ready, Some(sha256)) => Ok((image, sha256.clone())),
-        (ImageState::Importing, _) | (ImageState::Ready, None) => {
-            Err(Refusal::new(Reason::Conflict, format!("conflict: image {name} is being imported"))
-                .about(format!("parameter {parameter}"))
-                .next("wait for the import")
-                .by(Action::OperationList))
-        }
-    }
-}
-
 fn size(boot: &Boot, flavors: &BTreeMap<Name, Flavor>) -> Result<Flavor, Refusal> {
     let flavor = match &boot.flavor {
         None => None,
@@ -370,34 +281,6 @@ fn check_size(vcpus: u32, memory: Bytes, disk: Option<Bytes>) -> Result<(), Refu
         return Err(invalid("disk", "the disk's size must be a multiple of 512 bytes".to_owned()));
     }
     Ok(())
-}
-
-pub(super) fn direct_boot(
-    image: &ImageRecord,
-    images: &BTreeMap<Name, ImageRecord>,
-) -> Result<Option<DirectBoot>, Refusal> {
-    let properties = &image.properties;
-    let Some(kernel) = &properties.kernel else { return Ok(None) };
-    let (_, kernel) = ready(images, kernel, "image")?;
-    let ramdisk = match &properties.ramdisk {
-        None => None,
-        Some(ramdisk) => Some(ready(images, ramdisk, "image")?.1),
-    };
-    let command_line = properties.command_line.clone().unwrap_or_default();
-    Ok(Some(DirectBoot { kernel, ramdisk, command_line }))
-}
-
-/// Whether a kernel's command line can be one.
-///
-/// # Errors
-/// `invalid_params`.
-pub(in crate::compute) fn command_line(text: &str) -> Result<(), Refusal> {
-    if text.len() <= COMMAND_LINE_MAX && text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
-        return Ok(());
-    }
-    let text =
-        format!("a kernel command line is printable ASCII, {COMMAND_LINE_MAX} bytes at most");
-    Err(invalid("properties.command_line", text))
 }
 
 fn ports(boot: &Boot, gate: &Admission<'_>) -> Result<Vec<PortRecord>, Refusal> {
@@ -456,7 +339,7 @@ mod tests {
     use std::cell::Cell;
 
     use ostler_protocol::rpc::hardware::{Board, Boards, FirmwareType, TpmModel};
-    use ostler_protocol::rpc::image::Format;
+    use ostler_protocol::rpc::image::{Format, State as ImageState};
     use ostler_protocol::rpc::instance::DriveLayout;
     use ostler_protocol::rpc::values::{OperationId, Timestamp};
     use serde_json::json;
@@ -467,6 +350,7 @@ mod tests {
     use crate::compute::registry::Known;
     use crate::config::{Admission as Policy, Settings};
     use crate::hypervisor::Link;
+    use crate::journal::records::ImageRecord;
     use crate::journal::records::NetworkRecord;
 
     struct World {

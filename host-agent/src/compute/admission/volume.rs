@@ -6,7 +6,7 @@
 use ostler_protocol::rpc::instance::VmState;
 use ostler_protocol::rpc::operation::Subject;
 use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
-use ostler_protocol::rpc::volume::{Limit, Qos};
+use ostler_protocol::rpc::volume::{Limit, Qos, Snapshot};
 
 use super::{Admission, Admitted};
 use crate::compute::claims::only_disk;
@@ -220,6 +220,23 @@ pub(in crate::compute) fn limits(qos: &Qos) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// A volume's snapshot.
+///
+/// # Errors
+/// `not_found`.
+pub(in crate::compute) fn snapshot_of<'a>(
+    record: &'a VolumeRecord,
+    name: &Name,
+) -> Result<&'a Snapshot, Refusal> {
+    record.snapshots.iter().find(|snapshot| snapshot.name == *name).ok_or_else(|| {
+        let text = format!("volume {} has no snapshot {name}", record.name);
+        Refusal::new(Reason::NotFound, text)
+            .about(format!("volume {}", record.id))
+            .next("see which it has")
+            .by(Action::VolumeShow(Some(record.id)))
+    })
 }
 
 #[cfg(test)]

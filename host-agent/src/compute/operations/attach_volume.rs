@@ -6,7 +6,6 @@ use ostler_protocol::rpc::values::VolumeId;
 use ostler_protocol::rpc::volume::connection::AccessMode;
 use ostler_protocol::rpc::volume::{self, Bus, Connection, How};
 
-use super::detach_volume::PATIENCE;
 use super::prelude::*;
 use super::sample;
 use crate::compute::admission::connection;
@@ -17,6 +16,9 @@ use crate::journal::{Entry, VolumeEntry};
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("given a volume", TaskState::AttachingVolume, WITH_VOLUMES);
+
+/// How long a guest may take to let go, milliseconds, unless told.
+pub(super) const PATIENCE: u32 = 60_000;
 
 /// The most volumes one instance has.
 const VOLUMES_MAX: usize = 64;

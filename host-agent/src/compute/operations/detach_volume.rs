@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ostler_protocol::rpc::values::VolumeId;
 use ostler_protocol::rpc::volume;
 
-use super::attach_volume::is_elsewhere;
+use super::attach_volume::{PATIENCE, is_elsewhere};
 use super::prelude::*;
 use super::sample;
 use crate::compute::admission::volume::WITH_VOLUMES;
@@ -14,9 +14,6 @@ use crate::journal::{Entry, VolumeEntry};
 
 pub(in crate::compute) const LEGAL: Legal =
     Legal::new("made to give a volume back", TaskState::DetachingVolume, WITH_VOLUMES);
-
-/// How long a guest may take to let go, milliseconds, unless told.
-pub(super) const PATIENCE: u32 = 60_000;
 
 /// Take the volume from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

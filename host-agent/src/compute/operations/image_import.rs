@@ -7,7 +7,7 @@ use ostler_protocol::rpc::values::{Sha256, Sha512};
 
 use super::digest::split_query;
 use super::prelude::*;
-use crate::compute::admission::{Reservation, hardware, size};
+use crate::compute::admission::{Reservation, hardware, image as rules};
 use crate::compute::registry::Volatile;
 use crate::journal::records::ImageRecord;
 use crate::journal::{Entry, Write};
@@ -42,7 +42,7 @@ pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Adm
     }
     check_source(&import.source)?;
     if let Some(text) = &import.properties.command_line {
-        size::command_line(text)?;
+        rules::command_line(text)?;
     }
     hardware::check(&import.properties)?;
     let (source, partial_source) = split_query(&import.source);

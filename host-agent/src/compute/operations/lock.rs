@@ -2,7 +2,7 @@
 
 use super::prelude::*;
 use super::update::STANDING;
-use crate::compute::admission::size;
+use crate::compute::admission::notes;
 
 /// The longest reason, bytes.
 const REASON_MAX: usize = 255;
@@ -19,7 +19,7 @@ pub(in crate::compute) struct Lock {
 
 pub(super) fn ask(lock: instance::Lock, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let reason = lock.reason.unwrap_or_default();
-    size::text("reason", &reason, REASON_MAX)?;
+    notes::text("reason", &reason, REASON_MAX)?;
     gate.act(lock.id, &LEGAL, |_, _| Ok(Lock { reason }.into()))
 }
 

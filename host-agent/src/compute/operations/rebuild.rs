@@ -4,7 +4,7 @@ use ostler_protocol::rpc::hardware::Hardware;
 
 use super::prelude::*;
 use super::sample;
-use crate::compute::admission::{hardware, size};
+use crate::compute::admission::{hardware, image, size};
 use crate::journal::records::Source;
 
 pub(in crate::compute) const LEGAL: Legal = Legal::new(
@@ -34,7 +34,7 @@ pub(super) fn ask(
     gate: &mut Admission<'_>,
 ) -> Result<Admitted, Refusal> {
     gate.act(rebuild.id, &LEGAL, |record, gate| {
-        let from = size::source(&rebuild.image, &gate.known.images)?;
+        let from = image::source(&rebuild.image, &gate.known.images)?;
         let on_volume = record.root_volume().is_some();
         let image = &gate.known.images[&from.image];
         match on_volume {

@@ -2,7 +2,7 @@
 
 use super::prelude::*;
 use super::{rebuild, sample};
-use crate::compute::admission::size;
+use crate::compute::admission::image;
 use crate::compute::claims::only_disk;
 use crate::journal::records::Source;
 
@@ -19,9 +19,9 @@ pub(in crate::compute) struct Rescue {
 pub(super) fn ask(rescue: instance::Rescue, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.act(rescue.id, &LEGAL, |record, gate| {
         let from = match (rescue.image, record.source(), &record.image) {
-            (Some(image), ..) => size::source(&image, &gate.known.images)?,
+            (Some(image), ..) => image::source(&image, &gate.known.images)?,
             (None, Some(own), _) => own,
-            (None, None, Some(image)) => size::source(image, &gate.known.images)?,
+            (None, None, Some(image)) => image::source(image, &gate.known.images)?,
             (None, None, None) => {
                 let text = "the instance boots from a volume that was made from no image";
                 return Err(Refusal::new(Reason::InvalidParams, text)

@@ -2,7 +2,7 @@
 
 use super::prelude::*;
 use super::sample;
-use crate::compute::admission::size;
+use crate::compute::admission::image;
 use crate::journal::records::Base;
 
 pub(in crate::compute) const LEGAL: Legal =
@@ -36,7 +36,7 @@ pub(super) fn ask(id: InstanceId, gate: &mut Admission<'_>) -> Result<Admitted, 
             return Ok(Unshelve { image: Some(image), base: None, config_drive }.into());
         }
         gate.room(&record.size())?;
-        let base = Some(size::source(&image, &gate.known.images)?.base);
+        let base = Some(image::source(&image, &gate.known.images)?.base);
         Ok(Unshelve { image: Some(image), base, config_drive }.into())
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::prelude::*;
 use super::sample;
-use crate::compute::admission::size;
+use crate::compute::admission::notes;
 
 /// The states of an instance that was made and is not being deleted.
 pub(super) const STANDING: &[VmState] = &[
@@ -51,7 +51,7 @@ fn whole(update: instance::Update, record: &InstanceRecord) -> Result<Update, Re
             None => metadata.remove(&key),
         };
     }
-    size::notes(owner.as_deref(), &metadata)?;
+    notes::notes(owner.as_deref(), &metadata)?;
     Ok(Update { name: name.unwrap_or_else(|| record.name.clone()), owner, metadata })
 }
 

@@ -8,8 +8,8 @@ use ostler_protocol::rpc::volume::{self, Source};
 
 use super::prelude::*;
 use super::sample;
-use crate::compute::admission::{Reservation, size, volume as rules};
-use crate::journal::records::{Base, VolumeRecord, VolumeState};
+use crate::compute::admission::{Reservation, new_volume};
+use crate::journal::records::{VolumeRecord, VolumeState};
 use crate::journal::{Entry, VolumeEntry, Write};
 
 /// Make the volume its record describes.
@@ -22,128 +22,13 @@ pub(in crate::compute) struct VolumeCreate {
 }
 
 pub(super) fn ask(create: volume::Create, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
-    let record = admit(create, gate)?;
+    let record = new_volume::admit(create, gate)?;
     let change = VolumeCreate { volume: record.id, source: record.source.clone() };
     gate.known.volumes.insert(record.id, record.clone());
     Ok(Admitted {
         reserved: Reservation { new_volume: Some(record.id), ..Reservation::default() },
         write: Write { volumes: vec![Entry::Put(record.clone())], ..Write::default() },
         ..Admitted::of(Subject::Volume(record.id), change)
-    })
-}
-
-/// The record of a volume to be made.
-///
-/// # Errors
-/// Why it cannot be.
-pub(in crate::compute) fn admit(
-    create: volume::Create,
-    gate: &Admission<'_>,
-) -> Result<VolumeRecord, Refusal> {
-    let volume::Create { id, name, size, source, pool, format, multiattach, qos, owner, metadata } =
-        create;
-    let id = id.unwrap_or_else(VolumeId::random);
-    if gate.known.volumes.contains_key(&id) {
-        return Err(Refusal::new(Reason::Conflict, format!("conflict: volume {id} exists"))
-            .about(format!("volume {id}"))
-            .next("leave out the id to have one made, or repeat the request under its own key"));
-    }
-    let pool = pool_of(pool, gate)?;
-    size::notes(owner.as_deref(), &metadata)?;
-    let (least, base, bootable) = content(source.as_ref(), gate)?;
-    let size = match (size, least) {
-        (Some(size), _) => size,
-        (None, Some(least)) => Bytes(least.0.next_multiple_of(512)),
-        (None, None) => {
-            let text = "an empty volume needs a size";
-            return Err(Refusal::new(Reason::InvalidParams, text).about("parameter size"));
-        }
-    };
-    rules::size(size)?;
-    rules::limits(&qos)?;
-    if let Some(least) = least.filter(|least| *least > size) {
-        let text = format!("a volume of {size} cannot hold its source, which needs {least}");
-        return Err(Refusal::new(Reason::InvalidParams, text).about("parameter size"));
-    }
-    gate.room_in(&pool, size)?;
-    Ok(VolumeRecord {
-        id,
-        name,
-        pool: Some(pool),
-        connection: None,
-        format,
-        size,
-        state: VolumeState::Creating,
-        bootable,
-        multiattach,
-        qos: qos.into_iter().filter(|(_, most)| *most > 0).collect(),
-        source,
-        base,
-        snapshots: Vec::new(),
-        owner: owner.filter(|owner| !owner.is_empty()),
-        metadata,
-        fault: None,
-        created: gate.now,
-        updated: gate.now,
-    })
-}
-
-fn pool_of(pool: Option<Name>, gate: &Admission<'_>) -> Result<Name, Refusal> {
-    let pools = &gate.settings.pools;
-    let Some(pool) = pool else {
-        let none = || Refusal::new(Reason::NotFound, "the node has no pool for volumes");
-        return pools.first().map(|pool| pool.name.clone()).ok_or_else(none);
-    };
-    if pools.iter().any(|known| known.name == pool) {
-        return Ok(pool);
-    }
-    let known: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
-    Err(Refusal::new(Reason::NotFound, format!("there is no pool {pool} on this node"))
-        .about("parameter pool")
-        .next(format!("use one of: {}", known.join(", "))))
-}
-
-/// What a volume's source needs of it: its size, the image's bytes, and whether it can be booted.
-fn content(
-    source: Option<&Source>,
-    gate: &Admission<'_>,
-) -> Result<(Option<Bytes>, Option<Base>, bool), Refusal> {
-    match source {
-        None => Ok((None, None, false)),
-        Some(Source::Image(image)) => {
-            let base = size::source(image, &gate.known.images)?.base;
-            Ok((Some(base.virtual_size), Some(base), true))
-        }
-        Some(Source::Volume(id)) => {
-            let from = gate.free_volume(*id, "copied").map_err(|fault| {
-                let in_use = fault.reason == Reason::InUse;
-                let next = "snapshot it, and make the volume from the snapshot";
-                if in_use { fault.next(next) } else { fault }
-            })?;
-            Ok((Some(from.size), None, from.bootable))
-        }
-        Some(Source::Snapshot { volume, name }) => {
-            let from = gate.whole_volume(*volume)?;
-            let snapshot = snapshot_of(&from, name)?;
-            Ok((Some(snapshot.size), None, from.bootable))
-        }
-    }
-}
-
-/// A volume's snapshot.
-///
-/// # Errors
-/// `not_found`.
-pub(super) fn snapshot_of<'a>(
-    record: &'a VolumeRecord,
-    name: &Name,
-) -> Result<&'a volume::Snapshot, Refusal> {
-    record.snapshots.iter().find(|snapshot| snapshot.name == *name).ok_or_else(|| {
-        let text = format!("volume {} has no snapshot {name}", record.name);
-        Refusal::new(Reason::NotFound, text)
-            .about(format!("volume {}", record.id))
-            .next("see which it has")
-            .by(Action::VolumeShow(Some(record.id)))
     })
 }
 

@@ -7,7 +7,8 @@ use ostler_protocol::rpc::volume;
 
 use super::prelude::*;
 use super::sample;
-use super::volume_create::{changed, snapshot_of};
+use super::volume_create::changed;
+use crate::compute::admission::volume::snapshot_of;
 use crate::journal::VolumeEntry;
 use crate::journal::records::VolumeRecord;
 

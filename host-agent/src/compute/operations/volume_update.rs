@@ -8,7 +8,7 @@ use ostler_protocol::rpc::volume;
 use super::prelude::*;
 use super::sample;
 use super::volume_create::changed;
-use crate::compute::admission::size;
+use crate::compute::admission::notes;
 use crate::compute::admission::volume::{self as rules, WITH_VOLUMES};
 use crate::journal::VolumeEntry;
 use crate::journal::records::VolumeRecord;
@@ -65,7 +65,7 @@ fn whole(
             None => metadata.remove(&key),
         };
     }
-    size::notes(owner.as_deref(), &metadata)?;
+    notes::notes(owner.as_deref(), &metadata)?;
     let qos = match limits.is_empty() {
         true => None,
         false => {

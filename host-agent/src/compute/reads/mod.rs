@@ -2,11 +2,13 @@
 //!
 //! * `views`: what is known, in the caller's terms. Nothing there waits on libvirt.
 //! * `volumes`: the same of volumes and their pools.
+//! * `select`: which ones a caller means.
 //! * `inspect`: what libvirt is asked for, and consoles.
 //! * `guest_work`: what is done in guests.
 
 mod guest_work;
 mod inspect;
+mod select;
 mod views;
 mod volumes;
 

@@ -14,6 +14,7 @@ use ostler_protocol::rpc::values::{InstanceId, OperationId, Timestamp};
 use ostler_protocol::rpc::versions;
 
 use super::Reads;
+use super::select::{fits, no_instance};
 use super::volumes::attached;
 use crate::compute::causes::{guest_fault, journal_fault};
 use crate::compute::claims::Shares;
@@ -348,42 +349,7 @@ fn drift(record: &InstanceRecord, seen: &Observed, stalled: bool) -> Vec<String>
         .collect()
 }
 
-/// Whether a name fits a pattern in which `*` stands for any characters.
-pub(super) fn fits(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else { return false };
-    let parts: Vec<&str> = parts.collect();
-    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
-    for part in middle {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
-}
-
 /// Whether this is news to who waits.
 fn moved(wait: &Wait, operation: &Operation) -> bool {
     operation.state.is_over() || wait.revision.is_some_and(|seen| operation.revision > seen)
-}
-
-pub(super) fn no_instance(id: InstanceId) -> Refusal {
-    Refusal::new(Reason::NotFound, format!("there is no instance {id}"))
-        .about(format!("instance {id}"))
-        .next("see which there are")
-        .by(Action::InstanceList)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_star_stands_for_any_characters() {
-        for pattern in ["web-1", "web*", "*1", "w*b*1", "*", "**", "*web-1*", "web-1*"] {
-            assert!(fits(pattern, "web-1"), "{pattern}");
-        }
-        for pattern in ["", "web", "eb-1", "web-1*1", "*2", "1*", "w*x*1"] {
-            assert!(!fits(pattern, "web-1"), "{pattern}");
-        }
-    }
 }

@@ -5,7 +5,7 @@ use ostler_protocol::rpc::values::{InstanceId, VolumeId};
 use ostler_protocol::rpc::volume::{AttachedVolume, Attachment, List, Pool, Status, Volume};
 
 use super::Reads;
-use super::views::{fits, no_instance};
+use super::select::{fits, no_instance};
 use crate::compute::operations::attach_volume::AttachVolume;
 use crate::compute::operations::detach_volume::DetachVolume;
 use crate::compute::operations::volume_delete::VolumeDelete;
