@@ -280,17 +280,9 @@ async fn what_goes_with_an_instance_is_deleted_with_it_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_volume_that_cannot_be_made_says_why_and_leaves_nothing() {
+async fn a_volume_that_cannot_be_made_is_refused() {
     let world = World::new();
     let life = world.furnished().await;
-    let volume = VolumeId::random();
-    // Something that is not ours, where it is to be.
-    std::fs::create_dir(world.path().join("volumes").join(volume.to_string())).unwrap();
-    let over = life.tried(create(volume)).await;
-    assert_eq!(over.error.unwrap().reason, Reason::Conflict);
-    assert_eq!(life.volume(volume).status, VolumeStatus::Error);
-    assert!(world.volume_files(volume), "it is somebody's");
-    assert_eq!(life.submit(remove(volume)).await.unwrap_err().reason, Reason::Conflict);
     for bad in [
         json!({"name": "a"}),
         json!({"name": "a", "size": 513}),
@@ -301,6 +293,22 @@ async fn a_volume_that_cannot_be_made_says_why_and_leaves_nothing() {
     ] {
         assert!(life.submit(command(Command::VolumeCreate, bad.clone())).await.is_err(), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn what_lies_in_a_pool_without_a_record_is_nobodys_to_delete() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let volume = VolumeId::random();
+    let folder = world.path().join("volumes").join(volume.to_string());
+    std::fs::create_dir_all(&folder).unwrap();
+    let kept = folder.join("disk");
+    std::fs::write(&kept, "of another node").unwrap();
+    let over = life.tried(create(volume)).await;
+    assert_eq!(over.error.unwrap().reason, Reason::Conflict);
+    let force = command(Command::VolumeDelete, json!({"id": volume, "force": true}));
+    assert_eq!(life.submit(force).await.unwrap_err().reason, Reason::NotFound);
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), "of another node");
 }
 
 #[tokio::test]

@@ -82,9 +82,18 @@ impl Describe for VolumeCreate {
             State::Succeeded => {
                 changed(known, self.volume, |record| record.state = VolumeState::Available)
             }
+            // What is there is somebody's: with no record of it, nobody deletes it by this id.
+            State::Failed | State::Undone if why.is_some_and(is_anothers) => {
+                vec![Entry::Gone(self.volume)]
+            }
             State::Failed | State::Undone => changed(known, self.volume, |record| {
                 (record.state, record.fault) = (VolumeState::Error, why.cloned());
             }),
         }
     }
+}
+
+/// Whether a volume was not begun, since one that the journal does not know lies in its place.
+fn is_anothers(why: &Refusal) -> bool {
+    why.reason == Reason::Conflict
 }
