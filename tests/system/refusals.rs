@@ -101,9 +101,9 @@ async fn refuse_all(node: &mut Node, image: &str) {
         ),
         (
             "image.import",
-            json!({"name": "a", "source": "/x", "format": "vmdk"}),
+            json!({"name": "a", "source": "/x", "format": "vpc"}),
             "invalid_params",
-            "vmdk",
+            "`vpc`",
         ),
         ("network.ensure", json!({"name": "n", "bridge": "a/b"}), "invalid_params", "a/b"),
         (
