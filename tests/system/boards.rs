@@ -116,7 +116,7 @@ async fn uefi_variables_and_a_tpm_outlive_every_stop_and_go_with_the_instance() 
 async fn the_classic_pc_has_the_nic_and_the_bus_its_image_wants() {
     need_root!();
     let mut node = Node::start().await;
-    let command_line = format!("{} root=/dev/sda", node.image.cmdline(Mode::Ostler));
+    let command_line = format!("{} root=LABEL=ostler-root", node.image.cmdline(Mode::Ostler));
     let wants = [
         ("hw_machine_type", "pc"),
         ("hw_vif_model", "e1000e"),
@@ -130,10 +130,8 @@ async fn the_classic_pc_has_the_nic_and_the_bus_its_image_wants() {
     // The bridge of a 440FX, and Intel's 82574.
     let cards = node.shell(&id, "cat /sys/bus/pci/devices/*/device").await;
     assert!(cards.contains("0x1237") && cards.contains("0x10d3"), "{cards}");
-    assert_eq!(
-        node.shell(&id, "cd /sys/block; echo sd*; ls -d vd* 2>/dev/null || true").await,
-        "sda sdb"
-    );
+    let disks = "cd /sys/block; echo sd*; ls -d vd* 2>/dev/null || true";
+    node.until_shell(&id, disks, "sda sdb").await;
     let xml = virsh(&["dumpxml", &format!("ostler-{id}")]).await;
     for absent in ["<watchdog", "org.qemu.guest_agent.0"] {
         assert!(!xml.contains(absent), "{absent} is in {xml}");
