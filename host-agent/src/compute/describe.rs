@@ -132,6 +132,9 @@ pub(super) trait Describe: Any + fmt::Debug + Send + Sync {
     /// What it makes of the record; its state aside.
     fn apply(&self, _record: &mut InstanceRecord, _was: Running) {}
 
+    /// What the record is if it was not done: `whole` tells whether all was taken back.
+    fn not_done(&self, _record: &mut InstanceRecord, _whole: bool) {}
+
     /// The stable state after it was done.
     fn done(&self, before: &InstanceRecord, _was: Running) -> VmState {
         before.vm_state

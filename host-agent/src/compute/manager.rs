@@ -60,6 +60,7 @@ impl<O: Outside> Compute<O> {
         }
         let known = Known {
             unread: snapshot.unreadable.iter().any(journal::Error::is_of_an_instance),
+            unread_needs: snapshot.unreadable.iter().any(journal::Error::is_of_what_needs_images),
             instances: snapshot.instances.into_iter().map(|i| (i.id, i)).collect(),
             images: snapshot.images.into_iter().map(|i| (i.name.clone(), i)).collect(),
             volumes: snapshot.volumes.into_iter().map(|v| (v.id, v)).collect(),

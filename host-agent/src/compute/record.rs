@@ -94,13 +94,23 @@ pub(super) fn device(bus: Bus, n: u16) -> String {
 
 /// The devices of an instance that are not free: its own disks' and its volumes'.
 pub(super) fn reserved_devices(record: &InstanceRecord) -> Vec<String> {
-    let own = [root_device(record), config_drive(own_bus(record)).on(own_bus(record))];
-    record.volumes.iter().map(|there| there.device.clone()).chain(own).collect()
+    let volumes = record.volumes.iter().map(|there| there.device.clone());
+    volumes.chain(own_devices(record.hardware.disk_bus)).collect()
+}
+
+/// The devices of an instance's own disks, on this bus.
+pub(super) fn own_devices(bus: RootBus) -> [String; 2] {
+    let bus = disk_bus(bus);
+    [ROOT_DISK.on(bus), config_drive(bus).on(bus)]
 }
 
 /// What an instance's own disks are plugged into.
 pub(super) fn own_bus(record: &InstanceRecord) -> DiskBus {
-    match record.hardware.disk_bus {
+    disk_bus(record.hardware.disk_bus)
+}
+
+const fn disk_bus(bus: RootBus) -> DiskBus {
+    match bus {
         RootBus::Virtio => DiskBus::Virtio,
         RootBus::Scsi => DiskBus::Scsi,
         RootBus::Sata => DiskBus::Sata,

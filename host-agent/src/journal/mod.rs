@@ -79,4 +79,9 @@ impl Error {
     pub fn is_of_an_instance(&self) -> bool {
         matches!(self, Self::Body { what, .. } if *what == store::INSTANCE)
     }
+
+    /// Whether it is about the row of something that may lie on an image.
+    pub fn is_of_what_needs_images(&self) -> bool {
+        matches!(self, Self::Body { what, .. } if [store::INSTANCE, store::VOLUME].contains(what))
+    }
 }

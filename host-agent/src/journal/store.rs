@@ -17,6 +17,9 @@ use crate::refusal::Operation;
 /// What a row of an instance is called in errors.
 pub(super) const INSTANCE: &str = "instance";
 
+/// What a row of a volume is called in errors.
+pub(super) const VOLUME: &str = "volume";
+
 /// The version of the tables, in SQLite's `user_version`.
 const VERSION: i64 = 2;
 
@@ -158,7 +161,7 @@ impl Journal {
                 instances: bodies(db, INSTANCE, "SELECT id, body FROM instance", &mut unreadable)?,
                 images: bodies(db, "image", "SELECT name, body FROM image", &mut unreadable)?,
                 networks: bodies(db, "network", "SELECT name, body FROM network", &mut unreadable)?,
-                volumes: bodies(db, "volume", "SELECT id, body FROM volume", &mut unreadable)?,
+                volumes: bodies(db, VOLUME, "SELECT id, body FROM volume", &mut unreadable)?,
                 boot: rows(db, "SELECT boot FROM node", [], |row| row.get(0))?.pop(),
                 unfinished: operations(
                     db,

@@ -142,20 +142,21 @@ impl Directory {
 
     pub(super) async fn open_volume(&self, id: VolumeId) -> Result<Opened, VolumeError> {
         let (folder, manifest) = self.manifest(id).await?;
-        let mut opened = top(&folder, &manifest);
-        let path = opened.path.clone();
-        let look = move || match fs::symlink_metadata(&path) {
-            Ok(meta) => Ok((meta.is_file(), is_direct(&path))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((false, false)),
-            Err(error) => Err(VolumeError::io("examine", &path)(error)),
-        };
-        let (is_file, direct) = self.run(folder, look).await?;
-        opened.direct = direct;
-        match is_file {
-            true => Ok(opened),
+        self.run(folder.clone(), move || {
+            let (path, format) = top(&folder, &manifest);
             // Through a link the guest would have any file of the node.
-            false => Err(VolumeError::Gone { id, path: opened.path }),
-        }
+            match fs::symlink_metadata(&path) {
+                Ok(meta) if meta.is_file() => {
+                    let (size, direct) = (size_of(&path, format)?, is_direct(&path));
+                    Ok(Opened { path, format, size, direct })
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(VolumeError::io("examine", &path)(error))
+                }
+                Ok(_) | Err(_) => Err(VolumeError::Gone { id, path }),
+            }
+        })
+        .await
     }
 
     pub(super) async fn close(&self, id: VolumeId) -> Result<(), VolumeError> {
@@ -303,10 +304,11 @@ impl Directory {
 
     pub(super) async fn extend(&self, id: VolumeId, size: Bytes) -> Result<Ensured, VolumeError> {
         let (folder, manifest) = self.manifest(id).await?;
-        if manifest.size >= size {
+        if self.true_size(&folder, &manifest).await? >= size {
+            self.note_size(id, size).await?;
             return Ok(Ensured::AlreadyThere);
         }
-        let Opened { path, format, .. } = top(&folder, &manifest);
+        let (path, format) = top(&folder, &manifest);
         self.is_free(id, &folder, &manifest).await?;
         self.grow(&path, format, size).await?;
         self.note_size(id, size).await?;
@@ -352,11 +354,19 @@ impl Directory {
             return Ok(Ensured::AlreadyThere);
         }
         let layer = manifest.top;
+        manifest.size = self.true_size(&folder, &manifest).await?;
         let (size, created) = (manifest.size, Timestamp::now());
         manifest.snapshots.push(Snapshot { name: name.clone(), layer, size, created });
         self.put_on_top(folder, manifest, layer).await?;
         info!(volume = %id, snapshot = %name, "volume snapshotted");
         Ok(Ensured::Created)
+    }
+
+    /// The size a volume has: a QEMU that grew it may have been the last to know.
+    async fn true_size(&self, folder: &Path, manifest: &Manifest) -> Result<Bytes, VolumeError> {
+        let (path, format) = top(folder, manifest);
+        let noted = manifest.size;
+        self.run(path.clone(), move || size_of(&path, format).map(|size| size.max(noted))).await
     }
 
     /// Have an empty layer over this one, and note it as the top.
@@ -433,7 +443,14 @@ impl Directory {
             if self.is_free(id, &folder, &manifest).await.is_err() {
                 break;
             }
-            manifest = self.fold(&folder, manifest, layer, into).await?;
+            manifest = match self.fold(&folder, manifest, layer, into).await {
+                Ok(folded) => folded,
+                // The snapshot is gone all the same: its layer only takes room, until the next.
+                Err(error) => {
+                    tracing::warn!(volume = %id, layer, %error, "cannot fold a layer");
+                    break;
+                }
+            };
         }
         Ok(removed)
     }
@@ -474,10 +491,11 @@ impl Directory {
     }
 
     pub(super) async fn revert(&self, id: VolumeId, name: &Name) -> Result<(), VolumeError> {
-        let (folder, manifest) = self.manifest(id).await?;
+        let (folder, mut manifest) = self.manifest(id).await?;
         let no = || VolumeError::NoSnapshot { id, name: name.clone() };
         let layer = manifest.snapshot(name).ok_or_else(no)?.layer;
         self.is_free(id, &folder, &manifest).await?;
+        manifest.size = self.true_size(&folder, &manifest).await?;
         self.put_on_top(folder, manifest, layer).await?;
         info!(volume = %id, snapshot = %name, "volume reverted");
         Ok(())
@@ -534,10 +552,27 @@ fn path_of(pool: &Directory) -> PathBuf {
     pool.path.clone()
 }
 
-fn top(folder: &Path, manifest: &Manifest) -> Opened {
+fn top(folder: &Path, manifest: &Manifest) -> (PathBuf, Format) {
     let format = manifest.layers[&manifest.top].format;
-    let path = folder.join(file_name(manifest.top, format));
-    Opened { path, format, size: manifest.size, direct: false }
+    (folder.join(file_name(manifest.top, format)), format)
+}
+
+/// The size of the disk that a layer is. Of a qcow2 it is in its header, which is QEMU's: a guest
+/// cannot write there.
+fn size_of(path: &Path, format: Format) -> Result<Bytes, VolumeError> {
+    let failed = || VolumeError::io("read", path);
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
+    let file = options.open(path).map_err(failed())?;
+    if format == Format::Raw {
+        return Ok(Bytes(file.metadata().map_err(failed())?.len()));
+    }
+    let mut header = Vec::new();
+    file.take(qcow2::HEADER_READ as u64).read_to_end(&mut header).map_err(failed())?;
+    match qcow2::Header::parse(&header) {
+        Ok(header) => Ok(header.virtual_size),
+        Err(error) => Err(VolumeError::Manifest { path: path.to_owned(), why: error.to_string() }),
+    }
 }
 
 /// Whether the file system can read past the page cache, as some in memory cannot.

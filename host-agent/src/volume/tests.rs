@@ -80,6 +80,21 @@ async fn holds(pool: &Pool, place: &Place, pattern: u8) {
 }
 
 #[tokio::test]
+async fn a_snapshot_is_as_large_as_the_disk_whatever_was_noted() {
+    let pool = Pool::open().await;
+    for format in [Format::Raw, Format::Qcow2] {
+        let place = pool.made(Content::Empty, format).await;
+        let opened = pool.pools.open(&place).await.unwrap();
+        qemu_io(&opened.path, format, "truncate 12M");
+        assert_eq!(pool.pools.open(&place).await.unwrap().size, Bytes::mib(12));
+        pool.pools.snapshot(&place, &name("a")).await.unwrap();
+        assert_eq!(pool.pools.open(&place).await.unwrap().size, Bytes::mib(12));
+        pool.pools.revert(&place, &name("a")).await.unwrap();
+        assert_eq!(pool.pools.open(&place).await.unwrap().size, Bytes::mib(12));
+    }
+}
+
+#[tokio::test]
 async fn what_was_written_before_a_snapshot_comes_back_with_it() {
     let pool = Pool::open().await;
     for format in [Format::Raw, Format::Qcow2] {

@@ -1,8 +1,10 @@
 //! Volumes: one subject with the instance that has them, and whole whatever is cut off.
 
+use std::os::unix::fs::FileExt;
+
 use ostler_host_agent::hypervisor::fake::LetsGo;
 use ostler_protocol::rpc::values::{Name, VolumeId};
-use ostler_protocol::rpc::volume::Status as VolumeStatus;
+use ostler_protocol::rpc::volume::{Format, Status as VolumeStatus};
 use serde_json::Value;
 
 use super::*;
@@ -258,9 +260,134 @@ async fn one_who_writes_is_alone_unless_the_volume_is_for_several() {
         life.done(attach(id, shared)).await;
     }
     assert_eq!(life.volume(shared).attachments.len(), 2);
-    assert_eq!(life.submit(snapshot(shared, "a")).await.unwrap_err().reason, Reason::InUse);
+    let extend = || command(Command::VolumeExtend, json!({"id": shared, "size": 2 << 20}));
+    assert_eq!(life.submit(extend()).await.unwrap_err().reason, Reason::InUse);
     life.done(detach(one, shared)).await;
-    life.done(snapshot(shared, "a")).await;
+    life.done(extend()).await;
+    // What QEMU lets several write to is raw, and stays so.
+    assert_eq!(life.volume(shared).format, Some(Format::Raw));
+    assert_eq!(life.submit(snapshot(shared, "a")).await.unwrap_err().reason, Reason::Conflict);
+    let params = json!({"name": "a", "size": 512, "multiattach": true, "format": "qcow2"});
+    let refused = life.submit(command(Command::VolumeCreate, params)).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::InvalidParams);
+}
+
+#[tokio::test]
+async fn a_guest_that_keeps_a_disk_has_the_volume_though_the_attach_failed() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, other, volume) = (InstanceId::random(), InstanceId::random(), VolumeId::random());
+    life.done(boot(id)).await;
+    life.done(boot(other)).await;
+    life.done(create(volume)).await;
+    world.hypervisor.set_lets_go(id, LetsGo::Refuses);
+    world.hypervisor.fail_next(Call::PlugDisk, Failing::After, failed("plug"));
+    world.hypervisor.fail_next(Call::UnplugDisk, Failing::Before, failed("unplug"));
+    let over = life.tried(attach(id, volume)).await;
+    assert_eq!(over.state, State::Failed, "{over:#?}");
+    assert_eq!(world.plugged(id), ["vda", "vdb"]);
+    assert_eq!(life.volume(volume).status, VolumeStatus::InUse);
+    assert_eq!(life.submit(attach(other, volume)).await.unwrap_err().reason, Reason::InUse);
+    assert_eq!(life.submit(remove(volume)).await.unwrap_err().reason, Reason::InUse);
+    world.hypervisor.set_lets_go(id, LetsGo::AtOnce);
+    life.done(detach(id, volume)).await;
+    life.done(attach(other, volume)).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_taken_back_is_there_to_be_deleted() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, volume) = life.guest_with(&world).await;
+    world.hypervisor.fail_next(Call::SwitchDisk, Failing::After, failed("switch"));
+    let held = world.hypervisor.hold_next(Call::SwitchDisk);
+    let operation = life.submit(snapshot(volume, "a")).await.unwrap();
+    while world.hypervisor.called(Call::SwitchDisk, Some(id)) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let layer = world.path().join("volumes").join(volume.to_string()).join("1.qcow2");
+    #[expect(clippy::disallowed_methods, reason = "in QEMU's place: it has gone on there")]
+    let mut qemu = std::process::Command::new("cat")
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::fs::File::open(layer).unwrap())
+        .spawn()
+        .unwrap();
+    drop(held);
+    let operation = life.end_of(&operation).await;
+    qemu.kill().unwrap();
+    qemu.wait().unwrap();
+    assert_eq!(operation.state, State::Failed, "{operation:#?}");
+    assert_eq!(life.volume(volume).snapshots.len(), 1);
+    assert_eq!(life.submit(snapshot(volume, "a")).await.unwrap_err().reason, Reason::Conflict);
+    let drop_it = json!({"id": volume, "name": "a"});
+    life.done(command(Command::VolumeDeleteSnapshot, drop_it)).await;
+    assert_eq!(life.volume(volume).snapshots.len(), 0);
+}
+
+#[tokio::test]
+async fn a_volume_that_grew_though_nobody_noted_it_never_shrinks() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, volume) = life.guest_with(&world).await;
+    let extend = |size: u64| command(Command::VolumeExtend, json!({"id": volume, "size": size}));
+    world.hypervisor.fail_next(Call::ResizeDisk, Failing::After, failed("resize"));
+    assert_eq!(life.tried(extend(4 << 20)).await.state, State::Undone);
+    assert_eq!(life.volume(volume).size, Bytes::mib(4), "as large as it is");
+    assert_eq!(life.submit(extend(2 << 20)).await.unwrap_err().reason, Reason::InvalidParams);
+    life.done(snapshot(volume, "a")).await;
+    assert_eq!(life.volume(volume).snapshots[0].size, Bytes::mib(4));
+    life.done(command(Command::Reboot, json!({"id": id, "manner": "hard"}))).await;
+    life.done(detach(id, volume)).await;
+    life.done(attach(id, volume)).await;
+}
+
+#[tokio::test]
+async fn what_goes_with_an_instance_stays_when_another_is_being_given_it() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (one, two, volume) = (InstanceId::random(), InstanceId::random(), VolumeId::random());
+    life.done(boot(one)).await;
+    life.done(boot(two)).await;
+    life.done(create(volume)).await;
+    let read = |id: InstanceId, goes: bool| {
+        let how = json!({"read_only": true, "delete_on_termination": goes});
+        command(Command::AttachVolume, json!({"id": id, "volume": volume, "how": how}))
+    };
+    life.done(read(one, true)).await;
+    let held = world.hypervisor.hold_next(Call::PlugDisk);
+    let operation = life.submit(read(two, false)).await.unwrap();
+    while world.hypervisor.called(Call::PlugDisk, Some(two)) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let delete = life.submit(delete(one)).await.unwrap();
+    drop(held);
+    assert_eq!(life.end_of(&delete).await.state, State::Succeeded);
+    assert_eq!(life.end_of(&operation).await.state, State::Succeeded);
+    assert_eq!(life.volume(volume).attachments.len(), 1);
+    assert!(world.volume_files(volume));
+}
+
+#[tokio::test]
+async fn a_rebuild_does_not_put_the_root_disk_where_a_volume_is() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, volume) = (InstanceId::random(), VolumeId::random());
+    life.done(boot(id)).await;
+    life.done(create(volume)).await;
+    let how = json!({"bus": "scsi", "device": "sda"});
+    let params = json!({"id": id, "volume": volume, "how": how});
+    life.done(command(Command::AttachVolume, params)).await;
+    let source = world.path().join("disk.raw");
+    let import = json!({"name": "scsi", "source": source, "format": "raw",
+                        "properties": {"hw_disk_bus": "scsi"}});
+    life.done(command(Command::ImageImport, import)).await;
+    let rebuild = || command(Command::Rebuild, json!({"id": id, "image": "scsi"}));
+    let refused = life.submit(rebuild()).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::Conflict);
+    assert!(refused.message.contains("sda"), "{refused}");
+    life.done(detach(id, volume)).await;
+    life.done(rebuild()).await;
+    assert_eq!(world.plugged(id), ["sda"]);
 }
 
 #[tokio::test]
@@ -485,9 +612,8 @@ async fn what_is_changed_behind_the_agent_is_shown() {
     std::fs::rename(folder.with_extension("away"), &folder).unwrap();
     look();
     life.until_drift(shown, "").await;
-    let manifest = folder.join("volume.json");
-    let text = std::fs::read_to_string(&manifest).unwrap();
-    std::fs::write(&manifest, text.replace("1048576", "2097152")).unwrap();
+    let layer = std::fs::OpenOptions::new().write(true).open(folder.join("0.qcow2")).unwrap();
+    layer.write_all_at(&(2u64 << 20).to_be_bytes(), 24).unwrap();
     look();
     life.until_drift(shown, "2 MiB").await;
     let over = life.tried(attach(id, volume)).await;

@@ -1,7 +1,7 @@
 //! A volume to be made: its record, and what its source asks of it. Pure.
 
 use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
-use ostler_protocol::rpc::volume::{self, Source};
+use ostler_protocol::rpc::volume::{self, Format, Source};
 
 use super::notes::notes;
 use super::volume::{limits, size as volume_size, snapshot_of};
@@ -38,6 +38,17 @@ pub(in crate::compute) fn admit(
     };
     volume_size(size)?;
     limits(&qos)?;
+    let format = match (multiattach, format) {
+        // QEMU keeps a qcow2's tables in memory: two of them would not see each other's.
+        (true, None) => Some(Format::Raw),
+        (true, Some(Format::Qcow2)) => {
+            let text = "a volume for several instances cannot be qcow2";
+            return Err(Refusal::new(Reason::InvalidParams, text)
+                .about("parameter format")
+                .next("leave it out, or make it raw"));
+        }
+        (true, Some(Format::Raw)) | (false, _) => format,
+    };
     if let Some(least) = least.filter(|least| *least > size) {
         let text = format!("a volume of {size} cannot hold its source, which needs {least}");
         return Err(Refusal::new(Reason::InvalidParams, text).about("parameter size"));

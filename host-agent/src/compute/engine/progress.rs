@@ -77,6 +77,8 @@ impl<O: Outside> Engine<O> {
                         let vm_state = operation.change.settled(state, instance, operation.was);
                         if made {
                             *instance = operation.change.applied(instance, operation.was);
+                        } else {
+                            operation.change.not_done(instance, state != State::Failed);
                         }
                         instance.vm_state = vm_state;
                         // It is remembered for a while; what may be secret is not.

@@ -208,8 +208,8 @@ impl Describe for AttachVolume {
         _: Option<&Refusal>,
     ) -> Vec<VolumeEntry> {
         let attached = match outcome {
-            State::Queued | State::Running | State::Succeeded => true,
-            State::Failed | State::Undone | State::Cancelled => false,
+            State::Queued | State::Running | State::Succeeded | State::Failed => true,
+            State::Undone | State::Cancelled => false,
         };
         match !attached && is_elsewhere(known, self.attachment.volume) {
             true => vec![Entry::Gone(self.attachment.volume)],
@@ -220,6 +220,13 @@ impl Describe for AttachVolume {
     fn apply(&self, record: &mut InstanceRecord, _: Running) {
         if record.volumes.iter().all(|there| there.volume != self.attachment.volume) {
             record.volumes.push(self.attachment.clone());
+        }
+    }
+
+    // A guest that keeps the disk has the volume: nobody else gets it before it is detached.
+    fn not_done(&self, record: &mut InstanceRecord, whole: bool) {
+        if !whole {
+            self.apply(record, Running::No);
         }
     }
 }

@@ -122,6 +122,13 @@ impl Describe for Boot {
         record.built = true;
     }
 
+    // One that is not to be has nothing.
+    fn not_done(&self, record: &mut InstanceRecord, whole: bool) {
+        if whole {
+            record.volumes.clear();
+        }
+    }
+
     fn done(&self, _: &InstanceRecord, _: Running) -> VmState {
         VmState::Active
     }

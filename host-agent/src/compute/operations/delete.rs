@@ -82,9 +82,13 @@ pub(super) fn ask(delete: instance::Delete, gate: &mut Admission<'_>) -> Result<
     Ok(admitted)
 }
 
-/// The volumes that are deleted with an instance: those that were to be, and nobody else has.
+/// The volumes that are deleted with an instance: those that were to be, and nobody else has or is
+/// about to have.
 fn going_too(record: &InstanceRecord, gate: &Admission<'_>) -> Vec<VolumeId> {
-    let alone = |volume: &VolumeId| gate.known.users_of(*volume).len() == 1;
+    let subject = Subject::Instance(record.id);
+    let alone = |volume: &VolumeId| {
+        gate.known.users_of(*volume).len() == 1 && !gate.known.is_at_volume(*volume, &subject)
+    };
     let to_go = record.volumes.iter().filter(|there| there.delete_on_termination);
     to_go.map(|there| there.volume).filter(alone).collect()
 }

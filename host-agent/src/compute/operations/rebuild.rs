@@ -5,6 +5,7 @@ use ostler_protocol::rpc::hardware::Hardware;
 use super::prelude::*;
 use super::sample;
 use crate::compute::admission::{hardware, image, size};
+use crate::compute::record::own_devices;
 use crate::journal::records::Source;
 
 pub(in crate::compute) const LEGAL: Legal = Legal::new(
@@ -46,6 +47,10 @@ pub(super) fn ask(
         let mut hardware = hardware::admit(&image.properties, &record.options, gate)?;
         // A TPM stays with its instance: libvirt removes its state only with a domain that has one.
         hardware.tpm = hardware.tpm.or(record.hardware.tpm);
+        match on_volume {
+            true => hardware.disk_bus = record.hardware.disk_bus,
+            false => leaves_volumes(record, &hardware)?,
+        }
         let config_drive = record.config_drive.is_some();
         Ok(Rebuild { from, hardware: Some(hardware), config_drive, on_volume }.into())
     })
@@ -75,6 +80,22 @@ fn fits_disk(record: &InstanceRecord, from: &Source) -> Result<(), Refusal> {
     Err(Refusal::new(Reason::InvalidParams, text)
         .about("parameter image")
         .next("resize the instance first, or choose another image"))
+}
+
+/// Whether the instance's own disks, on the bus of the new hardware, are where no volume is.
+fn leaves_volumes(record: &InstanceRecord, hardware: &Hardware) -> Result<(), Refusal> {
+    let own = own_devices(hardware.disk_bus);
+    let Some(there) = record.volumes.iter().find(|there| own.contains(&there.device)) else {
+        return Ok(());
+    };
+    let text = format!(
+        "conflict: the image wants the instance's own disks on another bus, and volume {} is {} there",
+        there.volume, there.device
+    );
+    Err(Refusal::new(Reason::Conflict, text)
+        .about("parameter image")
+        .next("detach the volume first, or choose an image with the same hw_disk_bus")
+        .by(Action::InstanceDetachVolume))
 }
 
 pub(super) fn samples() -> Vec<Change> {

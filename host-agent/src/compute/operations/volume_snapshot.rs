@@ -38,6 +38,15 @@ pub(super) fn ask(
                 .about("parameter name")
                 .next("choose another name, or delete the snapshot"));
         }
+        if record.multiattach {
+            let text = format!(
+                "conflict: volume {} is for several instances, and a snapshot would leave a qcow2 \
+                 layer on it",
+                record.name
+            );
+            return Err(Refusal::new(Reason::Conflict, text)
+                .next("copy it while nobody has it: volume clone"));
+        }
         Ok(VolumeSnapshot { volume: id, name, attached: instance.is_some() }.into())
     })
 }
@@ -70,7 +79,9 @@ impl Describe for VolumeSnapshot {
     ) -> Vec<VolumeEntry> {
         changed(known, self.volume, |record| {
             record.fault = why.cloned();
-            if outcome == State::Succeeded {
+            // One that could not be taken back is there, for somebody to delete.
+            let there = matches!(outcome, State::Succeeded | State::Failed);
+            if there && record.snapshots.iter().all(|snapshot| snapshot.name != self.name) {
                 let (name, size, created) = (self.name.clone(), record.size, Timestamp::now());
                 record.snapshots.push(volume::Snapshot { name, size, created });
             }

@@ -56,8 +56,12 @@ pub(in crate::compute) struct Known {
     pub(in crate::compute) shared_pools: Vec<Name>,
     /// In what volumes differ from what the agent made, in words.
     pub(in crate::compute) volume_drift: HashMap<VolumeId, String>,
-    /// Whether there are instances in the journal that cannot be read: what they need is not known.
+    /// Whether there are instances in the journal that cannot be read: their domains are no
+    /// orphans.
     pub(in crate::compute) unread: bool,
+    /// Whether there are instances or volumes in the journal that cannot be read: what they need is
+    /// not known.
+    pub(in crate::compute) unread_needs: bool,
     /// Domains of this node that the journal does not know.
     pub(in crate::compute) orphans: Vec<String>,
     /// The operations that are not over.
@@ -153,28 +157,20 @@ impl Known {
         live.find(|o| o.change.volumes().contains(&id) && !is_over(o)).cloned()
     }
 
+    /// Whether an operation on something else than `subject` works on a volume, or reads it.
+    pub(in crate::compute) fn is_at_volume(&self, id: VolumeId, but: &Subject) -> bool {
+        let is_over = |o: &LiveOperation| o.now.borrow().state.is_over();
+        let at = |o: &LiveOperation| o.change.volumes().contains(&id) && !is_over(o);
+        self.live.values().any(|o| o.subject != *but && at(o))
+    }
+
     /// The instances that have a volume, or are being given it.
     pub(in crate::compute) fn users_of(
         &self,
         id: VolumeId,
     ) -> Vec<(&InstanceRecord, &AttachmentRecord)> {
         let has = |attachment: &&AttachmentRecord| attachment.volume == id;
-        // One whose boot was undone has nothing.
-        let has_some = |i: &&InstanceRecord| match i.vm_state {
-            VmState::Deleted => false,
-            VmState::Building => true,
-            VmState::Active
-            | VmState::Paused
-            | VmState::Suspended
-            | VmState::Stopped
-            | VmState::Rescued
-            | VmState::Resized
-            | VmState::Shelved
-            | VmState::ShelvedOffloaded
-            | VmState::SoftDeleted
-            | VmState::Error => i.built,
-        };
-        let there = self.instances.values().filter(has_some);
+        let there = self.instances.values().filter(|i| i.vm_state != VmState::Deleted);
         there.filter_map(|i| Some((i, i.volumes.iter().find(has)?))).collect()
     }
 
@@ -227,7 +223,7 @@ impl Known {
     ) -> bool {
         let is_it =
             |image: &ImageRecord| image.format == format && image.sha256.as_ref() == Some(sha256);
-        let named = self.unread || self.images.values().any(is_it);
+        let named = self.unread_needs || self.images.values().any(is_it);
         let instance = |record: &InstanceRecord| record.needs(sha256, format);
         let volume = |volume: &VolumeRecord| {
             volume.base.as_ref().is_some_and(|b| b.format == format && b.sha256 == *sha256)

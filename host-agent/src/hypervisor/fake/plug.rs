@@ -1,12 +1,18 @@
 //! Disks of the fake's domains. Guests let go at once, unless told to refuse or to say nothing.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
 use ostler_protocol::rpc::volume::Qos;
 
 use super::{Call, Fake};
 use crate::hypervisor::plug::{LiveDisk, Plug};
-use crate::hypervisor::spec::Disk;
+use crate::hypervisor::spec::{Disk, DiskFormat, DiskSource};
 use crate::hypervisor::{Change, Error, HypervisorEvent};
+
+/// Where a qcow2's header has the size of the disk.
+const QCOW2_SIZE_AT: u64 = 24;
 
 /// What a guest does that is asked to let go of a disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,6 +46,16 @@ impl Fake {
     pub fn live_disks(&self, id: InstanceId) -> Vec<Disk> {
         self.world().domains.get(&id).map(|domain| domain.disks.clone()).unwrap_or_default()
     }
+}
+
+/// What QEMU does to the file of a disk that it makes so large.
+fn resize(disk: &Disk, size: Bytes) {
+    let DiskSource::File(path) = &disk.source else { return };
+    let Ok(file) = OpenOptions::new().write(true).open(path) else { return };
+    let _ = match disk.format {
+        DiskFormat::Raw => file.set_len(size.0),
+        DiskFormat::Qcow2 => file.write_all_at(&size.0.to_be_bytes(), QCOW2_SIZE_AT),
+    };
 }
 
 impl Plug for Fake {
@@ -97,9 +113,15 @@ impl Plug for Fake {
         .await
     }
 
-    async fn resize_disk(&self, id: InstanceId, _: &str, _: Bytes) -> Result<(), Error> {
-        self.call(Call::ResizeDisk, Some(id), |world| world.running(Call::ResizeDisk, id).map(drop))
-            .await
+    async fn resize_disk(&self, id: InstanceId, device: &str, size: Bytes) -> Result<(), Error> {
+        self.call(Call::ResizeDisk, Some(id), |world| {
+            let domain = world.running(Call::ResizeDisk, id)?;
+            if let Some(disk) = domain.disks.iter().find(|disk| disk.device() == device) {
+                resize(disk, size);
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn limit_disk(&self, id: InstanceId, device: &str, limits: &Qos) -> Result<(), Error> {

@@ -67,10 +67,18 @@ impl<O: Outside> Engine<O> {
         Ok(())
     }
 
-    /// Leave nothing of a volume that is kept elsewhere: neither does a secret stay of one that is
-    /// not known any more.
-    pub(super) async fn disconnect_elsewhere(&self, volume: VolumeId) -> Result<(), StepError> {
-        for kind in [SecretKind::Iscsi, SecretKind::Ceph] {
+    /// Leave nothing of a volume that is kept elsewhere: of one that is not known any more, no
+    /// secret that it may have had.
+    pub(super) async fn disconnect_elsewhere(
+        &self,
+        volume: VolumeId,
+        known: Option<&ConnectionRecord>,
+    ) -> Result<(), StepError> {
+        let kinds = match known {
+            Some(connection) => own_secret(connection).into_iter().collect(),
+            None => vec![SecretKind::Iscsi, SecretKind::Ceph],
+        };
+        for kind in kinds {
             self.node.hypervisor.forget_secret(kind, &secret_name(volume)).await?;
         }
         Ok(())

@@ -158,6 +158,7 @@ impl<O: Outside> Engine<O> {
             Step::WriteMetadata => self.write_metadata(&self.record_of(operation)?).await,
             Step::CreateVolume => self.drop_new_volume(operation, planned).await,
             Step::LimitVolume => self.limit_volume(operation, planned, Limits::Old).await,
+            Step::ExtendVolume => self.note_true_size(operation, planned).await,
             Step::ConnectVolume => self.unconnect_volume(operation, planned).await,
             Step::PlugVolume => {
                 self.unplug_volume(operation, planned, &CancellationToken::new()).await
@@ -192,7 +193,6 @@ impl<O: Outside> Engine<O> {
             | Step::SetPassword
             | Step::RemoveImage
             | Step::DisconnectVolume
-            | Step::ExtendVolume
             | Step::RevertVolume
             | Step::DropVolumeSnapshot
             | Step::DeleteVolume => Ok(()),

@@ -163,6 +163,10 @@ impl<O: Outside> Engine<O> {
             Some(Step::PowerOff) if !operation.change.can_undo() => {
                 "libvirt was told to switch it off already"
             }
+            Some(Step::UnplugVolume) => {
+                let asked = ": the guest was asked to let go of the volume already, and may still";
+                return Err(fault(asked));
+            }
             Some(_) | None => return Err(fault("")),
         };
         let id = match operation.subject {

@@ -166,7 +166,7 @@ impl<O: Outside> Engine<O> {
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
         match record.connection {
-            Some(_) => self.disconnect_elsewhere(record.id).await,
+            Some(connection) => self.disconnect_elsewhere(record.id, Some(&connection)).await,
             None => Ok(()),
         }
     }
@@ -285,11 +285,11 @@ impl<O: Outside> Engine<O> {
     ) -> Result<(), StepError> {
         let record = match (self.volume_of(operation, planned), planned.volume()) {
             // It was never attached after all: what was begun is taken back.
-            (Err(_), Some(volume)) => return self.disconnect_elsewhere(volume).await,
+            (Err(_), Some(volume)) => return self.disconnect_elsewhere(volume, None).await,
             (record, _) => record?,
         };
-        if record.connection.is_some() {
-            return self.disconnect_elsewhere(record.id).await;
+        if let Some(connection) = &record.connection {
+            return self.disconnect_elsewhere(record.id, Some(connection)).await;
         }
         let others = {
             let known = self.registry.lock();
@@ -321,12 +321,29 @@ impl<O: Outside> Engine<O> {
         if let Some((id, attachment)) = self.holder_of(operation, record.id)
             && !is_off(self.power_of(id).await?)
         {
-            self.node.hypervisor.resize_disk(id, &attachment.device, size).await?;
+            // Never shorter: an earlier try may have made it larger than is on record.
+            if self.node.volumes.open(&place).await?.size < size {
+                self.node.hypervisor.resize_disk(id, &attachment.device, size).await?;
+            }
             self.node.volumes.note_size(&place, size).await?;
             return Ok(());
         }
         self.node.volumes.extend(&place, size).await?;
         Ok(())
+    }
+
+    /// A volume that was not extended, as far as anybody knows: have on record what it has.
+    pub(super) async fn note_true_size(
+        &self,
+        operation: &LiveOperation,
+        planned: &Planned,
+    ) -> Result<(), StepError> {
+        let record = self.volume_of(operation, planned)?;
+        let size = self.node.volumes.open(&place(&record)?).await?.size;
+        if size <= record.size {
+            return Ok(());
+        }
+        self.note_volume(record.id, |volume| volume.size = size).await
     }
 
     /// Hold a running guest to a volume's limits: those it shall have, or those it has.

@@ -11,7 +11,8 @@ use crate::hypervisor::VirtType;
 use crate::hypervisor::adjust::VNC_PASSWORD_MAX;
 use crate::hypervisor::spec::{
     AgentChannel, Boot, CpuMode, Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskSource,
-    DomainSpec, Firmware, Machine, Nic, OnCrash, SecureBoot, Sharing, Tpm, WatchdogAction,
+    DiskTarget, DomainSpec, Firmware, Machine, Nic, OnCrash, SecureBoot, Sharing, Tpm,
+    WatchdogAction,
 };
 
 /// The standard guest agent's channel, which libvirt itself serves.
@@ -278,6 +279,9 @@ fn disk(list: &mut Document, disk: &Disk) {
             DiskBus::Sata => "sata",
         };
         element.leaf("target", &[("dev", &disk.device()), ("bus", bus)]);
+        if disk.bus == DiskBus::Scsi {
+            drive(element, disk.target);
+        }
         if !disk.limits.is_empty() {
             element.within("iotune", &[], |limits| {
                 for (limit, most) in &disk.limits {
@@ -300,6 +304,25 @@ fn disk(list: &mut Document, disk: &Disk) {
     });
 }
 
+/// As many targets has QEMU's virtio-scsi.
+const SCSI_TARGETS: u16 = 256;
+
+/// Where a SCSI disk is plugged in: a target for each, all on the one controller there is. libvirt
+/// by itself adds controllers, of a kind that guests have no driver for.
+fn drive(list: &mut Document, DiskTarget(n): DiskTarget) {
+    let (target, unit) = ((n % SCSI_TARGETS).to_string(), (n / SCSI_TARGETS).to_string());
+    list.leaf(
+        "address",
+        &[
+            ("type", "drive"),
+            ("controller", "0"),
+            ("bus", "0"),
+            ("target", &target),
+            ("unit", &unit),
+        ],
+    );
+}
+
 /// One disk, as it is plugged into a running domain.
 pub(in super::super) fn disk_alone(target: &Disk) -> Result<String, XmlError> {
     let mut document = Document::new();
@@ -307,8 +330,7 @@ pub(in super::super) fn disk_alone(target: &Disk) -> Result<String, XmlError> {
     document.finish()
 }
 
-/// What SCSI disks are plugged into. libvirt would add one of its own, of a kind that guests have
-/// no driver for.
+/// What SCSI disks are plugged into.
 pub(in super::super) fn scsi_controller() -> Result<String, XmlError> {
     let mut document = Document::new();
     scsi(&mut document);
@@ -364,7 +386,7 @@ mod tests {
 
     use super::super::read::parse;
     use super::*;
-    use crate::hypervisor::spec::{DiskFormat, DiskTarget, Vnc, sample};
+    use crate::hypervisor::spec::{DiskFormat, Vnc, sample};
 
     fn full() -> DomainSpec {
         let mut spec = sample();
