@@ -9,6 +9,7 @@
 //!    ├── load             the same while many guests boot   against an echo behind a queue
 //!    ├── isolation ── trouble   others, with one stuck     against the same without
 //!    ├── operations       each operation                   against libvirt's own calls
+//!    ├── storage          images and volumes               against curl, qemu-img, virsh
 //!    ├── many             a thousand instances             against libvirt's answers, an echo
 //!    ├── journal          a commit                         against a bare write
 //!    ├── trips            guest-ping over Ostler's port    against libvirt's path, qemu-ga
@@ -43,6 +44,7 @@ mod report;
 mod settings;
 mod stand;
 mod starts;
+mod storage;
 mod trips;
 mod trouble;
 
@@ -91,8 +93,18 @@ async fn run() -> Result<ExitCode> {
 }
 
 /// What needs libvirt and a broker.
-const SECTIONS: [&str; 9] =
-    ["starts", "reads", "trips", "boot", "operations", "isolation", "load", "many", "memory"];
+const SECTIONS: [&str; 10] = [
+    "starts",
+    "reads",
+    "trips",
+    "boot",
+    "operations",
+    "storage",
+    "isolation",
+    "load",
+    "many",
+    "memory",
+];
 
 async fn on_a_node(settings: Settings, report: &mut Report) -> Result<()> {
     tell("starting libvirt and a broker, baking the guest");
@@ -103,6 +115,7 @@ async fn on_a_node(settings: Settings, report: &mut Report) -> Result<()> {
     section("trips", settings, report, async || trips::measure(&lab).await).await?;
     section("boot", settings, report, async || boot::measure(&lab).await).await?;
     section("operations", settings, report, async || operations::measure(&lab).await).await?;
+    section("storage", settings, report, async || storage::measure(&lab).await).await?;
     section("isolation", settings, report, async || isolation::measure(&lab).await).await?;
     section("load", settings, report, async || load::measure(&lab).await).await?;
     section("many", settings, report, async || many::measure(&lab).await).await?;

@@ -79,10 +79,14 @@ impl Ground {
 
 /// A file system in memory, unmounted when dropped.
 #[derive(Debug)]
-struct Mount(PathBuf);
+pub struct Mount(PathBuf);
 
 impl Mount {
-    fn of_size(folder: &Path, size: u64) -> Result<Self> {
+    /// Mount one of this size, bytes, on a folder that is there.
+    ///
+    /// # Errors
+    /// If it cannot be mounted.
+    pub fn of_size(folder: &Path, size: u64) -> Result<Self> {
         let told = format!("size={size},mode=0711");
         let mut mount = command("mount");
         mount.args(["-t", "tmpfs", "-o", &told, "ostler"]).arg(folder);

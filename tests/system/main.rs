@@ -43,3 +43,4 @@ mod service;
 mod strangers;
 mod volumes;
 mod volumes_connected;
+mod volumes_pools;

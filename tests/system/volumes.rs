@@ -244,3 +244,45 @@ async fn a_guest_on_a_volume_keeps_its_system_through_all_operations() {
     node.delete(&heir).await;
     assert!(!folder(&node, &volume).exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_has_a_volume_as_it_was_asked_for() {
+    need_root!();
+    let mut node = Node::start().await;
+    let id = node.boot("modes", Mode::Ostler).await;
+    let mut volumes = Vec::new();
+    // The last has a place of which libvirt would put it on a controller of its own.
+    for (device, io) in [("sdb", "io_uring"), ("sdc", "threads"), ("sdzz", "native")] {
+        let volume = empty(&mut node, "raw").await;
+        let how = json!({"bus": "scsi", "device": device, "io": io, "cache": "none",
+                         "discard": "ignore", "boot_index": volumes.len() + 1});
+        let params = json!({"id": id, "volume": volume, "how": how});
+        node.done("instance.attach_volume", params).await;
+        volumes.push(volume);
+    }
+    let taken = json!({"id": id, "volume": empty(&mut node, "raw").await,
+                       "how": {"boot_index": 2}});
+    let (reason, text) = node.refused("instance.attach_volume", taken).await;
+    assert_eq!((reason.as_str(), text.contains(&volumes[1])), ("conflict", true), "{text}");
+    node.until_shell(&id, "ls -d /sys/block/sd* | wc -l", "3").await;
+    for live in [true, false] {
+        let domain = format!("ostler-{id}");
+        let inactive: &[&str] = if live { &[] } else { &["--inactive"] };
+        let xml = virsh(&[&["dumpxml", &domain], inactive].concat()).await;
+        for said in [
+            "cache='none' io='io_uring' discard='ignore'",
+            "cache='none' io='threads' discard='ignore'",
+            "cache='none' io='native' discard='ignore'",
+            "<boot order='2'/>",
+            "<boot order='4'/>",
+        ] {
+            assert!(xml.contains(said), "{said} is not in {xml}");
+        }
+        assert_eq!(xml.matches("<controller type='scsi'").count(), 1, "{xml}");
+    }
+    node.done("instance.reboot", json!({"id": id, "manner": "hard"})).await;
+    node.until_shell(&id, "ls -d /sys/block/sd* | wc -l", "3").await;
+    node.done("instance.detach_volume", json!({"id": id, "volume": volumes[1]})).await;
+    node.until_shell(&id, "ls -d /sys/block/sd* | wc -l", "2").await;
+    node.delete(&id).await;
+}

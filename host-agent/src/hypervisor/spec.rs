@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use ostler_protocol::rpc::hardware::{TpmModel, VifModel};
 use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress};
-use ostler_protocol::rpc::volume::Qos;
+use ostler_protocol::rpc::volume::{Io, Qos};
 
 use super::VirtType;
 pub use network::{DiskAuth, DiskHost, DiskProtocol, NetworkDisk, SecretKind, SecretName};
@@ -219,6 +219,10 @@ pub struct Disk {
     pub cache: DiskCache,
     /// What a guest's discard does.
     pub discard: Discard,
+    /// How QEMU reads and writes it; as it likes if none.
+    pub io: Option<Io>,
+    /// Its turn when the firmware looks for a system, from 1; it is not tried if none.
+    pub boot_order: Option<u8>,
 }
 
 impl Disk {

@@ -227,6 +227,12 @@ pub struct AttachmentRecord {
     /// What becomes of the guest's discards.
     #[serde(default)]
     pub discard: Option<volume::Discard>,
+    /// How QEMU reads and writes it; chosen at each start if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io: Option<volume::Io>,
+    /// Its turn when the firmware looks for a system, after the root disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_index: Option<u8>,
 }
 
 /// A volume.

@@ -73,6 +73,8 @@ pub(super) fn overlay(place: &Path, random_mib: usize) -> Disk {
         access: DiskAccess::ReadWrite,
         cache: DiskCache::Writeback,
         discard: Discard::Unmap,
+        io: None,
+        boot_order: None,
     }
 }
 

@@ -339,6 +339,8 @@ fn disks() -> Vec<ostler_host_agent::hypervisor::spec::Disk> {
         access,
         cache: DiskCache::None,
         discard: Discard::Unmap,
+        io: None,
+        boot_order: None,
     };
     vec![
         disk(0, DiskSource::File(PathBuf::from("/x/a b.qcow2")), DiskAccess::ReadWrite),

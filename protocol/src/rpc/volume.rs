@@ -408,6 +408,14 @@ pub struct How {
     /// Whether what the guest discards frees room in the pool; it does, if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discard: Option<Discard>,
+    /// How QEMU reads and writes it; `native` for a block device that is not cached, else `threads`,
+    /// if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io: Option<Io>,
+    /// Its turn when the firmware looks for a system, from 1: the root disk has 0, which is the
+    /// first. It is not tried if absent. nova's `boot_index`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_index: Option<u8>,
 }
 
 impl How {
@@ -445,6 +453,18 @@ pub enum Discard {
     Unmap,
     /// Nothing.
     Ignore,
+}
+
+/// How QEMU reads and writes a disk. The words are libvirt's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Io {
+    /// In threads of its own.
+    Threads,
+    /// By Linux's asynchronous calls; only what is not cached.
+    Native,
+    /// By io_uring.
+    IoUring,
 }
 
 /// Parameters of `instance.detach_volume`.

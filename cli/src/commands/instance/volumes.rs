@@ -10,7 +10,7 @@ use ostler_protocol::rpc::method::{
     InstanceAttachVolume, InstanceDetachVolume, InstanceListVolumes,
 };
 use ostler_protocol::rpc::volume::{
-    Attach, AttachedVolume, Bus, Cache, Connection, Detach, Discard, How,
+    Attach, AttachedVolume, Bus, Cache, Connection, Detach, Discard, How, Io,
 };
 use zeroize::Zeroizing;
 
@@ -92,6 +92,13 @@ pub(crate) struct HowArgs {
     /// What the guest's discards do; default: unmap
     #[arg(long, value_enum)]
     discard: Option<DiscardWord>,
+    /// How QEMU reads and writes it; default: native for a block device that is not cached, else
+    /// threads
+    #[arg(long, value_enum)]
+    io: Option<IoWord>,
+    /// Its turn when the firmware looks for a system; the root disk has 0, the first
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=99))]
+    boot_index: Option<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -118,6 +125,17 @@ enum DiscardWord {
     Ignore,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum IoWord {
+    /// In threads of its own
+    Threads,
+    /// By Linux's asynchronous calls; only what is not cached
+    Native,
+    /// By io_uring
+    #[value(name = "io_uring")]
+    IoUring,
+}
+
 impl HowArgs {
     fn how(self) -> How {
         How {
@@ -136,6 +154,12 @@ impl HowArgs {
                 DiscardWord::Unmap => Discard::Unmap,
                 DiscardWord::Ignore => Discard::Ignore,
             }),
+            io: self.io.map(|io| match io {
+                IoWord::Threads => Io::Threads,
+                IoWord::Native => Io::Native,
+                IoWord::IoUring => Io::IoUring,
+            }),
+            boot_index: self.boot_index,
         }
     }
 }

@@ -152,6 +152,8 @@ fn attachment(volume: VolumeId, boot: &Boot) -> AttachmentRecord {
         delete_on_termination: boot.delete_on_termination,
         cache: None,
         discard: None,
+        io: None,
+        boot_index: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ostler_protocol::rpc::values::VolumeId;
 use ostler_protocol::rpc::volume::connection::AccessMode;
-use ostler_protocol::rpc::volume::{self, Bus, Connection, How};
+use ostler_protocol::rpc::volume::{self, Bus, Cache, Connection, How, Io};
 
 use super::prelude::*;
 use super::sample;
@@ -19,6 +19,9 @@ pub(in crate::compute) const LEGAL: Legal =
 
 /// How long a guest may take to let go, milliseconds, unless told.
 pub(super) const PATIENCE: u32 = 60_000;
+
+/// The last turn a volume has at the boot.
+const BOOT_INDEX_MAX: u8 = 99;
 
 /// The most volumes one instance has.
 const VOLUMES_MAX: usize = 64;
@@ -139,7 +142,25 @@ pub(super) fn attachment(
     volume: VolumeId,
     how: How,
 ) -> Result<AttachmentRecord, Refusal> {
-    let How { bus, device: asked, read_only, delete_on_termination, cache, discard } = how;
+    let How {
+        bus,
+        device: asked,
+        read_only,
+        delete_on_termination,
+        cache,
+        discard,
+        io,
+        boot_index,
+    } = how;
+    if io == Some(Io::Native) && cache == Some(Cache::Writeback) {
+        let text = "`native` is for what is not cached";
+        return Err(Refusal::new(Reason::InvalidParams, text)
+            .about("parameter how.io")
+            .next("leave out the cache, or the io"));
+    }
+    if let Some(index) = boot_index {
+        turn(instance, index)?;
+    }
     let bus = bus.unwrap_or(match asked.as_deref() {
         Some(device) if device.starts_with("sd") => Bus::Scsi,
         Some(_) | None => Bus::Virtio,
@@ -174,7 +195,24 @@ pub(super) fn attachment(
         delete_on_termination,
         cache,
         discard,
+        io,
+        boot_index,
     })
+}
+
+/// Whether the turn of a disk at the boot is one, and nobody else's.
+fn turn(instance: &InstanceRecord, index: u8) -> Result<(), Refusal> {
+    let wrong = |reason, text| Err(Refusal::new(reason, text).about("parameter how.boot_index"));
+    if !(1..=BOOT_INDEX_MAX).contains(&index) {
+        let text = format!("a boot index is 1 to {BOOT_INDEX_MAX}: 0 is the root disk");
+        return wrong(Reason::InvalidParams, text);
+    }
+    match instance.volumes.iter().find(|there| there.boot_index == Some(index)) {
+        None => Ok(()),
+        Some(there) => {
+            wrong(Reason::Conflict, format!("conflict: volume {} has {index}", there.volume))
+        }
+    }
 }
 
 pub(super) fn samples() -> Vec<Change> {

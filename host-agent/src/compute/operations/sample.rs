@@ -48,6 +48,8 @@ pub(super) fn attachment() -> AttachmentRecord {
         delete_on_termination: false,
         cache: None,
         discard: None,
+        io: None,
+        boot_index: None,
     }
 }
 

@@ -3,17 +3,21 @@
 //! on by themselves when there is room; why they stand still is libvirt's to tell, so that
 //! outlives the agent.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ostler_protocol::rpc::instance::{StallReason, TaskState};
 use ostler_protocol::rpc::operation::Kind;
-use ostler_protocol::rpc::values::{Bytes, InstanceId};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Name};
 
 use super::Watch;
 use crate::compute::operations::unpause::Unpause;
 use crate::compute::outside::Outside;
+use crate::compute::registry::Known;
 use crate::compute::stalled::{reason, runs};
 use crate::hypervisor::Hypervisor;
+use crate::journal::records::InstanceRecord;
+use crate::volume::Volumes;
 
 /// How often it is seen whether there is room, while an instance waits for it.
 pub(super) const LOOK: Duration = Duration::from_secs(10);
@@ -27,13 +31,15 @@ impl<O: Outside> Watch<O> {
         if !self.registry.settings().resume_when_room {
             return;
         }
-        let waiting: Vec<(InstanceId, Option<u64>)> = {
+        let waiting: Vec<(InstanceId, Option<u64>, BTreeSet<Name>)> = {
             let registry = self.registry.lock();
-            let waits = |id| registry.instances.get(id).is_some_and(runs);
             let stalled = registry.observed.iter().filter(|(_, seen)| seen.stall.is_some());
             stalled
-                .filter(|(id, _)| waits(id))
-                .map(|(id, _)| (*id, registry.sightings.get(id).copied()))
+                .filter_map(|(id, _)| {
+                    let record = registry.instances.get(id).filter(|record| runs(record))?;
+                    let seen = registry.sightings.get(id).copied();
+                    Some((*id, seen, other_pools(record, &registry)))
+                })
                 .collect()
         };
         if waiting.is_empty() {
@@ -47,7 +53,10 @@ impl<O: Outside> Watch<O> {
                 return;
             }
         }
-        for (id, before) in waiting {
+        for (id, before, pools) in waiting {
+            if !self.is_room_in(&pools).await {
+                continue;
+            }
             // As it is now: somebody may have had it go on, and stop, since.
             let Ok(now) = self.node.hypervisor.state(id).await else { continue };
             self.engine.power_found(id, now, before).await;
@@ -61,4 +70,26 @@ impl<O: Outside> Watch<O> {
             }
         }
     }
+
+    /// Whether there is room in all these pools: which of them was full is not known.
+    async fn is_room_in(&self, pools: &BTreeSet<Name>) -> bool {
+        for pool in pools {
+            match self.node.volumes.room(pool).await {
+                Ok(space) if space.free >= ROOM.min(Bytes(space.total.0 / 10)) => {}
+                Ok(_) => return false,
+                Err(error) => {
+                    tracing::warn!(%pool, %error, "cannot check the free space in a pool");
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// The pools of an instance's volumes that have room of their own.
+fn other_pools(record: &InstanceRecord, known: &Known) -> BTreeSet<Name> {
+    let volumes = record.volumes.iter().filter_map(|there| known.volumes.get(&there.volume));
+    let pools = volumes.filter_map(|volume| volume.pool.clone());
+    pools.filter(|pool| !known.shared_pools.contains(pool)).collect()
 }

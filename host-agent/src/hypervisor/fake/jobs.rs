@@ -237,6 +237,8 @@ mod tests {
             access: DiskAccess::ReadWrite,
             cache: DiskCache::None,
             discard: Discard::Ignore,
+            io: None,
+            boot_order: None,
         });
         fake.define(&spec).await.unwrap();
         fake.start(spec.id()).await.unwrap();

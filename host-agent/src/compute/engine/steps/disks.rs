@@ -36,6 +36,8 @@ pub(super) fn of(
         limits: Default::default(),
         cache: DiskCache::Writeback,
         discard: Discard::Unmap,
+        io: None,
+        boot_order: None,
     };
     let rescue = record.rescue.as_ref().map(|_| own(files.rescue, RESCUE_SERIAL));
     let root = root_volume.unwrap_or_else(|| own(files.root, &root_serial(record.id)));
@@ -46,6 +48,9 @@ pub(super) fn of(
     let places: Vec<_> = (ROOT_DISK.0..=u16::MAX).map(DiskTarget).filter(is_free).take(2).collect();
     let first = rescue.into_iter().chain([root]).zip(places);
     let mut disks: Vec<Disk> = first.map(|(disk, target)| Disk { bus, target, ..disk }).collect();
+    if let Some(boots) = disks.first_mut() {
+        boots.boot_order = Some(1);
+    }
     disks.extend(record.config_drive.as_ref().map(|_| Disk {
         format: DiskFormat::Raw,
         target: config_drive,

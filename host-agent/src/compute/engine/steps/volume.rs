@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::operation::{Outcome, Subject};
 use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, VolumeId};
-use ostler_protocol::rpc::volume::{Bus, Cache, Discard as Discards, Format, Source};
+use ostler_protocol::rpc::volume::{Bus, Cache, Discard as Discards, Format, Io, Source};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -481,6 +481,13 @@ impl<O: Outside> Engine<O> {
             Bus::Scsi => DiskBus::Scsi,
         };
         let target = DiskTarget::named(&attachment.device, bus);
+        let cache = match attachment.cache {
+            // What several write to is in nobody's cache.
+            None if direct || volume.multiattach => DiskCache::None,
+            None | Some(Cache::Writeback) => DiskCache::Writeback,
+            Some(Cache::None) => DiskCache::None,
+        };
+        let is_block = matches!(source, DiskSource::Block(_));
         Ok(Disk {
             source,
             format,
@@ -497,16 +504,17 @@ impl<O: Outside> Engine<O> {
                 true => Sharing::Shared,
                 false => Sharing::Exclusive,
             },
-            cache: match attachment.cache {
-                // What several write to is in nobody's cache.
-                None if direct || volume.multiattach => DiskCache::None,
-                None | Some(Cache::Writeback) => DiskCache::Writeback,
-                Some(Cache::None) => DiskCache::None,
-            },
+            cache,
             discard: match attachment.discard {
                 None | Some(Discards::Unmap) => Discard::Unmap,
                 Some(Discards::Ignore) => Discard::Ignore,
             },
+            io: attachment.io.or(match (is_block, cache) {
+                // What has no holes never has such a call wait for room.
+                (true, DiskCache::None) => Some(Io::Native),
+                (true | false, _) => None,
+            }),
+            boot_order: attachment.boot_index.map(|index| index.saturating_add(1)),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use ostler_protocol::rpc::hardware::VifModel;
 use ostler_protocol::rpc::values::{Bytes, Secret, Timestamp};
+use ostler_protocol::rpc::volume::Io;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -114,7 +115,8 @@ fn os(domain: &mut Document, spec: &DomainSpec) {
             os.text("nvram", &[], path);
         }
         match &spec.boot {
-            Boot::Disk => os.leaf("boot", &[("dev", "hd")]),
+            // Each disk says when its turn is.
+            Boot::Disk => {}
             Boot::Kernel { kernel, initrd, cmdline } => {
                 let path = os.path(kernel);
                 os.text("kernel", &[], path);
@@ -258,10 +260,14 @@ fn disk(list: &mut Document, disk: &Disk) {
             Discard::Unmap => "unmap",
             Discard::Ignore => "ignore",
         };
-        element.leaf(
-            "driver",
-            &[("name", "qemu"), ("type", format), ("cache", cache), ("discard", discard)],
-        );
+        let io = disk.io.map(|io| match io {
+            Io::Threads => "threads",
+            Io::Native => "native",
+            Io::IoUring => "io_uring",
+        });
+        let driver = [("name", "qemu"), ("type", format), ("cache", cache), ("discard", discard)];
+        let driver: Vec<_> = driver.into_iter().chain(io.map(|io| ("io", io))).collect();
+        element.leaf("driver", &driver);
         match &disk.source {
             DiskSource::File(path) => {
                 let path = element.path(path);
@@ -279,6 +285,9 @@ fn disk(list: &mut Document, disk: &Disk) {
             DiskBus::Sata => "sata",
         };
         element.leaf("target", &[("dev", &disk.device()), ("bus", bus)]);
+        if let Some(order) = disk.boot_order {
+            element.leaf("boot", &[("order", &order.to_string())]);
+        }
         if disk.bus == DiskBus::Scsi {
             drive(element, disk.target);
         }
@@ -420,6 +429,8 @@ mod tests {
                 limits: Default::default(),
                 cache: DiskCache::None,
                 discard: Discard::Unmap,
+                io: None,
+                boot_order: Some(1),
             },
             Disk {
                 source: DiskSource::Block(PathBuf::from("/dev/vg/config")),
@@ -433,6 +444,8 @@ mod tests {
                 limits: [(Limit::TotalIops, 500)].into(),
                 cache: DiskCache::Writeback,
                 discard: Discard::Ignore,
+                io: Some(Io::IoUring),
+                boot_order: None,
             },
         ];
         spec.nics = vec![Nic {
