@@ -230,9 +230,9 @@ async fn pools(settings: &Settings) -> Result<Pools, VolumeError> {
         let (name, path) = (pool.name.clone(), &pool.path);
         let keep_free = settings.admission.disk_reserve;
         pools.push(match pool.driver {
-            Driver::Directory => {
-                volume::Directory::open(name, path, pool.format, pool.is_shared, keep_free).await?
-            }
+            Driver::Directory => volume::Pool::Directory(
+                volume::Directory::open(name, path, pool.format, pool.is_shared, keep_free).await?,
+            ),
         });
     }
     Ok(Pools(pools))

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::manifest::{Below, DEEPEST, Manifest, Snapshot, file_name, word};
-use super::{Content, NewVolume, Opened, VolumeError, holders};
+use super::{At, Content, NewVolume, Opened, VolumeError, holders};
 use crate::disk::{Base, Ensured, Removed};
 use crate::durable::{self, Unfinished};
 use crate::host::{self, Space};
@@ -143,7 +143,7 @@ impl Directory {
     pub(super) async fn open_volume(&self, id: VolumeId) -> Result<Opened, VolumeError> {
         let (folder, manifest) = self.manifest(id).await?;
         let mut opened = top(&folder, &manifest);
-        let path = opened.path.clone();
+        let path = opened.path().to_owned();
         let look = move || match fs::symlink_metadata(&path) {
             Ok(meta) => Ok((meta.is_file(), is_direct(&path))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((false, false)),
@@ -154,7 +154,7 @@ impl Directory {
         match is_file {
             true => Ok(opened),
             // Through a link the guest would have any file of the node.
-            false => Err(VolumeError::Gone { id, path: opened.path }),
+            false => Err(VolumeError::Gone { id, path: opened.path().to_owned() }),
         }
     }
 
@@ -184,9 +184,11 @@ impl Directory {
         let source = match (&volume.content, from) {
             (Content::Empty, _) => None,
             (Content::Image(base), _) => Some(Source::of(base)),
-            (Content::Volume { .. }, Some(Opened { path, format, size, .. })) => {
-                Some(Source { path, format: word(format), size })
-            }
+            (Content::Volume { .. }, Some(from)) => Some(Source {
+                path: from.path().to_owned(),
+                format: word(from.format),
+                size: from.size,
+            }),
             (Content::Volume { place, .. }, None) => {
                 return Err(VolumeError::Gone { id: place.id, path: folder });
             }
@@ -306,9 +308,9 @@ impl Directory {
         if manifest.size >= size {
             return Ok(Ensured::AlreadyThere);
         }
-        let Opened { path, format, .. } = top(&folder, &manifest);
+        let opened = top(&folder, &manifest);
         self.is_free(id, &folder, &manifest).await?;
-        self.grow(&path, format, size).await?;
+        self.grow(opened.path(), opened.format, size).await?;
         self.note_size(id, size).await?;
         info!(volume = %id, %size, "volume extended");
         Ok(Ensured::Created)
@@ -494,7 +496,7 @@ impl Directory {
         let snapshot = manifest.snapshot(name).ok_or_else(no)?;
         let format = manifest.layers[&snapshot.layer].format;
         let path = folder.join(file_name(snapshot.layer, format));
-        Ok(Opened { path, format, size: snapshot.size, direct: false })
+        Ok(Opened { at: At::File(path), format, size: snapshot.size, direct: false })
     }
 
     /// Whether nobody on this node has a volume open.
@@ -537,7 +539,7 @@ fn path_of(pool: &Directory) -> PathBuf {
 fn top(folder: &Path, manifest: &Manifest) -> Opened {
     let format = manifest.layers[&manifest.top].format;
     let path = folder.join(file_name(manifest.top, format));
-    Opened { path, format, size: manifest.size, direct: false }
+    Opened { at: At::File(path), format, size: manifest.size, direct: false }
 }
 
 /// Whether the file system can read past the page cache, as some in memory cannot.

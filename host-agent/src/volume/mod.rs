@@ -22,7 +22,7 @@ mod pools;
 mod tests;
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
 use ostler_protocol::rpc::volume::Format;
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::directory::Directory;
 pub use self::error::VolumeError;
-pub use self::pools::Pools;
+pub use self::pools::{Pool, Pools};
 use crate::disk::{Base, Ensured, Removed};
 use crate::host::Space;
 
@@ -73,17 +73,35 @@ pub enum Content {
     },
 }
 
+/// What QEMU opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum At {
+    /// A file.
+    File(PathBuf),
+    /// A block device of the node.
+    Device(PathBuf),
+}
+
 /// Where QEMU finds a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
-    /// The file.
-    pub path: PathBuf,
+    /// What it opens.
+    pub at: At,
     /// Its format: as it was made, never as it looks.
     pub format: Format,
     /// The disk's size.
     pub size: Bytes,
     /// Whether it can be read past the node's page cache.
     pub direct: bool,
+}
+
+impl Opened {
+    /// Its path on the node.
+    pub fn path(&self) -> &Path {
+        match &self.at {
+            At::File(path) | At::Device(path) => path,
+        }
+    }
 }
 
 /// A pool, as it is configured.

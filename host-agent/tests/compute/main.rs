@@ -128,7 +128,7 @@ impl World {
             let (name, path) = (pool.name.clone(), &pool.path);
             let opened =
                 volume::Directory::open(name, path, pool.format, pool.is_shared, Bytes(0)).await;
-            pools.push(opened.unwrap());
+            pools.push(volume::Pool::Directory(opened.unwrap()));
         }
         Pools(pools)
     }

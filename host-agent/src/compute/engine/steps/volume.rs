@@ -25,7 +25,7 @@ use crate::hypervisor::{Change, Error, Hypervisor, HypervisorEvent, Plug};
 use crate::image::Images;
 use crate::journal::records::{AttachmentRecord, InstanceRecord, VolumeRecord};
 use crate::refusal::{Action, Reason, Refusal};
-use crate::volume::{Content, NewVolume, Opened, Place, VolumeError, Volumes};
+use crate::volume::{At, Content, NewVolume, Opened, Place, VolumeError, Volumes};
 
 /// Which of a volume's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -451,12 +451,16 @@ impl<O: Outside> Engine<O> {
             }
             None => {
                 let opened = self.node.volumes.open(&place(volume)?).await?;
-                let Opened { path, format, direct, .. } = opened;
+                let Opened { at, format, direct, .. } = opened;
                 let format = match format {
                     Format::Qcow2 => DiskFormat::Qcow2,
                     Format::Raw => DiskFormat::Raw,
                 };
-                (DiskSource::File(path), format, direct)
+                let source = match at {
+                    At::File(path) => DiskSource::File(path),
+                    At::Device(path) => DiskSource::Block(path),
+                };
+                (source, format, direct)
             }
         };
         let bus = match attachment.bus {
