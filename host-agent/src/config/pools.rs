@@ -8,23 +8,54 @@ use serde::Deserialize;
 
 use super::{Error, absolute, wrong};
 
+/// The folder below `state_dir` where pools of servers are mounted.
+const MOUNTS: &str = "mounts";
+
 /// A pool as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PoolFile {
     name: Name,
-    driver: Driver,
-    path: PathBuf,
-    #[serde(default = "usual")]
-    format: Format,
+    driver: Kind,
+    path: Option<PathBuf>,
+    source: Option<String>,
+    options: Option<String>,
+    format: Option<Format>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Directory,
+    Nfs,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::Nfs => "nfs",
+        }
+    }
 }
 
 /// What kind of pool it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Driver {
     /// A directory of the node, or one that is mounted there.
-    Directory,
+    Directory {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// A directory of an NFS server.
+    Nfs {
+        /// The export, as in `server:/path`.
+        source: String,
+        /// More options than are usual.
+        options: Option<String>,
+        /// Where it is mounted.
+        at: PathBuf,
+    },
 }
 
 /// A pool.
@@ -34,8 +65,6 @@ pub struct Pool {
     pub name: Name,
     /// What kind it is.
     pub driver: Driver,
-    /// Where it is.
-    pub path: PathBuf,
     /// How volumes are laid out in it, unless asked otherwise.
     pub format: Format,
     /// Whether its room is that of the instances' disks.
@@ -46,25 +75,157 @@ const fn usual() -> Format {
     Format::Qcow2
 }
 
+impl PoolFile {
+    fn needed<T>(&self, field: &'static str, value: Option<T>) -> Result<T, Error> {
+        let Self { name, driver, .. } = self;
+        let missing = || format!("pool {name} needs it: its driver is {}", driver.as_str());
+        value.map_or_else(|| wrong(field, missing()), Ok)
+    }
+
+    /// A field of another driver.
+    fn strange<T>(&self, field: &'static str, value: Option<&T>) -> Result<(), Error> {
+        let Self { name, driver, .. } = self;
+        match value {
+            None => Ok(()),
+            Some(_) => {
+                wrong(field, format!("pool {name} has none: its driver is {}", driver.as_str()))
+            }
+        }
+    }
+
+    fn checked(self, state_dir: &Path) -> Result<Pool, Error> {
+        let driver = match self.driver {
+            Kind::Directory => {
+                self.strange("pools.source", self.source.as_ref())?;
+                self.strange("pools.options", self.options.as_ref())?;
+                let path = self.needed("pools.path", self.path.clone())?;
+                Driver::Directory { path: absolute("pools.path", path)? }
+            }
+            Kind::Nfs => {
+                self.strange("pools.path", self.path.as_ref())?;
+                let source = self.needed("pools.source", self.source.clone())?;
+                let options = self.options.clone();
+                is_export(&source)?;
+                options.as_deref().map_or(Ok(()), are_options)?;
+                let at = state_dir.join(MOUNTS).join(self.name.as_str());
+                Driver::Nfs { source, options, at }
+            }
+        };
+        let is_shared = match &driver {
+            Driver::Directory { path } => path.starts_with(state_dir),
+            Driver::Nfs { .. } => false,
+        };
+        Ok(Pool { name: self.name, driver, format: self.format.unwrap_or(usual()), is_shared })
+    }
+}
+
+/// The kernel's list of mounts has it in these words: a slash more would make it another.
+fn is_export(source: &str) -> Result<(), Error> {
+    let plain = source.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '\\' | ','));
+    let parts = source.split_once(":/");
+    let named = parts.is_some_and(|(server, path)| {
+        !server.is_empty() && !server.starts_with(['-', '/']) && !path.ends_with('/')
+    });
+    match plain && named {
+        true => Ok(()),
+        false => wrong("pools.source", "use server:/path, without blanks, and no slash at its end"),
+    }
+}
+
+fn are_options(options: &str) -> Result<(), Error> {
+    if options.is_empty() || !options.chars().all(|c| c.is_ascii_graphic()) {
+        return wrong("pools.options", "use words with commas between them, and no blanks");
+    }
+    match options.split(',').find(|word| matches!(*word, "bg" | "remount" | "bind" | "move")) {
+        Some(word) => {
+            wrong("pools.options", format!("{word} is none of an NFS mount of the agent's"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The pools of a configuration; the one there is without any is in `state_dir`.
 pub(super) fn checked(pools: Option<Vec<PoolFile>>, state_dir: &Path) -> Result<Vec<Pool>, Error> {
     let Some(pools) = pools else {
-        let path = state_dir.join("volumes");
-        let (driver, format) = (Driver::Directory, usual());
+        let driver = Driver::Directory { path: state_dir.join("volumes") };
         let name = "default".parse().or_else(|_| wrong("pools.name", "not a name"))?;
-        return Ok(vec![Pool { name, driver, path, format, is_shared: true }]);
+        return Ok(vec![Pool { name, driver, format: usual(), is_shared: true }]);
     };
     let mut checked: Vec<Pool> = Vec::new();
-    for PoolFile { name, driver, path, format } in pools {
-        let path = absolute("pools.path", path)?;
-        if checked.iter().any(|known| known.name == name) {
+    for pool in pools {
+        let pool = pool.checked(state_dir)?;
+        let name = &pool.name;
+        if checked.iter().any(|known| known.name == *name) {
             return wrong("pools.name", format!("there are two pools called {name}"));
         }
-        if checked.iter().any(|known| known.path == path) {
-            return wrong("pools.path", format!("two pools are in {}", path.display()));
+        if let Some(other) =
+            checked.iter().find(|known| known.driver.place() == pool.driver.place())
+        {
+            let text = format!("pools {} and {name} are in the same place", other.name);
+            return wrong(pool.driver.field(), text);
         }
-        let is_shared = path.starts_with(state_dir);
-        checked.push(Pool { name, driver, path, format, is_shared });
+        checked.push(pool);
     }
     Ok(checked)
+}
+
+impl Driver {
+    /// Where its volumes are: no two pools are in one place.
+    fn place(&self) -> (&str, &Path) {
+        match self {
+            Self::Directory { path } => ("", path),
+            Self::Nfs { source, .. } => (source, Path::new("")),
+        }
+    }
+
+    fn field(&self) -> &'static str {
+        match self {
+            Self::Directory { .. } => "pools.path",
+            Self::Nfs { .. } => "pools.source",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    fn refused(text: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, format!("host = \"n\"\n[[pools]]\nname = \"p\"\n{text}\n")).unwrap();
+        crate::config::Settings::load(Some(&file)).err().map_or(String::new(), |e| e.to_string())
+    }
+
+    #[test]
+    fn a_field_that_a_driver_lacks_or_does_not_know_is_named() {
+        for (text, told) in [
+            ("driver = \"directory\"", "pools.path: pool p needs it: its driver is directory"),
+            (
+                "driver = \"directory\"\npath = \"/a\"\nsource = \"s:/b\"",
+                "pools.source: pool p has none",
+            ),
+            ("driver = \"nfs\"", "pools.source: pool p needs it: its driver is nfs"),
+            ("driver = \"nfs\"\nsource = \"s:/b\"\npath = \"/a\"", "pools.path: pool p has none"),
+            ("driver = \"nfs\"\nsource = \"s:/b\"\nexport = \"/a\"", "unknown field `export`"),
+            ("driver = \"nfs\"\nsource = \"-o:/b\"", "pools.source: use server:/path"),
+            ("driver = \"nfs\"\nsource = \"/b\"", "pools.source: use server:/path"),
+            ("driver = \"nfs\"\nsource = \"s:/b/\"", "pools.source: use server:/path"),
+            ("driver = \"nfs\"\nsource = \"s:/b\"\noptions = \"ro,bg\"", "pools.options: bg"),
+            (
+                "driver = \"nfs\"\nsource = \"s:/b\"\noptions = \"ro -x\"",
+                "pools.options: use words",
+            ),
+            ("driver = \"ceph\"", "unknown variant `ceph`"),
+        ] {
+            let said = refused(text);
+            assert!(said.contains(told), "{text}: {said:?}");
+        }
+        assert_eq!(refused("driver = \"nfs\"\nsource = \"s:/b\"\noptions = \"vers=4.2\""), "");
+        assert_eq!(refused("driver = \"nfs\"\nsource = \"[fd00::1]:/b\""), "");
+    }
+
+    #[test]
+    fn two_pools_are_not_in_one_place() {
+        let twice = "driver = \"nfs\"\nsource = \"s:/b\"\n[[pools]]\nname = \"q\"\ndriver = \"nfs\"\nsource = \"s:/b\"";
+        assert!(refused(twice).contains("pools.source: pools p and q are in the same place"));
+    }
 }

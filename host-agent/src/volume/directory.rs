@@ -37,6 +37,9 @@ const FOLDER_MODE: u32 = 0o711;
 /// As many file system calls at once.
 const THREADS: usize = 8;
 
+/// How long a call waits for others of the pool.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// What is noted beside a volume.
 const MANIFEST: &str = "volume.json";
 
@@ -103,7 +106,7 @@ impl Directory {
         path: PathBuf,
         call: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
     ) -> Result<T, VolumeError> {
-        self.threads.run(call).await.map_err(VolumeError::io("start a thread for", &path))?
+        self.threads.run_soon(PATIENCE, call).await.map_err(VolumeError::io("use", &path))?
     }
 
     /// What is noted beside a volume, and where.

@@ -24,6 +24,16 @@ pub enum VolumeError {
         /// Where it was.
         path: PathBuf,
     },
+    /// The pool cannot be used now.
+    #[error("pool {pool} ({place}) is not available: {why}")]
+    Unavailable {
+        /// The pool.
+        pool: Name,
+        /// Where it is.
+        place: String,
+        /// Why not.
+        why: String,
+    },
     /// The volume has no such snapshot.
     #[error("volume {id} has no snapshot {name}")]
     NoSnapshot {

@@ -1,12 +1,15 @@
 //! Who on this node has a file open: as `lsof` finds out, by the descriptors of all processes.
 //!
+//! Of a descriptor the kernel is asked for the file's number first, which asks no server: one that
+//! does not answer holds up only who looks for its own files.
+//!
 //! A file that is open is never removed. QEMU's image locks would tell too, but not of a QEMU that
 //! was started without them, nor of another program.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A process that has one of the files open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,10 @@ pub(super) fn of(files: &[PathBuf]) -> io::Result<Option<Holder>> {
         // One that ends meanwhile has nothing open.
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         let is_wanted = |entry: fs::DirEntry| {
+            let number = inode(&format!("/proc/{pid}/fdinfo"), &entry);
+            if number.is_some_and(|number| wanted.iter().all(|(_, ino)| *ino != number)) {
+                return None;
+            }
             let meta = fs::metadata(entry.path()).ok()?;
             wanted.contains(&(meta.dev(), meta.ino())).then_some(())
         };
@@ -45,6 +52,12 @@ pub(super) fn of(files: &[PathBuf]) -> io::Result<Option<Holder>> {
         }
     }
     Ok(None)
+}
+
+/// The number of the file behind a descriptor; none from a kernel before 5.14, which does not tell.
+fn inode(about: &str, descriptor: &fs::DirEntry) -> Option<u64> {
+    let told = fs::read_to_string(Path::new(about).join(descriptor.file_name())).ok()?;
+    told.lines().find_map(|line| line.strip_prefix("ino:")?.trim().parse().ok())
 }
 
 #[cfg(test)]

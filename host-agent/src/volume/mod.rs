@@ -5,6 +5,7 @@
 //!                            └── directory   a folder for each volume: layers, and a manifest
 //!                                  manifest    what the layers are; pure
 //!                                  holders     who on this node has a file open
+//!                            └── nfs         a directory that is mounted first
 //!          ──> elsewhere           what is in no pool of ours: whether it can be reached
 //! ```
 //!
@@ -17,6 +18,7 @@ pub mod elsewhere;
 mod error;
 mod holders;
 mod manifest;
+mod nfs;
 mod pools;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::directory::Directory;
 pub use self::error::VolumeError;
+pub use self::nfs::{Mounter, Nfs};
 pub use self::pools::{Pool, Pools};
 use crate::disk::{Base, Ensured, Removed};
 use crate::host::Space;

@@ -4,7 +4,7 @@ use ostler_protocol::rpc::values::{Bytes, Name};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Content, Directory, NewVolume, Opened, Place, PoolFacts, VolumeError, Volumes};
+use super::{Content, Directory, NewVolume, Nfs, Opened, Place, PoolFacts, VolumeError, Volumes};
 use crate::disk::{Ensured, Removed};
 use crate::host::Space;
 
@@ -13,6 +13,8 @@ use crate::host::Space;
 pub enum Pool {
     /// A directory.
     Directory(Directory),
+    /// A directory of an NFS server.
+    Nfs(Nfs),
 }
 
 impl Pool {
@@ -23,6 +25,9 @@ impl Pool {
                 driver: "directory",
                 is_shared: pool.is_shared,
             },
+            Self::Nfs(pool) => {
+                PoolFacts { name: pool.name().clone(), driver: "nfs", is_shared: false }
+            }
         }
     }
 }
@@ -36,6 +41,7 @@ impl Pools {
         let found = self.0.iter().find(|found| found.facts().name == *pool);
         match found.ok_or_else(|| VolumeError::NoPool { pool: pool.clone() })? {
             Pool::Directory(pool) => Ok(Ready::Directory(pool)),
+            Pool::Nfs(pool) => pool.mounted().await.map(Ready::Directory),
         }
     }
 }
@@ -66,9 +72,9 @@ impl Volumes for Pools {
     async fn allocated(&self) -> Result<Bytes, VolumeError> {
         let mut sum = 0;
         for pool in &self.0 {
-            let Pool::Directory(pool) = pool;
-            if pool.is_shared {
-                sum += pool.allocated().await?.0;
+            match pool {
+                Pool::Directory(pool) if pool.is_shared => sum += pool.allocated().await?.0,
+                Pool::Directory(_) | Pool::Nfs(_) => {}
             }
         }
         Ok(Bytes(sum))

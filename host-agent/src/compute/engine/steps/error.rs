@@ -103,6 +103,7 @@ impl From<VolumeError> for StepError {
             | VolumeError::Unreachable { .. }
             | VolumeError::NotADevice { .. }
             | VolumeError::NoSpace { .. }
+            | VolumeError::Unavailable { .. }
             | VolumeError::Io { .. } => Self::failed(fault()),
         }
     }
