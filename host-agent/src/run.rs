@@ -28,7 +28,7 @@ use crate::notify;
 use crate::reload;
 use crate::rpc::socket::{self, Listener};
 use crate::rpc::{Service, amqp};
-use crate::volume::{self, Mounter, Nfs, Pools, VolumeError};
+use crate::volume::{self, Lvm, Mounter, Nfs, Pools, VolumeError};
 
 /// A node by itself: libvirt, bridges, and files.
 pub(crate) struct Local;
@@ -238,6 +238,9 @@ async fn pools(settings: &Settings) -> Result<Pools, VolumeError> {
                 let mounter = Mounter::of_this_node();
                 let pool = Nfs::open((name, at), source, format, keep_free, mounter);
                 volume::Pool::Nfs(pool.await?)
+            }
+            Driver::Lvm { volume_group, thin_pool } => {
+                volume::Pool::Lvm(Lvm::open(name, volume_group, thin_pool))
             }
         });
     }

@@ -20,14 +20,17 @@ pub(super) struct PoolFile {
     path: Option<PathBuf>,
     source: Option<String>,
     options: Option<String>,
+    volume_group: Option<String>,
+    thin_pool: Option<String>,
     format: Option<Format>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
     Directory,
     Nfs,
+    Lvm,
 }
 
 impl Kind {
@@ -35,6 +38,7 @@ impl Kind {
         match self {
             Self::Directory => "directory",
             Self::Nfs => "nfs",
+            Self::Lvm => "lvm",
         }
     }
 }
@@ -55,6 +59,13 @@ pub enum Driver {
         options: Option<String>,
         /// Where it is mounted.
         at: PathBuf,
+    },
+    /// An LVM volume group.
+    Lvm {
+        /// The group.
+        volume_group: String,
+        /// The thin pool in it that volumes are made in.
+        thin_pool: Option<String>,
     },
 }
 
@@ -82,27 +93,28 @@ impl PoolFile {
         value.map_or_else(|| wrong(field, missing()), Ok)
     }
 
-    /// A field of another driver.
-    fn strange<T>(&self, field: &'static str, value: Option<&T>) -> Result<(), Error> {
-        let Self { name, driver, .. } = self;
-        match value {
-            None => Ok(()),
-            Some(_) => {
-                wrong(field, format!("pool {name} has none: its driver is {}", driver.as_str()))
-            }
-        }
-    }
-
     fn checked(self, state_dir: &Path) -> Result<Pool, Error> {
+        let Self { path, source, options, volume_group, thin_pool, format, .. } = &self;
+        let fields: [(&str, bool, &[Kind]); 6] = [
+            ("pools.path", path.is_some(), &[Kind::Directory]),
+            ("pools.source", source.is_some(), &[Kind::Nfs]),
+            ("pools.options", options.is_some(), &[Kind::Nfs]),
+            ("pools.volume_group", volume_group.is_some(), &[Kind::Lvm]),
+            ("pools.thin_pool", thin_pool.is_some(), &[Kind::Lvm]),
+            ("pools.format", format.is_some(), &[Kind::Directory, Kind::Nfs]),
+        ];
+        let strange = |(_, given, of): &(&str, bool, &[Kind])| *given && !of.contains(&self.driver);
+        if let Some((field, ..)) = fields.into_iter().find(strange) {
+            let Self { name, driver, .. } = &self;
+            let text = format!("pool {name} has none: its driver is {}", driver.as_str());
+            return wrong(field, text);
+        }
         let driver = match self.driver {
             Kind::Directory => {
-                self.strange("pools.source", self.source.as_ref())?;
-                self.strange("pools.options", self.options.as_ref())?;
                 let path = self.needed("pools.path", self.path.clone())?;
                 Driver::Directory { path: absolute("pools.path", path)? }
             }
             Kind::Nfs => {
-                self.strange("pools.path", self.path.as_ref())?;
                 let source = self.needed("pools.source", self.source.clone())?;
                 let options = self.options.clone();
                 is_export(&source)?;
@@ -110,12 +122,23 @@ impl PoolFile {
                 let at = state_dir.join(MOUNTS).join(self.name.as_str());
                 Driver::Nfs { source, options, at }
             }
+            Kind::Lvm => {
+                let volume_group = self.needed("pools.volume_group", self.volume_group.clone())?;
+                let thin_pool = self.thin_pool.clone();
+                is_lvm_name("pools.volume_group", &volume_group)?;
+                thin_pool.as_deref().map_or(Ok(()), |name| is_lvm_name("pools.thin_pool", name))?;
+                Driver::Lvm { volume_group, thin_pool }
+            }
         };
         let is_shared = match &driver {
             Driver::Directory { path } => path.starts_with(state_dir),
-            Driver::Nfs { .. } => false,
+            Driver::Nfs { .. } | Driver::Lvm { .. } => false,
         };
-        Ok(Pool { name: self.name, driver, format: self.format.unwrap_or(usual()), is_shared })
+        let format = match driver {
+            Driver::Directory { .. } | Driver::Nfs { .. } => self.format.unwrap_or(usual()),
+            Driver::Lvm { .. } => Format::Raw,
+        };
+        Ok(Pool { name: self.name, driver, format, is_shared })
     }
 }
 
@@ -141,6 +164,18 @@ fn are_options(options: &str) -> Result<(), Error> {
             wrong("pools.options", format!("{word} is none of an NFS mount of the agent's"))
         }
         None => Ok(()),
+    }
+}
+
+/// As LVM takes them; no name can be taken for an option.
+fn is_lvm_name(field: &'static str, name: &str) -> Result<(), Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "+_.-".contains(c);
+    match !name.starts_with(['-', '.'])
+        && (1..=127).contains(&name.len())
+        && name.chars().all(plain)
+    {
+        true => Ok(()),
+        false => wrong(field, "use letters, digits, and + _ . - between them"),
     }
 }
 
@@ -175,6 +210,9 @@ impl Driver {
         match self {
             Self::Directory { path } => ("", path),
             Self::Nfs { source, .. } => (source, Path::new("")),
+            Self::Lvm { volume_group, thin_pool } => {
+                (volume_group, Path::new(thin_pool.as_deref().unwrap_or_default()))
+            }
         }
     }
 
@@ -182,6 +220,7 @@ impl Driver {
         match self {
             Self::Directory { .. } => "pools.path",
             Self::Nfs { .. } => "pools.source",
+            Self::Lvm { .. } => "pools.volume_group",
         }
     }
 }
@@ -213,6 +252,20 @@ mod tests {
             (
                 "driver = \"nfs\"\nsource = \"s:/b\"\noptions = \"ro -x\"",
                 "pools.options: use words",
+            ),
+            ("driver = \"lvm\"", "pools.volume_group: pool p needs it: its driver is lvm"),
+            ("driver = \"lvm\"\nvolume_group = \"-a\"", "pools.volume_group: use letters"),
+            (
+                "driver = \"lvm\"\nvolume_group = \"a\"\npath = \"/a\"",
+                "pools.path: pool p has none",
+            ),
+            (
+                "driver = \"lvm\"\nvolume_group = \"a\"\nformat = \"qcow2\"",
+                "pools.format: pool p has",
+            ),
+            (
+                "driver = \"directory\"\npath = \"/a\"\nthin_pool = \"t\"",
+                "pools.thin_pool: pool p has",
             ),
             ("driver = \"ceph\"", "unknown variant `ceph`"),
         ] {

@@ -26,7 +26,7 @@ use crate::disk::{Base, Ensured, Removed};
 use crate::durable::{self, Unfinished};
 use crate::host::{self, Space};
 use crate::qcow2::{self, Overlay};
-use crate::qemu_img::convert::{Copy, bounds, is_full};
+use crate::qemu_img::convert::{Copy, Onto, bounds, is_full};
 use crate::qemu_img::{self, Job, Output, Ran, late};
 use crate::threads::Threads;
 
@@ -264,6 +264,7 @@ impl Directory {
             program: &self.qemu_img,
             from: (&source.path, source.format),
             to: (&unfinished.file, word(format)),
+            onto: Onto::File,
             folder,
             size: source.size,
             keep_free: self.keep_free,

@@ -34,6 +34,44 @@ pub enum VolumeError {
         /// Why not.
         why: String,
     },
+    /// This kind of pool cannot do it.
+    #[error("pool {pool} cannot do that: {why}")]
+    Unfit {
+        /// The pool.
+        pool: Name,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A size that the pool cannot keep as it is.
+    #[error("{size} is not a whole number of pieces of {piece}, of which the pool makes volumes")]
+    NotWhole {
+        /// The size asked for.
+        size: Bytes,
+        /// The size of a piece.
+        piece: Bytes,
+    },
+    /// It was being made larger, and what it got may hold what others wrote.
+    #[error("making volume {id} larger was cut off: what it got is not zeroed yet")]
+    HalfGrown {
+        /// The volume.
+        id: VolumeId,
+    },
+    /// It is open, by none of the processes that can be seen.
+    #[error("volume {id} is open on this node, and in no process that can be seen")]
+    Held {
+        /// The volume.
+        id: VolumeId,
+    },
+    /// lvm was run and failed.
+    #[error("lvm cannot {step} {what}: {said}")]
+    Lvm {
+        /// What it was to do.
+        step: &'static str,
+        /// To what.
+        what: String,
+        /// Why it could not.
+        said: String,
+    },
     /// The volume has no such snapshot.
     #[error("volume {id} has no snapshot {name}")]
     NoSnapshot {

@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// A process that has one of the files open.
@@ -21,15 +21,16 @@ pub(super) struct Holder {
 
 /// The first process, other than this one, that has one of these files open.
 pub(super) fn of(files: &[PathBuf]) -> io::Result<Option<Holder>> {
-    let mut wanted = Vec::new();
+    let (mut wanted, mut devices) = (Vec::new(), Vec::new());
     for file in files {
         match fs::symlink_metadata(file) {
+            Ok(meta) if meta.file_type().is_block_device() => devices.push(meta.rdev()),
             Ok(meta) => wanted.push((meta.dev(), meta.ino())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
-    if wanted.is_empty() {
+    if wanted.is_empty() && devices.is_empty() {
         return Ok(None);
     }
     let own = std::process::id();
@@ -39,6 +40,13 @@ pub(super) fn of(files: &[PathBuf]) -> io::Result<Option<Holder>> {
         // One that ends meanwhile has nothing open.
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         let is_wanted = |entry: fs::DirEntry| {
+            // QEMU has a /dev of its own, in which the same device is another file.
+            let is_device = || fs::read_link(entry.path()).is_ok_and(|to| to.starts_with("/dev"));
+            if !devices.is_empty() && is_device() {
+                let meta = fs::metadata(entry.path()).ok()?;
+                let same = meta.file_type().is_block_device() && devices.contains(&meta.rdev());
+                return same.then_some(());
+            }
             let number = inode(&format!("/proc/{pid}/fdinfo"), &entry);
             if number.is_some_and(|number| wanted.iter().all(|(_, ino)| *ino != number)) {
                 return None;

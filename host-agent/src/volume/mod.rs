@@ -6,6 +6,7 @@
 //!                                  manifest    what the layers are; pure
 //!                                  holders     who on this node has a file open
 //!                            └── nfs         a directory that is mounted first
+//!                            └── lvm         a logical volume for each; its tags say what it is
 //!          ──> elsewhere           what is in no pool of ours: whether it can be reached
 //! ```
 //!
@@ -17,6 +18,7 @@ mod directory;
 pub mod elsewhere;
 mod error;
 mod holders;
+mod lvm;
 mod manifest;
 mod nfs;
 mod pools;
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::directory::Directory;
 pub use self::error::VolumeError;
+pub use self::lvm::Lvm;
 pub use self::nfs::{Mounter, Nfs};
 pub use self::pools::{Pool, Pools};
 use crate::disk::{Base, Ensured, Removed};
@@ -164,6 +167,13 @@ pub trait Volumes: Send + Sync + 'static {
         size: Bytes,
     ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
 
+    /// Have room for a volume that the QEMU that has it open is about to make so large.
+    fn widen(
+        &self,
+        place: &Place,
+        size: Bytes,
+    ) -> impl Future<Output = Result<(), VolumeError>> + Send;
+
     /// Note that a volume was made so large by the QEMU that has it open.
     fn note_size(
         &self,
@@ -171,8 +181,8 @@ pub trait Volumes: Send + Sync + 'static {
         size: Bytes,
     ) -> impl Future<Output = Result<(), VolumeError>> + Send;
 
-    /// Keep what a volume holds now under a name. From then on it is opened elsewhere: whoever has
-    /// it open is to go on there, and until then writes to what is kept.
+    /// Keep what a volume holds now under a name. From then on it may be opened elsewhere: whoever
+    /// has it open is to go on there, and until then writes to what is kept.
     fn snapshot(
         &self,
         place: &Place,

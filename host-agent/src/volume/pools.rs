@@ -4,7 +4,9 @@ use ostler_protocol::rpc::values::{Bytes, Name};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Content, Directory, NewVolume, Nfs, Opened, Place, PoolFacts, VolumeError, Volumes};
+use super::{
+    Content, Directory, Lvm, NewVolume, Nfs, Opened, Place, PoolFacts, VolumeError, Volumes,
+};
 use crate::disk::{Ensured, Removed};
 use crate::host::Space;
 
@@ -15,6 +17,8 @@ pub enum Pool {
     Directory(Directory),
     /// A directory of an NFS server.
     Nfs(Nfs),
+    /// An LVM volume group, or a thin pool in one.
+    Lvm(Lvm),
 }
 
 impl Pool {
@@ -27,6 +31,9 @@ impl Pool {
             },
             Self::Nfs(pool) => {
                 PoolFacts { name: pool.name().clone(), driver: "nfs", is_shared: false }
+            }
+            Self::Lvm(pool) => {
+                PoolFacts { name: pool.name.clone(), driver: "lvm", is_shared: false }
             }
         }
     }
@@ -42,6 +49,7 @@ impl Pools {
         match found.ok_or_else(|| VolumeError::NoPool { pool: pool.clone() })? {
             Pool::Directory(pool) => Ok(Ready::Directory(pool)),
             Pool::Nfs(pool) => pool.mounted().await.map(Ready::Directory),
+            Pool::Lvm(pool) => Ok(Ready::Lvm(pool)),
         }
     }
 }
@@ -49,6 +57,7 @@ impl Pools {
 /// A pool that can be used now.
 enum Ready<'a> {
     Directory(&'a Directory),
+    Lvm(&'a Lvm),
 }
 
 /// The same call on whichever kind it is.
@@ -56,6 +65,7 @@ macro_rules! on {
     ($pool:expr, $found:ident => $call:expr) => {
         match $pool {
             Ready::Directory($found) => $call.await,
+            Ready::Lvm($found) => $call.await,
         }
     };
 }
@@ -74,7 +84,7 @@ impl Volumes for Pools {
         for pool in &self.0 {
             match pool {
                 Pool::Directory(pool) if pool.is_shared => sum += pool.allocated().await?.0,
-                Pool::Directory(_) | Pool::Nfs(_) => {}
+                Pool::Directory(_) | Pool::Nfs(_) | Pool::Lvm(_) => {}
             }
         }
         Ok(Bytes(sum))
@@ -116,8 +126,20 @@ impl Volumes for Pools {
         on!(self.of(&place.pool).await?, pool => pool.extend(place.id, size))
     }
 
+    async fn widen(&self, place: &Place, size: Bytes) -> Result<(), VolumeError> {
+        match self.of(&place.pool).await? {
+            // QEMU makes its file larger by itself.
+            Ready::Directory(_) => Ok(()),
+            Ready::Lvm(pool) => pool.widen(place.id, size).await,
+        }
+    }
+
     async fn note_size(&self, place: &Place, size: Bytes) -> Result<(), VolumeError> {
-        on!(self.of(&place.pool).await?, pool => pool.note_size(place.id, size))
+        match self.of(&place.pool).await? {
+            Ready::Directory(pool) => pool.note_size(place.id, size).await,
+            // LVM knows.
+            Ready::Lvm(_) => Ok(()),
+        }
     }
 
     async fn snapshot(&self, place: &Place, name: &Name) -> Result<Ensured, VolumeError> {

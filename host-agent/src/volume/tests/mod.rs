@@ -1,6 +1,7 @@
 //! Pools, each kind by itself. What they share: a pool in a temporary folder, and what a guest would do.
 
 mod directory;
+mod lvm;
 mod nfs;
 
 use std::fs;

@@ -91,7 +91,7 @@ impl From<VolumeError> for StepError {
         match &error {
             VolumeError::Cancelled { .. } => Self::Cancelled,
             // Whoever has it open does not let go because it is asked for again.
-            VolumeError::Open { .. } => Self::Refused(Box::new(fault())),
+            VolumeError::Open { .. } | VolumeError::Held { .. } => Self::Refused(Box::new(fault())),
             VolumeError::NoPool { .. }
             | VolumeError::Gone { .. }
             | VolumeError::NoSnapshot { .. }
@@ -104,6 +104,10 @@ impl From<VolumeError> for StepError {
             | VolumeError::NotADevice { .. }
             | VolumeError::NoSpace { .. }
             | VolumeError::Unavailable { .. }
+            | VolumeError::Unfit { .. }
+            | VolumeError::NotWhole { .. }
+            | VolumeError::HalfGrown { .. }
+            | VolumeError::Lvm { .. }
             | VolumeError::Io { .. } => Self::failed(fault()),
         }
     }

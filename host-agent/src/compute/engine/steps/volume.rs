@@ -321,6 +321,7 @@ impl<O: Outside> Engine<O> {
         if let Some((id, attachment)) = self.holder_of(operation, record.id)
             && !is_off(self.power_of(id).await?)
         {
+            self.node.volumes.widen(&place, size).await?;
             self.node.hypervisor.resize_disk(id, &attachment.device, size).await?;
             self.node.volumes.note_size(&place, size).await?;
             return Ok(());
