@@ -18,15 +18,23 @@ struct Server {
 
 impl Server {
     async fn open() -> Self {
+        let mut server = Self::with(MOUNT).await;
+        if let Pool::Nfs(nfs) = &mut server.pools.0[0] {
+            nfs.mounts = server.folder.path().join("list");
+        }
+        server
+    }
+
+    /// With the kernel's own list of mounts.
+    async fn with(mount: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("mount");
-        stand_in(&program, MOUNT);
+        stand_in(&program, mount);
         fs::write(folder.path().join("list"), "").unwrap();
         let at = (name("shared"), folder.path().join("mounts/shared"));
         let source = ("server:/export".to_owned(), Some("vers=4.2"));
         let mounter = Mounter::Program(program);
-        let mut nfs = Nfs::open(at, source, Format::Raw, Bytes(0), mounter).await.unwrap();
-        nfs.mounts = folder.path().join("list");
+        let nfs = Nfs::open(at, source, Format::Raw, Bytes(0), mounter).await.unwrap();
         let path = folder.path().join("local");
         let local = Directory::open(name("local"), &path, Format::Raw, true, Bytes(0));
         let local = Pool::Directory(local.await.unwrap());
@@ -98,4 +106,35 @@ async fn the_folder_below_a_mount_that_is_gone_is_not_the_pool() {
     fs::write(&list, format!("90 22 0:52 / {} rw - nfs4 other:/b rw\n", at.display())).unwrap();
     let told = server.pools.open(&place).await.unwrap_err().to_string();
     assert!(told.contains("other:/b is mounted at"), "{told}");
+}
+
+/// Takes away what a test mounted.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn vanish(&self) -> bool {
+        let lazily = nix::mount::MntFlags::MNT_DETACH;
+        nix::mount::umount2(&self.0, lazily).is_ok()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        while self.vanish() {}
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root: it mounts a file system in memory, called as an export is"]
+async fn a_real_mount_that_vanishes_is_seen_and_made_again() {
+    let server = Server::with(r#"exec mount -t tmpfs -o size=8m "${@: -2:1}" "${@: -1}""#).await;
+    let at = Mounted(server.folder.path().join("mounts/shared"));
+    let place = server.make("shared").await.unwrap();
+    let room = server.pools.room(&name("shared")).await.unwrap();
+    assert_eq!(room.total, Bytes::mib(8), "it is that of what is mounted");
+    assert!(at.vanish() && !at.vanish(), "it is mounted once");
+    assert_eq!(fs::read_dir(&at.0).unwrap().count(), 0, "nothing was written below it");
+    let told = server.pools.open(&place).await.unwrap_err();
+    assert!(matches!(told, VolumeError::Gone { .. }), "a new and empty one is mounted: {told}");
+    assert_eq!(server.pools.room(&name("shared")).await.unwrap().total, Bytes::mib(8));
 }
