@@ -33,6 +33,7 @@ pub mod image;
 pub mod journal;
 pub mod network;
 mod notify;
+mod program;
 mod qcow2;
 mod qemu_img;
 pub mod refusal;

@@ -1,4 +1,4 @@
-//! Runs `qemu-img`: the one place of this agent that runs a program.
+//! Runs `qemu-img`. The node's own programs are run by [`program`](crate::program).
 //!
 //! Images come from strangers and qemu-img parses them as root, so it gets bounds: memory, CPU
 //! time, bytes of a file, open files, no core; no environment; time and output capped here. The
@@ -35,7 +35,7 @@ const LINE: usize = 128;
 const GONE: Duration = Duration::from_secs(10);
 
 /// What the program may rely on.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The path by which a program knows its standard input.
 pub(crate) const STDIN: &str = "/proc/self/fd/0";
@@ -155,7 +155,7 @@ pub(crate) async fn run(
 }
 
 fn spawn(job: Job<'_>) -> io::Result<Child> {
-    #[expect(clippy::disallowed_methods, reason = "this is the one home of programs")]
+    #[expect(clippy::disallowed_methods, reason = "this is the one home of qemu-img")]
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "--", "prlimit"])

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::allocator;
 use crate::compute::{Bridges, ByCapacity, ByState, Compute, Node, Outside};
-use crate::config::{Driver, INCOMING, Settings};
+use crate::config::{self, Driver, INCOMING, Settings};
 use crate::disk::{Directory, DiskError};
 use crate::durable;
 use crate::guest::{GuestSettings, Guests};
@@ -28,7 +28,7 @@ use crate::notify;
 use crate::reload;
 use crate::rpc::socket::{self, Listener};
 use crate::rpc::{Service, amqp};
-use crate::volume::{self, Pools, VolumeError};
+use crate::volume::{self, Lvm, Mounter, Nfs, Pools, VolumeError};
 
 /// A node by itself: libvirt, bridges, and files.
 pub(crate) struct Local;
@@ -226,12 +226,21 @@ pub async fn run(
 /// The pools of the configuration.
 async fn pools(settings: &Settings) -> Result<Pools, VolumeError> {
     let mut pools = Vec::new();
-    for pool in &settings.pools {
-        let (name, path) = (pool.name.clone(), &pool.path);
-        let keep_free = settings.admission.disk_reserve;
-        pools.push(match pool.driver {
-            Driver::Directory => {
-                volume::Directory::open(name, path, pool.format, pool.is_shared, keep_free).await?
+    let keep_free = settings.admission.disk_reserve;
+    for config::Pool { name, driver, format, is_shared } in settings.pools.clone() {
+        pools.push(match driver {
+            Driver::Directory { path } => {
+                let pool = volume::Directory::open(name, &path, format, is_shared, keep_free);
+                volume::Pool::Directory(pool.await?)
+            }
+            Driver::Nfs { source, options, at } => {
+                let source = (source, options.as_deref());
+                let mounter = Mounter::of_this_node();
+                let pool = Nfs::open((name, at), source, format, keep_free, mounter);
+                volume::Pool::Nfs(pool.await?)
+            }
+            Driver::Lvm { volume_group, thin_pool } => {
+                volume::Pool::Lvm(Lvm::open(name, volume_group, thin_pool))
             }
         });
     }

@@ -6,8 +6,9 @@
 //! own driver. A thread costs some 50 µs to start, little beside any call that needs one.
 
 use std::io;
+use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::turns::Turns;
 
@@ -29,6 +30,21 @@ impl Threads {
         self.places.resize(limit);
     }
 
+    /// As [`run`](Self::run), but wait no longer than `patience` for a place: where all are taken,
+    /// what they wait for does not answer. A call that began is waited for, since it may still
+    /// change what the next would find.
+    pub(crate) async fn run_soon<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let place = tokio::time::timeout(patience, self.places.take()).await.map_err(|_| {
+            let why = "it does not answer, and as many calls as may be wait for it already";
+            io::Error::new(io::ErrorKind::TimedOut, why)
+        })?;
+        self.start(place, call).await
+    }
+
     /// Run `call` on its own thread, when there is a place for it.
     ///
     /// Dropping the future does not stop a call that began; it keeps its place until it ends. The
@@ -37,7 +53,14 @@ impl Threads {
         &self,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
-        let place = self.places.take().await;
+        self.start(self.places.take().await, call).await
+    }
+
+    async fn start<T: Send + 'static>(
+        &self,
+        place: Option<OwnedSemaphorePermit>,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
         let (answer, answered) = oneshot::channel();
         std::thread::Builder::new().name(self.name.to_owned()).spawn(move || {
             let result = call();
@@ -70,6 +93,22 @@ mod tests {
         release.send(()).unwrap();
         assert_eq!(second.await.unwrap(), 2);
         held.await.unwrap().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_is_told_why_in_time() {
+        let threads = Threads::new("test", 1);
+        let (release, gate) = mpsc::channel::<()>();
+        let first = threads.clone();
+        let held = tokio::spawn(async move { first.run(move || gate.recv()).await });
+        while threads.places.free() == 1 {
+            tokio::task::yield_now().await;
+        }
+        let told = threads.run_soon(Duration::from_millis(1), || ()).await.unwrap_err();
+        assert!(told.to_string().contains("does not answer"), "{told}");
+        release.send(()).unwrap();
+        held.await.unwrap().unwrap().unwrap();
+        threads.run_soon(Duration::from_secs(60), || ()).await.unwrap();
     }
 
     #[tokio::test]

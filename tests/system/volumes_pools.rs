@@ -18,7 +18,7 @@ const MIB: u64 = 1 << 20;
 /// A file system of its own, for a pool.
 struct Small {
     // unmounted before its folder goes
-    _mount: Mount,
+    mount: Option<Mount>,
     folder: TempDir,
 }
 
@@ -27,7 +27,12 @@ impl Small {
         let folder = tempfile::tempdir().unwrap();
         let pool = folder.path().join("pool");
         std::fs::create_dir(&pool).unwrap();
-        Self { _mount: Mount::of_size(&pool, size).unwrap(), folder }
+        Self { mount: Some(Mount::of_size(&pool, size).unwrap()), folder }
+    }
+
+    /// Away it goes, with whatever is open in it.
+    fn unmount(&mut self) {
+        self.mount = None;
     }
 
     fn path(&self) -> PathBuf {
@@ -135,4 +140,38 @@ async fn a_full_pool_leaves_nothing_half_made_and_its_guest_waits_for_room() {
     assert_eq!(size(&mut node, &one, &volume).await, 48 * MIB);
     node.delete(&one).await;
     node.delete(&other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_whose_file_system_is_gone_takes_nobody_else_along() {
+    need_root!();
+    let mut small = Small::mounted(64 * MIB);
+    let mut node = node_with(&small.path()).await;
+    let one = node.boot("one", Mode::Ostler).await;
+    let params = |pool: &str| json!({"name": "data", "size": 16 * MIB, "pool": pool});
+    let there = create(&mut node, params("small")).await;
+    let idle = create(&mut node, params("small")).await;
+    let other = create(&mut node, params("default")).await;
+    for volume in [&there, &other] {
+        node.done("instance.attach_volume", json!({"id": one, "volume": volume})).await;
+        write(&mut node, &one, volume, "before", 1).await;
+    }
+
+    small.unmount();
+    // What is open stays open, and the empty folder is not the pool.
+    assert_eq!(read(&mut node, &one, &there, 1).await, "before");
+    let over = node.tried("instance.attach_volume", json!({"id": one, "volume": idle})).await;
+    let said = over["error"]["message"].as_str().unwrap();
+    assert_eq!(over["state"], "undone", "{over:#}");
+    assert!(said.contains("its file system is gone"), "{said}");
+    let over = node.tried("volume.create", params("small")).await;
+    assert_eq!(over["error"]["data"]["reason"], "volume_failed", "{over:#}");
+    assert_eq!(small.volumes(), 0);
+    let over = node.tried("volume.snapshot", json!({"id": there, "name": "a"})).await;
+    assert_eq!(over["state"], "undone", "{over:#}");
+    // Everything else goes on.
+    node.done("volume.snapshot", json!({"id": other, "name": "a"})).await;
+    assert_eq!(read(&mut node, &one, &other, 1).await, "before");
+    node.done("instance.detach_volume", json!({"id": one, "volume": other})).await;
+    node.delete(&one).await;
 }

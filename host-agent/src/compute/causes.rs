@@ -64,9 +64,28 @@ pub(super) fn volume_fault(error: &VolumeError) -> Refusal {
             Reason::VolumeFailed,
             "see whether the server runs and this node reaches it; then ask again",
         ),
+        VolumeError::Unavailable { .. } => {
+            (Reason::VolumeFailed, "see to what it says, and ask again: it is tried again then")
+        }
+        VolumeError::Unfit { .. } => (Reason::Conflict, "use another pool for that"),
+        VolumeError::NotWhole { .. } => (
+            Reason::InvalidParams,
+            "ask for a size that is: the next larger whole number of MiB or GiB",
+        ),
+        VolumeError::HalfGrown { .. } => (Reason::VolumeFailed, "extend it again"),
+        VolumeError::Held { .. } => {
+            (Reason::InUse, "see what has it: lsblk, dmsetup ls --tree; then ask again")
+        }
+        VolumeError::Lvm { .. } => {
+            (Reason::VolumeFailed, "see to what it says; what the volume was is kept: ask again")
+        }
         VolumeError::NotADevice { .. } => {
             (Reason::VolumeFailed, "see which devices there are: lsblk")
         }
+        VolumeError::NotThere { .. } => (
+            Reason::VolumeFailed,
+            "mount it again; or restart the agent, if it is meant to be another",
+        ),
         VolumeError::Gone { .. } => {
             (Reason::VolumeFailed, "see whether the pool is mounted; else put the volume back")
         }

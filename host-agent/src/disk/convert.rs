@@ -20,7 +20,7 @@ use super::overlay::{Access, header, open};
 use super::{Directory, DiskError, Disks, Ensured};
 use crate::durable::{Unfinished, remove_if_there, sync_folder_of};
 use crate::qcow2::{self, Header, OverlayError};
-use crate::qemu_img::convert::{Copy, bounds, is_full};
+use crate::qemu_img::convert::{Copy, Onto, bounds, is_full};
 use crate::qemu_img::{self, Job, Output, Ran, late};
 
 /// Growing moves a table of some kilobytes.
@@ -90,6 +90,7 @@ impl Directory {
             program: &self.qemu_img,
             from: (&root, "qcow2"),
             to: (&export.unfinished.file, "qcow2"),
+            onto: Onto::File,
             folder: &export.folder,
             size: total,
             keep_free: self.kept_free(),

@@ -19,7 +19,7 @@ use super::part::{Part, Sink, Written, writing};
 use super::qemu_img::{second_opinion, unreadable};
 use super::{ImageError, Limits, Unfit};
 use crate::durable::remove_if_there;
-use crate::qemu_img::convert::{Copy, is_full};
+use crate::qemu_img::convert::{Copy, Onto, is_full};
 use crate::threads::Threads;
 
 /// A part to convert.
@@ -55,6 +55,7 @@ impl Convert<'_> {
             program: &limits.qemu_img,
             from: (&part.data, format.as_str()),
             to: (&file, Format::Qcow2.as_str()),
+            onto: Onto::File,
             folder: part.made.parent().unwrap_or(&part.made),
             size,
             keep_free: limits.keep_free,

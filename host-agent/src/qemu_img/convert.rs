@@ -28,6 +28,15 @@ const STALLED: Duration = Duration::from_secs(600);
 /// A file's metadata beyond what grows with the disk.
 const SLACK: u64 = 64 << 20;
 
+/// What a copy is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Onto {
+    /// An empty file, which gets its length.
+    File,
+    /// A device, which has it.
+    Device,
+}
+
 /// A copy to be made.
 #[derive(Debug)]
 pub(crate) struct Copy<'a> {
@@ -35,8 +44,10 @@ pub(crate) struct Copy<'a> {
     pub(crate) program: &'a Path,
     /// The disk: a path that is absolute, and its format.
     pub(crate) from: (&'a Path, &'a str),
-    /// An empty file, and the format to write.
+    /// An empty file or a device, and the format to write.
     pub(crate) to: (&'a File, &'a str),
+    /// What that is.
+    pub(crate) onto: Onto,
     /// The folder of the file, for its space.
     pub(crate) folder: &'a Path,
     /// The size of the disk.
@@ -57,8 +68,12 @@ impl Copy<'_> {
         let total = self.size;
         let ((from, read), (to, written)) = (self.from, self.to);
         let words = ["convert", "-p", "-f", read, "-O", written].map(OsStr::new);
+        let onto = match self.onto {
+            Onto::File => None,
+            Onto::Device => Some(OsStr::new("-n")),
+        };
         let names = [from.as_os_str(), OsStr::new(STDIN)];
-        let arguments = words.into_iter().chain(names).collect();
+        let arguments = words.into_iter().chain(onto).chain(names).collect();
         let stdin = Some(to.try_clone()?);
         let job = Job { program: self.program, arguments, bounds: bounds(total), stdin };
         let mut tell = |done: f64| {

@@ -13,6 +13,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use ostler_protocol::rpc::values::{Bytes, Name, Timestamp, VolumeId};
 use ostler_protocol::rpc::volume::Format;
@@ -21,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::manifest::{Below, DEEPEST, Manifest, Snapshot, file_name, word};
-use super::{Content, NewVolume, Opened, VolumeError, holders};
+use super::{At, Content, NewVolume, Opened, VolumeError, holders};
 use crate::disk::{Base, Ensured, Removed};
 use crate::durable::{self, Unfinished};
 use crate::host::{self, Space};
 use crate::qcow2::{self, Overlay};
-use crate::qemu_img::convert::{Copy, bounds, is_full};
+use crate::qemu_img::convert::{Copy, Onto, bounds, is_full};
 use crate::qemu_img::{self, Job, Output, Ran, late};
 use crate::threads::Threads;
 
@@ -36,6 +37,9 @@ const FOLDER_MODE: u32 = 0o711;
 
 /// As many file system calls at once.
 const THREADS: usize = 8;
+
+/// How long a call waits for others of the pool.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What is noted beside a volume.
 const MANIFEST: &str = "volume.json";
@@ -61,6 +65,8 @@ pub struct Directory {
     keep_free: Bytes,
     threads: Threads,
     qemu_img: PathBuf,
+    /// Its device and number, as it was first seen.
+    seen: Arc<OnceLock<(u64, u64)>>,
 }
 
 impl Directory {
@@ -81,6 +87,7 @@ impl Directory {
             keep_free,
             threads: Threads::new("volume", THREADS),
             qemu_img: PathBuf::from("qemu-img"),
+            seen: Arc::default(),
         };
         if is_shared {
             let path = this.path.clone();
@@ -94,6 +101,22 @@ impl Directory {
         Ok(this)
     }
 
+    /// The pool, unless another folder is in its place: the empty one below a file system that is
+    /// gone.
+    pub(super) async fn there(&self) -> Result<&Self, VolumeError> {
+        let (path, seen) = (self.path.clone(), Arc::clone(&self.seen));
+        self.run(path.clone(), move || {
+            let meta = fs::metadata(&path).map_err(VolumeError::io("examine", &path))?;
+            let now = (meta.dev(), meta.ino());
+            match *seen.get_or_init(|| now) == now {
+                true => Ok(()),
+                false => Err(VolumeError::NotThere { path }),
+            }
+        })
+        .await
+        .map(|()| self)
+    }
+
     fn folder(&self, id: VolumeId) -> PathBuf {
         self.path.join(id.to_string())
     }
@@ -103,7 +126,7 @@ impl Directory {
         path: PathBuf,
         call: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
     ) -> Result<T, VolumeError> {
-        self.threads.run(call).await.map_err(VolumeError::io("start a thread for", &path))?
+        self.threads.run_soon(PATIENCE, call).await.map_err(VolumeError::io("use", &path))?
     }
 
     /// What is noted beside a volume, and where.
@@ -148,7 +171,7 @@ impl Directory {
             match fs::symlink_metadata(&path) {
                 Ok(meta) if meta.is_file() => {
                     let (size, direct) = (size_of(&path, format)?, is_direct(&path));
-                    Ok(Opened { path, format, size, direct })
+                    Ok(Opened { at: At::File(path), format, size, direct })
                 }
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     Err(VolumeError::io("examine", &path)(error))
@@ -185,9 +208,11 @@ impl Directory {
         let source = match (&volume.content, from) {
             (Content::Empty, _) => None,
             (Content::Image(base), _) => Some(Source::of(base)),
-            (Content::Volume { .. }, Some(Opened { path, format, size, .. })) => {
-                Some(Source { path, format: word(format), size })
-            }
+            (Content::Volume { .. }, Some(from)) => Some(Source {
+                path: from.path().to_owned(),
+                format: word(from.format),
+                size: from.size,
+            }),
             (Content::Volume { place, .. }, None) => {
                 return Err(VolumeError::Gone { id: place.id, path: folder });
             }
@@ -209,6 +234,8 @@ impl Directory {
             move || durable::folder(&folder, FOLDER_MODE).map_err(VolumeError::io("make", &folder))
         };
         self.run(folder.clone(), make).await?;
+        // What has no holes fills it.
+        let needed = source.as_ref().filter(|_| on_image.is_none()).map(|source| source.size);
         let made = match source.filter(|_| on_image.is_none()) {
             Some(source) => {
                 let to = (layer.as_path(), format, volume.size);
@@ -226,7 +253,14 @@ impl Directory {
             let gone = folder.clone();
             let remove = move || remove_tree(&gone);
             self.run(folder, remove).await?;
-            return Err(error);
+            return Err(match error {
+                VolumeError::NoSpace { path, needed: None, .. } => VolumeError::NoSpace {
+                    path,
+                    needed,
+                    free: self.room().await.ok().map(|space| space.free),
+                },
+                error => error,
+            });
         }
         let note = {
             let folder = folder.clone();
@@ -260,6 +294,7 @@ impl Directory {
             program: &self.qemu_img,
             from: (&source.path, source.format),
             to: (&unfinished.file, word(format)),
+            onto: Onto::File,
             folder,
             size: source.size,
             keep_free: self.keep_free,
@@ -512,7 +547,7 @@ impl Directory {
         let snapshot = manifest.snapshot(name).ok_or_else(no)?;
         let format = manifest.layers[&snapshot.layer].format;
         let path = folder.join(file_name(snapshot.layer, format));
-        Ok(Opened { path, format, size: snapshot.size, direct: false })
+        Ok(Opened { at: At::File(path), format, size: snapshot.size, direct: false })
     }
 
     /// Whether nobody on this node has a volume open.
@@ -679,7 +714,7 @@ fn remove_tree(folder: &Path) -> Result<(), VolumeError> {
 fn nobody_has(id: VolumeId, files: &[PathBuf], folder: &Path) -> Result<(), VolumeError> {
     match holders::of(files).map_err(VolumeError::io("see who has open", folder))? {
         None => Ok(()),
-        Some(holders::Holder { pid, program }) => Err(VolumeError::Open { id, pid, program }),
+        Some(holder) => Err(VolumeError::Open { id, by: holder.to_string() }),
     }
 }
 

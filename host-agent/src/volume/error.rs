@@ -16,6 +16,12 @@ pub enum VolumeError {
         /// The pool.
         pool: Name,
     },
+    /// Another folder is where the pool was.
+    #[error("{} is not the folder it was: its file system is gone, or another is mounted", path.display())]
+    NotThere {
+        /// Where the pool was.
+        path: PathBuf,
+    },
     /// The pool has no such volume.
     #[error("volume {id} is not in {}: somebody removed it", path.display())]
     Gone {
@@ -23,6 +29,54 @@ pub enum VolumeError {
         id: VolumeId,
         /// Where it was.
         path: PathBuf,
+    },
+    /// The pool cannot be used now.
+    #[error("pool {pool} ({place}) is not available: {why}")]
+    Unavailable {
+        /// The pool.
+        pool: Name,
+        /// Where it is.
+        place: String,
+        /// Why not.
+        why: String,
+    },
+    /// This kind of pool cannot do it.
+    #[error("pool {pool} cannot do that: {why}")]
+    Unfit {
+        /// The pool.
+        pool: Name,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A size that the pool cannot keep as it is.
+    #[error("{size} is not a whole number of pieces of {piece}, of which the pool makes volumes")]
+    NotWhole {
+        /// The size asked for.
+        size: Bytes,
+        /// The size of a piece.
+        piece: Bytes,
+    },
+    /// It was being made larger, and what it got may hold what others wrote.
+    #[error("making volume {id} larger was cut off: what it got is not zeroed yet")]
+    HalfGrown {
+        /// The volume.
+        id: VolumeId,
+    },
+    /// It is open, by none of the processes that can be seen.
+    #[error("volume {id} is open on this node, and in no process that can be seen")]
+    Held {
+        /// The volume.
+        id: VolumeId,
+    },
+    /// lvm was run and failed.
+    #[error("lvm cannot {step} {what}: {said}")]
+    Lvm {
+        /// What it was to do.
+        step: &'static str,
+        /// To what.
+        what: String,
+        /// Why it could not.
+        said: String,
     },
     /// The volume has no such snapshot.
     #[error("volume {id} has no snapshot {name}")]
@@ -66,14 +120,12 @@ pub enum VolumeError {
         most: usize,
     },
     /// Somebody has it open.
-    #[error("volume {id} is open in process {pid}{}", name(program))]
+    #[error("volume {id} is open in {by}")]
     Open {
         /// The volume.
         id: VolumeId,
-        /// The process.
-        pid: u32,
-        /// What it is called; empty if that is not known.
-        program: String,
+        /// Who has it.
+        by: String,
     },
     /// The server of a volume that is kept elsewhere does not answer.
     #[error("cannot reach {server}")]
@@ -127,10 +179,6 @@ pub enum VolumeError {
         #[source]
         source: io::Error,
     },
-}
-
-fn name(program: &str) -> String {
-    if program.is_empty() { String::new() } else { format!(" ({program})") }
 }
 
 fn room(needed: Option<Bytes>, free: Option<Bytes>) -> String {

@@ -5,6 +5,8 @@
 //!                            └── directory   a folder for each volume: layers, and a manifest
 //!                                  manifest    what the layers are; pure
 //!                                  holders     who on this node has a file open
+//!                            └── nfs         a directory that is mounted first
+//!                            └── lvm         a logical volume for each; its tags say what it is
 //!          ──> elsewhere           what is in no pool of ours: whether it can be reached
 //! ```
 //!
@@ -16,13 +18,15 @@ mod directory;
 pub mod elsewhere;
 mod error;
 mod holders;
+mod lvm;
 mod manifest;
+mod nfs;
 mod pools;
 #[cfg(test)]
 mod tests;
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
 use ostler_protocol::rpc::volume::Format;
@@ -31,7 +35,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::directory::Directory;
 pub use self::error::VolumeError;
-pub use self::pools::Pools;
+pub use self::lvm::Lvm;
+pub use self::nfs::{Mounter, Nfs};
+pub use self::pools::{Pool, Pools};
 use crate::disk::{Base, Ensured, Removed};
 use crate::host::Space;
 
@@ -73,17 +79,35 @@ pub enum Content {
     },
 }
 
+/// What QEMU opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum At {
+    /// A file.
+    File(PathBuf),
+    /// A block device of the node.
+    Device(PathBuf),
+}
+
 /// Where QEMU finds a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
-    /// The file.
-    pub path: PathBuf,
+    /// What it opens.
+    pub at: At,
     /// Its format: as it was made, never as it looks.
     pub format: Format,
     /// The disk's size.
     pub size: Bytes,
     /// Whether it can be read past the node's page cache.
     pub direct: bool,
+}
+
+impl Opened {
+    /// Its path on the node.
+    pub fn path(&self) -> &Path {
+        match &self.at {
+            At::File(path) | At::Device(path) => path,
+        }
+    }
 }
 
 /// A pool, as it is configured.
@@ -143,6 +167,13 @@ pub trait Volumes: Send + Sync + 'static {
         size: Bytes,
     ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
 
+    /// Have room for a volume that the QEMU that has it open is about to make so large.
+    fn widen(
+        &self,
+        place: &Place,
+        size: Bytes,
+    ) -> impl Future<Output = Result<(), VolumeError>> + Send;
+
     /// Note that a volume was made so large by the QEMU that has it open.
     fn note_size(
         &self,
@@ -150,8 +181,8 @@ pub trait Volumes: Send + Sync + 'static {
         size: Bytes,
     ) -> impl Future<Output = Result<(), VolumeError>> + Send;
 
-    /// Keep what a volume holds now under a name. From then on it is opened elsewhere: whoever has
-    /// it open is to go on there, and until then writes to what is kept.
+    /// Keep what a volume holds now under a name. From then on it may be opened elsewhere: whoever
+    /// has it open is to go on there, and until then writes to what is kept.
     fn snapshot(
         &self,
         place: &Place,

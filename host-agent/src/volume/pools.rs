@@ -4,39 +4,88 @@ use ostler_protocol::rpc::values::{Bytes, Name};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Content, Directory, NewVolume, Opened, Place, PoolFacts, VolumeError, Volumes};
+use super::{
+    Content, Directory, Lvm, NewVolume, Nfs, Opened, Place, PoolFacts, VolumeError, Volumes,
+};
 use crate::disk::{Ensured, Removed};
 use crate::host::Space;
 
+/// A pool of one of the kinds there are.
+#[derive(Debug, Clone)]
+pub enum Pool {
+    /// A directory.
+    Directory(Directory),
+    /// A directory of an NFS server.
+    Nfs(Nfs),
+    /// An LVM volume group, or a thin pool in one.
+    Lvm(Lvm),
+}
+
+impl Pool {
+    fn facts(&self) -> PoolFacts {
+        match self {
+            Self::Directory(pool) => PoolFacts {
+                name: pool.name.clone(),
+                driver: "directory",
+                is_shared: pool.is_shared,
+            },
+            Self::Nfs(pool) => {
+                PoolFacts { name: pool.name().clone(), driver: "nfs", is_shared: false }
+            }
+            Self::Lvm(pool) => {
+                PoolFacts { name: pool.name.clone(), driver: "lvm", is_shared: false }
+            }
+        }
+    }
+}
+
 /// The pools, in the order of the configuration.
 #[derive(Debug, Clone)]
-pub struct Pools(pub Vec<Directory>);
+pub struct Pools(pub Vec<Pool>);
 
 impl Pools {
-    fn of(&self, pool: &Name) -> Result<&Directory, VolumeError> {
-        let found = self.0.iter().find(|found| found.name == *pool);
-        found.ok_or_else(|| VolumeError::NoPool { pool: pool.clone() })
+    async fn of(&self, pool: &Name) -> Result<Ready<'_>, VolumeError> {
+        let found = self.0.iter().find(|found| found.facts().name == *pool);
+        match found.ok_or_else(|| VolumeError::NoPool { pool: pool.clone() })? {
+            Pool::Directory(pool) => pool.there().await.map(Ready::Directory),
+            Pool::Nfs(pool) => pool.mounted().await.map(Ready::Directory),
+            Pool::Lvm(pool) => Ok(Ready::Lvm(pool)),
+        }
     }
+}
+
+/// A pool that can be used now.
+enum Ready<'a> {
+    Directory(&'a Directory),
+    Lvm(&'a Lvm),
+}
+
+/// The same call on whichever kind it is.
+macro_rules! on {
+    ($pool:expr, $found:ident => $call:expr) => {
+        match $pool {
+            Ready::Directory($found) => $call.await,
+            Ready::Lvm($found) => $call.await,
+        }
+    };
 }
 
 impl Volumes for Pools {
     fn pools(&self) -> Vec<PoolFacts> {
-        let facts = |pool: &Directory| PoolFacts {
-            name: pool.name.clone(),
-            driver: "directory",
-            is_shared: pool.is_shared,
-        };
-        self.0.iter().map(facts).collect()
+        self.0.iter().map(Pool::facts).collect()
     }
 
     async fn room(&self, pool: &Name) -> Result<Space, VolumeError> {
-        self.of(pool)?.room().await
+        on!(self.of(pool).await?, pool => pool.room())
     }
 
     async fn allocated(&self) -> Result<Bytes, VolumeError> {
         let mut sum = 0;
-        for pool in self.0.iter().filter(|pool| pool.is_shared) {
-            sum += pool.allocated().await?.0;
+        for pool in &self.0 {
+            match pool {
+                Pool::Directory(pool) if pool.is_shared => sum += pool.allocated().await?.0,
+                Pool::Directory(_) | Pool::Nfs(_) | Pool::Lvm(_) => {}
+            }
         }
         Ok(Bytes(sum))
     }
@@ -51,49 +100,61 @@ impl Volumes for Pools {
             Content::Empty | Content::Image(_) => None,
             Content::Volume { place, snapshot: None } => Some(self.open(place).await?),
             Content::Volume { place, snapshot: Some(name) } => {
-                Some(self.of(&place.pool)?.open_snapshot(place.id, name).await?)
+                Some(on!(self.of(&place.pool).await?, pool => pool.open_snapshot(place.id, name))?)
             }
         };
-        self.of(&volume.place.pool)?.create(volume, from, progress, cancel).await
+        on!(self.of(&volume.place.pool).await?, pool => pool.create(volume, from, progress, cancel))
     }
 
     async fn delete(&self, place: &Place) -> Result<Removed, VolumeError> {
-        self.of(&place.pool)?.delete(place.id).await
+        on!(self.of(&place.pool).await?, pool => pool.delete(place.id))
     }
 
     async fn exists(&self, place: &Place) -> Result<bool, VolumeError> {
-        self.of(&place.pool)?.exists(place.id).await
+        on!(self.of(&place.pool).await?, pool => pool.exists(place.id))
     }
 
     async fn open(&self, place: &Place) -> Result<Opened, VolumeError> {
-        self.of(&place.pool)?.open_volume(place.id).await
+        on!(self.of(&place.pool).await?, pool => pool.open_volume(place.id))
     }
 
     async fn close(&self, place: &Place) -> Result<(), VolumeError> {
-        self.of(&place.pool)?.close(place.id).await
+        on!(self.of(&place.pool).await?, pool => pool.close(place.id))
     }
 
     async fn extend(&self, place: &Place, size: Bytes) -> Result<Ensured, VolumeError> {
-        self.of(&place.pool)?.extend(place.id, size).await
+        on!(self.of(&place.pool).await?, pool => pool.extend(place.id, size))
+    }
+
+    async fn widen(&self, place: &Place, size: Bytes) -> Result<(), VolumeError> {
+        match self.of(&place.pool).await? {
+            // QEMU makes its file larger by itself.
+            Ready::Directory(_) => Ok(()),
+            Ready::Lvm(pool) => pool.widen(place.id, size).await,
+        }
     }
 
     async fn note_size(&self, place: &Place, size: Bytes) -> Result<(), VolumeError> {
-        self.of(&place.pool)?.note_size(place.id, size).await
+        match self.of(&place.pool).await? {
+            Ready::Directory(pool) => pool.note_size(place.id, size).await,
+            // LVM knows.
+            Ready::Lvm(_) => Ok(()),
+        }
     }
 
     async fn snapshot(&self, place: &Place, name: &Name) -> Result<Ensured, VolumeError> {
-        self.of(&place.pool)?.snapshot(place.id, name).await
+        on!(self.of(&place.pool).await?, pool => pool.snapshot(place.id, name))
     }
 
     async fn undo_snapshot(&self, place: &Place, name: &Name) -> Result<(), VolumeError> {
-        self.of(&place.pool)?.undo_snapshot(place.id, name).await
+        on!(self.of(&place.pool).await?, pool => pool.undo_snapshot(place.id, name))
     }
 
     async fn delete_snapshot(&self, place: &Place, name: &Name) -> Result<Removed, VolumeError> {
-        self.of(&place.pool)?.delete_snapshot(place.id, name).await
+        on!(self.of(&place.pool).await?, pool => pool.delete_snapshot(place.id, name))
     }
 
     async fn revert(&self, place: &Place, name: &Name) -> Result<(), VolumeError> {
-        self.of(&place.pool)?.revert(place.id, name).await
+        on!(self.of(&place.pool).await?, pool => pool.revert(place.id, name))
     }
 }

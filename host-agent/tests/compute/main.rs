@@ -20,7 +20,7 @@ use std::time::Duration;
 use ostler_host_agent::compute::{
     Bridges, ByCapacity, ByState, Command, Compute, Context, Node, Outside,
 };
-use ostler_host_agent::config::Settings;
+use ostler_host_agent::config::{Driver, Settings};
 use ostler_host_agent::disk::Directory;
 use ostler_host_agent::guest::{GuestSettings, Guests};
 use ostler_host_agent::host::Host;
@@ -125,10 +125,11 @@ impl World {
     async fn pools(&self, settings: &Settings) -> Pools {
         let mut pools = Vec::new();
         for pool in &settings.pools {
-            let (name, path) = (pool.name.clone(), &pool.path);
+            let Driver::Directory { path } = &pool.driver else { panic!("{pool:?}") };
+            let name = pool.name.clone();
             let opened =
                 volume::Directory::open(name, path, pool.format, pool.is_shared, Bytes(0)).await;
-            pools.push(opened.unwrap());
+            pools.push(volume::Pool::Directory(opened.unwrap()));
         }
         Pools(pools)
     }

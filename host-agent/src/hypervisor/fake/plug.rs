@@ -1,6 +1,6 @@
 //! Disks of the fake's domains. Guests let go at once, unless told to refuse or to say nothing.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
@@ -45,6 +45,20 @@ impl Fake {
     /// The disks a domain has that runs.
     pub fn live_disks(&self, id: InstanceId) -> Vec<Disk> {
         self.world().domains.get(&id).map(|domain| domain.disks.clone()).unwrap_or_default()
+    }
+}
+
+/// The size of the disk that a file is, if it is one.
+fn size_of(disk: &Disk) -> Option<Bytes> {
+    let DiskSource::File(path) = &disk.source else { return None };
+    let file = File::open(path).ok()?;
+    match disk.format {
+        DiskFormat::Raw => Some(Bytes(file.metadata().ok()?.len())),
+        DiskFormat::Qcow2 => {
+            let mut size = [0; 8];
+            file.read_exact_at(&mut size, QCOW2_SIZE_AT).ok()?;
+            Some(Bytes(u64::from_be_bytes(size)))
+        }
     }
 }
 
@@ -106,9 +120,11 @@ impl Plug for Fake {
         .await
     }
 
-    async fn disk_size(&self, id: InstanceId, _: &str) -> Result<Bytes, Error> {
+    async fn disk_size(&self, id: InstanceId, device: &str) -> Result<Bytes, Error> {
         self.call(Call::Disks, Some(id), |world| {
-            world.running(Call::Disks, id).map(|_| Bytes::mib(16))
+            let mut disks = world.running(Call::Disks, id)?.disks.iter();
+            let size = disks.find(|disk| disk.device() == device).and_then(size_of);
+            Ok(size.unwrap_or(Bytes::mib(16)))
         })
         .await
     }

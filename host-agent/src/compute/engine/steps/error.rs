@@ -91,8 +91,9 @@ impl From<VolumeError> for StepError {
         match &error {
             VolumeError::Cancelled { .. } => Self::Cancelled,
             // Whoever has it open does not let go because it is asked for again.
-            VolumeError::Open { .. } => Self::Refused(Box::new(fault())),
+            VolumeError::Open { .. } | VolumeError::Held { .. } => Self::Refused(Box::new(fault())),
             VolumeError::NoPool { .. }
+            | VolumeError::NotThere { .. }
             | VolumeError::Gone { .. }
             | VolumeError::NoSnapshot { .. }
             | VolumeError::Manifest { .. }
@@ -103,6 +104,11 @@ impl From<VolumeError> for StepError {
             | VolumeError::Unreachable { .. }
             | VolumeError::NotADevice { .. }
             | VolumeError::NoSpace { .. }
+            | VolumeError::Unavailable { .. }
+            | VolumeError::Unfit { .. }
+            | VolumeError::NotWhole { .. }
+            | VolumeError::HalfGrown { .. }
+            | VolumeError::Lvm { .. }
             | VolumeError::Io { .. } => Self::failed(fault()),
         }
     }

@@ -25,7 +25,7 @@ use crate::hypervisor::{Change, Error, Hypervisor, HypervisorEvent, Plug};
 use crate::image::Images;
 use crate::journal::records::{AttachmentRecord, InstanceRecord, VolumeRecord};
 use crate::refusal::{Action, Reason, Refusal};
-use crate::volume::{Content, NewVolume, Opened, Place, VolumeError, Volumes};
+use crate::volume::{At, Content, NewVolume, Opened, Place, VolumeError, Volumes};
 
 /// Which of a volume's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -321,9 +321,11 @@ impl<O: Outside> Engine<O> {
         if let Some((id, attachment)) = self.holder_of(operation, record.id)
             && !is_off(self.power_of(id).await?)
         {
+            self.node.volumes.widen(&place, size).await?;
             // Never shorter: an earlier try may have made it larger than is on record.
-            if self.node.volumes.open(&place).await?.size < size {
-                self.node.hypervisor.resize_disk(id, &attachment.device, size).await?;
+            let device = &attachment.device;
+            if self.node.hypervisor.disk_size(id, device).await? < size {
+                self.node.hypervisor.resize_disk(id, device, size).await?;
             }
             self.node.volumes.note_size(&place, size).await?;
             return Ok(());
@@ -468,12 +470,16 @@ impl<O: Outside> Engine<O> {
             }
             None => {
                 let opened = self.node.volumes.open(&place(volume)?).await?;
-                let Opened { path, format, direct, .. } = opened;
+                let Opened { at, format, direct, .. } = opened;
                 let format = match format {
                     Format::Qcow2 => DiskFormat::Qcow2,
                     Format::Raw => DiskFormat::Raw,
                 };
-                (DiskSource::File(path), format, direct)
+                let source = match at {
+                    At::File(path) => DiskSource::File(path),
+                    At::Device(path) => DiskSource::Block(path),
+                };
+                (source, format, direct)
             }
         };
         let bus = match attachment.bus {

@@ -1,91 +1,17 @@
 //! The directory pool on a real file system, with the real qemu-img.
 
-use std::fs;
-use std::path::Path;
-
 use ostler_protocol::rpc::image::Format as ImageFormat;
-use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
-use ostler_protocol::rpc::volume::Format;
-use tempfile::TempDir;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::disk::{Base, Ensured, Removed};
-
-struct Pool {
-    folder: TempDir,
-    pools: Pools,
-}
-
-fn name(text: &str) -> Name {
-    text.parse().unwrap()
-}
-
-impl Pool {
-    async fn open() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("volumes");
-        let pool = Directory::open(name("default"), &path, Format::Qcow2, true, Bytes(0));
-        Self { pools: Pools(vec![pool.await.unwrap()]), folder }
-    }
-
-    fn new_volume(&self, content: Content, format: Format) -> NewVolume {
-        let place = Place { id: VolumeId::random(), pool: name("default") };
-        NewVolume { place, size: Bytes::mib(8), format: Some(format), content }
-    }
-
-    async fn make(&self, volume: &NewVolume) -> Result<Ensured, VolumeError> {
-        let (progress, _seen) = watch::channel((Bytes(0), Bytes(0)));
-        self.pools.create(volume, &progress, &CancellationToken::new()).await
-    }
-
-    async fn made(&self, content: Content, format: Format) -> Place {
-        let volume = self.new_volume(content, format);
-        assert_eq!(self.make(&volume).await.unwrap(), Ensured::Created);
-        assert_eq!(self.make(&volume).await.unwrap(), Ensured::AlreadyThere);
-        volume.place
-    }
-
-    fn files(&self, place: &Place) -> Vec<String> {
-        let folder = self.folder.path().join("volumes").join(place.id.to_string());
-        let entries = fs::read_dir(folder).unwrap().flatten();
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-}
-
-fn qemu_io(path: &Path, format: Format, command: &str) -> String {
-    #[expect(clippy::disallowed_methods, reason = "what a guest would do")]
-    let ran = std::process::Command::new("qemu-io")
-        .args(["-f", manifest::word(format), "-c", command])
-        .arg(path)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
-    assert!(ran.status.success() && !said.contains("failed"), "{command}: {said} {ran:?}");
-    said
-}
-
-async fn write(pool: &Pool, place: &Place, pattern: u8) {
-    let opened = pool.pools.open(place).await.unwrap();
-    qemu_io(&opened.path, opened.format, &format!("write -P {pattern} 1M 64k"));
-}
-
-async fn holds(pool: &Pool, place: &Place, pattern: u8) {
-    let opened = pool.pools.open(place).await.unwrap();
-    qemu_io(&opened.path, opened.format, &format!("read -P {pattern} 1M 64k"));
-}
+use crate::disk::{Base, Removed};
 
 #[tokio::test]
 async fn a_snapshot_is_as_large_as_the_disk_whatever_was_noted() {
-    let pool = Pool::open().await;
+    let pool = Trial::open().await;
     for format in [Format::Raw, Format::Qcow2] {
         let place = pool.made(Content::Empty, format).await;
         let opened = pool.pools.open(&place).await.unwrap();
-        qemu_io(&opened.path, format, "truncate 12M");
+        qemu_io(opened.path(), format, "truncate 12M");
         assert_eq!(pool.pools.open(&place).await.unwrap().size, Bytes::mib(12));
         pool.pools.snapshot(&place, &name("a")).await.unwrap();
         assert_eq!(pool.pools.open(&place).await.unwrap().size, Bytes::mib(12));
@@ -96,7 +22,7 @@ async fn a_snapshot_is_as_large_as_the_disk_whatever_was_noted() {
 
 #[tokio::test]
 async fn what_was_written_before_a_snapshot_comes_back_with_it() {
-    let pool = Pool::open().await;
+    let pool = Trial::open().await;
     for format in [Format::Raw, Format::Qcow2] {
         let place = pool.made(Content::Empty, format).await;
         write(&pool, &place, 1).await;
@@ -130,7 +56,7 @@ async fn what_was_written_before_a_snapshot_comes_back_with_it() {
 
 #[tokio::test]
 async fn a_clone_of_a_snapshot_is_a_disk_of_its_own() {
-    let pool = Pool::open().await;
+    let pool = Trial::open().await;
     let place = pool.made(Content::Empty, Format::Raw).await;
     write(&pool, &place, 1).await;
     pool.pools.snapshot(&place, &name("a")).await.unwrap();
@@ -147,7 +73,7 @@ async fn a_clone_of_a_snapshot_is_a_disk_of_its_own() {
 
 #[tokio::test]
 async fn a_volume_grows_with_what_it_holds() {
-    let pool = Pool::open().await;
+    let pool = Trial::open().await;
     for format in [Format::Raw, Format::Qcow2] {
         let place = pool.made(Content::Empty, format).await;
         write(&pool, &place, 1).await;
@@ -157,19 +83,19 @@ async fn a_volume_grows_with_what_it_holds() {
         holds(&pool, &place, 1).await;
         let opened = pool.pools.open(&place).await.unwrap();
         assert_eq!(opened.size, larger);
-        qemu_io(&opened.path, opened.format, "read -P 0 15M 64k");
+        qemu_io(opened.path(), opened.format, "read -P 0 15M 64k");
     }
 }
 
 #[tokio::test]
 async fn what_a_guest_writes_into_a_raw_volume_is_never_taken_for_a_format() {
-    let pool = Pool::open().await;
+    let pool = Trial::open().await;
     let place = pool.made(Content::Empty, Format::Raw).await;
     let secret = pool.folder.path().join("secret");
     fs::write(&secret, vec![b's'; 1 << 20]).unwrap();
     // A qcow2 header whose base is a file of the node.
     let hostile = crate::qcow2::overlay(Bytes::mib(1), secret.to_str().unwrap(), "raw").unwrap();
-    let path = pool.pools.open(&place).await.unwrap().path;
+    let path = pool.pools.open(&place).await.unwrap().path().to_owned();
     let mut bytes = fs::read(&path).unwrap();
     for (at, piece) in &hostile.pieces {
         bytes[*at as usize..*at as usize + piece.len()].copy_from_slice(piece);
@@ -188,14 +114,14 @@ async fn what_a_guest_writes_into_a_raw_volume_is_never_taken_for_a_format() {
     pool.pools.delete_snapshot(&place, &name("a")).await.unwrap();
     for place in [&place, &small.place] {
         let opened = pool.pools.open(place).await.unwrap();
-        let dump = qemu_io(&opened.path, opened.format, "read -v 0 512");
+        let dump = qemu_io(opened.path(), opened.format, "read -v 0 512");
         assert!(dump.contains("51 46 49 fb"), "the guest's own bytes: {dump}");
     }
 }
 
 #[tokio::test]
 async fn a_volume_from_an_image_is_as_large_as_asked() {
-    let pool = Pool::open().await;
+    let pool = Trial::open().await;
     let image = pool.folder.path().join("image.raw");
     let mut bytes = vec![0; 4 << 20];
     bytes[1 << 20..(1 << 20) + (64 << 10)].fill(7);
@@ -205,24 +131,24 @@ async fn a_volume_from_an_image_is_as_large_as_asked() {
         let place = pool.made(Content::Image(base.clone()), format).await;
         holds(&pool, &place, 7).await;
         let opened = pool.pools.open(&place).await.unwrap();
-        qemu_io(&opened.path, opened.format, "read -P 0 7M 64k");
+        qemu_io(opened.path(), opened.format, "read -P 0 7M 64k");
     }
 }
 
 #[tokio::test]
 async fn what_is_open_is_not_removed() {
-    let pool = Pool::open().await;
+    let pool = Trial::open().await;
     let place = pool.made(Content::Empty, Format::Qcow2).await;
     let opened = pool.pools.open(&place).await.unwrap();
     #[expect(clippy::disallowed_methods, reason = "a test needs another process")]
     let mut holder = std::process::Command::new("tail")
         .args(["-f", "/dev/null"])
-        .stdin(fs::File::open(&opened.path).unwrap())
+        .stdin(fs::File::open(opened.path()).unwrap())
         .spawn()
         .unwrap();
     let refused = pool.pools.delete(&place).await;
     assert!(
-        matches!(&refused, Err(VolumeError::Open { pid, .. }) if *pid == holder.id()),
+        matches!(&refused, Err(VolumeError::Open { by, .. }) if by.contains(&holder.id().to_string())),
         "{refused:?}"
     );
     assert!(pool.pools.extend(&place, Bytes::mib(9)).await.is_err());
@@ -233,7 +159,7 @@ async fn what_is_open_is_not_removed() {
 
 #[tokio::test]
 async fn what_was_cut_off_is_made_again() {
-    let pool = Pool::open().await;
+    let pool = Trial::open().await;
     let volume = pool.new_volume(Content::Empty, Format::Qcow2);
     let folder = pool.folder.path().join("volumes").join(volume.place.id.to_string());
     // A crash before the manifest was written.
