@@ -167,8 +167,11 @@ async fn a_pool_whose_file_system_is_gone_takes_nobody_else_along() {
     let over = node.tried("volume.create", params("small")).await;
     assert_eq!(over["error"]["data"]["reason"], "volume_failed", "{over:#}");
     assert_eq!(small.volumes(), 0);
+    // Whether a snapshot is there cannot be seen.
     let over = node.tried("volume.snapshot", json!({"id": there, "name": "a"})).await;
-    assert_eq!(over["state"], "undone", "{over:#}");
+    assert_eq!(over["state"], "failed", "{over:#}");
+    let next = over["error"]["data"]["next"].as_str().unwrap();
+    assert!(next.starts_with("mount it again"), "{next}");
     // Everything else goes on.
     node.done("volume.snapshot", json!({"id": other, "name": "a"})).await;
     assert_eq!(read(&mut node, &one, &other, 1).await, "before");

@@ -95,7 +95,7 @@ impl<O: Outside> Engine<O> {
             End::Failed(fault) => match self.undo(operation, kind).await {
                 Err(()) => return,
                 Ok(Undoing { left, .. }) if !left.is_empty() => {
-                    (State::Failed, Some(with_left(fault, left)))
+                    (State::Failed, Some(with_left(operation, fault, left)))
                 }
                 Ok(Undoing { whole: true, .. }) => (State::Undone, Some(fault)),
                 Ok(_) => (State::Failed, Some(fault)),
@@ -109,7 +109,7 @@ impl<O: Outside> Engine<O> {
                     }
                     Err(fault) => {
                         let state = if left.is_empty() { State::Cancelled } else { State::Failed };
-                        (state, Some(with_left(fault, left)))
+                        (state, Some(with_left(operation, fault, left)))
                     }
                 },
             },
@@ -150,12 +150,13 @@ fn done_all_the_same(operation: &LiveOperation) {
     });
 }
 
-fn with_left(mut fault: Refusal, left: Vec<Refusal>) -> Refusal {
+fn with_left(operation: &LiveOperation, mut fault: Refusal, left: Vec<Refusal>) -> Refusal {
     for undo in &left {
         let step = undo.step.as_deref().unwrap_or("undo");
         fault.causes.push(format!("{step} failed too: {undo}"));
     }
-    if !left.is_empty() {
+    // What was there before is not to be removed for that.
+    if !left.is_empty() && operation.change.is_fresh() {
         fault = fault.next("remove what is left").by(Action::InstanceDelete);
     }
     fault
