@@ -7,6 +7,7 @@ use ostler_tests::cli::Cli;
 use ostler_tests::guest_image::Mode;
 use ostler_tests::poll;
 use ostler_tests::process::Run;
+use ostler_tests::services::Broker;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -389,4 +390,67 @@ async fn a_cancelled_import_leaves_no_part_also_after_a_crash() {
     }
     let images = node.ask("image.list", Value::Null).await;
     assert!(!images.to_string().contains("half"), "{images:#}");
+}
+
+/// What is left of uploads on a node.
+fn uploads(agent: &HostAgent) -> Vec<std::ffi::OsString> {
+    let folder = std::fs::read_dir(agent.state_dir().join("images/uploads")).unwrap();
+    folder.map(|entry| entry.unwrap().file_name()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_input_is_sent_to_the_node_by_either_door() {
+    need_root!();
+    let broker = Broker::ensure().await.unwrap();
+    let agent = HostAgent::start(Setup::with_broker(broker.uri())).await.unwrap();
+    let doors = [
+        ("socket", Cli::on(&agent).unwrap()),
+        ("broker", Cli::over_broker(broker.uri(), agent.host()).unwrap()),
+    ];
+    for (door, cli) in doors {
+        // More than two pieces, and not a whole number of them.
+        let text = format!("{door} 0123456789").repeat(90_000);
+        let file = agent.folder().join(door);
+        std::fs::write(&file, &text).unwrap();
+        let digest = sha256(&file).await;
+        let import = ["image", "import", door, "--source", "-", "--format", "raw", "--sha256"];
+        let image = cli.json_with(&[&import[..], &[&digest]].concat(), &text).await.unwrap();
+        assert_eq!((&image["sha256"], &image["state"]), (&json!(digest), &json!("ready")));
+        assert_eq!(image["size"], json!(text.len()));
+        let import = ["image", "import", "bad", "--source", "-", "--format", "qcow2"];
+        let refused = cli.output(&import, &text).await.unwrap();
+        assert!(refused.stderr.contains("cannot be used"), "{}", refused.stderr);
+        assert!(uploads(&agent).is_empty(), "left: {:?}", uploads(&agent));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_refused_by_name_and_outlives_the_agent() {
+    need_root!();
+    let mut node = Node::start().await;
+    let id = uuid::Uuid::new_v4();
+    let piece = |offset: u64, data: &str| json!({"id": id, "offset": offset, "data": data});
+    let large = "A".repeat((512 << 10) / 3 * 4 + 8);
+    for (params, reason) in [
+        (piece(0, "?"), "invalid_params"),
+        (piece(0, &large), "invalid_params"),
+        (json!({"id": "../../etc/passwd", "offset": 0, "data": ""}), "invalid_params"),
+        (piece(1, "aaaa"), "conflict"),
+        (piece(u64::MAX, "aaaa"), "conflict"),
+    ] {
+        let (refused, text) = node.refused("image.upload", params).await;
+        assert_eq!(refused, reason, "{text}");
+    }
+    assert_eq!(node.ask("image.upload", piece(0, "aaaa")).await["size"], 3);
+    node.agent.kill().await.unwrap();
+    node.agent.launch().unwrap();
+    node.agent.ready().await.unwrap();
+    node.reconnect().await;
+    assert_eq!(node.ask("image.upload", piece(3, "aaaa")).await["size"], 6);
+    let source = format!("upload:{id}");
+    node.done("image.import", json!({"name": "sent", "source": source, "format": "raw"})).await;
+    assert!(uploads(&node.agent).is_empty());
+    let again = json!({"name": "again", "source": source, "format": "raw"});
+    let over = node.tried("image.import", again).await;
+    assert_eq!(over["error"]["data"]["reason"], "image_unavailable", "{over:#}");
 }

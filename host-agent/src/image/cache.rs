@@ -4,6 +4,7 @@
 //!   <cache>/<sha256>.<format>       an image: whole, checked, synced, read-only
 //!   <cache>/parts/<key>.part|note   one on its way; the key is a hash of its source
 //!                 <key>.made        what is being made of it
+//!   <cache>/uploads/<id>            what was sent to be imported
 //! ```
 //!
 //! A file gets its name by a link made after everything else is done, so a name in the cache
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use ostler_protocol::rpc::image::{Compression, Format};
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512, UploadId};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -40,7 +41,7 @@ use crate::turns::Turns;
 
 /// QEMU may open a file whose name it was given; nobody else may look around.
 const CACHE_MODE: u32 = 0o711;
-const PARTS_MODE: u32 = 0o700;
+pub(super) const PARTS_MODE: u32 = 0o700;
 
 /// Short calls at once, beside the writing of images.
 const THREADS: usize = 4;
@@ -61,12 +62,13 @@ type Lock = tokio::sync::Mutex<()>;
 pub struct Cache {
     pub(super) folder: PathBuf,
     pub(super) parts: PathBuf,
+    pub(super) uploads: PathBuf,
     limits: RwLock<Arc<Limits>>,
     pub(super) turns: Turns,
     /// Threads that write images, for as long as that takes.
     pub(super) writers: Threads,
     /// Threads for what takes no time.
-    threads: Threads,
+    pub(super) threads: Threads,
     /// One import at a time of each source, by its key; one at a time at each file, by its path.
     locks: Mutex<HashMap<String, Weak<Lock>>>,
     /// What became of what was asked for, where that has another digest.
@@ -179,6 +181,23 @@ impl Images for Cache {
         self.run("list", &self.folder, list).await
     }
 
+    async fn upload(&self, id: UploadId, offset: u64, data: Vec<u8>) -> Result<Bytes, ImageError> {
+        self.take_piece(id, offset, data).await
+    }
+
+    async fn drop_upload(&self, id: UploadId) -> Result<(), ImageError> {
+        let path = self.upload_path(id);
+        let file = path.clone();
+        self.run("remove", &path, move || remove_if_there(&file).map(drop)).await
+    }
+
+    async fn sweep_uploads(
+        &self,
+        is_needed: impl Fn(UploadId) -> bool + Send + 'static,
+    ) -> Result<usize, ImageError> {
+        self.sweep_old_uploads(None, is_needed).await
+    }
+
     async fn adopt(
         &self,
         file: &Path,
@@ -197,6 +216,7 @@ impl Cache {
         let this = Self {
             folder: folder.to_owned(),
             parts: folder.join("parts"),
+            uploads: folder.join("uploads"),
             turns: Turns::new(limits.concurrent),
             writers: Threads::new("image", limits.concurrent),
             threads: Threads::new("image-file", THREADS),
@@ -273,10 +293,11 @@ impl Cache {
         let cap = spec.cap(limits);
         match spec.source.kind() {
             Kind::Local(path) => {
-                let (directories, keep_free) = (limits.directories.clone(), limits.keep_free);
-                let (path, part) = (path.clone(), part.clone());
-                let copy = Copy { path, part, directories, cap, keep_free };
-                local::copy(&self.writers, copy, progress).await
+                self.copy(path.clone(), limits.directories.clone(), cap, part, progress).await
+            }
+            Kind::Upload(id) => {
+                let folder = vec![self.uploads.clone()];
+                self.copy(self.upload_path(*id), folder, cap, part, progress).await
             }
             Kind::Remote(url) => {
                 let (image, threads) = (&spec.name, &self.writers);
@@ -284,6 +305,20 @@ impl Cache {
                 Fetch { image, url, part, cap, proved, limits, threads, progress }.run().await
             }
         }
+    }
+
+    /// Copy a file of this node that is below one of the directories.
+    async fn copy(
+        &self,
+        path: PathBuf,
+        directories: Vec<PathBuf>,
+        cap: Bytes,
+        part: &Part,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Written, ImageError> {
+        let (part, keep_free) = (part.clone(), self.limits().keep_free);
+        let copy = Copy { path, part, directories, cap, keep_free };
+        local::copy(&self.writers, copy, progress).await
     }
 
     async fn unpack(

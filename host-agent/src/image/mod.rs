@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   ImportSpec ──> source.rs   a path or a URL, credentials kept out of sight
-//!                     │
+//!                     │        (upload.rs: a file that was sent in pieces)
 //!        local.rs ────┴──── fetch.rs      bytes in: capped, resumed, timed
 //!                     │                   (sparse.rs: holes are not read)
 //!                  part.rs                written and hashed as they come, in one pass
@@ -42,6 +42,7 @@ mod sparse;
 #[cfg(test)]
 mod tests;
 mod unpack;
+mod upload;
 mod verify;
 
 use std::future::Future;
@@ -49,7 +50,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostler_protocol::rpc::image::{Compression, Format};
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512, UploadId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -80,6 +81,24 @@ pub trait Images: Send + Sync + 'static {
     /// The same for an import from before the agent started, whose source is not known whole any
     /// more: what can still be resumed says which image it is for.
     fn forget_image(&self, image: &Name) -> impl Future<Output = Result<(), ImageError>> + Send;
+
+    /// Take a piece of what is to be imported, and tell how much of it is there. The same piece may
+    /// come again.
+    fn upload(
+        &self,
+        id: UploadId,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> impl Future<Output = Result<Bytes, ImageError>> + Send;
+
+    /// Remove what was sent, if it is there.
+    fn drop_upload(&self, id: UploadId) -> impl Future<Output = Result<(), ImageError>> + Send;
+
+    /// Remove what was sent long ago and `is_needed` by no import; how many that were.
+    fn sweep_uploads(
+        &self,
+        is_needed: impl Fn(UploadId) -> bool + Send + 'static,
+    ) -> impl Future<Output = Result<usize, ImageError>> + Send;
 
     /// Take a finished qcow2 file of this node for an image: judged as an import is (but however
     /// large it is), hashed, and moved. Nobody may be writing to it. `claim` is as an import's.

@@ -180,6 +180,9 @@ impl<O: Outside> Service<O> {
             Call::GuestSshKeys(keys) => {
                 return acted(compute.reads().guest_ssh_keys(&keys)).await;
             }
+            Call::ImageUpload(upload) => {
+                return acted(compute.reads().image_upload(upload)).await;
+            }
             Call::GuestTrim(trim) => return acted(compute.reads().guest_trim(trim)).await,
             Call::OperationGet(select) => {
                 return value(&fault::operation(compute.reads().operation(select.id).await?));

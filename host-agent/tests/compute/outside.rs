@@ -11,7 +11,7 @@ use ostler_host_agent::image::{
 use ostler_host_agent::journal::records::{InstanceRecord, PortRecord};
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::Size;
-use ostler_protocol::rpc::values::{Name, PortId, Sha256};
+use ostler_protocol::rpc::values::{Name, PortId, Sha256, UploadId};
 use tokio::sync::watch;
 
 use super::*;
@@ -110,6 +110,21 @@ impl Images for Shelf {
 
     async fn forget_image(&self, _: &Name) -> Result<(), ImageError> {
         Ok(())
+    }
+
+    async fn upload(&self, _: UploadId, offset: u64, data: Vec<u8>) -> Result<Bytes, ImageError> {
+        Ok(Bytes(offset + data.len() as u64))
+    }
+
+    async fn drop_upload(&self, _: UploadId) -> Result<(), ImageError> {
+        Ok(())
+    }
+
+    async fn sweep_uploads(
+        &self,
+        _: impl Fn(UploadId) -> bool + Send + 'static,
+    ) -> Result<usize, ImageError> {
+        Ok(0)
     }
 
     async fn adopt(
