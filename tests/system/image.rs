@@ -454,3 +454,66 @@ async fn an_upload_is_refused_by_name_and_outlives_the_agent() {
     let over = node.tried("image.import", again).await;
     assert_eq!(over["error"]["data"]["reason"], "image_unavailable", "{over:#}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bandwidth_holds_downloads_up_until_a_reload_lifts_it() {
+    need_root!();
+    let setup = |bandwidth: &str| format!("[images]\n{bandwidth}");
+    let more = setup("bandwidth = \"64KiB\"\n");
+    let setup_slow = Setup { image_defaults: true, more, ..Setup::default() };
+    let mut agent = HostAgent::start(setup_slow).await.unwrap();
+    let mut client = agent.client().await.unwrap();
+    // At this pace it takes some seventeen minutes.
+    let source = serve(vec![7; 64 << 20]).await;
+    let import = json!({"name": "slow", "source": source, "format": "raw"});
+    let began = std::time::Instant::now();
+    let operation = client.call("image.import", import).await.unwrap();
+    poll::until("a quarter of a mebibyte is there", Duration::from_secs(60), async || {
+        let now = client.call("operation.get", json!({"id": operation["id"]})).await;
+        let now = now.map_err(|error| error.to_string())?;
+        let done = now["progress"]["done"].as_u64().unwrap_or(0);
+        if done >= 256 << 10 { Ok(()) } else { Err(now.to_string()) }
+    })
+    .await
+    .unwrap();
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+    agent.setup().more = setup("");
+    agent.reload().unwrap();
+    let wait = json!({"id": operation["id"], "timeout": 60_000});
+    let over = client.call("operation.wait", wait).await.unwrap();
+    assert_eq!(over["state"], "succeeded", "{over:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_come_through_a_proxy_whose_password_is_in_no_log() {
+    need_root!();
+    let proxy = serve(vec![7; 4096]).await;
+    let address = proxy.strip_prefix("http://").unwrap().strip_suffix("/image").unwrap();
+    let through = |address: &str| format!("[images]\nproxy = \"http://me:hunter2@{address}\"\n");
+    let setup = Setup { image_defaults: true, more: through(address), ..Setup::default() };
+    let mut agent = HostAgent::start(setup).await.unwrap();
+    let mut client = agent.client().await.unwrap();
+    let mut tried = async |name: &str, source: &str| {
+        let import = json!({"name": name, "source": source, "format": "raw"});
+        let operation = client.call("image.import", import).await.unwrap();
+        let wait = json!({"id": operation["id"], "timeout": 60_000});
+        client.call("operation.wait", wait).await.unwrap()
+    };
+    let over = tried("through", "http://images.invalid/disk").await;
+    assert_eq!(over["state"], "succeeded", "{over:#}");
+    agent.setup().more = through("127.0.0.1:1");
+    agent.reload().unwrap();
+    let log = agent.log();
+    poll::until("the proxy is another", Duration::from_secs(30), async || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        if text.contains("was read again") { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await
+    .unwrap();
+    for source in ["http://images.invalid/disk", "https://images.invalid/disk"] {
+        let over = tried("dead", source).await;
+        assert_eq!(over["error"]["data"]["reason"], "image_unavailable", "{over:#}");
+        assert!(!over.to_string().contains("hunter2"), "{over:#}");
+    }
+    assert!(!std::fs::read_to_string(&log).unwrap().contains("hunter2"));
+}

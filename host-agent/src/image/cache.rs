@@ -15,6 +15,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -27,6 +28,7 @@ use tracing::info;
 use super::convert::Convert;
 use super::fetch::Fetch;
 use super::local::{self, Copy};
+use super::pace::Pace;
 use super::part::{Part, Written};
 use super::source::Kind;
 use super::unpack::{Unpack, unpack};
@@ -64,6 +66,7 @@ pub struct Cache {
     pub(super) parts: PathBuf,
     pub(super) uploads: PathBuf,
     limits: RwLock<Arc<Limits>>,
+    pace: Pace,
     pub(super) turns: Turns,
     /// Threads that write images, for as long as that takes.
     pub(super) writers: Threads,
@@ -217,6 +220,7 @@ impl Cache {
             folder: folder.to_owned(),
             parts: folder.join("parts"),
             uploads: folder.join("uploads"),
+            pace: Pace::new(limits.bandwidth),
             turns: Turns::new(limits.concurrent),
             writers: Threads::new("image", limits.concurrent),
             threads: Threads::new("image-file", THREADS),
@@ -238,8 +242,9 @@ impl Cache {
         Ok(this)
     }
 
-    /// Put up with this from now on; imports under way go on as they began.
+    /// Put up with this from now on; imports under way go on as they began, but for the bandwidth.
     pub fn put_up_with(&self, limits: Limits) {
+        self.pace.set(limits.bandwidth);
         self.turns.resize(limits.concurrent);
         self.writers.resize(limits.concurrent);
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
@@ -302,7 +307,10 @@ impl Cache {
             Kind::Remote(url) => {
                 let (image, threads) = (&spec.name, &self.writers);
                 let proved = spec.is_proved();
-                Fetch { image, url, part, cap, proved, limits, threads, progress }.run().await
+                let (pace, kept) = (&self.pace, AtomicU64::new(0));
+                let fetch =
+                    Fetch { image, url, part, cap, proved, limits, threads, progress, pace, kept };
+                fetch.run().await
             }
         }
     }

@@ -35,7 +35,9 @@ mod error;
 mod fetch;
 mod foreign;
 mod local;
+mod pace;
 mod part;
+mod proxy;
 mod qemu_img;
 mod source;
 mod sparse;
@@ -56,6 +58,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use cache::Cache;
 pub use error::{ImageError, Packed};
+pub use proxy::{NotAProxy, Proxy};
 pub use source::{Source, SourceError};
 pub use verify::Unfit;
 
@@ -147,12 +150,17 @@ pub struct Limits {
     pub connect: Duration,
     /// A server gets this long for the next bytes.
     pub idle: Duration,
-    /// A whole download gets this long, retries included.
+    /// A whole download gets this long, retries included; what the bandwidth kept it waiting comes
+    /// on top.
     pub total: Duration,
     /// A download is taken up again so often without having got on.
     pub retries: u32,
     /// How many redirects are followed.
     pub redirects: usize,
+    /// Bytes a second that all downloads together may take; as many as come, if none.
+    pub bandwidth: Option<Bytes>,
+    /// What servers are asked through; as the environment says, if none.
+    pub proxy: Option<Proxy>,
     /// Where images may be read from on this node: at or below these directories.
     pub directories: Vec<PathBuf>,
     /// What judges qcow2 files.
@@ -171,6 +179,8 @@ impl Default for Limits {
             total: Duration::from_secs(2 * 3600),
             retries: 4,
             redirects: 5,
+            bandwidth: None,
+            proxy: None,
             directories: Vec::new(),
             qemu_img: PathBuf::from("qemu-img"),
         }

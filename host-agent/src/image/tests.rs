@@ -1220,3 +1220,38 @@ async fn a_conversion_that_is_called_off_ends_and_leaves_nothing() {
     bench.cache.forget(&asked.source).await.unwrap();
     bench.assert_clean().await;
 }
+
+#[tokio::test]
+async fn servers_are_asked_through_the_proxy_and_its_password_is_not_told() {
+    let proxy = Server::start(|_, _| ok(6, "", b"kernel")).await;
+    let address = proxy.url.strip_prefix("http://").unwrap().strip_suffix("/image").unwrap();
+    let through = format!("http://me:hunter2@{address}").parse::<Proxy>().unwrap();
+    let bench = bench_with(|limits| limits.proxy = Some(through)).await;
+    let spec = spec("http://images.invalid/kernel", Format::Kernel);
+    assert_eq!(bench.import(&spec).await.unwrap().sha256, sha256(b"kernel"));
+    assert_eq!(proxy.request(0)["host"], "images.invalid");
+    assert_eq!(proxy.request(0)["proxy-authorization"], "Basic bWU6aHVudGVyMg==");
+    drop(proxy);
+    let dead = "http://me:hunter2@127.0.0.1:1".parse::<Proxy>().unwrap();
+    for source in ["http://images.invalid/x", "https://images.invalid/x"] {
+        let dead = dead.clone();
+        let bench = bench_with(|limits| (limits.proxy, limits.retries) = (Some(dead), 0)).await;
+        let spec = ImportSpec { source: source.parse().unwrap(), ..spec.clone() };
+        let error = bench.import(&spec).await.unwrap_err();
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        bench.assert_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn the_time_that_the_bandwidth_takes_is_not_the_servers() {
+    let server = Server::start(|_, _| ok(300_000, "", &[7; 300_000])).await;
+    let bench = bench_with(|limits| {
+        limits.bandwidth = Some(Bytes(200_000));
+        limits.total = Duration::from_millis(500);
+    })
+    .await;
+    let began = std::time::Instant::now();
+    bench.import(&spec(&server.url, Format::Kernel)).await.unwrap();
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+}
