@@ -166,8 +166,10 @@ impl Fetch<'_> {
             self.progress.send_replace(Progress { phase, received: Bytes(received), total });
             match self.in_time(response.chunk()).await {
                 Ok(Some(chunk)) => {
-                    let kept = self.pace.keep(chunk.len()).await.as_millis() as u64;
-                    self.kept.fetch_add(kept, Ordering::Relaxed);
+                    let note = |wait: Duration| {
+                        self.kept.fetch_add(wait.as_millis() as u64, Ordering::Relaxed);
+                    };
+                    self.pace.keep(chunk.len(), note).await;
                     received = received.saturating_add(chunk.len() as u64);
                     if received > self.cap.0 {
                         break Some(self.too_large());

@@ -37,23 +37,24 @@ impl Pace {
         }
     }
 
-    /// So many bytes have come: wait until that is not too fast. How long that was.
-    pub(super) async fn keep(&self, bytes: usize) -> Duration {
+    /// So many bytes have come: wait until that is not too fast. `tell` is told before how long that
+    /// is, at most.
+    pub(super) async fn keep(&self, bytes: usize, tell: impl FnOnce(Duration)) {
         let began = Instant::now();
         // Before the rate is read: a change after that is not missed.
         let changed = self.changed.notified();
         let due = {
             let mut state = self.state();
-            let Some(rate) = state.rate else { return Duration::ZERO };
+            let Some(rate) = state.rate else { return };
             let takes = Duration::from_secs_f64(bytes as f64 / rate.0.max(1) as f64);
             state.due = state.due.max(began) + takes;
             state.due
         };
+        tell(due - began);
         tokio::select! {
             () = tokio::time::sleep_until(due) => {}
             () = changed => {}
         }
-        began.elapsed()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -69,17 +70,19 @@ mod tests {
     async fn all_together_are_as_fast_as_the_rate() {
         let pace = Pace::new(Some(Bytes(1000)));
         let began = Instant::now();
-        tokio::join!(pace.keep(1500), pace.keep(1500));
+        tokio::join!(pace.keep(1500, drop), pace.keep(1500, drop));
         assert_eq!(began.elapsed().as_secs(), 3);
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_rate_nobody_waits_and_who_waits_is_let_go_when_it_is_lifted() {
         let pace = Pace::new(None);
-        assert_eq!(pace.keep(usize::MAX).await, Duration::ZERO);
-        pace.set(Some(Bytes(1)));
         let began = Instant::now();
-        tokio::join!(pace.keep(1 << 20), async { pace.set(None) });
+        pace.keep(usize::MAX, drop).await;
+        pace.set(Some(Bytes(1)));
+        let mut told = Duration::ZERO;
+        tokio::join!(pace.keep(1 << 20, |wait| told = wait), async { pace.set(None) });
+        assert_eq!(told.as_secs(), 1 << 20);
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }

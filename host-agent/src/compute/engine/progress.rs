@@ -98,7 +98,7 @@ impl<O: Outside> Engine<O> {
                 }
                 Subject::Image(name) => {
                     let image = known.images.get(name);
-                    upload = image.and_then(|image| upload_of(image));
+                    upload = image.and_then(upload_of);
                     write.image = operation.change.image_after(name, image, state);
                 }
                 Subject::Network(_) => write.network = operation.change.network_after(state),
