@@ -471,7 +471,7 @@ async fn a_bandwidth_holds_downloads_up_until_a_reload_lifts_it() {
     poll::until("a quarter of a mebibyte is there", Duration::from_secs(60), async || {
         let now = client.call("operation.get", json!({"id": operation["id"]})).await;
         let now = now.map_err(|error| error.to_string())?;
-        let done = now["progress"]["done"].as_u64().unwrap_or(0);
+        let done = now["steps"][0]["progress"]["done"].as_u64().unwrap_or(0);
         if done >= 256 << 10 { Ok(()) } else { Err(now.to_string()) }
     })
     .await
@@ -516,4 +516,45 @@ async fn images_come_through_a_proxy_whose_password_is_in_no_log() {
         assert!(!over.to_string().contains("hunter2"), "{over:#}");
     }
     assert!(!std::fs::read_to_string(&log).unwrap().contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_removes_what_nobody_needs_oldest_use_first_and_tells_it_before() {
+    need_root!();
+    let mut node = Node::start().await;
+    // Kernel and ramdisk are needed by this one, and that by an instance.
+    let boot = node.boot_params("needed", Mode::Ostler, &[]).await;
+    node.done("instance.boot", boot.clone()).await;
+    let before = node.ask("image.list", Value::Null).await.as_array().unwrap().len();
+    for (name, byte) in [("older", 1), ("newer", 2), ("twin", 2)] {
+        let file = node.agent.folder().join(name);
+        std::fs::write(&file, [byte; 8192]).unwrap();
+        node.done("image.import", json!({"name": name, "source": file, "format": "raw"})).await;
+    }
+    let cli = Cli::on(&node.agent).unwrap();
+    let told = cli.json(&["image", "prune", "--dry-run"]).await.unwrap();
+    let removed = json!([{"name": "older", "frees": 8192}, {"name": "newer", "frees": 0},
+                         {"name": "twin", "frees": 8192}]);
+    assert_eq!(told, json!({"removed": removed, "frees": 16384, "dry_run": true}));
+    let recent = cli.json(&["image", "prune", "--unused-for", "1d"]).await.unwrap();
+    let free = cli.json(&["image", "prune", "--until-free", "1B"]).await.unwrap();
+    for nothing in [recent, free] {
+        assert_eq!(nothing["removed"], json!([]));
+    }
+    // What was given up last goes last.
+    let mut again = boot.clone();
+    let id = uuid::Uuid::new_v4().to_string();
+    node.adopt(&id);
+    (again["id"], again["name"], again["image"]) = (json!(id), json!("again"), json!("older"));
+    node.done("instance.boot", again).await;
+    node.delete(&id).await;
+    let pruned = cli.json(&["image", "prune"]).await.unwrap();
+    let names: Vec<_> = pruned["removed"].as_array().unwrap().iter().map(|i| &i["name"]).collect();
+    assert_eq!(names, ["newer", "twin", "older"], "{pruned:#}");
+    let left = node.ask("image.list", Value::Null).await.as_array().unwrap().len();
+    assert_eq!(left, before);
+    // The kernel of an image that is needed was needed, too.
+    node.delete(boot["id"].as_str().unwrap()).await;
+    cli.text(&["image", "prune"]).await.unwrap();
+    assert_eq!(node.ask("image.list", Value::Null).await, json!([]));
 }

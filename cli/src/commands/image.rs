@@ -1,5 +1,7 @@
 //! `ostler image ...`
 
+mod prune;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use ostler_protocol::rpc::method::{ImageImport, ImageList, ImageRemove, ImageUpl
 use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512, UploadId};
 use serde_json::Value;
 
+use self::prune::PruneArgs;
 use super::guest::copy::bar;
 use super::metadata::{Item, items};
 use super::{Followed, Session};
@@ -39,6 +42,8 @@ pub(crate) enum ImageCommand {
     Import(Box<ImportArgs>),
     /// List the images in the node's cache
     List,
+    /// Remove the images that nothing is made from, those first that were used last the longest ago
+    Prune(PruneArgs),
     /// Remove an image that no instance is made from
     Remove {
         /// The image
@@ -107,6 +112,7 @@ impl ImageCommand {
                     session.client.ask::<ImageList, _>(&Nothing {}).await?;
                 session.output.result(&list)
             }
+            Self::Prune(args) => args.run(session).await,
             Self::Remove { name, changing } => {
                 let params = Select { name };
                 match session.follow::<ImageRemove>(&params, &changing).await? {

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use ostler_protocol::rpc::image::{Compression, Format};
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512, UploadId};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512, Timestamp, UploadId};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -152,6 +152,7 @@ impl Images for Cache {
         let path = self.path(sha256, format);
         let _nobody_finds_it = self.hold(sha256, format).await;
         if is_needed() {
+            self.note_use(sha256, format).await?;
             return Ok(Removed::Needed);
         }
         let file = path.clone();
@@ -162,6 +163,17 @@ impl Images for Cache {
         };
         info!(image = %path.display(), ?removed, "image removed from the cache");
         Ok(removed)
+    }
+
+    async fn note_use(&self, sha256: &Sha256, format: Format) -> Result<(), ImageError> {
+        let path = self.path(sha256, format);
+        let file = path.clone();
+        let touch = move || match File::open(file) {
+            Ok(file) => file.set_modified(SystemTime::now()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.run("note a use of", &path, touch).await
     }
 
     fn path(&self, sha256: &Sha256, format: Format) -> PathBuf {
@@ -175,8 +187,11 @@ impl Images for Cache {
             for entry in fs::read_dir(folder)? {
                 let entry = entry?;
                 if let Some((sha256, format)) = name(&entry.file_name()) {
-                    let size = Bytes(entry.metadata()?.len());
-                    cached.push(Cached { sha256, format, path: entry.path(), size });
+                    let meta = entry.metadata()?;
+                    let used = meta.modified()?.duration_since(SystemTime::UNIX_EPOCH);
+                    let used = Timestamp(used.unwrap_or_default().as_millis() as u64);
+                    let size = Bytes(meta.len());
+                    cached.push(Cached { sha256, format, path: entry.path(), size, used });
                 }
             }
             Ok(cached)

@@ -52,7 +52,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostler_protocol::rpc::image::{Compression, Format};
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512, UploadId};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512, Timestamp, UploadId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -119,7 +119,7 @@ pub trait Images: Send + Sync + 'static {
         claim: impl FnOnce(&Imported) + Send,
     ) -> impl Future<Output = Result<Imported, ImageError>> + Send;
 
-    /// Remove an image's file, unless it `is_needed`: asked when nobody can import the same until
+    /// Remove an image's file, unless it `is_needed`, which is a use of it: asked when nobody can import the same until
     /// it is gone.
     fn remove(
         &self,
@@ -127,6 +127,13 @@ pub trait Images: Send + Sync + 'static {
         format: Format,
         is_needed: impl FnOnce() -> bool + Send,
     ) -> impl Future<Output = Result<Removed, ImageError>> + Send;
+
+    /// Note that something is made from an image now.
+    fn note_use(
+        &self,
+        sha256: &Sha256,
+        format: Format,
+    ) -> impl Future<Output = Result<(), ImageError>> + Send;
 
     /// Where an image with this content is, or would be.
     fn path(&self, sha256: &Sha256, format: Format) -> PathBuf;
@@ -294,6 +301,8 @@ pub struct Cached {
     pub path: PathBuf,
     /// Its bytes.
     pub size: Bytes,
+    /// When it was last used: the time the file bears.
+    pub used: Timestamp,
 }
 
 /// What a sweep came to.

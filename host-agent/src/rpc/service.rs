@@ -196,7 +196,7 @@ impl<O: Outside> Service<O> {
             Call::OperationCancel(select) => {
                 return value(&fault::operation(compute.cancel(select.id).await?));
             }
-            Call::ImageList(_) => return value(&compute.reads().images()),
+            Call::ImageList(_) => return value(&compute.reads().images().await),
             Call::VolumeList(filter) => {
                 let found = compute.reads().volumes(&filter)?;
                 let told: Vec<_> = found.into_iter().map(fault::volume).collect();

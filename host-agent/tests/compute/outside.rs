@@ -154,6 +154,10 @@ impl Images for Shelf {
         Ok(Removed::Removed)
     }
 
+    async fn note_use(&self, _: &Sha256, _: Format) -> Result<(), ImageError> {
+        Ok(())
+    }
+
     fn path(&self, sha256: &Sha256, format: Format) -> PathBuf {
         self.folder.join(format!("{sha256}.{}", format.as_str()))
     }

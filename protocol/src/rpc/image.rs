@@ -232,6 +232,13 @@ pub struct Image {
     pub properties: Properties,
     /// How many instances are made from it.
     pub instances: u32,
+    /// How many volumes lie on its file.
+    #[serde(default)]
+    pub volumes: u32,
+    /// When it was last made into something or given up by something, or else imported; of what
+    /// has the same file, the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Timestamp>,
     /// When its import was accepted.
     pub created: Timestamp,
 }
