@@ -83,6 +83,16 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A span of days, hours or minutes, as in `30d`.
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
+    let units = [("d", 86_400), ("h", 3600), ("m", 60)];
+    let read = units.iter().find_map(|(unit, seconds)| {
+        let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
+        Some(Duration::from_secs(u64::from(number) * seconds))
+    });
+    read.ok_or_else(|| "give days, hours or minutes, as in 30d, 12h or 90m".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

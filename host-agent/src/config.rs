@@ -19,6 +19,8 @@ use toml::Spanned;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
+use crate::image::{NotAProxy, Proxy};
+
 pub use self::pools::{Driver, Pool};
 
 /// Where the configuration is unless told otherwise.
@@ -198,6 +200,8 @@ struct GuestFile {
 struct ImagesFile {
     max_size: Option<Size>,
     directories: Option<Vec<PathBuf>>,
+    bandwidth: Option<Size>,
+    proxy: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -309,6 +313,10 @@ pub struct Settings {
     /// Where images may be read from on this node: whoever may import an image can read any such
     /// file through a guest.
     pub image_directories: Vec<PathBuf>,
+    /// Bytes a second that all downloads of images together may take.
+    pub image_bandwidth: Option<Bytes>,
+    /// What servers are asked for images through.
+    pub image_proxy: Option<Proxy>,
     /// How long a soft-deleted instance can be restored; none: for ever.
     pub reclaim_after: Option<Duration>,
     /// What becomes of domains of ours that the journal does not know.
@@ -435,6 +443,17 @@ impl File {
         if image_directories.iter().any(|directory| !directory.is_absolute()) {
             return wrong("images.directories", "relative paths: use absolute ones");
         }
+        let image_bandwidth = match self.images.bandwidth {
+            Some(Size(Bytes(0))) => {
+                return wrong("images.bandwidth", "0: leave it out to have no limit");
+            }
+            given => given.map(|rate| rate.0),
+        };
+        let image_proxy = match self.images.proxy.map(|url| url.parse::<Proxy>()) {
+            Some(Err(NotAProxy)) => return wrong("images.proxy", NotAProxy.to_string()),
+            Some(Ok(proxy)) => Some(proxy),
+            None => None,
+        };
         let admission = Admission {
             cpu_ratio: ratio("admission.cpu_ratio", self.admission.cpu_ratio, 4.0)?,
             memory_ratio: ratio("admission.memory_ratio", self.admission.memory_ratio, 1.0)?,
@@ -470,6 +489,8 @@ impl File {
             answer_timeout: Duration::from_secs(self.guest.answer_timeout.unwrap_or(10).max(1)),
             image_max: self.images.max_size.map_or(Bytes::gib(256), |s| s.0),
             image_directories,
+            image_bandwidth,
+            image_proxy,
             reclaim_after: match self.instances.reclaim_after {
                 None => Some(Duration::from_secs(7 * 86_400)),
                 Some(0) => None,
@@ -605,6 +626,18 @@ mod tests {
                 assert!(said.contains(why) && !said.contains("hunter2"), "{said}");
             }
         }
+    }
+
+    #[test]
+    fn a_proxy_that_is_none_is_refused_without_its_password_and_so_is_a_bandwidth_of_nothing() {
+        let parse = |line: &str| parse(&format!("host = \"n1\"\n[images]\n{line}"));
+        let settings = parse("proxy = \"http://me:hunter2@h:1\"\nbandwidth = \"1MiB\"").unwrap();
+        assert_eq!(settings.image_bandwidth, Some(Bytes::mib(1)));
+        assert!(!format!("{:?}", settings.image_proxy).contains("hunter2"));
+        let said = parse("proxy = \"socks5://me:hunter2@h:1\"").unwrap_err().to_string();
+        assert!(said.contains("images.proxy") && !said.contains("hunter2"), "{said}");
+        let said = parse("bandwidth = 0").unwrap_err().to_string();
+        assert!(said.contains("images.bandwidth"), "{said}");
     }
 
     #[test]

@@ -142,6 +142,8 @@ fn the_defaults_that_are_told_are_the_defaults() {
         answer_timeout,
         image_max,
         image_directories,
+        image_bandwidth,
+        image_proxy,
         reclaim_after,
         orphans,
         autostart,
@@ -175,6 +177,8 @@ fn the_defaults_that_are_told_are_the_defaults() {
     assert_eq!((log_format, log_filter), (default.log_format, default.log_filter));
     // examples, where there is no default or more than it is shown
     assert_eq!((socket_group.as_deref(), default.socket_group), (Some("ostler"), None));
+    assert!((image_bandwidth.is_some(), default.image_bandwidth.is_none()) == (true, true));
+    assert!((image_proxy.is_some(), default.image_proxy.is_none()) == (true, true));
     assert!(flavors.remove(&"big".parse().unwrap()).is_some());
     assert_eq!(flavors, default.flavors);
     assert_eq!(pools.pop().map(|pool| pool.name.to_string()), Some("fast".to_owned()));

@@ -7,6 +7,7 @@ use ostler_tests::cli::Cli;
 use ostler_tests::guest_image::Mode;
 use ostler_tests::poll;
 use ostler_tests::process::Run;
+use ostler_tests::services::Broker;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -389,4 +390,171 @@ async fn a_cancelled_import_leaves_no_part_also_after_a_crash() {
     }
     let images = node.ask("image.list", Value::Null).await;
     assert!(!images.to_string().contains("half"), "{images:#}");
+}
+
+/// What is left of uploads on a node.
+fn uploads(agent: &HostAgent) -> Vec<std::ffi::OsString> {
+    let folder = std::fs::read_dir(agent.state_dir().join("images/uploads")).unwrap();
+    folder.map(|entry| entry.unwrap().file_name()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_input_is_sent_to_the_node_by_either_door() {
+    need_root!();
+    let broker = Broker::ensure().await.unwrap();
+    let agent = HostAgent::start(Setup::with_broker(broker.uri())).await.unwrap();
+    let doors = [
+        ("socket", Cli::on(&agent).unwrap()),
+        ("broker", Cli::over_broker(broker.uri(), agent.host()).unwrap()),
+    ];
+    for (door, cli) in doors {
+        // More than two pieces, and not a whole number of them.
+        let text = format!("{door} 0123456789").repeat(90_000);
+        let file = agent.folder().join(door);
+        std::fs::write(&file, &text).unwrap();
+        let digest = sha256(&file).await;
+        let import = ["image", "import", door, "--source", "-", "--format", "raw", "--sha256"];
+        let image = cli.json_with(&[&import[..], &[&digest]].concat(), &text).await.unwrap();
+        assert_eq!((&image["sha256"], &image["state"]), (&json!(digest), &json!("ready")));
+        assert_eq!(image["size"], json!(text.len()));
+        let import = ["image", "import", "bad", "--source", "-", "--format", "qcow2"];
+        let refused = cli.output(&import, &text).await.unwrap();
+        assert!(refused.stderr.contains("cannot be used"), "{}", refused.stderr);
+        assert!(uploads(&agent).is_empty(), "left: {:?}", uploads(&agent));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_refused_by_name_and_outlives_the_agent() {
+    need_root!();
+    let mut node = Node::start().await;
+    let id = uuid::Uuid::new_v4();
+    let piece = |offset: u64, data: &str| json!({"id": id, "offset": offset, "data": data});
+    let large = "A".repeat((512 << 10) / 3 * 4 + 8);
+    for (params, reason) in [
+        (piece(0, "?"), "invalid_params"),
+        (piece(0, &large), "invalid_params"),
+        (json!({"id": "../../etc/passwd", "offset": 0, "data": ""}), "invalid_params"),
+        (piece(1, "aaaa"), "conflict"),
+        (piece(u64::MAX, "aaaa"), "conflict"),
+    ] {
+        let (refused, text) = node.refused("image.upload", params).await;
+        assert_eq!(refused, reason, "{text}");
+    }
+    assert_eq!(node.ask("image.upload", piece(0, "aaaa")).await["size"], 3);
+    node.agent.kill().await.unwrap();
+    node.agent.launch().unwrap();
+    node.agent.ready().await.unwrap();
+    node.reconnect().await;
+    assert_eq!(node.ask("image.upload", piece(3, "aaaa")).await["size"], 6);
+    let source = format!("upload:{id}");
+    node.done("image.import", json!({"name": "sent", "source": source, "format": "raw"})).await;
+    assert!(uploads(&node.agent).is_empty());
+    let again = json!({"name": "again", "source": source, "format": "raw"});
+    let over = node.tried("image.import", again).await;
+    assert_eq!(over["error"]["data"]["reason"], "image_unavailable", "{over:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bandwidth_holds_downloads_up_until_a_reload_lifts_it() {
+    need_root!();
+    let setup = |bandwidth: &str| format!("[images]\n{bandwidth}");
+    let more = setup("bandwidth = \"64KiB\"\n");
+    let setup_slow = Setup { image_defaults: true, more, ..Setup::default() };
+    let mut agent = HostAgent::start(setup_slow).await.unwrap();
+    let mut client = agent.client().await.unwrap();
+    // At this pace it takes some seventeen minutes.
+    let source = serve(vec![7; 64 << 20]).await;
+    let import = json!({"name": "slow", "source": source, "format": "raw"});
+    let began = std::time::Instant::now();
+    let operation = client.call("image.import", import).await.unwrap();
+    poll::until("a quarter of a mebibyte is there", Duration::from_secs(60), async || {
+        let now = client.call("operation.get", json!({"id": operation["id"]})).await;
+        let now = now.map_err(|error| error.to_string())?;
+        let done = now["steps"][0]["progress"]["done"].as_u64().unwrap_or(0);
+        if done >= 256 << 10 { Ok(()) } else { Err(now.to_string()) }
+    })
+    .await
+    .unwrap();
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+    agent.setup().more = setup("");
+    agent.reload().unwrap();
+    let wait = json!({"id": operation["id"], "timeout": 60_000});
+    let over = client.call("operation.wait", wait).await.unwrap();
+    assert_eq!(over["state"], "succeeded", "{over:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_come_through_a_proxy_whose_password_is_in_no_log() {
+    need_root!();
+    let proxy = serve(vec![7; 4096]).await;
+    let address = proxy.strip_prefix("http://").unwrap().strip_suffix("/image").unwrap();
+    let through = |address: &str| format!("[images]\nproxy = \"http://me:hunter2@{address}\"\n");
+    let setup = Setup { image_defaults: true, more: through(address), ..Setup::default() };
+    let mut agent = HostAgent::start(setup).await.unwrap();
+    let mut client = agent.client().await.unwrap();
+    let mut tried = async |name: &str, source: &str| {
+        let import = json!({"name": name, "source": source, "format": "raw"});
+        let operation = client.call("image.import", import).await.unwrap();
+        let wait = json!({"id": operation["id"], "timeout": 60_000});
+        client.call("operation.wait", wait).await.unwrap()
+    };
+    let over = tried("through", "http://images.invalid/disk").await;
+    assert_eq!(over["state"], "succeeded", "{over:#}");
+    agent.setup().more = through("127.0.0.1:1");
+    agent.reload().unwrap();
+    let log = agent.log();
+    poll::until("the proxy is another", Duration::from_secs(30), async || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        if text.contains("was read again") { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await
+    .unwrap();
+    for source in ["http://images.invalid/disk", "https://images.invalid/disk"] {
+        let over = tried("dead", source).await;
+        assert_eq!(over["error"]["data"]["reason"], "image_unavailable", "{over:#}");
+        assert!(!over.to_string().contains("hunter2"), "{over:#}");
+    }
+    assert!(!std::fs::read_to_string(&log).unwrap().contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_removes_what_nobody_needs_oldest_use_first_and_tells_it_before() {
+    need_root!();
+    let mut node = Node::start().await;
+    // Kernel and ramdisk are needed by this one, and that by an instance.
+    let boot = node.boot_params("needed", Mode::Ostler, &[]).await;
+    node.done("instance.boot", boot.clone()).await;
+    let before = node.ask("image.list", Value::Null).await.as_array().unwrap().len();
+    for (name, byte) in [("older", 1), ("newer", 2), ("twin", 2)] {
+        let file = node.agent.folder().join(name);
+        std::fs::write(&file, [byte; 8192]).unwrap();
+        node.done("image.import", json!({"name": name, "source": file, "format": "raw"})).await;
+    }
+    let cli = Cli::on(&node.agent).unwrap();
+    let told = cli.json(&["image", "prune", "--dry-run"]).await.unwrap();
+    let removed = json!([{"name": "older", "frees": 8192}, {"name": "newer", "frees": 0},
+                         {"name": "twin", "frees": 8192}]);
+    assert_eq!(told, json!({"removed": removed, "frees": 16384, "dry_run": true}));
+    let recent = cli.json(&["image", "prune", "--unused-for", "1d"]).await.unwrap();
+    let free = cli.json(&["image", "prune", "--until-free", "1B"]).await.unwrap();
+    for nothing in [recent, free] {
+        assert_eq!(nothing["removed"], json!([]));
+    }
+    // What was given up last goes last.
+    let mut again = boot.clone();
+    let id = uuid::Uuid::new_v4().to_string();
+    node.adopt(&id);
+    (again["id"], again["name"], again["image"]) = (json!(id), json!("again"), json!("older"));
+    node.done("instance.boot", again).await;
+    node.delete(&id).await;
+    let pruned = cli.json(&["image", "prune"]).await.unwrap();
+    let names: Vec<_> = pruned["removed"].as_array().unwrap().iter().map(|i| &i["name"]).collect();
+    assert_eq!(names, ["newer", "twin", "older"], "{pruned:#}");
+    let left = node.ask("image.list", Value::Null).await.as_array().unwrap().len();
+    assert_eq!(left, before);
+    // The kernel of an image that is needed was needed, too.
+    node.delete(boot["id"].as_str().unwrap()).await;
+    cli.text(&["image", "prune"]).await.unwrap();
+    assert_eq!(node.ask("image.list", Value::Null).await, json!([]));
 }

@@ -1,6 +1,6 @@
 //! `ostler guest ...`
 
-mod copy;
+pub(super) mod copy;
 mod exec;
 mod place;
 

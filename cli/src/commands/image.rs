@@ -1,17 +1,25 @@
 //! `ostler image ...`
 
+mod prune;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
+use ostler_protocol::rpc::guest::work::{Data, PIECE_MAX};
 use ostler_protocol::rpc::host::Nothing;
-use ostler_protocol::rpc::image::{Compression, Format, Image, Import, Properties, Select};
-use ostler_protocol::rpc::method::{ImageImport, ImageList, ImageRemove};
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
+use ostler_protocol::rpc::image::{
+    Compression, Format, Image, Import, Properties, Select, UPLOAD, Upload,
+};
+use ostler_protocol::rpc::method::{ImageImport, ImageList, ImageRemove, ImageUpload};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512, UploadId};
 use serde_json::Value;
 
+use self::prune::PruneArgs;
+use super::guest::copy::bar;
 use super::metadata::{Item, items};
 use super::{Followed, Session};
 use crate::args::Changing;
@@ -20,6 +28,9 @@ use crate::failure::{Cause, Failure};
 use crate::reply::Shown;
 use crate::size;
 use crate::target::Target;
+
+/// Standard input, on the command line.
+const STDIN: &str = "-";
 
 /// As much of a list of hashes is read: some hundred thousand lines.
 const LIST_MOST: u64 = 16 << 20;
@@ -31,6 +42,8 @@ pub(crate) enum ImageCommand {
     Import(Box<ImportArgs>),
     /// List the images in the node's cache
     List,
+    /// Remove the images that nothing is made from, those first that were used last the longest ago
+    Prune(PruneArgs),
     /// Remove an image that no instance is made from
     Remove {
         /// The image
@@ -45,8 +58,8 @@ pub(crate) enum ImageCommand {
 pub(crate) struct ImportArgs {
     /// Its name on this node
     name: Name,
-    /// A file on the node, or an http or https URL
-    #[arg(long, value_name = "PATH|URL")]
+    /// A file on the node, or an http or https URL; - sends standard input to the node
+    #[arg(long, value_name = "PATH|URL|-")]
     source: String,
     /// Its format, when it is unpacked; it is never guessed. The node makes vmdk (streamOptimized),
     /// vhdx and vdi into qcow2
@@ -99,6 +112,7 @@ impl ImageCommand {
                     session.client.ask::<ImageList, _>(&Nothing {}).await?;
                 session.output.result(&list)
             }
+            Self::Prune(args) => args.run(session).await,
             Self::Remove { name, changing } => {
                 let params = Select { name };
                 match session.follow::<ImageRemove>(&params, &changing).await? {
@@ -116,7 +130,15 @@ impl ImageCommand {
 async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> {
     let properties = properties(&args)?;
     let ImportArgs { name, source, format, .. } = args;
-    let source = source_on_node(&source, session.client.target())?;
+    let is_input = source == STDIN;
+    if is_input && args.checksum_file.as_deref() == Some(Path::new(STDIN)) {
+        let message = "standard input can be the image or the list of hashes, not both";
+        return Err(Cause::usage(message, None).into());
+    }
+    let source = match is_input {
+        true => source,
+        false => source_on_node(&source, session.client.target())?,
+    };
     let Listed { sha256, sha512 } = match args.checksum_file {
         Some(list) => listed(&list, file_name(&source))?,
         None => Listed { sha256: args.sha256, sha512: args.sha512 },
@@ -125,6 +147,8 @@ async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> 
         Some(Declared(compression)) => compression,
         None => compression_by_name(&source, format),
     };
+    // Last: what is wrong with the command is told before anything is sent.
+    let source = if is_input { upload(session).await? } else { source };
     let params = Import { name, source, format, compression, sha256, sha512, properties };
     match session.follow::<ImageImport>(&params, &args.changing).await? {
         Followed::Accepted(operation) => session.output.result(&operation),
@@ -137,6 +161,30 @@ async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> 
             }
         }
     }
+}
+
+/// Send standard input to the node: what it is there as a source.
+async fn upload(session: &mut Session) -> Result<String, Failure> {
+    let id = UploadId::random();
+    let bar = bar(session, None);
+    let mut offset = 0;
+    loop {
+        let mut piece = Vec::with_capacity(PIECE_MAX);
+        std::io::stdin()
+            .take(PIECE_MAX as u64)
+            .read_to_end(&mut piece)
+            .map_err(|source| Cause::Local { what: "read standard input".to_owned(), source })?;
+        let length = piece.len() as u64;
+        let piece = Upload { id, offset, data: Data(piece) };
+        session.client.act::<ImageUpload>(&piece, None, Duration::ZERO).await?;
+        offset += length;
+        bar.set_position(offset);
+        if length < PIECE_MAX as u64 {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(format!("{UPLOAD}{id}"))
 }
 
 /// The image's properties: those of the options, and those by glance's keys.
@@ -192,7 +240,7 @@ fn source_on_node(source: &str, target: &Target) -> Result<String, Cause> {
 /// What a list of hashes says of a file.
 fn listed(list: &Path, name: &str) -> Result<Listed, Cause> {
     let mut text = Vec::new();
-    let read = if list.as_os_str() == "-" {
+    let read = if list.as_os_str() == STDIN {
         std::io::stdin().take(LIST_MOST).read_to_end(&mut text)
     } else {
         std::fs::File::open(list).and_then(|open| open.take(LIST_MOST).read_to_end(&mut text))

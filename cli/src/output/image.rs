@@ -66,6 +66,12 @@ impl Show for Image {
             rows.push(("property", Field::plain(format!("{key}={value}"))));
         }
         rows.push(("instances", Field::plain(self.instances)));
+        if self.volumes > 0 {
+            rows.push(("volumes", Field::plain(self.volumes)));
+        }
+        if let Some(used) = self.used {
+            rows.push(("last used", Field::plain(instant(used))));
+        }
         rows.push(("created", Field::plain(instant(self.created))));
         fields(look, rows)
     }

@@ -173,6 +173,12 @@ pub(super) fn image_fault(error: &ImageError) -> Refusal {
         ImageError::NoEnd { .. } => {
             (Reason::ImageUnavailable, "say what it must be: give its sha256 or sha512")
         }
+        ImageError::UploadGap { .. } => {
+            (Reason::Conflict, "send it from there on; one that is left for an hour is removed")
+        }
+        ImageError::ManyUploads { .. } => {
+            (Reason::Busy, "import them; one that is left for an hour is removed")
+        }
         ImageError::Unreadable { .. }
         | ImageError::NotAFile { .. }
         | ImageError::ChangedWhileRead { .. }

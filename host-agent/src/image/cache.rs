@@ -4,6 +4,7 @@
 //!   <cache>/<sha256>.<format>       an image: whole, checked, synced, read-only
 //!   <cache>/parts/<key>.part|note   one on its way; the key is a hash of its source
 //!                 <key>.made        what is being made of it
+//!   <cache>/uploads/<id>            what was sent to be imported
 //! ```
 //!
 //! A file gets its name by a link made after everything else is done, so a name in the cache
@@ -14,11 +15,12 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use ostler_protocol::rpc::image::{Compression, Format};
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512, Timestamp, UploadId};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -26,6 +28,7 @@ use tracing::info;
 use super::convert::Convert;
 use super::fetch::Fetch;
 use super::local::{self, Copy};
+use super::pace::Pace;
 use super::part::{Part, Written};
 use super::source::Kind;
 use super::unpack::{Unpack, unpack};
@@ -40,7 +43,7 @@ use crate::turns::Turns;
 
 /// QEMU may open a file whose name it was given; nobody else may look around.
 const CACHE_MODE: u32 = 0o711;
-const PARTS_MODE: u32 = 0o700;
+pub(super) const PARTS_MODE: u32 = 0o700;
 
 /// Short calls at once, beside the writing of images.
 const THREADS: usize = 4;
@@ -61,12 +64,14 @@ type Lock = tokio::sync::Mutex<()>;
 pub struct Cache {
     pub(super) folder: PathBuf,
     pub(super) parts: PathBuf,
+    pub(super) uploads: PathBuf,
     limits: RwLock<Arc<Limits>>,
+    pace: Pace,
     pub(super) turns: Turns,
     /// Threads that write images, for as long as that takes.
     pub(super) writers: Threads,
     /// Threads for what takes no time.
-    threads: Threads,
+    pub(super) threads: Threads,
     /// One import at a time of each source, by its key; one at a time at each file, by its path.
     locks: Mutex<HashMap<String, Weak<Lock>>>,
     /// What became of what was asked for, where that has another digest.
@@ -147,6 +152,7 @@ impl Images for Cache {
         let path = self.path(sha256, format);
         let _nobody_finds_it = self.hold(sha256, format).await;
         if is_needed() {
+            self.note_use(sha256, format).await?;
             return Ok(Removed::Needed);
         }
         let file = path.clone();
@@ -157,6 +163,17 @@ impl Images for Cache {
         };
         info!(image = %path.display(), ?removed, "image removed from the cache");
         Ok(removed)
+    }
+
+    async fn note_use(&self, sha256: &Sha256, format: Format) -> Result<(), ImageError> {
+        let path = self.path(sha256, format);
+        let file = path.clone();
+        let touch = move || match File::open(file) {
+            Ok(file) => file.set_modified(SystemTime::now()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.run("note a use of", &path, touch).await
     }
 
     fn path(&self, sha256: &Sha256, format: Format) -> PathBuf {
@@ -170,13 +187,33 @@ impl Images for Cache {
             for entry in fs::read_dir(folder)? {
                 let entry = entry?;
                 if let Some((sha256, format)) = name(&entry.file_name()) {
-                    let size = Bytes(entry.metadata()?.len());
-                    cached.push(Cached { sha256, format, path: entry.path(), size });
+                    let meta = entry.metadata()?;
+                    let used = meta.modified()?.duration_since(SystemTime::UNIX_EPOCH);
+                    let used = Timestamp(used.unwrap_or_default().as_millis() as u64);
+                    let size = Bytes(meta.len());
+                    cached.push(Cached { sha256, format, path: entry.path(), size, used });
                 }
             }
             Ok(cached)
         };
         self.run("list", &self.folder, list).await
+    }
+
+    async fn upload(&self, id: UploadId, offset: u64, data: Vec<u8>) -> Result<Bytes, ImageError> {
+        self.take_piece(id, offset, data).await
+    }
+
+    async fn drop_upload(&self, id: UploadId) -> Result<(), ImageError> {
+        let path = self.upload_path(id);
+        let file = path.clone();
+        self.run("remove", &path, move || remove_if_there(&file).map(drop)).await
+    }
+
+    async fn sweep_uploads(
+        &self,
+        is_needed: impl Fn(UploadId) -> bool + Send + 'static,
+    ) -> Result<usize, ImageError> {
+        self.sweep_old_uploads(None, is_needed).await
     }
 
     async fn adopt(
@@ -197,6 +234,8 @@ impl Cache {
         let this = Self {
             folder: folder.to_owned(),
             parts: folder.join("parts"),
+            uploads: folder.join("uploads"),
+            pace: Pace::new(limits.bandwidth),
             turns: Turns::new(limits.concurrent),
             writers: Threads::new("image", limits.concurrent),
             threads: Threads::new("image-file", THREADS),
@@ -218,8 +257,9 @@ impl Cache {
         Ok(this)
     }
 
-    /// Put up with this from now on; imports under way go on as they began.
+    /// Put up with this from now on; imports under way go on as they began, but for the bandwidth.
     pub fn put_up_with(&self, limits: Limits) {
+        self.pace.set(limits.bandwidth);
         self.turns.resize(limits.concurrent);
         self.writers.resize(limits.concurrent);
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
@@ -273,17 +313,35 @@ impl Cache {
         let cap = spec.cap(limits);
         match spec.source.kind() {
             Kind::Local(path) => {
-                let (directories, keep_free) = (limits.directories.clone(), limits.keep_free);
-                let (path, part) = (path.clone(), part.clone());
-                let copy = Copy { path, part, directories, cap, keep_free };
-                local::copy(&self.writers, copy, progress).await
+                self.copy(path.clone(), limits.directories.clone(), cap, part, progress).await
+            }
+            Kind::Upload(id) => {
+                let folder = vec![self.uploads.clone()];
+                self.copy(self.upload_path(*id), folder, cap, part, progress).await
             }
             Kind::Remote(url) => {
                 let (image, threads) = (&spec.name, &self.writers);
                 let proved = spec.is_proved();
-                Fetch { image, url, part, cap, proved, limits, threads, progress }.run().await
+                let (pace, kept) = (&self.pace, AtomicU64::new(0));
+                let fetch =
+                    Fetch { image, url, part, cap, proved, limits, threads, progress, pace, kept };
+                fetch.run().await
             }
         }
+    }
+
+    /// Copy a file of this node that is below one of the directories.
+    async fn copy(
+        &self,
+        path: PathBuf,
+        directories: Vec<PathBuf>,
+        cap: Bytes,
+        part: &Part,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Written, ImageError> {
+        let (part, keep_free) = (part.clone(), self.limits().keep_free);
+        let copy = Copy { path, part, directories, cap, keep_free };
+        local::copy(&self.writers, copy, progress).await
     }
 
     async fn unpack(

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ostler_protocol::rpc::values::Bytes;
+use ostler_protocol::rpc::values::{Bytes, UploadId};
 
 use super::verify::Unfit;
 
@@ -98,6 +98,20 @@ pub enum ImageError {
     /// The TLS roots or settings of the node are unusable.
     #[error("cannot make an HTTP client (are the node's CA certificates installed?)")]
     Client(#[source] io::Error),
+    /// A piece that does not follow what is there.
+    #[error("conflict: upload {id} has {} bytes: what follows these is next", have.0)]
+    UploadGap {
+        /// The upload.
+        id: UploadId,
+        /// What is there.
+        have: Bytes,
+    },
+    /// Others have not been imported yet.
+    #[error("busy: {most} images are being uploaded already")]
+    ManyUploads {
+        /// How many there can be.
+        most: usize,
+    },
     /// Larger than allowed.
     #[error("{source_shown} is larger than the {cap} allowed")]
     TooLarge {
@@ -221,10 +235,12 @@ impl ImageError {
             | Self::TooSlow { .. }
             | Self::QemuImg(_)
             | Self::NoSpace { .. }
+            | Self::ManyUploads { .. }
             | Self::ChangedWhileRead { .. } => true,
             // Timeout, too many requests, and the server's own troubles.
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599),
             Self::Unreadable { .. }
+            | Self::UploadGap { .. }
             | Self::NotAFile { .. }
             | Self::NotAllowed { .. }
             | Self::Answer { .. }

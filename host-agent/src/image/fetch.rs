@@ -6,6 +6,7 @@
 //! end nothing proves is taken only if a digest does.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ostler_protocol::rpc::values::{Bytes, Name};
@@ -14,10 +15,12 @@ use reqwest::header::{
     RANGE, TRANSFER_ENCODING,
 };
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode, Url, Version};
+use reqwest::{Client, NoProxy, Response, StatusCode, Url, Version};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::pace::Pace;
 use super::part::{Part, Resumable, Start, Writer, Written, writing};
 use super::source::redacted;
 use super::{ImageError, Limits, Phase, Progress};
@@ -35,6 +38,9 @@ pub(super) struct Fetch<'a> {
     pub(super) limits: &'a Limits,
     pub(super) threads: &'a Threads,
     pub(super) progress: &'a watch::Sender<Progress>,
+    pub(super) pace: &'a Pace,
+    /// For how long the pace kept it waiting, milliseconds.
+    pub(super) kept: AtomicU64,
 }
 
 /// An answer whose body is about to be read.
@@ -52,9 +58,16 @@ impl Fetch<'_> {
     pub(super) async fn run(&self) -> Result<Written, ImageError> {
         let client = client(self.limits)?;
         let after = self.limits.total;
-        match tokio::time::timeout(after, self.persist(&client)).await {
-            Ok(written) => written,
-            Err(_) => Err(ImageError::TooSlow { url: self.shown(), after }),
+        let end = Instant::now() + after;
+        let mut written = std::pin::pin!(self.persist(&client));
+        loop {
+            let kept = self.kept.load(Ordering::Relaxed);
+            let until = end + Duration::from_millis(kept);
+            match tokio::time::timeout_at(until, &mut written).await {
+                Ok(written) => return written,
+                Err(_) if self.kept.load(Ordering::Relaxed) > kept => {}
+                Err(_) => return Err(ImageError::TooSlow { url: self.shown(), after }),
+            }
         }
     }
 
@@ -153,6 +166,10 @@ impl Fetch<'_> {
             self.progress.send_replace(Progress { phase, received: Bytes(received), total });
             match self.in_time(response.chunk()).await {
                 Ok(Some(chunk)) => {
+                    let note = |wait: Duration| {
+                        self.kept.fetch_add(wait.as_millis() as u64, Ordering::Relaxed);
+                    };
+                    self.pace.keep(chunk.len(), note).await;
                     received = received.saturating_add(chunk.len() as u64);
                     if received > self.cap.0 {
                         break Some(self.too_large());
@@ -215,6 +232,8 @@ impl Fetch<'_> {
     }
 }
 
+/// Asks servers, through the proxy if there is one: that of the settings, or of the usual variables
+/// of the environment. NO_PROXY holds for either.
 fn client(limits: &Limits) -> Result<Client, ImageError> {
     // Fails if a provider is installed already, which is as good.
     rustls::crypto::ring::default_provider().install_default().ok();
@@ -229,12 +248,18 @@ fn client(limits: &Limits) -> Result<Client, ImageError> {
             attempt.follow()
         }
     });
-    Client::builder()
+    let unusable = |error| ImageError::Client(io::Error::other(reqwest::Error::without_url(error)));
+    let mut client = Client::builder();
+    if let Some(proxy) = &limits.proxy {
+        let proxy = reqwest::Proxy::all(proxy.url().clone()).map_err(unusable)?;
+        client = client.proxy(proxy.no_proxy(NoProxy::from_env()));
+    }
+    client
         .user_agent(concat!("ostler-host-agent/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(limits.connect)
         .redirect(policy)
         .build()
-        .map_err(|error| ImageError::Client(io::Error::other(error)))
+        .map_err(unusable)
 }
 
 /// Whether a body that breaks off is known from one that ends. Without a length or pieces, of which

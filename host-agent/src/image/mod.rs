@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   ImportSpec ──> source.rs   a path or a URL, credentials kept out of sight
-//!                     │
+//!                     │        (upload.rs: a file that was sent in pieces)
 //!        local.rs ────┴──── fetch.rs      bytes in: capped, resumed, timed
 //!                     │                   (sparse.rs: holes are not read)
 //!                  part.rs                written and hashed as they come, in one pass
@@ -35,13 +35,16 @@ mod error;
 mod fetch;
 mod foreign;
 mod local;
+mod pace;
 mod part;
+mod proxy;
 mod qemu_img;
 mod source;
 mod sparse;
 #[cfg(test)]
 mod tests;
 mod unpack;
+mod upload;
 mod verify;
 
 use std::future::Future;
@@ -49,12 +52,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostler_protocol::rpc::image::{Compression, Format};
-use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512};
+use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512, Timestamp, UploadId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use cache::Cache;
 pub use error::{ImageError, Packed};
+pub use proxy::{NotAProxy, Proxy};
 pub use source::{Source, SourceError};
 pub use verify::Unfit;
 
@@ -81,6 +85,24 @@ pub trait Images: Send + Sync + 'static {
     /// more: what can still be resumed says which image it is for.
     fn forget_image(&self, image: &Name) -> impl Future<Output = Result<(), ImageError>> + Send;
 
+    /// Take a piece of what is to be imported, and tell how much of it is there. The same piece may
+    /// come again.
+    fn upload(
+        &self,
+        id: UploadId,
+        offset: u64,
+        data: Vec<u8>,
+    ) -> impl Future<Output = Result<Bytes, ImageError>> + Send;
+
+    /// Remove what was sent, if it is there.
+    fn drop_upload(&self, id: UploadId) -> impl Future<Output = Result<(), ImageError>> + Send;
+
+    /// Remove what was sent long ago and `is_needed` by no import; how many that were.
+    fn sweep_uploads(
+        &self,
+        is_needed: impl Fn(UploadId) -> bool + Send + 'static,
+    ) -> impl Future<Output = Result<usize, ImageError>> + Send;
+
     /// Take a finished qcow2 file of this node for an image: judged as an import is (but however
     /// large it is), hashed, and moved. Nobody may be writing to it. `claim` is as an import's.
     ///
@@ -97,7 +119,7 @@ pub trait Images: Send + Sync + 'static {
         claim: impl FnOnce(&Imported) + Send,
     ) -> impl Future<Output = Result<Imported, ImageError>> + Send;
 
-    /// Remove an image's file, unless it `is_needed`: asked when nobody can import the same until
+    /// Remove an image's file, unless it `is_needed`, which is a use of it: asked when nobody can import the same until
     /// it is gone.
     fn remove(
         &self,
@@ -105,6 +127,13 @@ pub trait Images: Send + Sync + 'static {
         format: Format,
         is_needed: impl FnOnce() -> bool + Send,
     ) -> impl Future<Output = Result<Removed, ImageError>> + Send;
+
+    /// Note that something is made from an image now.
+    fn note_use(
+        &self,
+        sha256: &Sha256,
+        format: Format,
+    ) -> impl Future<Output = Result<(), ImageError>> + Send;
 
     /// Where an image with this content is, or would be.
     fn path(&self, sha256: &Sha256, format: Format) -> PathBuf;
@@ -128,12 +157,17 @@ pub struct Limits {
     pub connect: Duration,
     /// A server gets this long for the next bytes.
     pub idle: Duration,
-    /// A whole download gets this long, retries included.
+    /// A whole download gets this long, retries included; what the bandwidth kept it waiting comes
+    /// on top.
     pub total: Duration,
     /// A download is taken up again so often without having got on.
     pub retries: u32,
     /// How many redirects are followed.
     pub redirects: usize,
+    /// Bytes a second that all downloads together may take; as many as come, if none.
+    pub bandwidth: Option<Bytes>,
+    /// What servers are asked through; as the environment says, if none.
+    pub proxy: Option<Proxy>,
     /// Where images may be read from on this node: at or below these directories.
     pub directories: Vec<PathBuf>,
     /// What judges qcow2 files.
@@ -152,6 +186,8 @@ impl Default for Limits {
             total: Duration::from_secs(2 * 3600),
             retries: 4,
             redirects: 5,
+            bandwidth: None,
+            proxy: None,
             directories: Vec::new(),
             qemu_img: PathBuf::from("qemu-img"),
         }
@@ -265,6 +301,8 @@ pub struct Cached {
     pub path: PathBuf,
     /// Its bytes.
     pub size: Bytes,
+    /// When it was last used: the time the file bears.
+    pub used: Timestamp,
 }
 
 /// What a sweep came to.

@@ -1,4 +1,4 @@
-//! Where an image comes from: a path on the node or a URL.
+//! Where an image comes from: a path on the node, a URL, or what was sent to the agent.
 //!
 //! A URL may carry a password or, in its query, a signature. So a source shows itself without
 //! both: what is logged, told in errors or kept in the journal is its `Display`.
@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use ostler_protocol::rpc::image::UPLOAD;
+use ostler_protocol::rpc::values::UploadId;
 use reqwest::Url;
 use sha2::{Digest, Sha256};
 
@@ -18,13 +20,16 @@ pub struct Source(Kind);
 pub(super) enum Kind {
     Local(PathBuf),
     Remote(Url),
+    Upload(UploadId),
 }
 
 /// Why a text is no source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
     /// Relative to what?
-    #[error("{given:?} is no image source: use an absolute path or an http or https URL")]
+    #[error(
+        "{given:?} is no image source: use an absolute path, an http or https URL, or upload:ID"
+    )]
     Neither {
         /// The text, cut short.
         given: String,
@@ -38,6 +43,14 @@ pub enum SourceError {
 }
 
 impl Source {
+    /// What was sent to the agent, if it is that.
+    pub fn upload(&self) -> Option<UploadId> {
+        match self.0 {
+            Kind::Upload(id) => Some(id),
+            Kind::Local(_) | Kind::Remote(_) => None,
+        }
+    }
+
     pub(super) fn kind(&self) -> &Kind {
         &self.0
     }
@@ -47,6 +60,7 @@ impl Source {
         let digest = match &self.0 {
             Kind::Local(path) => Sha256::digest(path.as_os_str().as_encoded_bytes()),
             Kind::Remote(url) => Sha256::digest(url.as_str()),
+            Kind::Upload(id) => Sha256::digest(format!("{UPLOAD}{id}")),
         };
         format!("{digest:x}")
     }
@@ -68,6 +82,9 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, SourceError> {
         if Path::new(text).is_absolute() && !text.contains('\0') {
             return Ok(Self(Kind::Local(PathBuf::from(text))));
+        }
+        if let Some(id) = text.strip_prefix(UPLOAD).and_then(|id| id.parse().ok()) {
+            return Ok(Self(Kind::Upload(id)));
         }
         let lower = text.get(..8).unwrap_or(text).to_ascii_lowercase();
         if !lower.starts_with("http://") && !lower.starts_with("https://") {
@@ -91,6 +108,7 @@ impl fmt::Display for Source {
         match &self.0 {
             Kind::Local(path) => path.display().fmt(f),
             Kind::Remote(url) => f.write_str(&redacted(url)),
+            Kind::Upload(id) => write!(f, "{UPLOAD}{id}"),
         }
     }
 }
@@ -107,12 +125,25 @@ mod tests {
 
     #[test]
     fn only_absolute_paths_and_http_urls_are_sources() {
-        for bad in
-            ["", "image.raw", "./x", "ftp://host/x", "file:///etc/shadow", "http://", "nbd:x"]
-        {
+        for bad in [
+            "upload:",
+            "upload:../x",
+            "",
+            "image.raw",
+            "./x",
+            "ftp://host/x",
+            "file:///etc/shadow",
+            "http://",
+            "nbd:x",
+        ] {
             assert!(bad.parse::<Source>().is_err(), "{bad:?} was taken");
         }
-        for good in ["/var/image.raw", "http://host/x", "HTTPS://host:8443/x?y=z"] {
+        for good in [
+            "upload:0f8fad5b-d9cb-469f-a165-70867728950e",
+            "/var/image.raw",
+            "http://host/x",
+            "HTTPS://host:8443/x?y=z",
+        ] {
             assert!(good.parse::<Source>().is_ok(), "{good:?} was refused");
         }
     }

@@ -364,6 +364,54 @@ async fn what_is_no_disk_is_not_taken_for_a_raw_one() {
     bench.import(&spec(&source, Format::Kernel)).await.unwrap();
 }
 
+// What is sent.
+
+#[tokio::test]
+async fn what_is_sent_in_pieces_is_imported_and_a_piece_may_come_again() {
+    let bench = bench().await;
+    let bytes = noise(100_000);
+    let id = UploadId::random();
+    let send = async |from: usize, to: usize| {
+        bench.cache.upload(id, from as u64, bytes[from..to].to_vec()).await
+    };
+    let gap = send(1, 2).await.unwrap_err().to_string();
+    assert_eq!(gap, format!("conflict: upload {id} has 0 bytes: what follows these is next"));
+    assert_eq!(send(0, 60_000).await.unwrap(), Bytes(60_000));
+    assert_eq!(send(0, 60_000).await.unwrap(), Bytes(60_000), "the answer was lost");
+    assert!(send(60_001, 70_000).await.is_err());
+    assert_eq!(send(60_000, 100_000).await.unwrap(), Bytes(100_000));
+    let source = format!("upload:{id}");
+    let imported = bench.import(&spec(&source, Format::Kernel)).await.unwrap();
+    assert_eq!(imported.sha256, sha256(&bytes));
+    bench.cache.drop_upload(id).await.unwrap();
+    let gone = bench.import(&spec(&source, Format::Raw)).await.unwrap_err();
+    assert!(matches!(gone, ImageError::Unreadable { .. }), "{gone:?}");
+    bench.cache.drop_upload(id).await.unwrap();
+}
+
+#[tokio::test]
+async fn uploads_are_bounded_and_old_ones_go_unless_they_are_needed() {
+    let bench = bench_with(|limits| limits.size = Bytes(10)).await;
+    let cache = &bench.cache;
+    let ids: Vec<_> = (0..16).map(|_| UploadId::random()).collect();
+    let large = cache.upload(ids[0], 0, vec![1; 11]).await.unwrap_err();
+    assert!(matches!(large, ImageError::TooLarge { .. }), "{large:?}");
+    for id in &ids {
+        cache.upload(*id, 0, vec![1; 10]).await.unwrap();
+    }
+    let more = cache.upload(UploadId::random(), 0, vec![1]).await.unwrap_err();
+    assert!(matches!(more, ImageError::ManyUploads { .. }), "{more:?}");
+    assert_eq!(cache.sweep_uploads(|_| false).await.unwrap(), 0, "they are new");
+    let needed = ids[3];
+    let swept =
+        cache.sweep_old_uploads(Some(Duration::ZERO), move |id| id == needed).await.unwrap();
+    assert_eq!(swept, 15);
+    cache.upload(needed, 10, Vec::new()).await.unwrap();
+    let full = bench_with(|limits| limits.keep_free = Bytes(u64::MAX / 2)).await;
+    let full = full.cache.upload(needed, 0, vec![1]).await.unwrap_err();
+    assert!(matches!(full, ImageError::NoSpace { .. }), "{full:?}");
+}
+
 // From servers.
 
 /// How a server answers one request.
@@ -1171,4 +1219,39 @@ async fn a_conversion_that_is_called_off_ends_and_leaves_nothing() {
     }
     bench.cache.forget(&asked.source).await.unwrap();
     bench.assert_clean().await;
+}
+
+#[tokio::test]
+async fn servers_are_asked_through_the_proxy_and_its_password_is_not_told() {
+    let proxy = Server::start(|_, _| ok(6, "", b"kernel")).await;
+    let address = proxy.url.strip_prefix("http://").unwrap().strip_suffix("/image").unwrap();
+    let through = format!("http://me:hunter2@{address}").parse::<Proxy>().unwrap();
+    let bench = bench_with(|limits| limits.proxy = Some(through)).await;
+    let spec = spec("http://images.invalid/kernel", Format::Kernel);
+    assert_eq!(bench.import(&spec).await.unwrap().sha256, sha256(b"kernel"));
+    assert_eq!(proxy.request(0)["host"], "images.invalid");
+    assert_eq!(proxy.request(0)["proxy-authorization"], "Basic bWU6aHVudGVyMg==");
+    drop(proxy);
+    let dead = "http://me:hunter2@127.0.0.1:1".parse::<Proxy>().unwrap();
+    for source in ["http://images.invalid/x", "https://images.invalid/x"] {
+        let dead = dead.clone();
+        let bench = bench_with(|limits| (limits.proxy, limits.retries) = (Some(dead), 0)).await;
+        let spec = ImportSpec { source: source.parse().unwrap(), ..spec.clone() };
+        let error = bench.import(&spec).await.unwrap_err();
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        bench.assert_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn the_time_that_the_bandwidth_takes_is_not_the_servers() {
+    let server = Server::start(|_, _| ok(300_000, "", &[7; 300_000])).await;
+    let bench = bench_with(|limits| {
+        limits.bandwidth = Some(Bytes(200_000));
+        limits.total = Duration::from_millis(500);
+    })
+    .await;
+    let began = std::time::Instant::now();
+    bench.import(&spec(&server.url, Format::Kernel)).await.unwrap();
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
 }

@@ -180,6 +180,9 @@ impl<O: Outside> Service<O> {
             Call::GuestSshKeys(keys) => {
                 return acted(compute.reads().guest_ssh_keys(&keys)).await;
             }
+            Call::ImageUpload(upload) => {
+                return acted(compute.reads().image_upload(upload)).await;
+            }
             Call::GuestTrim(trim) => return acted(compute.reads().guest_trim(trim)).await,
             Call::OperationGet(select) => {
                 return value(&fault::operation(compute.reads().operation(select.id).await?));
@@ -193,7 +196,7 @@ impl<O: Outside> Service<O> {
             Call::OperationCancel(select) => {
                 return value(&fault::operation(compute.cancel(select.id).await?));
             }
-            Call::ImageList(_) => return value(&compute.reads().images()),
+            Call::ImageList(_) => return value(&compute.reads().images().await),
             Call::VolumeList(filter) => {
                 let found = compute.reads().volumes(&filter)?;
                 let told: Vec<_> = found.into_iter().map(fault::volume).collect();

@@ -11,7 +11,7 @@ use ostler_host_agent::image::{
 use ostler_host_agent::journal::records::{InstanceRecord, PortRecord};
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::Size;
-use ostler_protocol::rpc::values::{Name, PortId, Sha256};
+use ostler_protocol::rpc::values::{Name, PortId, Sha256, UploadId};
 use tokio::sync::watch;
 
 use super::*;
@@ -112,6 +112,21 @@ impl Images for Shelf {
         Ok(())
     }
 
+    async fn upload(&self, _: UploadId, offset: u64, data: Vec<u8>) -> Result<Bytes, ImageError> {
+        Ok(Bytes(offset + data.len() as u64))
+    }
+
+    async fn drop_upload(&self, _: UploadId) -> Result<(), ImageError> {
+        Ok(())
+    }
+
+    async fn sweep_uploads(
+        &self,
+        _: impl Fn(UploadId) -> bool + Send + 'static,
+    ) -> Result<usize, ImageError> {
+        Ok(0)
+    }
+
     async fn adopt(
         &self,
         file: &Path,
@@ -137,6 +152,10 @@ impl Images for Shelf {
         self.there.lock().unwrap().retain(|there| there != sha256);
         let _ = std::fs::remove_file(self.path(sha256, format));
         Ok(Removed::Removed)
+    }
+
+    async fn note_use(&self, _: &Sha256, _: Format) -> Result<(), ImageError> {
+        Ok(())
     }
 
     fn path(&self, sha256: &Sha256, format: Format) -> PathBuf {

@@ -3,11 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::guest::work::Data;
 use super::hardware::{
     FirmwareType, MachineType, RngModel, RootBus, SecureBoot, TpmModel, TpmVersion, VifModel,
     Watchdog, YesNo,
 };
-use super::values::{Bytes, Name, Sha256, Sha512, Timestamp};
+use super::values::{Bytes, Name, Sha256, Sha512, Timestamp, UploadId};
 
 /// What an image's bytes are. Declared by whoever imports it, never guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -149,7 +150,8 @@ pub struct Properties {
 pub struct Import {
     /// What it is called on this node.
     pub name: Name,
-    /// An absolute path on the node, or an http or https URL.
+    /// An absolute path on the node, an http or https URL, or `upload:` and the id of bytes that
+    /// were sent by `image.upload`.
     pub source: String,
     /// What its bytes are, unpacked.
     pub format: Format,
@@ -165,6 +167,28 @@ pub struct Import {
     /// What instances made from it need.
     #[serde(default)]
     pub properties: Properties,
+}
+
+/// What a source begins with that is an upload: its id follows.
+pub const UPLOAD: &str = "upload:";
+
+/// Parameters of `image.upload`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upload {
+    /// Which upload; a random UUID. The first piece begins it.
+    pub id: UploadId,
+    /// Where the piece goes, bytes; at most what is there already.
+    pub offset: u64,
+    /// The piece, in base64, 512 KiB at most.
+    pub data: Data,
+}
+
+/// The answer to `image.upload`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Uploaded {
+    /// Bytes that are there by now.
+    pub size: Bytes,
 }
 
 /// Parameters of `image.remove`.
@@ -208,6 +232,13 @@ pub struct Image {
     pub properties: Properties,
     /// How many instances are made from it.
     pub instances: u32,
+    /// How many volumes lie on its file.
+    #[serde(default)]
+    pub volumes: u32,
+    /// When it was last made into something or given up by something, or else imported; of what
+    /// has the same file, the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Timestamp>,
     /// When its import was accepted.
     pub created: Timestamp,
 }

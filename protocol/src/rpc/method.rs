@@ -15,7 +15,8 @@ use super::{console, guest, host, image, inspect, instance, network, operation, 
 pub enum Effect {
     /// Answers directly.
     Read,
-    /// Changes something in a guest, and answers directly; safe to repeat.
+    /// Changes something in a guest, or sends a piece of an image, and answers directly; safe to
+    /// repeat.
     Act,
     /// Answers with the accepted [`operation::Operation`].
     Change,
@@ -156,6 +157,8 @@ const GUEST: &[Reason] = &[
     Reason::TimedOut,
     Reason::Cancelled,
 ];
+const UPLOAD: &[Reason] =
+    &[Reason::Conflict, Reason::NoSpace, Reason::ImageInvalid, Reason::ImageUnavailable];
 const CONSOLE: &[Reason] = &[
     Reason::NotFound,
     Reason::Conflict,
@@ -260,6 +263,8 @@ methods! {
         "wait until an operation has moved on or is over", NAMED;
     OperationCancel "operation.cancel" Read (operation::Select) -> operation::Operation,
         "ask a running operation to stop and undo what it did", STATE;
+    ImageUpload "image.upload" Act (image::Upload) -> image::Uploaded,
+        "send a piece of an image to be imported", UPLOAD;
     ImageImport "image.import" Change (image::Import) -> operation::Operation,
         "fetch an image into the node's cache and check it", ROOM;
     ImageList "image.list" Read (host::Nothing) -> Vec<image::Image>,

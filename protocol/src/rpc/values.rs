@@ -135,6 +135,10 @@ id! {
     VolumeId
 }
 id! {
+    /// Bytes of an image that are sent to the node; given by who sends them.
+    UploadId
+}
+id! {
     /// A program that was run in a guest; made when it is asked for.
     ExecId
 }

@@ -239,7 +239,8 @@ impl Drop for Target {
     }
 }
 
-fn bar(session: &Session, length: Option<u64>) -> ProgressBar {
+/// How much of something has gone, for people.
+pub(crate) fn bar(session: &Session, length: Option<u64>) -> ProgressBar {
     match session.output.format() {
         Format::Json => ProgressBar::hidden(),
         // nothing is drawn where standard error is no terminal

@@ -27,7 +27,7 @@ use super::virtualization::Virtualization;
 use crate::config;
 use crate::turns::Turns;
 
-pub(super) use steps::StepError;
+pub(super) use steps::{StepError, upload_of};
 
 /// Carries operations out.
 pub(super) struct Engine<O: Outside> {

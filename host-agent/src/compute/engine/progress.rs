@@ -8,11 +8,13 @@ use ostler_protocol::rpc::operation::{State, StepState, Subject};
 use ostler_protocol::rpc::values::Timestamp;
 
 use super::Engine;
+use super::steps::upload_of;
 use crate::compute::causes::journal_fault;
 use crate::compute::faults::{self, Moment};
 use crate::compute::outside::Outside;
 use crate::compute::plan::committed;
 use crate::compute::registry::LiveOperation;
+use crate::image::Images;
 use crate::journal::{Entry, Write};
 use crate::refusal::{Operation, Refusal};
 
@@ -65,6 +67,7 @@ impl<O: Outside> Engine<O> {
         let mut record = operation.record();
         record.operation = over.clone();
         let mut write = Write { operation: Some(record), ..Write::default() };
+        let mut upload = None;
         {
             let mut known = self.registry.lock();
             match &operation.subject {
@@ -97,6 +100,7 @@ impl<O: Outside> Engine<O> {
                 }
                 Subject::Image(name) => {
                     let image = known.images.get(name);
+                    upload = image.and_then(upload_of);
                     write.image = operation.change.image_after(name, image, state);
                 }
                 Subject::Network(_) => write.network = operation.change.network_after(state),
@@ -117,6 +121,12 @@ impl<O: Outside> Engine<O> {
             }
         }
         let _ = faults::reach(Moment::Settled, over.kind, "");
+        // Not before the outcome is on disk: an import that is taken up again needs it.
+        if let Some(upload) = upload
+            && let Err(error) = self.node.images.drop_upload(upload).await
+        {
+            tracing::warn!(%error, "cannot remove what an image was imported from");
+        }
         self.registry.lock().live.remove(&operation.id);
         operation.now.send_replace(over);
         self.registry.tell_operation(operation);

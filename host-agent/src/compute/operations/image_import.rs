@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ostler_protocol::rpc::image::{self, Compression, State as ImageState};
-use ostler_protocol::rpc::values::{Sha256, Sha512};
+use ostler_protocol::rpc::values::{Sha256, Sha512, UploadId};
 
 use super::digest::split_query;
 use super::prelude::*;
@@ -71,7 +71,7 @@ pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Adm
     })
 }
 
-/// A source is an absolute path or an http(s) URL without credentials in it.
+/// A source is an absolute path, an http(s) URL without credentials in it, or an upload.
 fn check_source(source: &str) -> Result<(), Refusal> {
     let refuse = |text: &str| {
         Err(Refusal::new(Reason::InvalidParams, text.to_owned()).about("parameter source"))
@@ -82,10 +82,15 @@ fn check_source(source: &str) -> Result<(), Refusal> {
     let Some((_, rest)) = source.split_once("://").filter(|(scheme, _)| {
         scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
     }) else {
-        return if Path::new(source).is_absolute() {
+        let upload = source.strip_prefix(image::UPLOAD);
+        let is_upload = upload.is_some_and(|id| id.parse::<UploadId>().is_ok());
+        return if Path::new(source).is_absolute() || is_upload {
             Ok(())
         } else {
-            refuse("the source must be an absolute path on the node, or an http or https URL")
+            refuse(
+                "the source must be an absolute path on the node, an http or https URL, or \
+                 upload: and the id of an upload",
+            )
         };
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

@@ -5,7 +5,7 @@ use ostler_protocol::rpc::image::State as ImageState;
 use super::prelude::*;
 use crate::compute::registry::Known;
 use crate::journal::Entry;
-use crate::journal::records::ImageRecord;
+use crate::journal::records::{ImageRecord, VolumeRecord};
 
 /// Remove the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,16 @@ pub(in crate::compute) fn users_of(known: &Known, name: &Name) -> usize {
         })
     };
     known.instances.values().filter(|i| is_shelved_as(i, name) || coming(i)).count()
+}
+
+/// How many volumes lie on an image's file.
+pub(in crate::compute) fn lying_on(known: &Known, image: &ImageRecord) -> usize {
+    let lies = |volume: &&VolumeRecord| {
+        volume.base.as_ref().is_some_and(|base| {
+            base.format == image.format && Some(&base.sha256) == image.sha256.as_ref()
+        })
+    };
+    known.volumes.values().filter(lies).count()
 }
 
 /// How many instances need an image by its name.

@@ -5,10 +5,12 @@
 //! * `select`: which ones a caller means.
 //! * `inspect`: what libvirt is asked for, and consoles.
 //! * `guest_work`: what is done in guests.
+//! * `upload`: what is sent to be imported.
 
 mod guest_work;
 mod inspect;
 mod select;
+mod upload;
 mod views;
 mod volumes;
 

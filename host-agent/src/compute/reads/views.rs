@@ -19,13 +19,14 @@ use super::volumes::attached;
 use crate::compute::causes::{guest_fault, journal_fault};
 use crate::compute::claims::Shares;
 use crate::compute::lifecycle;
-use crate::compute::operations::image_remove::users_of;
+use crate::compute::operations::image_remove::{lying_on, users_of};
 use crate::compute::outside::Outside;
 use crate::compute::registry::{Known, Observed};
 use crate::compute::stalled::stalled;
 use crate::compute::wires::bridge_spec;
 use crate::hypervisor::spec::NAME_PREFIX;
 use crate::hypervisor::{Hypervisor, Link};
+use crate::image::Images;
 use crate::journal::records::InstanceRecord;
 use crate::network::{Condition, Network, tap_name};
 
@@ -261,7 +262,9 @@ impl<O: Outside> Reads<O> {
     }
 
     /// `image.list`
-    pub fn images(&self) -> Vec<Image> {
+    pub async fn images(&self) -> Vec<Image> {
+        // Where the cache cannot be read, what is known is told all the same.
+        let files = self.node.images.list().await.unwrap_or_default();
         let registry = self.registry.lock();
         let view = |image: &crate::journal::records::ImageRecord| Image {
             name: image.name.clone(),
@@ -273,6 +276,13 @@ impl<O: Outside> Reads<O> {
             virtual_size: image.virtual_size,
             properties: image.properties.clone(),
             instances: users_of(&registry, &image.name) as u32,
+            volumes: lying_on(&registry, image) as u32,
+            used: files
+                .iter()
+                .find(|file| {
+                    image.format == file.format && image.sha256.as_ref() == Some(&file.sha256)
+                })
+                .map(|file| file.used),
             created: image.created,
         };
         registry.images.values().map(view).collect()

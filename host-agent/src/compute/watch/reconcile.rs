@@ -9,13 +9,15 @@
 //! * a definition that is not the one the agent made is shown as drift, and so are disks that are
 //!   not those by the record, and volumes that are not as they were left;
 //! * soft-deleted instances whose time is over are deleted;
-//! * files in the image cache that nothing needs, as a crash may leave them, are removed.
+//! * files in the image cache that nothing needs, as a crash may leave them, are removed, and so is what was
+//!   sent to be imported and is not.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::{StreamExt, stream};
+use ostler_protocol::rpc::image::State as ImageState;
 use ostler_protocol::rpc::instance::{Delete, DeleteMode, PowerState, TaskState, VmState};
 use ostler_protocol::rpc::operation::Kind;
 use ostler_protocol::rpc::values::{InstanceId, Timestamp};
@@ -23,7 +25,7 @@ use ostler_protocol::rpc::values::{InstanceId, Timestamp};
 use super::Watch;
 use crate::compute::causes::journal_fault;
 use crate::compute::context::Context;
-use crate::compute::engine::StepError;
+use crate::compute::engine::{StepError, upload_of};
 use crate::compute::operations::Command;
 use crate::compute::operations::image_import::ImageImport;
 use crate::compute::operations::start::Start;
@@ -35,7 +37,7 @@ use crate::hypervisor::inspect::Inspect;
 use crate::hypervisor::{DomainRecord, DomainState, Error, Hypervisor, PowerReason};
 use crate::image::Images;
 use crate::journal::Write;
-use crate::journal::records::{InstanceRecord, Running};
+use crate::journal::records::{ImageRecord, InstanceRecord, Running};
 
 /// Definitions asked for at once.
 const AT_ONCE: usize = 4;
@@ -100,6 +102,7 @@ impl<O: Outside> Watch<O> {
             rest.find_changed_volumes().await;
             rest.reclaim().await;
             rest.sweep_images().await;
+            rest.sweep_uploads().await;
         });
     }
 
@@ -288,6 +291,21 @@ impl<O: Outside> Watch<O> {
             {
                 tracing::warn!(?error, "cannot remove it");
             }
+        }
+    }
+
+    /// Remove what was sent to be imported, and nobody imports.
+    async fn sweep_uploads(&self) {
+        let registry = Arc::clone(&self.registry);
+        let is_needed = move |id| {
+            let known = registry.lock();
+            let importing = |image: &&ImageRecord| image.state == ImageState::Importing;
+            known.images.values().filter(importing).any(|image| upload_of(image) == Some(id))
+        };
+        match self.node.images.sweep_uploads(is_needed).await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "uploads that nobody imported are removed"),
+            Err(error) => tracing::warn!(%error, "cannot look for old uploads"),
         }
     }
 }

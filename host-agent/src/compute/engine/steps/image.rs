@@ -3,7 +3,7 @@
 use crate::refusal::{Reason, Refusal};
 use ostler_protocol::rpc::image::{Format, State as ImageState};
 use ostler_protocol::rpc::operation::{Progress, Subject, Unit};
-use ostler_protocol::rpc::values::{InstanceId, Name, Sha256};
+use ostler_protocol::rpc::values::{InstanceId, Name, Sha256, UploadId};
 use tokio::sync::watch;
 
 use super::error::missing;
@@ -143,6 +143,11 @@ impl<O: Outside> Engine<O> {
         };
         Ok(self.registry.lock().images.get(name).cloned())
     }
+}
+
+/// What was sent to the agent that an image is imported from.
+pub(in crate::compute) fn upload_of(record: &ImageRecord) -> Option<UploadId> {
+    record.source.parse::<Source>().ok()?.upload()
 }
 
 /// Where an image is imported from, with the query of its URL where that is still known.

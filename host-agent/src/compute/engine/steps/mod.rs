@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(in crate::compute) use error::StepError;
 use error::missing;
+pub(in crate::compute) use image::upload_of;
 use volume::Limits;
 
 use super::Engine;

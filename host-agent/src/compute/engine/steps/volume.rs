@@ -81,6 +81,7 @@ impl<O: Outside> Engine<O> {
             Some(Source::Image(_)) => {
                 let base =
                     record.base.as_ref().ok_or_else(|| super::missing(&operation.subject))?;
+                self.node.images.note_use(&base.sha256, base.format).await?;
                 Content::Image(Base {
                     path: self.node.images.path(&base.sha256, base.format),
                     format: base.format,
