@@ -43,4 +43,5 @@ mod service;
 mod strangers;
 mod volumes;
 mod volumes_connected;
+mod volumes_encrypted;
 mod volumes_pools;

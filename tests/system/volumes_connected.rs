@@ -19,7 +19,7 @@ use crate::volumes::{find, read, size, status, write};
 const MIB: u64 = 1 << 20;
 
 /// A port of the loopback that nobody listens at now.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -30,7 +30,7 @@ fn disk(folder: &Path) -> PathBuf {
 }
 
 /// A server that ends with the test.
-struct Server {
+pub(crate) struct Server {
     daemon: Option<Daemon>,
     folder: TempDir,
 }
@@ -54,6 +54,10 @@ impl Server {
     fn nbd(at: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = disk(folder.path());
+        Self::nbd_with(folder, &file, at)
+    }
+
+    fn nbd_with(folder: TempDir, file: &Path, at: &[&str]) -> Self {
         let args = ["--persistent", "--shared=0", "--format=raw", "--export-name=data"];
         let args = [&args, at, &[file.to_str().unwrap()]].concat();
         Self::start("qemu-nbd", folder, &args)
@@ -72,7 +76,19 @@ impl Server {
     }
 
     async fn nbd_at(port: u16) -> Self {
-        let server = Self::nbd(&["--bind=127.0.0.1", &format!("--port={port}")]);
+        let folder = tempfile::tempdir().unwrap();
+        let file = disk(folder.path());
+        Self::tcp(folder, &file, port).await
+    }
+
+    /// One of this file, byte for byte.
+    pub(crate) async fn nbd_of(file: &Path, port: u16) -> Self {
+        Self::tcp(tempfile::tempdir().unwrap(), file, port).await
+    }
+
+    async fn tcp(folder: TempDir, file: &Path, port: u16) -> Self {
+        let at = ["--bind=127.0.0.1".to_owned(), format!("--port={port}")];
+        let server = Self::nbd_with(folder, file, &[&at[0], &at[1]]);
         server.answers(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await
     }
 
@@ -83,7 +99,7 @@ impl Server {
     }
 }
 
-fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
@@ -97,7 +113,7 @@ fn nbd(port: u16) -> Value {
 }
 
 /// Nobody has the volume, and nothing here knows of it.
-async fn forgotten(node: &mut Node, volume: &str) {
+pub(crate) async fn forgotten(node: &mut Node, volume: &str) {
     let (reason, _) = node.refused("volume.show", json!({"id": volume})).await;
     assert_eq!(reason, "not_found");
     let secrets = virsh(&["secret-list"]).await;
@@ -235,7 +251,7 @@ fn iscsi(port: u16, word: &str) -> Value {
 }
 
 /// Where in these folders a word is, in a file's bytes.
-fn holding(word: &str, folders: &[&Path]) -> Vec<PathBuf> {
+pub(crate) fn holding(word: &str, folders: &[&Path]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = folders.iter().map(|folder| folder.to_path_buf()).collect();
     while let Some(folder) = folders.pop() {

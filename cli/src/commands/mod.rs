@@ -14,6 +14,7 @@ pub(crate) mod line;
 mod metadata;
 pub(crate) mod network;
 pub(crate) mod operation;
+mod passphrase;
 mod shell;
 pub(crate) mod volume;
 

@@ -2,6 +2,8 @@
 
 mod reference;
 
+use std::path::PathBuf;
+
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand, ValueEnum};
 use ostler_protocol::rpc::host::Nothing;
@@ -18,7 +20,7 @@ use ostler_protocol::rpc::volume::{
 
 pub(crate) use self::reference::VolumeRef;
 use super::metadata::{Item, Key, changes, items};
-use super::{Followed, Session};
+use super::{Followed, Session, passphrase};
 use crate::args::Changing;
 use crate::failure::Failure;
 use crate::reply::Shown;
@@ -99,6 +101,10 @@ pub(crate) struct CreateArgs {
     /// How its file is laid out; default: as the pool does it
     #[arg(long, value_enum)]
     format: Option<Layout>,
+    /// Encrypt it (LUKS): a file with the passphrase that opens it, which the node's libvirt keeps;
+    /// - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "volume", "format", "multiattach"])]
+    passphrase_file: Option<PathBuf>,
     /// Several instances may have it at once; they have to agree on who writes what
     #[arg(long)]
     multiattach: bool,
@@ -255,6 +261,7 @@ impl VolumeCommand {
                     qos: Default::default(),
                     owner: None,
                     metadata: Default::default(),
+                    passphrase: None,
                 };
                 create(session, &params, &changing).await
             }
@@ -300,6 +307,7 @@ impl CreateArgs {
             qos: self.qos.into_iter().collect(),
             owner: self.owner,
             metadata: items(self.metadata, |value| value)?,
+            passphrase: self.passphrase_file.as_deref().map(passphrase::read).transpose()?,
         };
         create(session, &params, &self.changing).await
     }

@@ -176,6 +176,7 @@ const fn format(format: Format) -> &'static str {
     match format {
         Format::Qcow2 => "qcow2",
         Format::Raw => "raw",
+        Format::Luks => "luks",
     }
 }
 

@@ -213,6 +213,8 @@ pub struct Disk {
     pub access: DiskAccess,
     /// Whether other domains may have it too.
     pub sharing: Sharing,
+    /// The secret that opens it, if what is there is encrypted (LUKS).
+    pub key: Option<SecretName>,
     /// What the guest may do with it at most.
     pub limits: Qos,
     /// How the host caches it.

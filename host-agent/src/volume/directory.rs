@@ -28,7 +28,7 @@ use crate::durable::{self, Unfinished};
 use crate::host::{self, Space};
 use crate::qcow2::{self, Overlay};
 use crate::qemu_img::convert::{Copy, Onto, bounds, is_full};
-use crate::qemu_img::{self, Job, Output, Ran, late};
+use crate::qemu_img::{self, Job, Output, Ran, STDIN, late};
 use crate::threads::Threads;
 
 /// Others may pass through to a file they know and have a right to (QEMU to its disk), but not
@@ -237,6 +237,7 @@ impl Directory {
         // What has no holes fills it.
         let needed = source.as_ref().filter(|_| on_image.is_none()).map(|source| source.size);
         let made = match source.filter(|_| on_image.is_none()) {
+            _ if format == Format::Luks => self.encrypt(volume, &layer).await,
             Some(source) => {
                 let to = (layer.as_path(), format, volume.size);
                 self.copy(id, &source, to, progress, cancel).await
@@ -269,6 +270,37 @@ impl Directory {
         self.run(folder, note).await?;
         info!(volume = %id, size = %volume.size, "volume made");
         Ok(Ensured::Created)
+    }
+
+    /// Write an empty layer that is encrypted. The passphrase goes there by a pipe.
+    async fn encrypt(&self, volume: &NewVolume, layer: &Path) -> Result<(), VolumeError> {
+        let failed = || VolumeError::io("encrypt", layer);
+        let begin = {
+            let layer = layer.to_owned();
+            let failed = VolumeError::io("remove", &layer);
+            move || durable::remove_if_there(&layer).map(drop).map_err(failed)
+        };
+        self.run(layer.to_owned(), begin).await?;
+        let (read, mut write) = io::pipe().map_err(failed())?;
+        let passphrase = volume.passphrase.as_ref().map_or("", |passphrase| passphrase.expose());
+        // It is shorter than a pipe is deep.
+        io::Write::write_all(&mut write, passphrase.as_bytes()).map_err(failed())?;
+        drop(write);
+        let key = format!("secret,id=key,file={STDIN}");
+        let size = volume.size.0.to_string();
+        let words = ["create", "-q", "--object", &key, "-f", "luks", "-o", "key-secret=key"];
+        let rest = [layer.as_os_str(), std::ffi::OsStr::new(&size)];
+        let arguments = words.map(std::ffi::OsStr::new).into_iter().chain(rest).collect();
+        let stdin = Some(fs::File::from(std::os::fd::OwnedFd::from(read)));
+        let bounds = bounds(volume.size);
+        let job = Job { program: &self.qemu_img, arguments, bounds, stdin };
+        succeeded("encrypt", layer, qemu_img::run(job, Output::Answer, late(GROW_WALL)).await)?;
+        let layer = layer.to_owned();
+        self.run(layer.clone(), move || {
+            let file = fs::File::open(&layer).map_err(VolumeError::io("write", &layer))?;
+            file.sync_all().map_err(VolumeError::io("write", &layer))
+        })
+        .await
     }
 
     /// Copy what another disk holds into a layer.
@@ -362,6 +394,10 @@ impl Directory {
 
     async fn grow(&self, layer: &Path, format: Format, size: Bytes) -> Result<(), VolumeError> {
         let path = layer.to_owned();
+        if format == Format::Luks {
+            let (pool, why) = (self.name.clone(), "only a guest's QEMU can make what is encrypted larger");
+            return Err(VolumeError::Unfit { pool, why });
+        }
         if format == Format::Raw {
             return self
                 .run(path.clone(), move || {
@@ -592,15 +628,27 @@ fn top(folder: &Path, manifest: &Manifest) -> (PathBuf, Format) {
     (folder.join(file_name(manifest.top, format)), format)
 }
 
-/// The size of the disk that a layer is. Of a qcow2 it is in its header, which is QEMU's: a guest
-/// cannot write there.
+/// Where the header of LUKS says at which sector of 512 bytes the data begin: `payload-offset` of
+/// the LUKS1 on-disk format.
+const LUKS_PAYLOAD_AT: u64 = 104;
+
+/// The size of the disk that a layer is. What a header says of it is QEMU's: a guest cannot write
+/// there.
 fn size_of(path: &Path, format: Format) -> Result<Bytes, VolumeError> {
     let failed = || VolumeError::io("read", path);
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
     let file = options.open(path).map_err(failed())?;
-    if format == Format::Raw {
-        return Ok(Bytes(file.metadata().map_err(failed())?.len()));
+    let length = file.metadata().map_err(failed())?.len();
+    match format {
+        Format::Raw => return Ok(Bytes(length)),
+        Format::Luks => {
+            let mut sectors = [0; 4];
+            file.read_exact_at(&mut sectors, LUKS_PAYLOAD_AT).map_err(failed())?;
+            let header = u64::from(u32::from_be_bytes(sectors)) * 512;
+            return Ok(Bytes(length.saturating_sub(header)));
+        }
+        Format::Qcow2 => {}
     }
     let mut header = Vec::new();
     file.take(qcow2::HEADER_READ as u64).read_to_end(&mut header).map_err(failed())?;
@@ -625,7 +673,7 @@ fn blank(
     let id = volume.place.id;
     let impossible = |source| VolumeError::Impossible { id, source };
     let made = match (on, format) {
-        (None, Format::Raw) => return Ok(None),
+        (None, Format::Raw | Format::Luks) => return Ok(None),
         (None, Format::Qcow2) => qcow2::empty(volume.size),
         (Some(base), _) => {
             let path = base.path.to_str().ok_or_else(|| VolumeError::Manifest {

@@ -182,6 +182,7 @@ pub(super) fn file_name(layer: u32, format: Format) -> String {
     match format {
         Format::Qcow2 => format!("{layer}.qcow2"),
         Format::Raw => format!("{layer}.raw"),
+        Format::Luks => format!("{layer}.luks"),
     }
 }
 
@@ -190,6 +191,7 @@ pub(super) const fn word(format: Format) -> &'static str {
     match format {
         Format::Qcow2 => "qcow2",
         Format::Raw => "raw",
+        Format::Luks => "luks",
     }
 }
 

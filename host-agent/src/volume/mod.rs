@@ -28,7 +28,7 @@ mod tests;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
-use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
+use ostler_protocol::rpc::values::{Bytes, Name, Secret, VolumeId};
 use ostler_protocol::rpc::volume::Format;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +61,8 @@ pub struct NewVolume {
     pub format: Option<Format>,
     /// What is on it.
     pub content: Content,
+    /// What opens it, if its format is LUKS.
+    pub passphrase: Option<Secret>,
 }
 
 /// What is on a new volume.

@@ -75,6 +75,7 @@ pub(super) fn overlay(place: &Path, random_mib: usize) -> Disk {
         discard: Discard::Unmap,
         io: None,
         boot_order: None,
+        key: None,
     }
 }
 

@@ -341,6 +341,7 @@ fn disks() -> Vec<ostler_host_agent::hypervisor::spec::Disk> {
         discard: Discard::Unmap,
         io: None,
         boot_order: None,
+        key: None,
     };
     vec![
         disk(0, DiskSource::File(PathBuf::from("/x/a b.qcow2")), DiskAccess::ReadWrite),

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
-use super::values::{Bytes, InstanceId, Name, OperationId, Timestamp, VolumeId};
+use super::values::{Bytes, InstanceId, Name, OperationId, Secret, Timestamp, VolumeId};
 pub use connection::Connection;
 
 /// How a volume is. The words are cinder's.
@@ -95,6 +95,8 @@ pub enum Format {
     Qcow2,
     /// Byte for byte, with holes.
     Raw,
+    /// The same, encrypted by QEMU with a key that a passphrase opens: LUKS.
+    Luks,
 }
 
 /// A limit of what a guest does with a volume. The words are libvirt's, and cinder's for limits that
@@ -263,6 +265,9 @@ pub struct Create {
     /// What the owner notes about it: 128 items at most, keys and values of 255 bytes at most.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// What opens a volume that is made with the format `luks`. The node's libvirt keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<Secret>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -383,6 +388,10 @@ pub struct Attach {
     /// knows it by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<Connection>,
+    /// What opens a volume that is kept elsewhere and is encrypted: LUKS. The node's libvirt keeps
+    /// it as long as the instance has the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<Secret>,
 }
 
 /// How a guest has a volume.

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::InstanceRef;
 use crate::args::Changing;
 use crate::commands::volume::VolumeRef;
-use crate::commands::{Followed, Session};
+use crate::commands::{Followed, Session, passphrase};
 use crate::failure::{Cause, Failure};
 use crate::output::outcome_text;
 use crate::reply::Shown;
@@ -65,6 +65,10 @@ pub(crate) struct AttachArgs {
     /// JSON; - is standard input
     #[arg(long, value_name = "FILE")]
     connection: Option<PathBuf>,
+    /// A file with the passphrase that opens it, if what is there is encrypted (LUKS); - is
+    /// standard input
+    #[arg(long, value_name = "FILE", requires = "connection")]
+    passphrase_file: Option<PathBuf>,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
@@ -168,11 +172,14 @@ impl VolumesCommand {
     /// Carry it out.
     pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
-            Self::AttachVolume(AttachArgs { instance, volume, connection, how, changing }) => {
+            Self::AttachVolume(args) => {
+                let AttachArgs { instance, volume, connection, passphrase_file, how, changing } =
+                    args;
                 let id = instance.resolve(&mut session.client).await?;
                 let volume = volume.resolve(&mut session.client).await?;
                 let connection = connection.as_deref().map(read_connection).transpose()?;
-                let params = Attach { id, volume, how: how.how(), connection };
+                let passphrase = passphrase_file.as_deref().map(passphrase::read).transpose()?;
+                let params = Attach { id, volume, how: how.how(), connection, passphrase };
                 match session.follow::<InstanceAttachVolume>(&params, &changing).await? {
                     Followed::Accepted(operation) => session.output.result(&operation),
                     Followed::Done(operation) => {

@@ -25,13 +25,14 @@ const SECRET_MAX: usize = 4096;
 pub(in crate::compute) fn admit(
     mut connection: Connection,
     sockets: &Path,
+    has_passphrase: bool,
 ) -> Result<(ConnectionRecord, Option<Secret>), Refusal> {
     let secret = connection.take_secret();
     if secret.as_ref().is_some_and(|secret| secret.expose().len() > SECRET_MAX) {
         return Err(wrong(format!("its secret is longer than {SECRET_MAX} bytes")));
     }
-    if connection.terms().encrypted == Some(true) {
-        return Err(wrong("the volume is encrypted, which is not supported"));
+    if connection.terms().encrypted == Some(true) && !has_passphrase {
+        return Err(wrong("the volume is encrypted: send its passphrase").about("parameter passphrase"));
     }
     match connection {
         Connection::Nbd(nbd) => Ok((of_nbd(nbd, sockets)?, None)),
@@ -185,7 +186,7 @@ mod tests {
 
     fn ask(kind: &str, data: Value) -> Result<(ConnectionRecord, Option<Secret>), Refusal> {
         let sent = json!({"driver_volume_type": kind, "data": data});
-        admit(serde_json::from_value(sent).unwrap(), Path::new("/run/ostler/nbd"))
+        admit(serde_json::from_value(sent).unwrap(), Path::new("/run/ostler/nbd"), false)
     }
 
     fn shown(kind: &str, data: Value) -> String {

@@ -1,10 +1,10 @@
 //! A volume to be made: its record, and what its source asks of it. Pure.
 
-use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
+use ostler_protocol::rpc::values::{Bytes, Name, Secret, VolumeId};
 use ostler_protocol::rpc::volume::{self, Format, Source};
 
 use super::notes::notes;
-use super::volume::{limits, size as volume_size, snapshot_of};
+use super::volume::{self as rules, limits, size as volume_size, snapshot_of};
 use super::{Admission, image};
 use crate::journal::records::{Base, VolumeRecord, VolumeState};
 use crate::refusal::{Reason, Refusal};
@@ -17,8 +17,19 @@ pub(in crate::compute) fn admit(
     create: volume::Create,
     gate: &Admission<'_>,
 ) -> Result<VolumeRecord, Refusal> {
-    let volume::Create { id, name, size, source, pool, format, multiattach, qos, owner, metadata } =
-        create;
+    let volume::Create {
+        id,
+        name,
+        size,
+        source,
+        pool,
+        format,
+        multiattach,
+        qos,
+        owner,
+        metadata,
+        passphrase,
+    } = create;
     let id = id.unwrap_or_else(VolumeId::random);
     if gate.known.volumes.contains_key(&id) {
         return Err(Refusal::new(Reason::Conflict, format!("conflict: volume {id} exists"))
@@ -38,11 +49,12 @@ pub(in crate::compute) fn admit(
     };
     volume_size(size)?;
     limits(&qos)?;
+    let format = encrypted(format, passphrase.as_ref(), source.as_ref())?;
     let format = match (multiattach, format) {
         // QEMU keeps a qcow2's tables in memory: two of them would not see each other's.
         (true, None) => Some(Format::Raw),
-        (true, Some(Format::Qcow2)) => {
-            let text = "a volume for several instances cannot be qcow2";
+        (true, Some(Format::Qcow2 | Format::Luks)) => {
+            let text = "a volume for several instances cannot be qcow2 or encrypted";
             return Err(Refusal::new(Reason::InvalidParams, text)
                 .about("parameter format")
                 .next("leave it out, or make it raw"));
@@ -74,6 +86,29 @@ pub(in crate::compute) fn admit(
         created: gate.now,
         updated: gate.now,
     })
+}
+
+/// The format of a volume, encrypted if it has a passphrase.
+fn encrypted(
+    format: Option<Format>,
+    passphrase: Option<&Secret>,
+    source: Option<&Source>,
+) -> Result<Option<Format>, Refusal> {
+    rules::passphrase(passphrase)?;
+    let wrong = |text: &str| Err(Refusal::new(Reason::InvalidParams, text));
+    match (format, passphrase, source) {
+        (None | Some(Format::Qcow2 | Format::Raw), None, _) => Ok(format),
+        (Some(Format::Luks), None, _) => {
+            wrong("an encrypted volume needs a passphrase").map_err(|fault| fault.about("parameter passphrase"))
+        }
+        (Some(Format::Qcow2 | Format::Raw), Some(_), _) => {
+            wrong("a volume with a passphrase has the format luks").map_err(|fault| fault.about("parameter format"))
+        }
+        (None | Some(Format::Luks), Some(_), None) => Ok(Some(Format::Luks)),
+        (None | Some(Format::Luks), Some(_), Some(_)) => {
+            wrong("an encrypted volume is made empty").map_err(|fault| fault.about("parameter source"))
+        }
+    }
 }
 
 fn pool_of(pool: Option<Name>, gate: &Admission<'_>) -> Result<Name, Refusal> {
@@ -108,6 +143,10 @@ fn content(
                 let next = "snapshot it, and make the volume from the snapshot";
                 if in_use { fault.next(next) } else { fault }
             })?;
+            if from.format == Some(Format::Luks) {
+                let text = format!("conflict: volume {} is encrypted, and only its guest can read it", from.name);
+                return Err(Refusal::new(Reason::Conflict, text).about("parameter source"));
+            }
             Ok((Some(from.size), None, from.bootable))
         }
         Some(Source::Snapshot { volume, name }) => {

@@ -95,6 +95,7 @@ fn on_new_volume(
         pool: boot.volume_pool.clone(),
         format: None,
         multiattach: false,
+        passphrase: None,
         qos: Default::default(),
         owner: boot.owner.clone(),
         metadata: Default::default(),

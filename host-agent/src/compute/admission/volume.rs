@@ -5,7 +5,7 @@
 
 use ostler_protocol::rpc::instance::VmState;
 use ostler_protocol::rpc::operation::Subject;
-use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
+use ostler_protocol::rpc::values::{Bytes, Name, Secret, VolumeId};
 use ostler_protocol::rpc::volume::{Limit, Qos, Snapshot};
 
 use super::{Admission, Admitted};
@@ -161,6 +161,22 @@ pub(in crate::compute) fn is_here(record: &VolumeRecord) -> Result<(), Refusal> 
         .about(Subject::Volume(record.id).to_string())
         .next("have its control plane do that; here it can only be detached"))
 }
+
+/// Whether a passphrase can be one.
+///
+/// # Errors
+/// `invalid_params`; it is in no text.
+pub(in crate::compute) fn passphrase(passphrase: Option<&Secret>) -> Result<(), Refusal> {
+    let length = passphrase.map(|passphrase| passphrase.expose().len());
+    if length.is_none_or(|length| (1..=PASSPHRASE_MAX).contains(&length)) {
+        return Ok(());
+    }
+    let text = format!("a passphrase has 1 to {PASSPHRASE_MAX} bytes");
+    Err(Refusal::new(Reason::InvalidParams, text).about("parameter passphrase"))
+}
+
+/// The longest that QEMU takes.
+const PASSPHRASE_MAX: usize = 512;
 
 /// The states in which an instance's volumes can be attached, detached and changed: nova's, save
 /// for those in which there is no domain.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use ostler_protocol::rpc::values::VolumeId;
+use ostler_protocol::rpc::values::{Secret, VolumeId};
 use ostler_protocol::rpc::volume::connection::AccessMode;
-use ostler_protocol::rpc::volume::{self, Bus, Cache, Connection, How, Io};
+use ostler_protocol::rpc::volume::{self, Bus, Cache, Connection, Format, How, Io};
 
 use super::prelude::*;
 use super::sample;
 use crate::compute::admission::connection;
-use crate::compute::admission::volume::WITH_VOLUMES;
+use crate::compute::admission::volume::{self as rules, WITH_VOLUMES};
 use crate::compute::record::{device, reserved_devices};
 use crate::journal::records::{AttachmentRecord, ConnectionRecord, VolumeRecord, VolumeState};
 use crate::journal::{Entry, VolumeEntry};
@@ -34,9 +34,16 @@ pub(in crate::compute) struct AttachVolume {
 }
 
 pub(super) fn ask(asked: volume::Attach, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
-    let volume::Attach { id, volume, how, connection } = asked;
+    let volume::Attach { id, volume, how, connection, passphrase } = asked;
+    rules::passphrase(passphrase.as_ref())?;
     if let Some(connection) = connection {
-        return from_elsewhere(id, volume, how, connection, gate);
+        return from_elsewhere(id, (volume, connection, passphrase), how, gate);
+    }
+    if passphrase.is_some() {
+        let text = "the node has the passphrase of a volume of its own";
+        return Err(Refusal::new(Reason::InvalidParams, text)
+            .about("parameter passphrase")
+            .next("leave it out"));
     }
     let record = gate.whole_volume(volume)?;
     gate.act(id, &LEGAL, |instance, gate| {
@@ -48,9 +55,8 @@ pub(super) fn ask(asked: volume::Attach, gate: &mut Admission<'_>) -> Result<Adm
 /// A volume that is kept elsewhere: it is known here as long as an instance has it, which is one.
 fn from_elsewhere(
     id: InstanceId,
-    volume: VolumeId,
+    (volume, connection, passphrase): (VolumeId, Connection, Option<Secret>),
     mut how: How,
-    connection: Connection,
     gate: &mut Admission<'_>,
 ) -> Result<Admitted, Refusal> {
     if gate.known.volumes.contains_key(&volume) {
@@ -69,8 +75,9 @@ fn from_elsewhere(
     }
     how.read_only |= connection.terms().access_mode == Some(AccessMode::Ro);
     let sockets = gate.settings.run_dir.join("nbd");
-    let (connection, secret) = connection::admit(connection, &sockets)?;
-    let record = record(volume, connection, gate);
+    let (connection, secret) = connection::admit(connection, &sockets, passphrase.is_some())?;
+    let format = passphrase.as_ref().map(|_| Format::Luks);
+    let record = VolumeRecord { format, ..record(volume, connection, gate) };
     let mut admitted = gate.act(id, &LEGAL, |instance, gate| {
         can_have(&record, &how, instance, gate)?;
         Ok(AttachVolume { attachment: attachment(instance, volume, how)? }.into())
@@ -78,7 +85,7 @@ fn from_elsewhere(
     gate.known.volumes.insert(volume, record.clone());
     admitted.reserved.new_volume = Some(volume);
     admitted.write.volumes.push(Entry::Put(record));
-    admitted.volatile.secret = secret;
+    (admitted.volatile.secret, admitted.volatile.passphrase) = (secret, passphrase);
     Ok(admitted)
 }
 

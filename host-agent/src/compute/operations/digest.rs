@@ -48,7 +48,6 @@ whole!(
     instance::Snapshot,
     instance::Update,
     network::Ensure,
-    volume::Create,
     volume::Delete,
     volume::Detach,
     volume::Extend,
@@ -61,7 +60,14 @@ impl Digested for volume::Attach {
     fn digested(&self) -> Vec<u8> {
         let mut plain = self.clone();
         plain.connection.iter_mut().for_each(|connection| drop(connection.take_secret()));
+        plain.passphrase = None;
         json(&plain)
+    }
+}
+
+impl Digested for volume::Create {
+    fn digested(&self) -> Vec<u8> {
+        json(&Self { passphrase: None, ..self.clone() })
     }
 }
 

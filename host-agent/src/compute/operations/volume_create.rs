@@ -9,6 +9,7 @@ use ostler_protocol::rpc::volume::{self, Source};
 use super::prelude::*;
 use super::sample;
 use crate::compute::admission::{Reservation, new_volume};
+use crate::compute::registry::Volatile;
 use crate::journal::records::{VolumeRecord, VolumeState};
 use crate::journal::{Entry, VolumeEntry, Write};
 
@@ -22,12 +23,14 @@ pub(in crate::compute) struct VolumeCreate {
 }
 
 pub(super) fn ask(create: volume::Create, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
+    let passphrase = create.passphrase.clone();
     let record = new_volume::admit(create, gate)?;
     let change = VolumeCreate { volume: record.id, source: record.source.clone() };
     gate.known.volumes.insert(record.id, record.clone());
     Ok(Admitted {
         reserved: Reservation { new_volume: Some(record.id), ..Reservation::default() },
         write: Write { volumes: vec![Entry::Put(record.clone())], ..Write::default() },
+        volatile: Volatile { passphrase, ..Volatile::default() },
         ..Admitted::of(Subject::Volume(record.id), change)
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ostler_protocol::rpc::values::VolumeId;
-use ostler_protocol::rpc::volume;
+use ostler_protocol::rpc::volume::{self, Format};
 
 use super::prelude::*;
 use super::sample;
@@ -27,7 +27,16 @@ pub(in crate::compute) struct VolumeExtend {
 pub(super) fn ask(extend: volume::Extend, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let volume::Extend { id, size } = extend;
     rules::size(size)?;
-    gate.act_on_volume(id, &LEGAL, |record, _, gate| {
+    gate.act_on_volume(id, &LEGAL, |record, instance, gate| {
+        let runs = instance.is_some_and(|i| matches!(i.vm_state, VmState::Active | VmState::Paused));
+        if record.format == Some(Format::Luks) && !runs {
+            let text = format!(
+                "conflict: volume {} is encrypted, and only the QEMU of its guest can extend it",
+                record.name
+            );
+            return Err(Refusal::new(Reason::Conflict, text)
+                .next("ask again while an instance runs that has it"));
+        }
         if size <= record.size {
             let text = format!(
                 "a volume never shrinks: {} has {}, and {size} is asked for",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ostler_protocol::rpc::values::{Timestamp, VolumeId};
-use ostler_protocol::rpc::volume;
+use ostler_protocol::rpc::volume::{self, Format};
 
 use super::prelude::*;
 use super::sample;
@@ -38,10 +38,10 @@ pub(super) fn ask(
                 .about("parameter name")
                 .next("choose another name, or delete the snapshot"));
         }
-        if record.multiattach {
+        if record.multiattach || record.format == Some(Format::Luks) {
+            let is = if record.multiattach { "is for several instances" } else { "is encrypted" };
             let text = format!(
-                "conflict: volume {} is for several instances, and a snapshot would leave a qcow2 \
-                 layer on it",
+                "conflict: volume {} {is}, and a snapshot would leave a qcow2 layer on it",
                 record.name
             );
             return Err(Refusal::new(Reason::Conflict, text)

@@ -51,6 +51,8 @@ pub(in crate::compute) struct Volatile {
     pub(in crate::compute) password: Option<Word>,
     /// The secret of a volume that is kept elsewhere.
     pub(in crate::compute) secret: Option<Secret>,
+    /// What opens an encrypted volume.
+    pub(in crate::compute) passphrase: Option<Secret>,
     /// The image's source with its query.
     pub(in crate::compute) source: Option<String>,
 }

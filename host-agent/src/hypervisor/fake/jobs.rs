@@ -239,6 +239,7 @@ mod tests {
             discard: Discard::Ignore,
             io: None,
             boot_order: None,
+            key: None,
         });
         fake.define(&spec).await.unwrap();
         fake.start(spec.id()).await.unwrap();

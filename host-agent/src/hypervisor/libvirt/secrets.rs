@@ -21,7 +21,7 @@ impl Secrets for Libvirt {
             xml::network::secret(kind, name).map_err(|error| from_xml(STEP, None, &error))?;
         // libvirt hands QEMU a Ceph key as base64 of the bytes it was given: it wants those.
         let bytes = Zeroizing::new(match kind {
-            SecretKind::Iscsi => value.expose().as_bytes().to_vec(),
+            SecretKind::Iscsi | SecretKind::Volume => value.expose().as_bytes().to_vec(),
             SecretKind::Ceph => STANDARD.decode(value.expose()).map_err(|_| Error::Refused {
                 step: STEP,
                 domain: None,
@@ -64,6 +64,7 @@ const fn usage(kind: SecretKind) -> i32 {
     match kind {
         SecretKind::Iscsi => sys::VIR_SECRET_USAGE_TYPE_ISCSI as i32,
         SecretKind::Ceph => sys::VIR_SECRET_USAGE_TYPE_CEPH as i32,
+        SecretKind::Volume => sys::VIR_SECRET_USAGE_TYPE_VOLUME as i32,
     }
 }
 

@@ -72,6 +72,8 @@ pub enum SecretKind {
     Iscsi,
     /// A Ceph key.
     Ceph,
+    /// A passphrase that opens an encrypted disk.
+    Volume,
 }
 
 impl SecretKind {
@@ -80,6 +82,7 @@ impl SecretKind {
         match self {
             Self::Iscsi => "iscsi",
             Self::Ceph => "ceph",
+            Self::Volume => "volume",
         }
     }
 }

@@ -43,7 +43,7 @@ impl Lvm {
             Some(_) => return Ok(Ensured::AlreadyThere),
             None => {}
         }
-        if volume.format == Some(Format::Qcow2) {
+        if matches!(volume.format, Some(Format::Qcow2 | Format::Luks)) {
             return Err(self.unfit("its volumes are raw"));
         }
         self.is_whole(volume.size).await?;

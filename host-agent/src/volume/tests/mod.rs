@@ -36,7 +36,7 @@ impl Trial {
 
     fn new_volume(&self, content: Content, format: Format) -> NewVolume {
         let place = Place { id: VolumeId::random(), pool: name("default") };
-        NewVolume { place, size: Bytes::mib(8), format: Some(format), content }
+        NewVolume { place, size: Bytes::mib(8), format: Some(format), content, passphrase: None }
     }
 
     async fn make(&self, volume: &NewVolume) -> Result<Ensured, VolumeError> {

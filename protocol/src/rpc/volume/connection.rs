@@ -53,7 +53,7 @@ pub struct Terms {
     /// `ro`: the guest can only read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_mode: Option<AccessMode>,
-    /// Whether what is on it is encrypted: refused, for the guest would find no disk in it.
+    /// Whether what is on it is encrypted: then the request needs a passphrase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encrypted: Option<bool>,
 }

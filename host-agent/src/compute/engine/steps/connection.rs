@@ -1,7 +1,8 @@
 //! Volumes that are kept elsewhere: their secrets, whether they can be reached, and where QEMU
 //! finds them.
 
-use ostler_protocol::rpc::values::{Bytes, VolumeId};
+use ostler_protocol::rpc::values::{Bytes, Secret, VolumeId};
+use ostler_protocol::rpc::volume::Format;
 
 use super::{Engine, StepError};
 use crate::compute::causes::journal_fault;
@@ -26,16 +27,14 @@ impl<O: Outside> Engine<O> {
         record: &VolumeRecord,
         connection: &ConnectionRecord,
     ) -> Result<(), StepError> {
+        if record.format == Some(Format::Luks) {
+            self.keep_passphrase(operation, record.id).await?;
+        }
         if let Some(kind) = own_secret(connection) {
-            let Some(secret) = operation.volatile.secret.clone() else {
-                let text = "the agent was stopped before libvirt had the volume's secret, and does \
-                            not keep it";
-                return Err(StepError::failed(
-                    Refusal::new(Reason::Interrupted, text)
-                        .next("attach the volume again, with its connection")
-                        .by(Action::InstanceAttachVolume),
-                ));
-            };
+            let secret = operation.volatile.secret.clone().ok_or_else(|| {
+                lost().next("attach the volume again, with its connection").by(Action::InstanceAttachVolume)
+            });
+            let secret = secret.map_err(StepError::failed)?;
             self.node.hypervisor.keep_secret(kind, &secret_name(record.id), secret).await?;
         }
         let tcp = |host: &Host| (host.name.clone(), host.port);
@@ -72,14 +71,40 @@ impl<O: Outside> Engine<O> {
     pub(super) async fn disconnect_elsewhere(
         &self,
         volume: VolumeId,
-        known: Option<&ConnectionRecord>,
+        known: Option<&VolumeRecord>,
     ) -> Result<(), StepError> {
         let kinds = match known {
-            Some(connection) => own_secret(connection).into_iter().collect(),
-            None => vec![SecretKind::Iscsi, SecretKind::Ceph],
+            Some(record) => {
+                let server = record.connection.as_ref().and_then(own_secret);
+                server.into_iter().chain(key_of(record).map(|_| SecretKind::Volume)).collect()
+            }
+            None => vec![SecretKind::Iscsi, SecretKind::Ceph, SecretKind::Volume],
         };
         for kind in kinds {
             self.node.hypervisor.forget_secret(kind, &secret_name(volume)).await?;
+        }
+        Ok(())
+    }
+
+    /// Have the hypervisor keep what opens an encrypted volume.
+    pub(super) async fn keep_passphrase(
+        &self,
+        operation: &LiveOperation,
+        volume: VolumeId,
+    ) -> Result<Secret, StepError> {
+        let passphrase = operation.volatile.passphrase.clone();
+        let passphrase = passphrase
+            .ok_or_else(|| StepError::failed(lost().next("ask again, with the passphrase")))?;
+        let name = secret_name(volume);
+        self.node.hypervisor.keep_secret(SecretKind::Volume, &name, passphrase.clone()).await?;
+        Ok(passphrase)
+    }
+
+    /// Have nobody keep what opened a volume that is gone.
+    pub(super) async fn forget_passphrase(&self, record: &VolumeRecord) -> Result<(), StepError> {
+        if key_of(record).is_some() {
+            let name = secret_name(record.id);
+            self.node.hypervisor.forget_secret(SecretKind::Volume, &name).await?;
         }
         Ok(())
     }
@@ -138,6 +163,18 @@ impl<O: Outside> Engine<O> {
         let written = self.registry.journal.write(write).await;
         written.map_err(|error| StepError::failed(journal_fault(&error)))
     }
+}
+
+/// A secret that was in memory, and that nothing else has.
+fn lost() -> Refusal {
+    let text =
+        "the agent was stopped before libvirt had the volume's secret, and does not keep it";
+    Refusal::new(Reason::Interrupted, text)
+}
+
+/// The secret that opens a volume, if it is encrypted.
+pub(super) fn key_of(volume: &VolumeRecord) -> Option<SecretName> {
+    (volume.format == Some(Format::Luks)).then(|| SecretName::Usage(secret_name(volume.id)))
 }
 
 /// What our secret for a volume is for, if it needs one.

@@ -38,6 +38,7 @@ pub(super) fn of(
         discard: Discard::Unmap,
         io: None,
         boot_order: None,
+        key: None,
     };
     let rescue = record.rescue.as_ref().map(|_| own(files.rescue, RESCUE_SERIAL));
     let root = root_volume.unwrap_or_else(|| own(files.root, &root_serial(record.id)));

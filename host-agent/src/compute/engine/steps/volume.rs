@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::already::is_off;
-use super::connection::source;
+use super::connection::{key_of, source};
 use super::{Engine, StepError};
 use crate::compute::causes::volume_fault;
 use crate::compute::operations::volume_update::VolumeUpdate;
@@ -93,8 +93,17 @@ impl<O: Outside> Engine<O> {
                 self.content_of(*volume, Some(name.clone()))?
             }
         };
-        let volume =
-            NewVolume { place: place(&record)?, size: record.size, format: record.format, content };
+        let passphrase = match record.format {
+            Some(Format::Luks) => Some(self.keep_passphrase(operation, record.id).await?),
+            Some(Format::Qcow2 | Format::Raw) | None => None,
+        };
+        let volume = NewVolume {
+            place: place(&record)?,
+            size: record.size,
+            format: record.format,
+            content,
+            passphrase,
+        };
         let (progress, seen) = watch::channel((Bytes(0), Bytes(0)));
         let made = self.node.volumes.create(&volume, &progress, &operation.cancel);
         self.copied(operation, seen, made).await
@@ -114,7 +123,7 @@ impl<O: Outside> Engine<O> {
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
         self.node.volumes.delete(&place(&record)?).await?;
-        Ok(())
+        self.forget_passphrase(&record).await
     }
 
     /// Whether there is something already where a volume is to be made: it is somebody's.
@@ -166,8 +175,8 @@ impl<O: Outside> Engine<O> {
         planned: &Planned,
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
-        match record.connection {
-            Some(connection) => self.disconnect_elsewhere(record.id, Some(&connection)).await,
+        match &record.connection {
+            Some(_) => self.disconnect_elsewhere(record.id, Some(&record)).await,
             None => Ok(()),
         }
     }
@@ -289,8 +298,8 @@ impl<O: Outside> Engine<O> {
             (Err(_), Some(volume)) => return self.disconnect_elsewhere(volume, None).await,
             (record, _) => record?,
         };
-        if let Some(connection) = &record.connection {
-            return self.disconnect_elsewhere(record.id, Some(connection)).await;
+        if record.connection.is_some() {
+            return self.disconnect_elsewhere(record.id, Some(&record)).await;
         }
         let others = {
             let known = self.registry.lock();
@@ -432,6 +441,7 @@ impl<O: Outside> Engine<O> {
         // Done by an earlier try, and what failed came after it.
         let Ok(record) = self.volume_of(operation, planned) else { return Ok(()) };
         self.node.volumes.delete(&place(&record)?).await?;
+        self.forget_passphrase(&record).await?;
         if let Some(base) = &record.base {
             let give_up = |known: &mut crate::compute::registry::Known| {
                 known.volumes.remove(&record.id);
@@ -474,7 +484,8 @@ impl<O: Outside> Engine<O> {
                 let Opened { at, format, direct, .. } = opened;
                 let format = match format {
                     Format::Qcow2 => DiskFormat::Qcow2,
-                    Format::Raw => DiskFormat::Raw,
+                    // What decrypts it has its bytes from a raw disk.
+                    Format::Raw | Format::Luks => DiskFormat::Raw,
                 };
                 let source = match at {
                     At::File(path) => DiskSource::File(path),
@@ -506,6 +517,7 @@ impl<O: Outside> Engine<O> {
                 true => DiskAccess::ReadOnly,
                 false => DiskAccess::ReadWrite,
             },
+            key: key_of(volume),
             limits: volume.qos.clone(),
             sharing: match volume.multiattach {
                 true => Sharing::Shared,

@@ -307,6 +307,11 @@ fn disk(list: &mut Document, disk: &Disk) {
             Sharing::Shared => element.leaf("shareable", &[]),
         }
         element.text("serial", &[], &disk.serial);
+        if let Some(key) = &disk.key {
+            element.within("encryption", &[("format", "luks")], |encryption| {
+                encryption.leaf("secret", &[("type", "passphrase"), network::which(key)]);
+            });
+        }
         if !disk.alias.is_empty() {
             element.leaf("alias", &[("name", &disk.alias)]);
         }
@@ -431,6 +436,7 @@ mod tests {
                 discard: Discard::Unmap,
                 io: None,
                 boot_order: Some(1),
+                key: None,
             },
             Disk {
                 source: DiskSource::Block(PathBuf::from("/dev/vg/config")),
@@ -446,6 +452,7 @@ mod tests {
                 discard: Discard::Ignore,
                 io: Some(Io::IoUring),
                 boot_order: None,
+                key: None,
             },
         ];
         spec.nics = vec![Nic {

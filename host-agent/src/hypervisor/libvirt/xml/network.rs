@@ -30,14 +30,18 @@ pub(super) fn write(disk: &mut Document, network: &NetworkDisk) {
         }
         if let Some(DiskAuth { user, kind, secret }) = &network.auth {
             source.within("auth", &[("username", user)], |auth| {
-                let which = match secret {
-                    SecretName::Usage(usage) => ("usage", usage.as_str()),
-                    SecretName::Uuid(uuid) => ("uuid", uuid.as_str()),
-                };
-                auth.leaf("secret", &[("type", kind.as_str()), which]);
+                auth.leaf("secret", &[("type", kind.as_str()), which(secret)]);
             });
         }
     });
+}
+
+/// How a secret is named.
+pub(super) fn which(secret: &SecretName) -> (&'static str, &str) {
+    match secret {
+        SecretName::Usage(usage) => ("usage", usage),
+        SecretName::Uuid(uuid) => ("uuid", uuid),
+    }
 }
 
 /// What is read of a disk's `<source>`; none if it is on no server that we know.
@@ -78,6 +82,7 @@ pub(in super::super) fn secret(kind: SecretKind, name: &str) -> Result<String, X
             let key = match kind {
                 SecretKind::Iscsi => "target",
                 SecretKind::Ceph => "name",
+                SecretKind::Volume => "volume",
             };
             usage.text(key, &[], name);
         });
