@@ -172,9 +172,18 @@ async fn a_pool_whose_file_system_is_gone_takes_nobody_else_along() {
     assert_eq!(over["state"], "failed", "{over:#}");
     let next = over["error"]["data"]["next"].as_str().unwrap();
     assert!(next.starts_with("mount it again"), "{next}");
-    // Everything else goes on.
-    node.done("volume.snapshot", json!({"id": other, "name": "a"})).await;
+    // What would have its domain defined without it is not begun.
+    for (method, params) in [
+        ("volume.snapshot", json!({"id": other, "name": "a"})),
+        ("instance.detach_volume", json!({"id": one, "volume": other})),
+    ] {
+        let over = node.tried(method, params).await;
+        assert_eq!(over["state"], "undone", "{over:#}");
+    }
     assert_eq!(read(&mut node, &one, &other, 1).await, "before");
+    // Once it is let go of, everything else goes on.
+    node.done("instance.detach_volume", json!({"id": one, "volume": there})).await;
+    node.done("volume.snapshot", json!({"id": other, "name": "a"})).await;
     node.done("instance.detach_volume", json!({"id": one, "volume": other})).await;
     node.delete(&one).await;
 }

@@ -254,14 +254,9 @@ impl Directory {
             let gone = folder.clone();
             let remove = move || remove_tree(&gone);
             self.run(folder, remove).await?;
-            return Err(match error {
-                VolumeError::NoSpace { path, needed: None, .. } => VolumeError::NoSpace {
-                    path,
-                    needed,
-                    free: self.room().await.ok().map(|space| space.free),
-                },
-                error => error,
-            });
+            let VolumeError::NoSpace { path, needed: None, .. } = error else { return Err(error) };
+            let free = self.room().await.ok().map(|space| space.free);
+            return Err(VolumeError::NoSpace { path, needed, free });
         }
         let note = {
             let folder = folder.clone();
@@ -277,8 +272,10 @@ impl Directory {
         let failed = || VolumeError::io("encrypt", layer);
         let begin = {
             let layer = layer.to_owned();
-            let failed = VolumeError::io("remove", &layer);
-            move || durable::remove_if_there(&layer).map(drop).map_err(failed)
+            move || match durable::remove_if_there(&layer) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(VolumeError::io("remove", &layer)(error)),
+            }
         };
         self.run(layer.to_owned(), begin).await?;
         let (read, mut write) = io::pipe().map_err(failed())?;
@@ -395,7 +392,8 @@ impl Directory {
     async fn grow(&self, layer: &Path, format: Format, size: Bytes) -> Result<(), VolumeError> {
         let path = layer.to_owned();
         if format == Format::Luks {
-            let (pool, why) = (self.name.clone(), "only a guest's QEMU can make what is encrypted larger");
+            let (pool, why) =
+                (self.name.clone(), "only a guest's QEMU can make what is encrypted larger");
             return Err(VolumeError::Unfit { pool, why });
         }
         if format == Format::Raw {

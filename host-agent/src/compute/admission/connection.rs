@@ -32,7 +32,9 @@ pub(in crate::compute) fn admit(
         return Err(wrong(format!("its secret is longer than {SECRET_MAX} bytes")));
     }
     if connection.terms().encrypted == Some(true) && !has_passphrase {
-        return Err(wrong("the volume is encrypted: send its passphrase").about("parameter passphrase"));
+        return Err(
+            wrong("the volume is encrypted: send its passphrase").about("parameter passphrase")
+        );
     }
     match connection {
         Connection::Nbd(nbd) => Ok((of_nbd(nbd, sockets)?, None)),

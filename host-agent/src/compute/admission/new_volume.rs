@@ -98,16 +98,15 @@ fn encrypted(
     let wrong = |text: &str| Err(Refusal::new(Reason::InvalidParams, text));
     match (format, passphrase, source) {
         (None | Some(Format::Qcow2 | Format::Raw), None, _) => Ok(format),
-        (Some(Format::Luks), None, _) => {
-            wrong("an encrypted volume needs a passphrase").map_err(|fault| fault.about("parameter passphrase"))
-        }
+        (Some(Format::Luks), None, _) => wrong("an encrypted volume needs a passphrase")
+            .map_err(|fault| fault.about("parameter passphrase")),
         (Some(Format::Qcow2 | Format::Raw), Some(_), _) => {
-            wrong("a volume with a passphrase has the format luks").map_err(|fault| fault.about("parameter format"))
+            wrong("a volume with a passphrase has the format luks")
+                .map_err(|fault| fault.about("parameter format"))
         }
         (None | Some(Format::Luks), Some(_), None) => Ok(Some(Format::Luks)),
-        (None | Some(Format::Luks), Some(_), Some(_)) => {
-            wrong("an encrypted volume is made empty").map_err(|fault| fault.about("parameter source"))
-        }
+        (None | Some(Format::Luks), Some(_), Some(_)) => wrong("an encrypted volume is made empty")
+            .map_err(|fault| fault.about("parameter source")),
     }
 }
 
@@ -144,7 +143,10 @@ fn content(
                 if in_use { fault.next(next) } else { fault }
             })?;
             if from.format == Some(Format::Luks) {
-                let text = format!("conflict: volume {} is encrypted, and only its guest can read it", from.name);
+                let text = format!(
+                    "conflict: volume {} is encrypted, and only its guest can read it",
+                    from.name
+                );
                 return Err(Refusal::new(Reason::Conflict, text).about("parameter source"));
             }
             Ok((Some(from.size), None, from.bootable))

@@ -28,7 +28,8 @@ pub(super) fn ask(extend: volume::Extend, gate: &mut Admission<'_>) -> Result<Ad
     let volume::Extend { id, size } = extend;
     rules::size(size)?;
     gate.act_on_volume(id, &LEGAL, |record, instance, gate| {
-        let runs = instance.is_some_and(|i| matches!(i.vm_state, VmState::Active | VmState::Paused));
+        let runs =
+            instance.is_some_and(|i| matches!(i.vm_state, VmState::Active | VmState::Paused));
         if record.format == Some(Format::Luks) && !runs {
             let text = format!(
                 "conflict: volume {} is encrypted, and only the QEMU of its guest can extend it",

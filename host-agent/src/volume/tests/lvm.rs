@@ -27,7 +27,8 @@ impl Trial {
 
     async fn make(&self, size: Bytes, content: Content) -> Result<Place, VolumeError> {
         let place = Place { id: VolumeId::random(), pool: name("fast") };
-        let volume = NewVolume { place: place.clone(), size, format: None, content };
+        let volume =
+            NewVolume { place: place.clone(), size, format: None, content, passphrase: None };
         let (progress, _seen) = watch::channel((Bytes(0), Bytes(0)));
         let cancel = CancellationToken::new();
         assert_eq!(self.pools.create(&volume, &progress, &cancel).await?, Ensured::Created);
@@ -105,8 +106,13 @@ async fn what_could_not_be_made_leaves_nothing_and_half_of_one_is_made_anew() {
     let told = trial.pools.open(&place).await.unwrap_err();
     assert!(matches!(told, VolumeError::Gone { .. }), "{told}");
     trial.cut_off("");
-    let volume =
-        NewVolume { place: place.clone(), size: SIZE, format: None, content: Content::Empty };
+    let volume = NewVolume {
+        place: place.clone(),
+        size: SIZE,
+        format: None,
+        content: Content::Empty,
+        passphrase: None,
+    };
     let (progress, _seen) = watch::channel((Bytes(0), Bytes(0)));
     trial.pools.create(&volume, &progress, &CancellationToken::new()).await.unwrap();
     trial.io(&place, "read -P 0 0 8M").await;
@@ -283,7 +289,8 @@ async fn the_real_lvm_makes_grows_lists_and_removes_a_thick_volume() {
     let place = Place { id: VolumeId::random(), pool: name("fast") };
     fs::write(devices.join(place.id.to_string()), vec![b'x'; 16 << 20]).unwrap();
     let content = Content::Empty;
-    let volume = NewVolume { place: place.clone(), size: SIZE, format: None, content };
+    let volume =
+        NewVolume { place: place.clone(), size: SIZE, format: None, content, passphrase: None };
     let (progress, _seen) = watch::channel((Bytes(0), Bytes(0)));
     let cancel = CancellationToken::new();
     assert_eq!(pools.create(&volume, &progress, &cancel).await.unwrap(), Ensured::Created);

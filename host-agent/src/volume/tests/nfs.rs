@@ -44,7 +44,8 @@ impl Server {
     async fn make(&self, pool: &str) -> Result<Place, VolumeError> {
         let place = Place { id: VolumeId::random(), pool: name(pool) };
         let (size, content) = (Bytes::mib(1), Content::Empty);
-        let volume = NewVolume { place: place.clone(), size, format: None, content };
+        let volume =
+            NewVolume { place: place.clone(), size, format: None, content, passphrase: None };
         let (progress, _seen) = watch::channel((Bytes(0), Bytes(0)));
         self.pools.create(&volume, &progress, &CancellationToken::new()).await?;
         Ok(place)

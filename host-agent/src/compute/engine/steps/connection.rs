@@ -32,7 +32,9 @@ impl<O: Outside> Engine<O> {
         }
         if let Some(kind) = own_secret(connection) {
             let secret = operation.volatile.secret.clone().ok_or_else(|| {
-                lost().next("attach the volume again, with its connection").by(Action::InstanceAttachVolume)
+                lost()
+                    .next("attach the volume again, with its connection")
+                    .by(Action::InstanceAttachVolume)
             });
             let secret = secret.map_err(StepError::failed)?;
             self.node.hypervisor.keep_secret(kind, &secret_name(record.id), secret).await?;
@@ -167,8 +169,7 @@ impl<O: Outside> Engine<O> {
 
 /// A secret that was in memory, and that nothing else has.
 fn lost() -> Refusal {
-    let text =
-        "the agent was stopped before libvirt had the volume's secret, and does not keep it";
+    let text = "the agent was stopped before libvirt had the volume's secret, and does not keep it";
     Refusal::new(Reason::Interrupted, text)
 }
 

@@ -99,6 +99,7 @@ impl<O: Outside> Engine<O> {
             Step::ConnectVolume => self.connect_volume(operation, planned).await?,
             Step::PlugVolume => self.plug_volume(operation, planned).await?,
             Step::UnplugVolume => {
+                self.can_define(operation).await?;
                 self.unplug_volume(operation, planned, &operation.cancel).await?;
             }
             Step::DisconnectVolume => self.disconnect_volume(operation, planned).await?,

@@ -195,6 +195,7 @@ impl<O: Outside> Engine<O> {
             return Ok(());
         }
         self.same_device(&record).await?;
+        self.can_define(operation).await?;
         let disk = self.volume_disk(&attachment, &record).await?;
         self.node.hypervisor.plug_disk(id, &disk).await?;
         if record.connection.is_some() {
@@ -310,14 +311,26 @@ impl<O: Outside> Engine<O> {
             return Ok(());
         }
         // QEMU has said that it is gone: what is still open is so for a moment.
-        let closed = self.node.volumes.close(&place(&record)?).await;
-        closed.map_err(|error| {
-            let fault = volume_fault(&error);
-            match matches!(error, VolumeError::Gone { .. }) {
-                true => StepError::Refused(Box::new(fault)),
-                false => StepError::failed(fault),
+        match self.node.volumes.close(&place(&record)?).await {
+            Ok(()) => Ok(()),
+            // What cannot be reached cannot be used: the guest is rid of it.
+            Err(
+                error @ (VolumeError::Gone { .. }
+                | VolumeError::NotThere { .. }
+                | VolumeError::Unavailable { .. }),
+            ) => {
+                tracing::warn!(volume = %record.id, %error, "detached though it cannot be reached");
+                Ok(())
             }
-        })
+            // That passes.
+            Err(error) => Err(StepError::failed(volume_fault(&error))),
+        }
+    }
+
+    /// See that the domain of an instance can be defined as it shall be: before a guest is asked for
+    /// what would have to be taken back.
+    pub(super) async fn can_define(&self, operation: &LiveOperation) -> Result<(), StepError> {
+        self.volume_disks(&self.target(operation)?).await.map(drop)
     }
 
     pub(super) async fn extend_volume(
@@ -386,8 +399,12 @@ impl<O: Outside> Engine<O> {
         name: &Name,
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
+        let holder = self.holder_of(operation, record.id);
+        if holder.is_some() {
+            self.can_define(operation).await?;
+        }
         self.node.volumes.snapshot(&place(&record)?, name).await?;
-        if let Some((id, attachment)) = self.holder_of(operation, record.id)
+        if let Some((id, attachment)) = holder
             && !is_off(self.power_of(id).await?)
         {
             let disk = self.volume_disk(&attachment, &record).await?;
