@@ -1,5 +1,8 @@
 //! Importing images: from a path and a URL, and what is refused of them.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ostler_tests::agent::{HostAgent, Setup};
@@ -11,6 +14,7 @@ use ostler_tests::services::Broker;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use crate::drain::Rule;
 use crate::node::{Node, need_root};
@@ -31,7 +35,7 @@ async fn serve(body: Vec<u8>) -> String {
     url
 }
 
-async fn sha256(path: &std::path::Path) -> String {
+async fn sha256(path: &Path) -> String {
     let line = Run::new("sha256sum").args([path]).stdout().await.unwrap();
     line.split_whitespace().next().unwrap().to_owned()
 }
@@ -86,7 +90,7 @@ async fn by_default_only_files_where_images_lie_are_read() {
     let incoming = agent.state_dir().join("incoming");
     std::os::unix::fs::symlink("/etc/shadow", incoming.join("link")).unwrap();
     std::fs::write(incoming.join("good"), [7; 4096]).unwrap();
-    let mut tried = async |name: &str, source: &std::path::Path| {
+    let mut tried = async |name: &str, source: &Path| {
         let import = json!({"name": name, "source": source, "format": "raw"});
         let operation = client.call("image.import", import).await.unwrap();
         let wait = json!({"id": operation["id"], "timeout": 60_000});
@@ -144,7 +148,7 @@ async fn an_image_that_reads_another_file_is_refused() {
 }
 
 /// A file as a program compresses it to its output.
-async fn packed_by(program: &str, file: &std::path::Path) -> Vec<u8> {
+async fn packed_by(program: &str, file: &Path) -> Vec<u8> {
     let output = file.with_extension(program);
     let line = format!("{program} -q -c \"$1\" > \"$2\"");
     let arguments = ["-c".as_ref(), line.as_ref(), "sh".as_ref(), file.as_os_str()];
@@ -251,7 +255,7 @@ async fn a_bomb_and_a_stream_that_is_not_whole_leave_nothing_in_the_cache() {
 }
 
 /// A disk as qemu-img makes another of it.
-async fn converted(from: &std::path::Path, format: &str, options: &str) -> std::path::PathBuf {
+async fn converted(from: &Path, format: &str, options: &str) -> std::path::PathBuf {
     let to = from.with_extension(format);
     let words = ["convert", "-f", "qcow2", "-O", format, "-o", options].map(std::ffi::OsStr::new);
     let words = words.into_iter().chain([from.as_os_str(), to.as_os_str()]);
@@ -557,4 +561,108 @@ async fn a_prune_removes_what_nobody_needs_oldest_use_first_and_tells_it_before(
     node.delete(boot["id"].as_str().unwrap()).await;
     cli.text(&["image", "prune"]).await.unwrap();
     assert_eq!(node.ask("image.list", Value::Null).await, json!([]));
+}
+
+/// Serve these bytes over HTTP once `go` says so, and count who asked; the URL.
+async fn serve_later(body: Vec<u8>, go: Arc<Notify>, asked: Arc<AtomicUsize>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/image", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let _read = stream.read(&mut request).await;
+            asked.fetch_add(1, Ordering::SeqCst);
+            go.notified().await;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            let _sent = stream.write_all(head.as_bytes()).await;
+            let _sent = stream.write_all(&body).await;
+        }
+    });
+    url
+}
+
+/// A vmdk of the guest's root disk, which the node has to convert.
+async fn foreign(node: &Node, folder: &Path) -> Vec<u8> {
+    let vmdk = folder.join("root.vmdk");
+    let words = ["convert", "-f", "qcow2", "-O", "vmdk", "-o", "subformat=streamOptimized"];
+    let paths = [node.image.root.as_os_str(), vmdk.as_os_str()];
+    Run::new("qemu-img").args(words).args(paths).stdout().await.unwrap();
+    std::fs::read(vmdk).unwrap()
+}
+
+/// Ask for the same new image so many times at once: there is one download, and one conversion.
+async fn shared_import(node: &mut Node, count: usize, mode: Mode) {
+    let folder = tempfile::tempdir().unwrap();
+    let body = foreign(node, folder.path()).await;
+    let (go, asked) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let url = serve_later(body, Arc::clone(&go), Arc::clone(&asked)).await;
+    let properties = json!({"kernel": "kernel", "ramdisk": "ramdisk",
+                            "command_line": node.image.cmdline(mode)});
+    let import = json!({"name": "new", "source": url, "format": "vmdk",
+                        "properties": properties});
+    let mut operations = Vec::new();
+    for _ in 0..count {
+        operations.push(node.ask("image.import", import.clone()).await);
+    }
+    // Another image under that name is another matter.
+    let mut other = import;
+    other["format"] = json!("raw");
+    assert_eq!(node.refused("image.import", other).await.0, "conflict");
+    go.notify_one();
+    for operation in &operations {
+        let over = node.end_of(operation).await;
+        assert_eq!(over["state"], "succeeded", "{over:#}");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    let log = std::fs::read_to_string(node.agent.log()).unwrap();
+    assert_eq!(log.matches("image converted to qcow2").count(), 1, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_the_same_new_image_shares_its_download_and_its_conversion() {
+    need_root!();
+    let mut node = Node::start().await;
+    shared_import(&mut node, 20, Mode::Ostler).await;
+    let mut boot = node.boot_params("of-it", Mode::Ostler, &[]).await;
+    boot["image"] = json!("new");
+    let id = boot["id"].as_str().unwrap().to_owned();
+    node.done("instance.boot", boot).await;
+    node.until(&id, "the guest answers", |i| i["guest"]["state"] == "ready").await;
+    node.delete(&id).await;
+    // Who joined an import that was not done is told so, and nothing is left.
+    let (go, asked) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let url = serve_later(vec![7; 4096], Arc::clone(&go), asked).await;
+    let import = json!({"name": "wrong", "source": url, "format": "qcow2"});
+    let first = node.ask("image.import", import.clone()).await;
+    let second = node.ask("image.import", import).await;
+    go.notify_one();
+    for operation in [first, second] {
+        assert_eq!(node.end_of(&operation).await["state"], "undone");
+    }
+    let images = node.ask("image.list", Value::Null).await;
+    assert!(images.as_array().unwrap().iter().all(|image| image["name"] != "wrong"), "{images}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make long"]
+async fn twenty_instances_of_one_new_image_come_up_at_once() {
+    need_root!();
+    let mut node = Node::start().await;
+    shared_import(&mut node, 20, Mode::Ostler).await;
+    let mut boots = Vec::new();
+    for n in 0..20 {
+        let mut boot = node.boot_params(&format!("of-it-{n}"), Mode::Ostler, &[]).await;
+        boot["image"] = json!("new");
+        boot["memory"] = json!(128u64 << 20);
+        let id = boot["id"].as_str().unwrap().to_owned();
+        boots.push((id, node.ask("instance.boot", boot).await));
+    }
+    for (id, operation) in &boots {
+        let over = node.end_of(operation).await;
+        assert_eq!(over["state"], "succeeded", "{over:#}");
+        node.until(id, "the guest answers", |i| i["guest"]["state"] == "ready").await;
+    }
+    for (id, _) in &boots {
+        node.delete(id).await;
+    }
 }

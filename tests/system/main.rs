@@ -44,4 +44,5 @@ mod strangers;
 mod volumes;
 mod volumes_connected;
 mod volumes_encrypted;
+mod volumes_load;
 mod volumes_pools;

@@ -131,7 +131,8 @@ async fn a_full_pool_leaves_nothing_half_made_and_its_guest_waits_for_room() {
     write(&mut node, &other, &elsewhere, "on", 1).await;
 
     std::fs::remove_file(filler).unwrap();
-    node.until(&one, "running again", |i| i["stalled"].is_null()).await;
+    let idle = |i: &Value| i["stalled"].is_null() && i["task_state"].is_null();
+    node.until(&one, "running again", idle).await;
     node.shell(&one, "until [ -e /tmp/written ]; do sleep 0.2; done").await;
     let log = std::fs::read_to_string(node.agent.log()).unwrap();
     assert_eq!(log.matches("the disk has space again").count(), 1, "{log}");

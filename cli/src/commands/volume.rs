@@ -1,5 +1,6 @@
 //! `ostler volume ...`
 
+mod prune;
 mod reference;
 
 use std::path::PathBuf;
@@ -74,6 +75,8 @@ pub(crate) enum VolumeCommand {
         #[command(flatten)]
         changing: Changing,
     },
+    /// Delete the volumes that no instance has had for long, with their snapshots
+    Prune(prune::PruneArgs),
     /// List where volumes are kept, and how much room there is
     Pools,
 }
@@ -268,6 +271,7 @@ impl VolumeCommand {
             Self::Delete { volumes, force, changing } => {
                 delete(session, volumes, force, &changing).await
             }
+            Self::Prune(args) => args.run(session).await,
             Self::Pools => {
                 let list: Vec<Shown<Pool>> =
                     session.client.ask::<VolumePools, _>(&Nothing {}).await?;

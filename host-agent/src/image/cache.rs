@@ -359,8 +359,12 @@ impl Cache {
     async fn convert(&self, spec: &ImportSpec, part: &Part) -> Result<Written, ImageError> {
         let (limits, threads) = (&*self.limits(), &self.writers);
         let converted = Convert { part, format: spec.format, limits, threads }.run().await?;
-        converted
-            .map_err(|source| ImageError::Unfit { source_shown: spec.source.to_string(), source })
+        let converted = converted.map_err(|source| ImageError::Unfit {
+            source_shown: spec.source.to_string(),
+            source,
+        })?;
+        info!(image = %spec.name, from = spec.format.as_str(), "image converted to qcow2");
+        Ok(converted)
     }
 
     /// The digest of the file that an import would end as, if it can be told before.

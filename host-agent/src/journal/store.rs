@@ -119,6 +119,16 @@ pub enum Entry<T, K = Name> {
 /// A volume's row.
 pub type VolumeEntry = Entry<VolumeRecord, VolumeId>;
 
+impl VolumeEntry {
+    /// The volume.
+    pub fn id(&self) -> VolumeId {
+        match self {
+            Self::Put(volume) => volume.id,
+            Self::Gone(id) => *id,
+        }
+    }
+}
+
 /// What acceptance adds to an operation.
 #[derive(Debug, Clone)]
 pub struct Accepted {

@@ -8,6 +8,8 @@ use ostler_protocol::rpc::operation::Kind;
 use ostler_tests::guest_image::Mode;
 use serde_json::{Value, json};
 
+use super::volumes::elsewhere;
+
 /// A request: a method, and its parameters for an instance as it is shown.
 pub(super) type Deed = (&'static str, fn(&Value) -> Value);
 
@@ -167,6 +169,8 @@ const ATTACH_FOR_GOOD: Deed = (
     "instance.attach_volume",
     |shown| json!({"volume": shown["id"], "how": {"delete_on_termination": true}}),
 );
+const ATTACH_ELSEWHERE: Deed =
+    ("instance.attach_volume", |shown| json!({"volume": shown["id"], "connection": elsewhere()}));
 const DETACH: Deed = ("instance.detach_volume", |shown| json!({"volume": shown["id"]}));
 const EXTEND: Deed = ("volume.extend", |shown| json!({"id": shown["id"], "size": 3 << 20}));
 const VOLUME_SNAPSHOT: Deed =
@@ -291,6 +295,7 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
                 deed(SOFT_DELETE, "soft-delete").when("soft"),
                 delete("deleted"),
                 delete("deleted").when("with a volume").after(&[VOLUME, ATTACH_FOR_GOOD]),
+                delete("deleted").when("with a volume from elsewhere").after(&[ATTACH_ELSEWHERE]),
                 delete("deleted").more("its memory is saved").after(&[SUSPEND]),
                 delete("deleted").more("rescued").after(&[RESCUE]),
                 delete("deleted").more("resized").after(&[RESIZE]),

@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::instance::VmState;
 use ostler_protocol::rpc::operation::{State, StepState, Subject};
-use ostler_protocol::rpc::values::Timestamp;
+use ostler_protocol::rpc::values::{Timestamp, VolumeId};
 
 use super::Engine;
 use super::steps::upload_of;
 use crate::compute::causes::journal_fault;
 use crate::compute::faults::{self, Moment};
+use crate::compute::operations::volume_create::changed;
 use crate::compute::outside::Outside;
 use crate::compute::plan::committed;
 use crate::compute::registry::LiveOperation;
 use crate::image::Images;
-use crate::journal::{Entry, Write};
+use crate::journal::records::InstanceRecord;
+use crate::journal::{Entry, VolumeEntry, Write};
 use crate::refusal::{Operation, Refusal};
 
 impl<O: Outside> Engine<O> {
@@ -70,6 +72,10 @@ impl<O: Outside> Engine<O> {
         let mut upload = None;
         {
             let mut known = self.registry.lock();
+            let had = match &operation.subject {
+                Subject::Instance(id) => volumes_of(known.instances.get(id)),
+                Subject::Image(_) | Subject::Network(_) | Subject::Volume(_) => Vec::new(),
+            };
             match &operation.subject {
                 Subject::Instance(id) => {
                     let made = state == State::Succeeded || committed(&over.steps);
@@ -107,6 +113,12 @@ impl<O: Outside> Engine<O> {
                 Subject::Volume(_) => {}
             }
             write.volumes = operation.change.volumes_after(&known.volumes, state, error.as_ref());
+            let has = volumes_of(write.instance.as_ref());
+            let freed = had.iter().filter(|volume| !has.contains(volume));
+            let said = write.volumes.iter().map(VolumeEntry::id).collect::<Vec<_>>();
+            let freed = freed.filter(|volume| !said.contains(volume));
+            let freed = freed.flat_map(|volume| changed(&known.volumes, *volume, |_| {}));
+            write.volumes.extend(freed.collect::<Vec<_>>());
             write.volumes.iter().for_each(|entry| known.set_volume(entry));
             write.image.iter().for_each(|entry| known.set_image(entry));
             write.network.iter().for_each(|entry| known.set_network(entry));
@@ -134,4 +146,10 @@ impl<O: Outside> Engine<O> {
             self.after_task(id).await;
         }
     }
+}
+
+/// The volumes that an instance has; of those it gives back, it is noted when they were last used.
+fn volumes_of(record: Option<&InstanceRecord>) -> Vec<VolumeId> {
+    let record = record.filter(|record| record.vm_state != VmState::Deleted);
+    record.map_or_else(Vec::new, |i| i.volumes.iter().map(|there| there.volume).collect())
 }

@@ -28,10 +28,16 @@ pub(in crate::compute) struct ImageImport {
     pub(in crate::compute) compression: Option<Compression>,
     /// The URL has a part that may be a secret and is only in memory.
     pub(in crate::compute) partial_source: bool,
+    /// It waits for the same import, which somebody asked for before: there is one download.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::compute) joins: bool,
 }
 
 pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let subject = Subject::Image(import.name.clone());
+    if let Some(change) = same(&import, gate) {
+        return Ok(Admitted::of(subject, change));
+    }
     gate.idle(&subject)?;
     if gate.known.images.contains_key(&import.name) {
         let text = format!("conflict: there is an image {} already", import.name);
@@ -59,7 +65,7 @@ pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Adm
     };
     gate.known.images.insert(record.name.clone(), record.clone());
     let image::Import { sha256, sha512, compression, .. } = import;
-    let change = ImageImport { sha256, sha512, compression, partial_source };
+    let change = ImageImport { sha256, sha512, compression, partial_source, joins: false };
     Ok(Admitted {
         volatile: Volatile {
             source: partial_source.then_some(import.source),
@@ -69,6 +75,20 @@ pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Adm
         write: Write { image: Some(Entry::Put(record)), ..Write::default() },
         ..Admitted::of(subject, change)
     })
+}
+
+/// An import that joins the one under way, if that is of the same image.
+fn same(import: &image::Import, gate: &Admission<'_>) -> Option<ImageImport> {
+    let known = gate.known.images.get(&import.name)?;
+    let operation = gate.known.at_work(&Subject::Image(import.name.clone()))?;
+    let under_way = operation.change.downcast::<ImageImport>()?;
+    let (source, _) = split_query(&import.source);
+    let fits = known.state == ImageState::Importing
+        && (known.source.as_str(), known.format, &known.properties)
+            == (source, import.format, &import.properties)
+        && (&under_way.sha256, &under_way.sha512, under_way.compression)
+            == (&import.sha256, &import.sha512, import.compression);
+    fits.then(|| ImageImport { joins: true, ..under_way.clone() })
 }
 
 /// A source is an absolute path, an http(s) URL without credentials in it, or an upload.
@@ -104,9 +124,14 @@ fn check_source(source: &str) -> Result<(), Refusal> {
 }
 
 pub(super) fn samples() -> Vec<Change> {
-    vec![
-        ImageImport { sha256: None, sha512: None, compression: None, partial_source: false }.into(),
-    ]
+    let of = |joins| ImageImport {
+        sha256: None,
+        sha512: None,
+        compression: None,
+        partial_source: false,
+        joins,
+    };
+    [false, true].map(|joins| of(joins).into()).into()
 }
 
 impl Describe for ImageImport {
@@ -127,6 +152,8 @@ impl Describe for ImageImport {
     ) -> Option<Entry<ImageRecord>> {
         match outcome {
             State::Succeeded => known.cloned().map(Entry::Put),
+            // Not its own.
+            _ if self.joins => None,
             State::Queued | State::Running | State::Failed | State::Cancelled | State::Undone => {
                 Some(Entry::Gone(image.clone()))
             }

@@ -42,7 +42,7 @@ pub(super) fn samples() -> Vec<Change> {
 }
 
 /// The record after a change of it.
-pub(super) fn changed(
+pub(in crate::compute) fn changed(
     known: &BTreeMap<VolumeId, VolumeRecord>,
     id: VolumeId,
     change: impl FnOnce(&mut VolumeRecord),

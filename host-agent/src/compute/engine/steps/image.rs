@@ -17,8 +17,19 @@ use crate::journal::records::ImageRecord;
 
 impl<O: Outside> Engine<O> {
     pub(super) async fn fetch_image(&self, operation: &LiveOperation) -> Result<(), StepError> {
-        let record = self.image_of(operation)?.ok_or_else(|| missing(&operation.subject))?;
-        let Some(ImageImport { sha256, sha512, compression, partial_source }) =
+        let record = self.image_of(operation)?;
+        if operation.change.downcast::<ImageImport>().is_some_and(|import| import.joins) {
+            return record.filter(|image| image.state == ImageState::Ready).map(drop).ok_or_else(
+                || {
+                    let text = "the import of the same image, which it waited for, was not done";
+                    StepError::failed(
+                        Refusal::new(Reason::ImageUnavailable, text).next("ask again"),
+                    )
+                },
+            );
+        }
+        let record = record.ok_or_else(|| missing(&operation.subject))?;
+        let Some(ImageImport { sha256, sha512, compression, partial_source, joins: _ }) =
             operation.change.downcast()
         else {
             return Err(missing(&operation.subject));
@@ -71,6 +82,9 @@ impl<O: Outside> Engine<O> {
         operation: &LiveOperation,
     ) -> Result<(), StepError> {
         let Some(record) = self.image_of(operation)? else { return Ok(()) };
+        if operation.change.downcast::<ImageImport>().is_some_and(|import| import.joins) {
+            return Ok(());
+        }
         if operation.cancel.is_cancelled() {
             let images = &self.node.images;
             let import = operation.change.downcast::<ImageImport>();

@@ -97,7 +97,10 @@ impl<O: Outside> Engine<O> {
             Step::DropBase => self.drop_base(operation).await?,
             Step::CreateVolume => self.create_volume(operation, planned).await?,
             Step::ConnectVolume => self.connect_volume(operation, planned).await?,
-            Step::PlugVolume => self.plug_volume(operation, planned).await?,
+            Step::PlugVolume => {
+                self.can_define(operation).await?;
+                self.plug_volume(operation, planned).await?;
+            }
             Step::UnplugVolume => {
                 self.can_define(operation).await?;
                 self.unplug_volume(operation, planned, &operation.cancel).await?;

@@ -195,7 +195,6 @@ impl<O: Outside> Engine<O> {
             return Ok(());
         }
         self.same_device(&record).await?;
-        self.can_define(operation).await?;
         let disk = self.volume_disk(&attachment, &record).await?;
         self.node.hypervisor.plug_disk(id, &disk).await?;
         if record.connection.is_some() {
