@@ -73,6 +73,7 @@ long: guest-agent ## tests that take minutes: a thousand commands through broker
 	OSTLER_PROGRAMS=$(abspath $(TESTED)) $(TARGET)/debug/lab \
 		$(CARGO) test --locked -p ostler-tests --test system -- \
 		--ignored --nocapture --test-threads 1 --skip faults
+	$(CARGO) test --locked -p ostler-host-agent --lib -- --ignored
 	packaging/bake/check --long
 	tests/lab/node --guest
 

@@ -45,4 +45,5 @@ mod volumes;
 mod volumes_connected;
 mod volumes_encrypted;
 mod volumes_load;
+mod volumes_nfs;
 mod volumes_pools;

@@ -230,7 +230,7 @@ fn read_connection(file: &Path) -> Result<Connection, Failure> {
     serde_json::from_slice(&text).map_err(|error| {
         let at = format!("line {}, column {}", error.line(), error.column());
         let message = format!("{} is no connection: see {at}", file.display());
-        let next = "it is JSON with driver_volume_type (nbd, iscsi, rbd, local) and data";
+        let next = "it is JSON with driver_volume_type (nbd, iscsi, nfs, rbd, local) and data";
         Cause::Usage { message, next: Some(next.to_owned()) }.into()
     })
 }

@@ -4,7 +4,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use ostler_protocol::rpc::values::Secret;
-use ostler_protocol::rpc::volume::connection::{Connection, Iscsi, Local, Nbd, Rbd};
+use ostler_protocol::rpc::volume::connection::{Connection, Iscsi, Local, Nbd, Nfs, Rbd};
 use uuid::Uuid;
 
 use crate::journal::records::{ConnectionRecord, Host, NbdServer};
@@ -40,6 +40,7 @@ pub(in crate::compute) fn admit(
         Connection::Nbd(nbd) => Ok((of_nbd(nbd, sockets)?, None)),
         Connection::Iscsi(iscsi) => of_iscsi(iscsi, secret),
         Connection::Rbd(rbd) => of_rbd(rbd, secret),
+        Connection::Nfs(nfs) => Ok((of_nfs(nfs)?, None)),
         Connection::Local(Local { device_path, .. }) => {
             let device = below(&device_path, Path::new("/dev"), "device_path")?;
             Ok((ConnectionRecord::Local { device, identity: None }, None))
@@ -60,6 +61,29 @@ fn of_nbd(nbd: Nbd, sockets: &Path) -> Result<ConnectionRecord, Refusal> {
     };
     let export = word(export.unwrap_or_default(), "export", |c| !c.is_control())?;
     Ok(ConnectionRecord::Nbd { server, export })
+}
+
+fn of_nfs(nfs: Nfs) -> Result<ConnectionRecord, Refusal> {
+    let Nfs { export, name, format, terms: _ } = nfs;
+    if format.is_some_and(|format| format != "raw") {
+        return Err(wrong("format is raw: a qcow2 of somebody else's may name other files"));
+    }
+    let Some((host, folder)) = export.split_once(":/") else {
+        return Err(wrong("export is HOST:/PATH"));
+    };
+    // cinder puts IPv6 addresses in brackets.
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = host_name(bare.unwrap_or(host).to_owned(), "export")?;
+    // In QEMU's URL, what follows ? or # is not of the path.
+    let plain = |c: char| c.is_ascii_graphic() && !"?#%".contains(c);
+    let folder = word(folder.to_owned(), "export", plain)?;
+    let name = some(word(name, "name", |c| plain(c) && c != '/')?, "name")?;
+    if folder.split('/').chain([name.as_str()]).any(|part| part == "..") {
+        return Err(wrong("export and name are a path without detours"));
+    }
+    let folder = folder.trim_end_matches('/');
+    let path = if folder.is_empty() { format!("/{name}") } else { format!("/{folder}/{name}") };
+    Ok(ConnectionRecord::Nfs { host, path })
 }
 
 fn of_iscsi(
@@ -205,6 +229,9 @@ mod tests {
         let (record, secret) = ask("iscsi", iscsi).unwrap();
         assert_eq!(record.to_string(), "iscsi [fd00::1]:3261 iqn.x:1/2");
         assert_eq!(secret.unwrap().expose(), "pw");
+        let nfs = json!({"export": "[fd00::1]:/srv/volumes/", "name": "volume-1", "options": null,
+            "format": "raw"});
+        assert_eq!(shown("nfs", nfs), "nfs fd00::1:/srv/volumes/volume-1");
         assert_eq!(
             shown("local", json!({"device_path": "/dev/disk/by-id/x"})),
             "/dev/disk/by-id/x"
@@ -254,6 +281,11 @@ mod tests {
             ("rbd", json!({"name": "p/i:conf=/x", "hosts": ["h"], "ports": ["1"]})),
             ("rbd", json!({"name": "i", "hosts": ["h"], "ports": ["1"]})),
             ("rbd", json!({"name": "p/i", "hosts": ["h"], "ports": []})),
+            ("nfs", json!({"export": "h:/srv", "name": "volume-1", "format": "qcow2"})),
+            ("nfs", json!({"export": "h:/srv", "name": "../shadow"})),
+            ("nfs", json!({"export": "h:/srv/..", "name": "volume-1"})),
+            ("nfs", json!({"export": "h:/srv", "name": "v?uid=0"})),
+            ("nfs", json!({"export": "/srv", "name": "volume-1"})),
             ("local", json!({"device_path": "/etc/shadow"})),
             ("local", json!({"device_path": "/dev/../etc/shadow"})),
         ] {

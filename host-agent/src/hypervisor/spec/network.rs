@@ -24,11 +24,13 @@ pub enum DiskProtocol {
     Iscsi,
     /// Ceph: the name is the pool's, and the image's.
     Rbd,
+    /// NFS: the name is the file's path.
+    Nfs,
 }
 
 impl DiskProtocol {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Nbd, Self::Iscsi, Self::Rbd];
+    pub const ALL: [Self; 4] = [Self::Nbd, Self::Iscsi, Self::Rbd, Self::Nfs];
 
     /// libvirt's word.
     pub const fn as_str(self) -> &'static str {
@@ -36,6 +38,7 @@ impl DiskProtocol {
             Self::Nbd => "nbd",
             Self::Iscsi => "iscsi",
             Self::Rbd => "rbd",
+            Self::Nfs => "nfs",
         }
     }
 }

@@ -40,6 +40,13 @@ pub enum ConnectionRecord {
         /// The libvirt secret with the user's key that an operator made; ours if none.
         secret: Option<String>,
     },
+    /// By NFS.
+    Nfs {
+        /// The server.
+        host: String,
+        /// The file's path there.
+        path: String,
+    },
     /// A block device of the node.
     Local {
         /// Its path.
@@ -94,6 +101,7 @@ impl fmt::Display for ConnectionRecord {
             }
             Self::Iscsi { portal, target, lun, .. } => write!(f, "iscsi {portal} {target}/{lun}"),
             Self::Rbd { image, .. } => write!(f, "rbd {image}"),
+            Self::Nfs { host, path } => write!(f, "nfs {host}:{path}"),
             Self::Local { device, .. } => write!(f, "{}", device.display()),
         }
     }

@@ -21,6 +21,8 @@ pub enum Connection {
     Iscsi(Iscsi),
     /// An image in Ceph.
     Rbd(Rbd),
+    /// A file of an NFS server.
+    Nfs(Nfs),
     /// A block device of the node.
     Local(Local),
 }
@@ -32,6 +34,7 @@ impl Connection {
             Self::Nbd(Nbd { terms, .. })
             | Self::Iscsi(Iscsi { terms, .. })
             | Self::Rbd(Rbd { terms, .. })
+            | Self::Nfs(Nfs { terms, .. })
             | Self::Local(Local { terms, .. }) => terms,
         }
     }
@@ -41,7 +44,7 @@ impl Connection {
         match self {
             Self::Iscsi(iscsi) => iscsi.auth_password.take(),
             Self::Rbd(rbd) => rbd.keyring.take(),
-            Self::Nbd(_) | Self::Local(_) => None,
+            Self::Nbd(_) | Self::Nfs(_) | Self::Local(_) => None,
         }
     }
 }
@@ -109,6 +112,22 @@ pub struct Iscsi {
     /// The user's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_password: Option<Secret>,
+    /// The rest.
+    #[serde(flatten)]
+    pub terms: Terms,
+}
+
+/// A file of an NFS server, which QEMU reaches by its own client: version 3, by the port mapper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "VolumeNfs")]
+pub struct Nfs {
+    /// `HOST:/PATH`.
+    pub export: String,
+    /// The file's name there.
+    pub name: String,
+    /// How it is laid out: `raw`, or absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
     /// The rest.
     #[serde(flatten)]
     pub terms: Terms,

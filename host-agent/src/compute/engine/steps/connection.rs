@@ -19,6 +19,9 @@ use crate::journal::{Entry, Write};
 use crate::refusal::{Action, Reason, Refusal};
 use crate::volume::elsewhere::{self, Device};
 
+/// Where NFS clients ask for a server's other ports.
+const PORT_MAPPER: u16 = 111;
+
 impl<O: Outside> Engine<O> {
     /// See that a volume can be reached, and have the hypervisor keep its secret.
     pub(super) async fn connect_elsewhere(
@@ -47,6 +50,9 @@ impl<O: Outside> Engine<O> {
             ConnectionRecord::Nbd { server: NbdServer::Tcp(host), .. }
             | ConnectionRecord::Iscsi { portal: host, .. } => {
                 elsewhere::reach(&[tcp(host)]).await?;
+            }
+            ConnectionRecord::Nfs { host, .. } => {
+                elsewhere::reach(&[(host.clone(), PORT_MAPPER)]).await?;
             }
             ConnectionRecord::Rbd { monitors, .. } => {
                 elsewhere::reach(&monitors.iter().map(tcp).collect::<Vec<_>>()).await?;
@@ -186,6 +192,7 @@ fn own_secret(connection: &ConnectionRecord) -> Option<SecretKind> {
         ConnectionRecord::Nbd { .. }
         | ConnectionRecord::Iscsi { .. }
         | ConnectionRecord::Rbd { .. }
+        | ConnectionRecord::Nfs { .. }
         | ConnectionRecord::Local { .. } => None,
     }
 }
@@ -224,6 +231,10 @@ pub(super) fn source(volume: VolumeId, connection: &ConnectionRecord) -> (DiskSo
             auth(user, SecretKind::Ceph, secret.as_ref()),
             DiskFormat::Raw,
         ),
+        ConnectionRecord::Nfs { host, path } => {
+            let host = DiskHost::Tcp { name: host.clone(), port: None };
+            (DiskProtocol::Nfs, path.clone(), vec![host], None, DiskFormat::Raw)
+        }
         ConnectionRecord::Local { device, .. } => {
             return (DiskSource::Block(device.clone()), DiskFormat::Raw);
         }
