@@ -51,6 +51,7 @@ whole!(
     volume::Create,
     volume::Delete,
     volume::Detach,
+    volume::Swap,
     volume::Extend,
     volume::SelectSnapshot,
     volume::TakeSnapshot,
