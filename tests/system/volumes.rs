@@ -286,3 +286,97 @@ async fn a_guest_has_a_volume_as_it_was_asked_for() {
     node.until_shell(&id, "ls -d /sys/block/sd* | wc -l", "2").await;
     node.delete(&id).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_goes_on_with_another_volume_and_does_not_notice() {
+    need_root!();
+    let mut node = Node::start().await;
+    let one = node.boot("one", Mode::Ostler).await;
+    let two = node.boot("two", Mode::Ostler).await;
+    for (format, other) in [("raw", "qcow2"), ("qcow2", "raw")] {
+        let old = empty(&mut node, format).await;
+        let new =
+            create(&mut node, json!({"name": "new", "size": 16 * MIB, "format": other})).await;
+        let attach = |id: &str, volume: &str| json!({"id": id, "volume": volume});
+        node.done("instance.attach_volume", attach(&one, &old)).await;
+        write(&mut node, &one, &old, "before", 1).await;
+
+        // It writes all the while, each time until the node's disk has it, and says how far it is.
+        let line = format!(
+            "{} i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); \
+             printf '%08d' $i | dd of=/dev/$d bs=8 seek=2M oflag=seek_bytes conv=fsync,notrunc \
+             2>/dev/null || break; echo $i >/tmp/written; done; touch /tmp/stopped",
+            find(&old)
+        );
+        node.shell(&one, &format!("rm -f /tmp/enough /tmp/stopped; ({line}) >/dev/null 2>&1 &"))
+            .await;
+        node.shell(&one, "until [ -e /tmp/written ]; do sleep 0.1; done").await;
+        let machine = node.qemu(&one);
+        let swap = json!({"id": one, "volume": old, "new": new});
+        node.done("instance.swap_volume", swap).await;
+        assert_eq!(
+            (status(&mut node, &old).await, status(&mut node, &new).await),
+            ("available".into(), "in-use".into())
+        );
+        // Larger, under the guest, as any other.
+        node.done("volume.extend", json!({"id": new, "size": 24 * MIB})).await;
+        let then = node.shell(&one, "cat /tmp/written").await;
+        node.shell(&one, &format!("until [ $(cat /tmp/written) -gt {then} ]; do sleep 0.1; done"))
+            .await;
+        node.shell(&one, "touch /tmp/enough; until [ -e /tmp/stopped ]; do sleep 0.1; done").await;
+        let last: u64 = node.shell(&one, "cat /tmp/written").await.parse().unwrap();
+        assert_eq!(node.qemu(&one), machine, "the same QEMU");
+        write(&mut node, &one, &old, "after", 3).await;
+        node.shell(&one, "rm /tmp/written").await;
+
+        // The guest knows it by the id it always did, also after another start.
+        let counted = format!(
+            "{} dd if=/dev/$d bs=8 skip=2M iflag=skip_bytes count=1 2>/dev/null",
+            find(&old)
+        );
+        for start in [false, true] {
+            if start {
+                node.becomes("instance.reboot", json!({"id": one, "manner": "hard"}), "ACTIVE")
+                    .await;
+            }
+            let shown = node.show(&one).await;
+            assert_eq!(
+                (&shown["volumes"][0]["volume"], &shown["volumes"][0]["serial"]),
+                (&json!(new), &json!(old))
+            );
+            assert_eq!(shown["drift"], Value::Null, "{shown:#}");
+            assert_eq!(read(&mut node, &one, &old, 1).await, "before");
+            assert_eq!(node.shell(&one, &counted).await, format!("{last:08}"));
+            assert_eq!(read(&mut node, &one, &old, 3).await, "after");
+            assert_eq!(size(&mut node, &one, &old).await, 24 * MIB);
+        }
+
+        // The old one is free for another, with what it held at the switch, and not for this one.
+        let (reason, text) = node.refused("instance.attach_volume", attach(&one, &old)).await;
+        assert_eq!((reason.as_str(), text.contains(&new)), ("conflict", true), "{text}");
+        node.done("instance.attach_volume", attach(&two, &old)).await;
+        assert_eq!(read(&mut node, &two, &old, 1).await, "before");
+        assert_eq!(read(&mut node, &two, &old, 3).await, "");
+        node.done("instance.detach_volume", attach(&two, &old)).await;
+
+        // Back again, off: what the guest wrote to the new one comes along.
+        node.done("volume.extend", json!({"id": old, "size": 24 * MIB})).await;
+        node.becomes("instance.stop", json!({"id": one, "manner": "hard"}), "SHUTOFF").await;
+        node.done("instance.swap_volume", json!({"id": one, "volume": new, "new": old})).await;
+        node.becomes("instance.start", json!({"id": one}), "ACTIVE").await;
+        let shown = node.show(&one).await;
+        assert_eq!(
+            (&shown["volumes"][0]["volume"], &shown["volumes"][0]["serial"]),
+            (&json!(old), &json!(old))
+        );
+        assert_eq!(read(&mut node, &one, &old, 3).await, "after");
+        assert_eq!(node.shell(&one, &counted).await, format!("{last:08}"));
+        node.done("instance.detach_volume", attach(&one, &old)).await;
+        for volume in [old, new] {
+            node.done("volume.delete", json!({"id": volume})).await;
+        }
+    }
+    for id in [one, two] {
+        node.delete(&id).await;
+    }
+}

@@ -88,6 +88,8 @@ steps! {
     PlugVolume = "plug volume" Waits,
     UnplugVolume = "unplug volume" Waits,
     DisconnectVolume = "disconnect volume" Destroys,
+    CopyVolume = "copy volume" Works,
+    SwitchVolume = "switch volume" Destroys,
     ExtendVolume = "extend volume" Works,
     SnapshotVolume = "snapshot volume" Works,
     RevertVolume = "revert volume" Works,

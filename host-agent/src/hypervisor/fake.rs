@@ -7,6 +7,7 @@
 
 mod adjust;
 mod jobs;
+mod mirror;
 mod plug;
 mod secrets;
 
@@ -21,6 +22,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use self::jobs::Work;
 pub use self::jobs::{COPIED, Copies};
+use self::mirror::Mirrored;
 pub use self::plug::LetsGo;
 use super::event::EVENT_CAPACITY;
 use super::inspect::{Definition, DomainStats, Inspect, Screen};
@@ -67,6 +69,11 @@ pub enum Call {
     ResizeDisk,
     SwitchDisk,
     LimitDisk,
+    BeginMirror,
+    Mirroring,
+    SwitchToMirror,
+    DropMirror,
+    DefinedDisks,
     KeepSecret,
     ForgetSecret,
 }
@@ -120,6 +127,7 @@ struct Domain {
     /// What is plugged in while it runs.
     disks: Vec<Disk>,
     lets_go: LetsGo,
+    mirror: Option<Mirrored>,
 }
 
 /// Memory that is saved.
@@ -310,6 +318,7 @@ impl Fake {
         domain.state = DomainState { power: PowerState::Shutdown, reason };
         domain.screen = None;
         domain.work.interrupt();
+        domain.mirror = None;
         if domain.agent.take().is_some() {
             self.tell(HypervisorEvent::AgentConnected { id, connected: false });
         }
@@ -376,6 +385,11 @@ fn step(call: Call) -> &'static str {
         Call::ResizeDisk => "resize a disk",
         Call::SwitchDisk => "switch a disk",
         Call::LimitDisk => "limit a disk",
+        Call::BeginMirror => "mirror a disk",
+        Call::Mirroring => "see how far a mirror is",
+        Call::SwitchToMirror => "switch to a mirror",
+        Call::DropMirror => "drop a mirror",
+        Call::DefinedDisks => "list the defined disks",
         Call::KeepSecret => "keep a secret",
         Call::ForgetSecret => "forget a secret",
     }
@@ -412,6 +426,7 @@ impl Hypervisor for Fake {
                         console: None,
                         disks: Vec::new(),
                         lets_go: LetsGo::default(),
+                        mirror: None,
                     };
                     world.domains.insert(id, domain);
                 }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! [`Hypervisor`] is a domain's life, [`Jobs`] is what takes long, [`Adjust`] is what changes in a
-//! domain that goes on, [`Plug`] what is plugged into it, [`Secrets`] what disks on servers need.
+//! domain that goes on, [`Plug`] what is plugged into it, [`Mirror`] moves its disks, [`Secrets`] is what disks on
+//! servers need.
 //!
 //! A driver answers what it saw and changes what it is told to; it decides nothing. Every change
 //! is idempotent and says whether it made a difference ([`Change`]), because an operation that is
@@ -27,6 +28,7 @@ pub mod fake;
 pub mod inspect;
 pub mod jobs;
 pub mod libvirt;
+pub mod mirror;
 pub mod plug;
 pub mod secrets;
 pub mod spec;
@@ -43,6 +45,7 @@ pub use self::error::Error;
 pub use self::event::{Events, HypervisorEvent, Link, PowerReason};
 pub use self::inspect::Inspect;
 pub use self::jobs::{Job, Jobs};
+pub use self::mirror::{Mirror, Mirroring};
 pub use self::plug::Plug;
 pub use self::secrets::Secrets;
 pub use self::spec::{DomainSpec, Metadata};
@@ -90,7 +93,7 @@ pub struct DomainRecord {
 }
 
 /// The driver. Changes to one instance are carried out one at a time, in the order asked.
-pub trait Hypervisor: Adjust + Inspect + Jobs + Plug + Secrets {
+pub trait Hypervisor: Adjust + Inspect + Jobs + Mirror + Plug + Secrets {
     /// Makes the persistent definition, or replaces the one this id has. A running domain keeps
     /// what it was started with until it is started again.
     fn define(&self, spec: &DomainSpec) -> impl Future<Output = Result<(), Error>> + Send;

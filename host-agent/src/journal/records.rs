@@ -233,6 +233,22 @@ pub struct AttachmentRecord {
     /// Its turn when the firmware looks for a system, after the root disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_index: Option<u8>,
+    /// The volume in whose place it is: the guest knows the disk by that one's id, until it is
+    /// detached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_as: Option<VolumeId>,
+}
+
+impl AttachmentRecord {
+    /// The id that the guest and QEMU know the disk by.
+    pub fn known_as(&self) -> VolumeId {
+        self.known_as.unwrap_or(self.volume)
+    }
+
+    /// What QEMU calls the disk: libvirt leaves names alone that begin so.
+    pub fn alias(&self) -> String {
+        format!("ua-{}", self.known_as())
+    }
 }
 
 /// A volume.

@@ -33,8 +33,8 @@ const SLACK: u64 = 64 << 20;
 pub(crate) enum Onto {
     /// An empty file, which gets its length.
     File,
-    /// A device, which has it.
-    Device,
+    /// A disk that is there, a device or a file, and has it.
+    Disk,
 }
 
 /// A copy to be made.
@@ -44,7 +44,7 @@ pub(crate) struct Copy<'a> {
     pub(crate) program: &'a Path,
     /// The disk: a path that is absolute, and its format.
     pub(crate) from: (&'a Path, &'a str),
-    /// An empty file or a device, and the format to write.
+    /// An empty file or a disk, and the format to write.
     pub(crate) to: (&'a File, &'a str),
     /// What that is.
     pub(crate) onto: Onto,
@@ -70,7 +70,7 @@ impl Copy<'_> {
         let words = ["convert", "-p", "-f", read, "-O", written].map(OsStr::new);
         let onto = match self.onto {
             Onto::File => None,
-            Onto::Device => Some(OsStr::new("-n")),
+            Onto::Disk => Some(OsStr::new("-n")),
         };
         let names = [from.as_os_str(), OsStr::new(STDIN)];
         let arguments = words.into_iter().chain(onto).chain(names).collect();

@@ -263,6 +263,7 @@ impl<O: Outside> Service<O> {
             Call::NetworkRemove(select) => Command::NetworkRemove(select.name),
             Call::InstanceAttachVolume(asked) => Command::AttachVolume(asked),
             Call::InstanceDetachVolume(asked) => Command::DetachVolume(asked),
+            Call::InstanceSwapVolume(asked) => Command::SwapVolume(asked),
             Call::VolumeCreate(asked) => Command::VolumeCreate(asked),
             Call::VolumeUpdate(asked) => Command::VolumeUpdate(asked),
             Call::VolumeExtend(asked) => Command::VolumeExtend(asked),

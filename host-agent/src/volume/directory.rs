@@ -9,7 +9,7 @@
 //! Layers name each other by their bare names, so the pool can be moved. Calls block, so each runs
 //! on a thread of this pool's own: one that is on a dead server holds up nobody else.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -318,24 +318,11 @@ impl Directory {
             }
         };
         let unfinished = self.run(folder.to_owned(), begin).await?;
-        progress.send_replace((Bytes(0), source.size));
-        let copy = Copy {
-            program: &self.qemu_img,
-            from: (&source.path, source.format),
-            to: (&unfinished.file, word(format)),
-            onto: Onto::File,
-            folder,
-            size: source.size,
-            keep_free: self.keep_free,
-        };
-        let ran = copy.make(&self.threads, progress, cancel).await;
-        let cancelled = ran.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted);
+        let to = (&unfinished.file, format, Onto::File);
+        let made = self.convert(id, source, layer, to, progress, cancel).await;
         let path = layer.to_owned();
         let finish = move || {
-            if cancelled {
-                return Err(VolumeError::Cancelled { id });
-            }
-            succeeded("copy", &path, ran)?;
+            made?;
             unfinished.finish().map_err(VolumeError::io("write", &path))
         };
         self.run(folder.to_owned(), finish).await?;
@@ -343,6 +330,60 @@ impl Directory {
             self.grow(layer, format, size).await?;
         }
         Ok(())
+    }
+
+    /// Have a volume hold what another disk holds.
+    pub(super) async fn fill(
+        &self,
+        id: VolumeId,
+        from: &Opened,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> Result<(), VolumeError> {
+        let (folder, manifest) = self.manifest(id).await?;
+        self.is_free(id, &folder, &manifest).await?;
+        let (layer, format) = top(&folder, &manifest);
+        let path = layer.clone();
+        let open = move || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW);
+            options.open(&path).map_err(VolumeError::io("open", &path))
+        };
+        let file = self.run(folder.clone(), open).await?;
+        // As large as its file may become.
+        let (path, size) = (from.path().to_owned(), from.size.max(manifest.size));
+        let source = Source { path, format: word(from.format), size };
+        self.convert(id, &source, &layer, (&file, format, Onto::Disk), progress, cancel).await?;
+        let sync = move || file.sync_all().map_err(VolumeError::io("write", &layer));
+        self.run(folder, sync).await
+    }
+
+    /// Copy what another disk holds into a layer's file.
+    async fn convert(
+        &self,
+        id: VolumeId,
+        source: &Source,
+        layer: &Path,
+        (file, format, onto): (&File, Format, Onto),
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> Result<(), VolumeError> {
+        progress.send_replace((Bytes(0), source.size));
+        let copy = Copy {
+            program: &self.qemu_img,
+            from: (&source.path, source.format),
+            to: (file, word(format)),
+            onto,
+            folder: layer.parent().unwrap_or(Path::new("/")),
+            size: source.size,
+            keep_free: self.keep_free,
+        };
+        match copy.make(&self.threads, progress, cancel).await {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                Err(VolumeError::Cancelled { id })
+            }
+            ran => succeeded("copy", layer, ran),
+        }
     }
 
     pub(super) async fn delete(&self, id: VolumeId) -> Result<Removed, VolumeError> {

@@ -148,6 +148,18 @@ pub trait Volumes: Send + Sync + 'static {
         cancel: &CancellationToken,
     ) -> impl Future<Output = Result<Ensured, VolumeError>> + Send;
 
+    /// Have a volume hold what another disk holds, which nobody writes to meanwhile. What is behind
+    /// that, if the volume is larger, stays. Nobody has it open.
+    ///
+    /// After `cancel`, or an error, the volume holds part of both.
+    fn fill(
+        &self,
+        place: &Place,
+        from: &Opened,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = Result<(), VolumeError>> + Send;
+
     /// Remove a volume with its snapshots. One that somebody on this node has open stays, and that
     /// is [`VolumeError::Open`].
     fn delete(&self, place: &Place) -> impl Future<Output = Result<Removed, VolumeError>> + Send;

@@ -106,6 +106,16 @@ impl Volumes for Pools {
         on!(self.of(&volume.place.pool).await?, pool => pool.create(volume, from, progress, cancel))
     }
 
+    async fn fill(
+        &self,
+        place: &Place,
+        from: &Opened,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> Result<(), VolumeError> {
+        on!(self.of(&place.pool).await?, pool => pool.fill(place.id, from, progress, cancel))
+    }
+
     async fn delete(&self, place: &Place) -> Result<Removed, VolumeError> {
         on!(self.of(&place.pool).await?, pool => pool.delete(place.id))
     }

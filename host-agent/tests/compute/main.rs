@@ -12,6 +12,7 @@ mod stall;
 mod virtualization;
 mod volumes;
 mod volumes_connected;
+mod volumes_swapped;
 
 use std::path::Path;
 use std::sync::Arc;

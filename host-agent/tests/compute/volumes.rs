@@ -9,22 +9,22 @@ use serde_json::Value;
 
 use super::*;
 
-fn command<T: serde::de::DeserializeOwned>(
+pub(super) fn command<T: serde::de::DeserializeOwned>(
     of: impl FnOnce(T) -> Command,
     params: Value,
 ) -> Command {
     of(serde_json::from_value(params).unwrap())
 }
 
-fn create(id: VolumeId) -> Command {
+pub(super) fn create(id: VolumeId) -> Command {
     command(Command::VolumeCreate, json!({"id": id, "name": "data", "size": 1 << 20}))
 }
 
-fn attach(id: InstanceId, volume: VolumeId) -> Command {
+pub(super) fn attach(id: InstanceId, volume: VolumeId) -> Command {
     command(Command::AttachVolume, json!({"id": id, "volume": volume}))
 }
 
-fn detach(id: InstanceId, volume: VolumeId) -> Command {
+pub(super) fn detach(id: InstanceId, volume: VolumeId) -> Command {
     command(Command::DetachVolume, json!({"id": id, "volume": volume, "timeout": 300}))
 }
 
@@ -41,11 +41,11 @@ fn revert(volume: VolumeId, name: &str) -> Command {
 }
 
 impl Life {
-    fn volume(&self, id: VolumeId) -> ostler_protocol::rpc::volume::Volume {
+    pub(super) fn volume(&self, id: VolumeId) -> ostler_protocol::rpc::volume::Volume {
         self.compute.reads().volume(id).unwrap().volume
     }
 
-    async fn guest_with(&self, world: &World) -> (InstanceId, VolumeId) {
+    pub(super) async fn guest_with(&self, world: &World) -> (InstanceId, VolumeId) {
         let (id, volume) = (InstanceId::random(), VolumeId::random());
         self.done(boot(id)).await;
         self.done(create(volume)).await;

@@ -235,6 +235,8 @@ methods! {
         "give it a volume, running or not", NEEDED;
     InstanceDetachVolume "instance.detach_volume" Change (volume::Detach) -> operation::Operation,
         "take a volume from it, once its guest lets go";
+    InstanceSwapVolume "instance.swap_volume" Change (volume::Swap) -> operation::Operation,
+        "put another volume in the place of one it has, with what that holds, running or not", NEEDED;
     InstanceListVolumes "instance.list_volumes" Read (instance::Select) -> Vec<volume::AttachedVolume>,
         "its volumes", NAMED;
     GuestReport "guest.report" Read (guest::Query) -> guest::Report,

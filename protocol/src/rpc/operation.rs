@@ -71,6 +71,7 @@ kinds! {
     Password = "instance.password",
     AttachVolume = "instance.attach_volume",
     DetachVolume = "instance.detach_volume",
+    SwapVolume = "instance.swap_volume",
     ImageImport = "image.import",
     ImageRemove = "image.remove",
     NetworkEnsure = "network.ensure",

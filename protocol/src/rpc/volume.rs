@@ -394,6 +394,20 @@ pub struct Attach {
     pub passphrase: Option<Secret>,
 }
 
+/// Parameters of `instance.swap_volume`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "VolumeSwap")]
+pub struct Swap {
+    /// The instance.
+    pub id: InstanceId,
+    /// A volume that it has.
+    pub volume: VolumeId,
+    /// The volume that takes its place: this node's own, nobody's, and as large; or larger, if the
+    /// instance is off. What it holds is overwritten.
+    pub new: VolumeId,
+}
+
 /// How a guest has a volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

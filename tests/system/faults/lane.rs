@@ -239,6 +239,9 @@ impl Lane {
                 for (method, params) in &scenario.first {
                     let shown = self.show(&id).await?;
                     self.done(method, of(&id, params(&shown))).await?;
+                    if scenario.kind == Kind::SwapVolume && params(&shown)["name"] == "data" {
+                        self.write(&id, USERS).await?;
+                    }
                 }
                 let shown = self.show(&id).await?;
                 (of(&id, params(&shown)), id)

@@ -381,6 +381,9 @@ impl Lane {
         if found != wanted {
             wrongs.push(format!("the disk holds {found:x?} where {wanted:x?} should be"));
         }
+        if scenario.kind == Kind::SwapVolume {
+            wrongs.extend(self.swap_fits(&shown, ended).await?);
+        }
         if state == "resized" {
             let aside = byte(&self.instance_file(&asked.subject, "disk.aside.qcow2")).await?;
             if aside != Some(USERS) {

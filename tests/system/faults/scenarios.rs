@@ -172,10 +172,21 @@ const ATTACH_FOR_GOOD: Deed = (
 const ATTACH_ELSEWHERE: Deed =
     ("instance.attach_volume", |shown| json!({"volume": shown["id"], "connection": elsewhere()}));
 const DETACH: Deed = ("instance.detach_volume", |shown| json!({"volume": shown["id"]}));
+const OTHER_VOLUME: Deed = (
+    "volume.create",
+    |shown| json!({"id": other_of(&shown["id"]), "name": "other", "size": 2 << 20}),
+);
+const SWAP: Deed =
+    ("instance.swap_volume", |shown| json!({"volume": shown["id"], "new": other_of(&shown["id"])}));
 const EXTEND: Deed = ("volume.extend", |shown| json!({"id": shown["id"], "size": 3 << 20}));
 const VOLUME_SNAPSHOT: Deed =
     ("volume.snapshot", |shown| json!({"id": shown["id"], "name": "before"}));
 const VOLUME_REVERT: Deed = ("volume.revert", |shown| json!({"id": shown["id"], "name": "before"}));
+
+/// The volume that takes the place of an instance's own.
+pub(super) fn other_of(id: &Value) -> String {
+    format!("00000000{}", &id.as_str().unwrap_or_default()[8..])
+}
 
 /// The situations of a kind.
 pub(super) fn of(kind: Kind) -> Vec<Scenario> {
@@ -320,6 +331,10 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
         Kind::DetachVolume => vec![
             deed(DETACH, "active").after(&[VOLUME, ATTACH]).in_guest(Mode::Ostler),
             deed(DETACH, "stopped").more("off").after(&[STOP, VOLUME, ATTACH]),
+        ],
+        Kind::SwapVolume => vec![
+            deed(SWAP, "active").after(&[VOLUME, ATTACH, OTHER_VOLUME]),
+            deed(SWAP, "stopped").when("off").after(&[STOP, VOLUME, ATTACH, OTHER_VOLUME]),
         ],
         Kind::VolumeCreate => vec![
             Scenario { about: About::Volume, ..of(|_| json!({"name": "a", "size": 2 << 20}), "") },

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::lane::{Asked, Lane, USERS, Wrong};
-use super::scenarios::Scenario;
+use super::scenarios::{Scenario, other_of};
 use super::tally::Ended;
 use crate::volumes_connected::free_port;
 
@@ -110,6 +110,27 @@ impl Lane {
         Ok(wrongs)
     }
 
+    /// What is wrong with the volumes of an instance that had one swapped: it has one of the two, with
+    /// what the user wrote, and the guest knows it by the same serial number.
+    pub(super) async fn swap_fits(
+        &mut self,
+        shown: &Value,
+        ended: Ended,
+    ) -> Result<Vec<Wrong>, Wrong> {
+        let (id, other) = (&shown["id"], json!(other_of(&shown["id"])));
+        let there = &shown["volumes"][0];
+        let mut wrongs = Vec::new();
+        let wanted = if ended == Ended::Finished { &other } else { id };
+        if there["volume"] != *wanted || there["serial"] != *id {
+            wrongs.push(format!("it has {there}, and not volume {wanted} known as {id}"));
+        }
+        let found = self.read(there["volume"].as_str().unwrap_or_default()).await?;
+        if found != USERS {
+            wrongs.push(format!("its volume holds {found:#x}"));
+        }
+        Ok(wrongs)
+    }
+
     /// Take the volumes from the instance, and delete all there are.
     pub(super) async fn drop_volumes(&mut self) -> Result<(), Wrong> {
         let listed = self.call("volume.list", json!({})).await?;
@@ -172,7 +193,7 @@ impl Lane {
                 .as_array()
                 .into_iter()
                 .flatten()
-                .filter_map(|there| there["volume"].as_str().map(str::to_owned))
+                .filter_map(|there| there["serial"].as_str().map(str::to_owned))
                 .collect();
             for flags in [&[][..], &["--inactive"]] {
                 let xml = Run::new("virsh")
@@ -207,7 +228,7 @@ impl Lane {
         Ok((folder.join(format!("{}.{format}", manifest["top"])), format))
     }
 
-    async fn write(&self, id: &str, byte: u8) -> Result<(), Wrong> {
+    pub(super) async fn write(&self, id: &str, byte: u8) -> Result<(), Wrong> {
         self.qemu_io(id, &format!("write -P {byte:#x} {PLACE} 4k"), &[]).await.map(drop)
     }
 

@@ -1,4 +1,4 @@
-//! `ostler instance attach-volume`, `detach-volume`, `list-volumes`.
+//! `ostler instance attach-volume`, `detach-volume`, `swap-volume`, `list-volumes`.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use ostler_protocol::rpc::instance::Select;
 use ostler_protocol::rpc::method::{
-    InstanceAttachVolume, InstanceDetachVolume, InstanceListVolumes,
+    InstanceAttachVolume, InstanceDetachVolume, InstanceListVolumes, InstanceSwapVolume,
 };
 use ostler_protocol::rpc::volume::{
-    Attach, AttachedVolume, Bus, Cache, Connection, Detach, Discard, How, Io,
+    Attach, AttachedVolume, Bus, Cache, Connection, Detach, Discard, How, Io, Swap,
 };
 use zeroize::Zeroizing;
 
@@ -44,6 +44,22 @@ pub(crate) enum VolumesCommand {
         /// Seconds that the guest may take to let go of it; default: 60
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
         grace: Option<u32>,
+        #[command(flatten)]
+        changing: Changing,
+    },
+    /// Put another volume in the place of one that an instance has
+    ///
+    /// What OLD holds is copied to NEW, whose own content is lost, and the instance goes on with
+    /// that. A running guest does not notice: the disk keeps its device and its serial number. OLD
+    /// is free afterwards, as it was at that moment. While the guest runs both have to be of the same
+    /// size; if the instance is off, NEW may be larger.
+    SwapVolume {
+        /// The instance: its id, or its name if that is unique
+        instance: InstanceRef,
+        /// The volume it has: its id, or its name if that is unique
+        old: VolumeRef,
+        /// The volume that takes its place, as large: its id, or its name if that is unique
+        new: VolumeRef,
         #[command(flatten)]
         changing: Changing,
     },
@@ -201,6 +217,21 @@ impl VolumesCommand {
                     Followed::Accepted(operation) => session.output.result(&operation),
                     Followed::Done(operation) => {
                         let sentence = format!("volume {volume} is detached from {id}");
+                        session.output.sentence(&operation, &sentence)
+                    }
+                }
+            }
+            Self::SwapVolume { instance, old, new, changing } => {
+                let id = instance.resolve(&mut session.client).await?;
+                let volume = old.resolve(&mut session.client).await?;
+                let new = new.resolve(&mut session.client).await?;
+                let params = Swap { id, volume, new };
+                match session.follow::<InstanceSwapVolume>(&params, &changing).await? {
+                    Followed::Accepted(operation) => session.output.result(&operation),
+                    Followed::Done(operation) => {
+                        let sentence = format!(
+                            "{id} has volume {new} in the place of {volume}, which is free"
+                        );
                         session.output.sentence(&operation, &sentence)
                     }
                 }

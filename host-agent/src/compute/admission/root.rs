@@ -155,6 +155,7 @@ fn attachment(volume: VolumeId, boot: &Boot) -> AttachmentRecord {
         discard: None,
         io: None,
         boot_index: None,
+        known_as: None,
     }
 }
 

@@ -116,6 +116,12 @@ impl<O: Outside> Engine<O> {
                         self.mark(operation, n, StepState::Failed);
                         return End::Cancelled;
                     }
+                    Err(StepError::NotBegun(fault)) => {
+                        tracing::warn!(%kind, step = step.name(), %fault, "step cannot be done");
+                        // Nothing of it is there to commit to.
+                        self.mark(operation, n, StepState::Pending);
+                        return failed(*fault);
+                    }
                     Err(StepError::Failed(fault)) if goes_on => {
                         let fault = fault.at(step.name()).about(operation.subject.to_string());
                         let steps = operation.operation().steps;

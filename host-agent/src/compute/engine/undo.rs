@@ -66,7 +66,11 @@ impl<O: Outside> Engine<O> {
                         left.push(fault.at(format!("undo {}", step.name())));
                         break;
                     }
-                    Err(StepError::Failed(fault) | StepError::Refused(fault)) => {
+                    Err(
+                        StepError::Failed(fault)
+                        | StepError::Refused(fault)
+                        | StepError::NotBegun(fault),
+                    ) => {
                         left.push(fault.at(format!("undo {}", step.name())));
                         break;
                     }

@@ -129,6 +129,7 @@ pub(super) fn can_have(
         let text = format!("conflict: the instance has volume {} already", record.name);
         return Err(Refusal::new(Reason::Conflict, text).about(format!("volume {}", record.id)));
     }
+    is_known(record.id, instance)?;
     if instance.volumes.len() >= VOLUMES_MAX {
         let text = format!("conflict: an instance has at most {VOLUMES_MAX} volumes");
         return Err(Refusal::new(Reason::Conflict, text));
@@ -141,6 +142,20 @@ pub(super) fn can_have(
     gate.nobody_has(record, "attached to another").map_err(|fault| {
         fault.next("detach it first, or make a volume for several: volume create --multiattach")
     })
+}
+
+/// Whether a guest knows another volume by this one's id.
+pub(super) fn is_known(volume: VolumeId, instance: &InstanceRecord) -> Result<(), Refusal> {
+    let Some(there) = instance.volumes.iter().find(|there| there.known_as() == volume) else {
+        return Ok(());
+    };
+    let text = format!(
+        "conflict: volume {} took the place of {volume}, and the guest knows it by that id",
+        there.volume
+    );
+    Err(Refusal::new(Reason::Conflict, text)
+        .about(Subject::Volume(volume).to_string())
+        .next("detach that one first, or swap it for this one"))
 }
 
 /// How an instance shall have a volume.
@@ -204,6 +219,7 @@ pub(super) fn attachment(
         discard,
         io,
         boot_index,
+        known_as: None,
     })
 }
 

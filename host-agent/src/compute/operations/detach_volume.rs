@@ -27,13 +27,7 @@ pub(in crate::compute) struct DetachVolume {
 pub(super) fn ask(asked: volume::Detach, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     let volume::Detach { id, volume, timeout } = asked;
     gate.act(id, &LEGAL, |instance, gate| {
-        let Some(attachment) = instance.volumes.iter().find(|there| there.volume == volume) else {
-            let text = format!("the instance does not have volume {volume}");
-            return Err(Refusal::new(Reason::NotFound, text)
-                .next("see which it has")
-                .by(Action::InstanceShow(Some(id))));
-        };
-        may_go(attachment, instance)?;
+        may_go(attachment(instance, volume)?, instance)?;
         if let Some(operation) = gate.known.at_volume(volume) {
             let text = format!("conflict: volume {volume} is being worked on");
             return Err(Refusal::new(Reason::Conflict, text)
@@ -41,6 +35,19 @@ pub(super) fn ask(asked: volume::Detach, gate: &mut Admission<'_>) -> Result<Adm
                 .by(Action::OperationWait(Some(operation.id))));
         }
         Ok(DetachVolume { volume, timeout: timeout.unwrap_or(PATIENCE) }.into())
+    })
+}
+
+/// How an instance has a volume.
+pub(super) fn attachment(
+    instance: &InstanceRecord,
+    volume: VolumeId,
+) -> Result<&AttachmentRecord, Refusal> {
+    instance.volumes.iter().find(|there| there.volume == volume).ok_or_else(|| {
+        let text = format!("the instance does not have volume {volume}");
+        Refusal::new(Reason::NotFound, text)
+            .next("see which it has")
+            .by(Action::InstanceShow(Some(instance.id)))
     })
 }
 

@@ -50,6 +50,7 @@ whole!(
     network::Ensure,
     volume::Delete,
     volume::Detach,
+    volume::Swap,
     volume::Extend,
     volume::SelectSnapshot,
     volume::TakeSnapshot,

@@ -42,6 +42,7 @@ pub(super) mod snapshot;
 pub(super) mod start;
 pub(super) mod stop;
 pub(super) mod suspend;
+pub(super) mod swap_volume;
 pub(super) mod unlock;
 pub(super) mod unpause;
 pub(super) mod unrescue;
@@ -212,6 +213,8 @@ operations! {
     AttachVolume(volume::Attach) in attach_volume => AttachVolume;
     /// Take a volume from it.
     DetachVolume(volume::Detach) in detach_volume => DetachVolume;
+    /// Put another volume in the place of one it has.
+    SwapVolume(volume::Swap) in swap_volume => SwapVolume;
     /// Fetch an image.
     ImageImport(image::Import) in image_import => ImageImport;
     /// Remove an image.

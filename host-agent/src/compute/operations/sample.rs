@@ -38,6 +38,11 @@ pub(super) fn volume_id() -> VolumeId {
     "1f8fad5b-d9cb-469f-a165-70867728950e".parse().expect("an id")
 }
 
+#[expect(clippy::expect_used, reason = "36 characters of a UUID")]
+pub(super) fn other_volume_id() -> VolumeId {
+    "7c9e6679-7425-40de-944b-e07fc1f90ae7".parse().expect("an id")
+}
+
 pub(super) fn attachment() -> AttachmentRecord {
     AttachmentRecord {
         volume: volume_id(),
@@ -50,6 +55,7 @@ pub(super) fn attachment() -> AttachmentRecord {
         discard: None,
         io: None,
         boot_index: None,
+        known_as: None,
     }
 }
 

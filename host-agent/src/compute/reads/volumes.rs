@@ -8,6 +8,7 @@ use super::Reads;
 use super::select::{fits, no_instance};
 use crate::compute::operations::attach_volume::AttachVolume;
 use crate::compute::operations::detach_volume::DetachVolume;
+use crate::compute::operations::swap_volume::SwapVolume;
 use crate::compute::operations::volume_delete::VolumeDelete;
 use crate::compute::operations::volume_extend::VolumeExtend;
 use crate::compute::operations::volume_revert::VolumeRevert;
@@ -115,7 +116,7 @@ pub(super) fn attached(known: &Known, record: &InstanceRecord) -> Vec<AttachedVo
                 name: volume.name.clone(),
                 size: volume.size,
                 device: there.device.clone(),
-                serial: there.volume.to_string(),
+                serial: there.known_as().to_string(),
                 bus: there.bus,
                 read_only: there.read_only,
                 root: there.root,
@@ -164,7 +165,7 @@ fn status(known: &Known, record: &VolumeRecord) -> Status {
     if let Some(operation) = known.at_volume(record.id) {
         let change = &operation.change;
         let first = change.volumes().first() == Some(&record.id);
-        if change.is::<AttachVolume>() {
+        if change.is::<AttachVolume>() || (first && change.is::<SwapVolume>()) {
             return Status::Attaching;
         }
         if change.is::<DetachVolume>() {

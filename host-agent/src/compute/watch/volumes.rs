@@ -11,7 +11,7 @@ use ostler_protocol::rpc::values::{InstanceId, VolumeId};
 use super::Watch;
 use crate::compute::outside::Outside;
 use crate::hypervisor::Plug;
-use crate::journal::records::VolumeState;
+use crate::journal::records::{AttachmentRecord, VolumeState};
 use crate::volume::{Place, VolumeError, Volumes};
 
 /// How long a pool has to answer: one whose server is dead keeps nobody from looking at others.
@@ -96,8 +96,7 @@ impl<O: Outside> Watch<O> {
         let recorded = || {
             let known = self.registry.lock();
             let quiet = known.instances.get(&id).filter(|i| i.task_state.is_none())?;
-            let has: BTreeSet<String> =
-                quiet.volumes.iter().map(|there| format!("ua-{}", there.volume)).collect();
+            let has: BTreeSet<String> = quiet.volumes.iter().map(AttachmentRecord::alias).collect();
             Some((quiet.revision, has))
         };
         let Some((revision, has)) = recorded() else { return };

@@ -11,6 +11,7 @@
 )]
 
 pub(super) mod jobs;
+pub(super) mod mirror;
 pub(super) mod tune;
 
 use std::collections::HashMap;

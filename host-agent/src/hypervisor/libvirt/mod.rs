@@ -32,6 +32,7 @@ mod inspect;
 mod jobs;
 mod lane;
 mod mark;
+mod mirror;
 mod outcomes;
 mod plug;
 mod probe;

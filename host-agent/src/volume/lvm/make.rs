@@ -79,6 +79,21 @@ impl Lvm {
         Ok(Ensured::Created)
     }
 
+    /// Have a volume hold what another disk holds.
+    pub(in crate::volume) async fn fill(
+        &self,
+        id: VolumeId,
+        from: &Opened,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> Result<(), VolumeError> {
+        let (disk, _) = self.whole(id).await?;
+        self.is_free(id, [&disk]).await?;
+        let device = self.active(&disk).await?;
+        let source = (from.path(), word(from.format), from.size);
+        self.copy(id, source, &device, progress, cancel).await
+    }
+
     /// Whether a size is one that LVM keeps as it is.
     pub(super) async fn is_whole(&self, size: Bytes) -> Result<(), VolumeError> {
         let (_, piece) = self.group.measure().await?;
@@ -188,7 +203,7 @@ impl Lvm {
             program: &self.qemu_img,
             from: (path, format),
             to: (&file, "raw"),
-            onto: Onto::Device,
+            onto: Onto::Disk,
             folder: Path::new("/"),
             size,
             keep_free: Bytes(0),

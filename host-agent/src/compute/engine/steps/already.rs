@@ -100,6 +100,8 @@ impl<O: Outside> Engine<O> {
             | Step::RemoveBridge
             | Step::ConnectVolume
             | Step::DisconnectVolume
+            | Step::CopyVolume
+            | Step::SwitchVolume
             | Step::ExtendVolume
             | Step::SnapshotVolume
             | Step::RevertVolume

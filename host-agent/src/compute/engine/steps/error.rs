@@ -19,6 +19,9 @@ pub(in crate::compute) enum StepError {
     Failed(Box<Refusal>),
     /// It will not be done, however often it is asked for, unless somebody sees to something.
     Refused(Box<Refusal>),
+    /// The same of a step that destroys, which found that it cannot and has done nothing: what came
+    /// before it is undone.
+    NotBegun(Box<Refusal>),
     /// libvirt was lost; whether it was done is not known.
     Unreachable(Box<Refusal>),
     /// Somebody asked for it to stop.

@@ -19,6 +19,7 @@ mod password;
 mod power;
 mod root;
 mod snapshot;
+mod swap;
 mod volume;
 
 use ostler_protocol::rpc::operation::{Progress, StepState, Subject};
@@ -106,6 +107,8 @@ impl<O: Outside> Engine<O> {
                 self.unplug_volume(operation, planned, &operation.cancel).await?;
             }
             Step::DisconnectVolume => self.disconnect_volume(operation, planned).await?,
+            Step::CopyVolume => self.copy_volume(operation).await?,
+            Step::SwitchVolume => self.switch_volume(operation).await?,
             Step::ExtendVolume => self.extend_volume(operation, planned).await?,
             Step::SnapshotVolume => {
                 self.snapshot_volume(operation, planned, snapshot_name(operation)?).await?;
@@ -169,6 +172,7 @@ impl<O: Outside> Engine<O> {
                 self.unplug_volume(operation, planned, &CancellationToken::new()).await
             }
             Step::UnplugVolume => self.plug_volume(operation, planned).await,
+            Step::CopyVolume => self.drop_mirror(operation).await,
             Step::SnapshotVolume => {
                 let name = snapshot_name(operation)?;
                 self.undo_snapshot_of_volume(operation, planned, name).await
@@ -198,6 +202,7 @@ impl<O: Outside> Engine<O> {
             | Step::SetPassword
             | Step::RemoveImage
             | Step::DisconnectVolume
+            | Step::SwitchVolume
             | Step::RevertVolume
             | Step::DropVolumeSnapshot
             | Step::DeleteVolume => Ok(()),

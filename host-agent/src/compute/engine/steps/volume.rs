@@ -218,12 +218,14 @@ impl<O: Outside> Engine<O> {
         planned: &Planned,
     ) -> Result<bool, StepError> {
         let record = self.volume_of(operation, planned)?;
-        let Some((id, _)) = self.holder_of(operation, record.id) else { return Ok(false) };
+        let Some((id, attachment)) = self.holder_of(operation, record.id) else {
+            return Ok(false);
+        };
         if is_off(self.power_of(id).await?) {
             return Ok(false);
         }
         let disks = self.node.hypervisor.disks(id).await?;
-        Ok(disks.iter().any(|disk| disk.alias == alias(record.id)))
+        Ok(disks.iter().any(|disk| disk.alias == attachment.alias()))
     }
 
     /// Have a running guest let go of a volume: ask, wait until it says so, and ask again as long
@@ -237,7 +239,7 @@ impl<O: Outside> Engine<O> {
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
         let Some((id, attachment)) = self.holder_of(operation, record.id) else { return Ok(()) };
-        let alias = alias(record.id);
+        let alias = attachment.alias();
         let patience = operation.change.patience().unwrap_or_default();
         let deadline = Instant::now() + Duration::from_millis(patience.into());
         let mut refused = false;
@@ -485,7 +487,7 @@ impl<O: Outside> Engine<O> {
         Ok((root, others))
     }
 
-    async fn volume_disk(
+    pub(super) async fn volume_disk(
         &self,
         attachment: &AttachmentRecord,
         volume: &VolumeRecord,
@@ -527,8 +529,8 @@ impl<O: Outside> Engine<O> {
             format,
             bus,
             target: target.ok_or_else(|| super::missing(&Subject::Volume(volume.id)))?,
-            alias: alias(volume.id),
-            serial: volume.id.to_string(),
+            alias: attachment.alias(),
+            serial: attachment.known_as().to_string(),
             access: match attachment.read_only {
                 true => DiskAccess::ReadOnly,
                 false => DiskAccess::ReadWrite,
@@ -555,14 +557,9 @@ impl<O: Outside> Engine<O> {
 }
 
 /// Where a volume of this node is.
-fn place(record: &VolumeRecord) -> Result<Place, StepError> {
+pub(super) fn place(record: &VolumeRecord) -> Result<Place, StepError> {
     let missing = || super::missing(&Subject::Volume(record.id));
     Ok(Place { id: record.id, pool: record.pool.clone().ok_or_else(missing)? })
-}
-
-/// What QEMU calls a volume's disk: libvirt leaves names alone that begin so.
-fn alias(volume: VolumeId) -> String {
-    format!("ua-{volume}")
 }
 
 /// A guest did not let go.

@@ -9,7 +9,7 @@ use crate::compute::lifecycle::{doing, is_legal};
 use crate::compute::operations::sample::record;
 use crate::compute::operations::*;
 
-const ACTIONS: [Legal; 31] = [
+const ACTIONS: [Legal; 32] = [
     start::LEGAL,
     stop::LEGAL,
     reboot::SOFT,
@@ -39,6 +39,7 @@ const ACTIONS: [Legal; 31] = [
     password::LEGAL,
     attach_volume::LEGAL,
     detach_volume::LEGAL,
+    swap_volume::LEGAL,
     volume_snapshot::LEGAL,
     volume_revert::LEGAL,
 ];
@@ -52,7 +53,7 @@ fn is(vm_state: VmState, task_state: Option<TaskState>) -> InstanceRecord {
 /// ```text
 ///   building active paused suspended stopped rescued resized shelved offloaded soft error deleted
 /// ```
-const TABLE: [&str; 31] = [
+const TABLE: [&str; 32] = [
     // B A P S T R Z H O D E X
     ". + . . + . . . . . . .", // start
     ". + . . + . . . . . + .", // stop
@@ -83,6 +84,7 @@ const TABLE: [&str; 31] = [
     ". + . . . . . . . . . .", // password
     ". + + . + . + . . . . .", // attach a volume
     ". + + . + . + . . . . .", // detach a volume
+    ". + + . + . + . . . . .", // put a volume in the place of another
     ". + + . + . + . . . . .", // snapshot a volume, and extend it
     ". . . . + . . . . . . .", // revert a volume
 ];

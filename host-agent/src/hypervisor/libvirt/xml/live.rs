@@ -26,20 +26,43 @@ pub fn nics(xml: &str) -> Result<Vec<(String, MacAddress)>, XmlError> {
 pub fn disks(xml: &str) -> Result<Vec<LiveDisk>, XmlError> {
     let root = parse(xml)?;
     let disk = |element: &Element| {
-        let source = element.child("source").and_then(|source| {
-            let path = |name| source.attribute(name).map(PathBuf::from);
-            let file = path("file").map(DiskSource::File);
-            let block = || path("dev").map(DiskSource::Block);
-            file.or_else(block).or_else(|| network::read(source).map(DiskSource::Network))
-        });
         Some(LiveDisk {
             device: element.child("target")?.attribute("dev")?.to_owned(),
             alias: element.child("alias")?.attribute("name")?.to_owned(),
             serial: element.child("serial").map(|serial| serial.text.clone()),
-            source,
+            source: element.child("source").and_then(source),
         })
     };
     Ok(devices(&root, "disk").filter_map(disk).collect())
+}
+
+/// What a disk is being copied to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copying {
+    /// Where to; none if that is nowhere we know.
+    pub to: Option<DiskSource>,
+    /// Whether the two are the same, and stay so.
+    pub ready: bool,
+}
+
+/// What the disk of this device is being copied to, if it is.
+pub fn copying(xml: &str, device: &str) -> Result<Option<Copying>, XmlError> {
+    let root = parse(xml)?;
+    let is_it = |disk: &&Element| {
+        disk.child("target").and_then(|target| target.attribute("dev")) == Some(device)
+    };
+    let mirror = devices(&root, "disk").find(is_it).and_then(|disk| disk.child("mirror"));
+    Ok(mirror.map(|mirror| Copying {
+        to: mirror.child("source").and_then(source),
+        ready: mirror.attribute("ready") == Some("yes"),
+    }))
+}
+
+fn source(source: &Element) -> Option<DiskSource> {
+    let path = |name| source.attribute(name).map(PathBuf::from);
+    let file = path("file").map(DiskSource::File);
+    let block = || path("dev").map(DiskSource::Block);
+    file.or_else(block).or_else(|| network::read(source).map(DiskSource::Network))
 }
 
 /// Whether it has something to plug SCSI disks into.
@@ -116,6 +139,22 @@ mod tests {
         assert_eq!((disks(RUNNING), has_scsi(RUNNING)), (Ok(vec![disk]), Ok(true)));
         let screen = screen(RUNNING).unwrap().unwrap();
         assert_eq!((screen.address, screen.port), ([127, 0, 0, 1].into(), 5900));
+    }
+
+    #[test]
+    fn what_a_disk_is_copied_to_is_found() {
+        assert_eq!(copying(RUNNING, "vdb"), Ok(None));
+        let of = |ready| {
+            let mirror = format!(
+                "<serial>s</serial><mirror type='block' job='copy'{ready}>
+                   <format type='raw'/><source dev='/dev/g/1'/></mirror>"
+            );
+            copying(&RUNNING.replace("<serial>s</serial>", &mirror), "vdb").unwrap().unwrap()
+        };
+        let to = Some(DiskSource::Block(PathBuf::from("/dev/g/1")));
+        assert_eq!(of(""), Copying { to: to.clone(), ready: false });
+        assert_eq!(of(" ready='yes'"), Copying { to: to.clone(), ready: true });
+        assert!(!of(" ready='abort'").ready);
     }
 
     #[test]
