@@ -288,13 +288,13 @@ impl Directory {
         let words = ["create", "-q", "--object", &key, "-f", "luks", "-o", "key-secret=key"];
         let rest = [layer.as_os_str(), std::ffi::OsStr::new(&size)];
         let arguments = words.map(std::ffi::OsStr::new).into_iter().chain(rest).collect();
-        let stdin = Some(fs::File::from(std::os::fd::OwnedFd::from(read)));
+        let stdin = Some(File::from(std::os::fd::OwnedFd::from(read)));
         let bounds = bounds(volume.size);
         let job = Job { program: &self.qemu_img, arguments, bounds, stdin };
         succeeded("encrypt", layer, qemu_img::run(job, Output::Answer, late(GROW_WALL)).await)?;
         let layer = layer.to_owned();
         self.run(layer.clone(), move || {
-            let file = fs::File::open(&layer).map_err(VolumeError::io("write", &layer))?;
+            let file = File::open(&layer).map_err(VolumeError::io("write", &layer))?;
             file.sync_all().map_err(VolumeError::io("write", &layer))
         })
         .await

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use ostler_protocol::rpc::values::VolumeId;
-use ostler_protocol::rpc::volume;
+use ostler_protocol::rpc::volume::{self, Format};
 
 use super::attach_volume::{is_elsewhere, is_known};
 use super::detach_volume::attachment;
@@ -51,6 +51,9 @@ fn can_be_copied(from: &VolumeRecord, has: &AttachmentRecord, was: Running) -> R
             .about(Subject::Volume(from.id).to_string())
             .next(next))
     };
+    if from.format == Some(Format::Luks) {
+        return no(format!("volume {} is encrypted", from.name), "copy it in its guest");
+    }
     let is_on_server = match &from.connection {
         None | Some(ConnectionRecord::Local { .. }) => false,
         Some(_) => true,
@@ -91,6 +94,9 @@ fn can_take(to: &VolumeRecord, from: &VolumeRecord, was: Running) -> Result<(), 
     }
     if to.multiattach {
         return no(format!("volume {} is for several instances", to.name), "take another");
+    }
+    if to.format == Some(Format::Luks) {
+        return no(format!("volume {} is encrypted", to.name), "take another");
     }
     // What it lies on would show through.
     if to.base.is_some() || !to.snapshots.is_empty() {
