@@ -73,6 +73,7 @@ kinds! {
     DetachVolume = "instance.detach_volume",
     SwapVolume = "instance.swap_volume",
     ImageImport = "image.import",
+    ImageExport = "image.export",
     ImageRemove = "image.remove",
     NetworkEnsure = "network.ensure",
     NetworkRemove = "network.remove",
