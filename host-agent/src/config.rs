@@ -200,6 +200,7 @@ struct GuestFile {
 struct ImagesFile {
     max_size: Option<Size>,
     directories: Option<Vec<PathBuf>>,
+    export_directories: Vec<PathBuf>,
     bandwidth: Option<Size>,
     proxy: Option<String>,
 }
@@ -313,6 +314,8 @@ pub struct Settings {
     /// Where images may be read from on this node: whoever may import an image can read any such
     /// file through a guest.
     pub image_directories: Vec<PathBuf>,
+    /// Where images may be exported to on this node.
+    pub image_export_directories: Vec<PathBuf>,
     /// Bytes a second that all downloads of images together may take.
     pub image_bandwidth: Option<Bytes>,
     /// What servers are asked for images through.
@@ -443,6 +446,10 @@ impl File {
         if image_directories.iter().any(|directory| !directory.is_absolute()) {
             return wrong("images.directories", "relative paths: use absolute ones");
         }
+        let image_export_directories = self.images.export_directories;
+        if image_export_directories.iter().any(|directory| !directory.is_absolute()) {
+            return wrong("images.export_directories", "relative paths: use absolute ones");
+        }
         let image_bandwidth = match self.images.bandwidth {
             Some(Size(Bytes(0))) => {
                 return wrong("images.bandwidth", "0: leave it out to have no limit");
@@ -489,6 +496,7 @@ impl File {
             answer_timeout: Duration::from_secs(self.guest.answer_timeout.unwrap_or(10).max(1)),
             image_max: self.images.max_size.map_or(Bytes::gib(256), |s| s.0),
             image_directories,
+            image_export_directories,
             image_bandwidth,
             image_proxy,
             reclaim_after: match self.instances.reclaim_after {

@@ -254,6 +254,7 @@ fn image_limits(settings: &Settings) -> Limits {
         virtual_size: settings.image_max,
         keep_free: settings.admission.disk_reserve,
         directories: settings.image_directories.clone(),
+        export_directories: settings.image_export_directories.clone(),
         bandwidth: settings.image_bandwidth,
         proxy: settings.image_proxy.clone(),
         ..Limits::default()

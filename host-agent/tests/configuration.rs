@@ -142,6 +142,7 @@ fn the_defaults_that_are_told_are_the_defaults() {
         answer_timeout,
         image_max,
         image_directories,
+        image_export_directories,
         image_bandwidth,
         image_proxy,
         reclaim_after,
@@ -178,6 +179,7 @@ fn the_defaults_that_are_told_are_the_defaults() {
     // examples, where there is no default or more than it is shown
     assert_eq!((socket_group.as_deref(), default.socket_group), (Some("ostler"), None));
     assert!((image_bandwidth.is_some(), default.image_bandwidth.is_none()) == (true, true));
+    assert_eq!((image_export_directories.len(), default.image_export_directories.len()), (1, 0));
     assert!((image_proxy.is_some(), default.image_proxy.is_none()) == (true, true));
     assert!(flavors.remove(&"big".parse().unwrap()).is_some());
     assert_eq!(flavors, default.flavors);

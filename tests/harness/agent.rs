@@ -337,7 +337,8 @@ fn configuration(place: &Place, host: &str, setup: &Setup) -> String {
         true => String::new(),
         false => {
             let directory = std::env::temp_dir();
-            format!("[images]\ndirectories = [{}]\n\n", quoted(&directory.to_string_lossy()))
+            let directory = quoted(&directory.to_string_lossy());
+            format!("[images]\ndirectories = [{directory}]\nexport_directories = [{directory}]\n\n")
         }
     };
     // writing to a String cannot fail

@@ -1,5 +1,6 @@
-//! Importing images: from a path and a URL, and what is refused of them.
+//! Importing and exporting images: from and to a path and a URL, and what is refused of them.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use ostler_tests::agent::{HostAgent, Setup};
@@ -9,11 +10,12 @@ use ostler_tests::poll;
 use ostler_tests::process::Run;
 use ostler_tests::services::Broker;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use crate::drain::Rule;
-use crate::node::{Node, need_root};
+use crate::node::{Node, end_of, need_root};
 
 /// Serve these bytes over HTTP on the loopback address, whatever is asked for; the URL.
 async fn serve(body: Vec<u8>) -> String {
@@ -557,4 +559,151 @@ async fn a_prune_removes_what_nobody_needs_oldest_use_first_and_tells_it_before(
     node.delete(boot["id"].as_str().unwrap()).await;
     cli.text(&["image", "prune"]).await.unwrap();
     assert_eq!(node.ask("image.list", Value::Null).await, json!([]));
+}
+
+/// Take one PUT after another, with this answer or none; the URL, and what came: each request's
+/// head and body, and, where there was no answer, that the other side hung up.
+async fn take(
+    answer: Option<&'static str>,
+) -> (String, mpsc::UnboundedReceiver<(String, Vec<u8>)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/image", listener.local_addr().unwrap());
+    let (came, taken) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = BufReader::new(stream);
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                assert_ne!(stream.read_line(&mut head).await.unwrap(), 0, "{head}");
+            }
+            let head = head.to_ascii_lowercase();
+            let length = head.split_once("content-length: ").unwrap().1;
+            let mut body = vec![0; length.split_once("\r\n").unwrap().0.parse().unwrap()];
+            stream.read_exact(&mut body).await.unwrap();
+            came.send((head, body)).unwrap();
+            match answer {
+                Some(answer) => {
+                    let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+                None => {
+                    let _hung_up = stream.read(&mut [0]).await;
+                    came.send(("hung up".to_owned(), Vec::new())).unwrap();
+                }
+            }
+        }
+    });
+    (url, taken)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_exported_to_a_file_and_to_a_server_by_either_door() {
+    need_root!();
+    let broker = Broker::ensure().await.unwrap();
+    let agent = HostAgent::start(Setup::with_broker(broker.uri())).await.unwrap();
+    let socket = Cli::on(&agent).unwrap();
+    let over_broker = Cli::over_broker(broker.uri(), agent.host()).unwrap();
+    let source = agent.folder().join("source.raw");
+    std::fs::write(&source, b"0123456789".repeat(50_000)).unwrap();
+    let length = 16 << 20;
+    std::fs::File::options().write(true).open(&source).unwrap().set_len(length).unwrap();
+    let import = ["image", "import", "disk", "--format", "raw", "--source"];
+    socket.json(&[&import[..], &[source.to_str().unwrap()]].concat()).await.unwrap();
+    let bytes = std::fs::read(&source).unwrap();
+    let folder = agent.folder().join("exports");
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join("disk.raw");
+    let to = |to: &str| ["image", "export", "disk", "--to", to].map(str::to_owned);
+    let tried = async |cli: &Cli, place: &str| {
+        let words = to(place);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        cli.output(&words, "").await.unwrap()
+    };
+
+    let done = tried(&socket, path.to_str().unwrap()).await;
+    assert!(done.stdout.contains("image disk is exported to"), "{} {}", done.stdout, done.stderr);
+    assert!(std::fs::read(&path).unwrap() == bytes);
+    let blocks = std::fs::metadata(&path).unwrap().blocks();
+    assert!(blocks * 512 < 2 << 20, "{blocks} blocks of 512 bytes: its hole is kept");
+    let (url, mut taken) = take(Some("201 Created")).await;
+    let done = tried(&over_broker, &format!("{url}?sig=hush")).await;
+    assert!(done.stdout.contains("image disk is exported to"), "{} {}", done.stdout, done.stderr);
+    let (head, body) = taken.recv().await.unwrap();
+    assert!(head.starts_with("put /image?sig=hush "), "{head}");
+    assert!(body == bytes);
+
+    // Not over a file, nor where that is not allowed; and only a yes is one.
+    let link = folder.join("link");
+    std::os::unix::fs::symlink("/var/lib", &link).unwrap();
+    let (away, mut never) = take(Some("200 OK")).await;
+    let moved = format!("302 Found\r\nLocation: {away}").leak();
+    let (redirecting, _moved) = take(Some(moved)).await;
+    let (refusing, _refused) = take(Some("403 Forbidden")).await;
+    for (cli, place, says) in [
+        (&socket, path.to_str().unwrap(), "already"),
+        (&over_broker, "/var/lib/stolen.raw", "images.export_directories"),
+        (&socket, link.join("stolen.raw").to_str().unwrap(), "images.export_directories"),
+        (&over_broker, &redirecting, "answered 302"),
+        (&socket, &refusing, "answered 403"),
+        (&over_broker, "http://me:hush@127.0.0.1/x", "credentials"),
+    ] {
+        let refused = tried(cli, place).await;
+        assert!(refused.stderr.contains(says), "{place}: {} {}", refused.stdout, refused.stderr);
+    }
+    assert!(never.try_recv().is_err(), "a redirect is not followed");
+    assert!(std::fs::read(&path).unwrap() == bytes);
+    let mut names: Vec<_> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["disk.raw", "link"]);
+    assert!(!std::fs::read_to_string(agent.log()).unwrap().contains("hush"));
+    for file in ["journal.db", "journal.db-wal"] {
+        let journal = std::fs::read(agent.state_dir().join(file)).unwrap_or_default();
+        assert!(!journal.windows(4).any(|window| window == b"hush"), "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_stays_while_it_is_exported_and_an_export_can_be_called_off() {
+    need_root!();
+    let setup = Setup { image_defaults: true, ..Setup::default() };
+    let agent = HostAgent::start(setup).await.unwrap();
+    let mut client = agent.client().await.unwrap();
+    let source = agent.state_dir().join("incoming/source.raw");
+    std::fs::write(&source, [7; 4096]).unwrap();
+    let import = json!({"name": "disk", "source": source, "format": "raw"});
+    let import = client.call("image.import", import).await.unwrap();
+    assert_eq!(end_of(&mut client, &import).await["state"], "succeeded");
+    // Without the setting, into no folder.
+    let stolen = agent.state_dir().join("incoming/stolen.raw");
+    let export = client.call("image.export", json!({"name": "disk", "to": stolen})).await.unwrap();
+    let over = end_of(&mut client, &export).await;
+    assert_eq!(over["state"], "undone", "{over:#}");
+    assert_eq!(over["error"]["data"]["reason"], "image_unavailable", "{over:#}");
+    assert!(over["error"].to_string().contains("images.export_directories"), "{over:#}");
+    assert!(!stolen.exists());
+
+    let (url, mut taken) = take(None).await;
+    let to = format!("{url}?sig=hush");
+    let export = client.call("image.export", json!({"name": "disk", "to": to})).await.unwrap();
+    assert_eq!(taken.recv().await.unwrap().1, [7; 4096]);
+    let refused = client.call("image.remove", json!({"name": "disk"})).await.unwrap_err();
+    assert!(refused.to_string().contains("image.export of image disk is under way"), "{refused}");
+    client.call("operation.cancel", json!({"id": export["id"]})).await.unwrap();
+    assert_eq!(end_of(&mut client, &export).await["state"], "cancelled");
+    assert_eq!(taken.recv().await.unwrap().0, "hung up");
+
+    // A query is not written down: after a crash it ends.
+    let mut agent = agent;
+    let export = client.call("image.export", json!({"name": "disk", "to": to})).await.unwrap();
+    taken.recv().await.unwrap();
+    agent.kill().await.unwrap();
+    agent.launch().unwrap();
+    agent.ready().await.unwrap();
+    let mut client = agent.client().await.unwrap();
+    let over = end_of(&mut client, &export).await;
+    assert_eq!(over["state"], "failed", "{over:#}");
+    assert_eq!(over["error"]["data"]["reason"], "interrupted", "{over:#}");
+    let remove = client.call("image.remove", json!({"name": "disk"})).await.unwrap();
+    assert_eq!(end_of(&mut client, &remove).await["state"], "succeeded");
 }

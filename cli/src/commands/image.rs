@@ -12,9 +12,9 @@ use clap::{Args, Subcommand};
 use ostler_protocol::rpc::guest::work::{Data, PIECE_MAX};
 use ostler_protocol::rpc::host::Nothing;
 use ostler_protocol::rpc::image::{
-    Compression, Format, Image, Import, Properties, Select, UPLOAD, Upload,
+    Compression, Export, Format, Image, Import, Properties, Select, UPLOAD, Upload,
 };
-use ostler_protocol::rpc::method::{ImageImport, ImageList, ImageRemove, ImageUpload};
+use ostler_protocol::rpc::method::{ImageExport, ImageImport, ImageList, ImageRemove, ImageUpload};
 use ostler_protocol::rpc::values::{Bytes, Name, Sha256, Sha512, UploadId};
 use serde_json::Value;
 
@@ -40,6 +40,17 @@ const LIST_MOST: u64 = 16 << 20;
 pub(crate) enum ImageCommand {
     /// Fetch an image into the node's cache and check it
     Import(Box<ImportArgs>),
+    /// Write an image to a file of the node, or send it to a server
+    Export {
+        /// The image
+        name: Name,
+        /// A file to be made on the node, in a directory that its configuration allows, or an http or
+        /// https URL, for a PUT
+        #[arg(long, value_name = "PATH|URL")]
+        to: String,
+        #[command(flatten)]
+        changing: Changing,
+    },
     /// List the images in the node's cache
     List,
     /// Remove the images that nothing is made from, those first that were used last the longest ago
@@ -107,6 +118,7 @@ impl ImageCommand {
     pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
         match self {
             Self::Import(args) => import(session, *args).await,
+            Self::Export { name, to, changing } => export(session, name, &to, &changing).await,
             Self::List => {
                 let list: Vec<Shown<Image>> =
                     session.client.ask::<ImageList, _>(&Nothing {}).await?;
@@ -137,7 +149,7 @@ async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> 
     }
     let source = match is_input {
         true => source,
-        false => source_on_node(&source, session.client.target())?,
+        false => path_on_node(&source, session.client.target())?,
     };
     let Listed { sha256, sha512 } = match args.checksum_file {
         Some(list) => listed(&list, file_name(&source))?,
@@ -159,6 +171,28 @@ async fn import(session: &mut Session, args: ImportArgs) -> Result<(), Failure> 
                 // Somebody else removed it already; that it was imported is still true.
                 None => session.output.result(&operation),
             }
+        }
+    }
+}
+
+async fn export(
+    session: &mut Session,
+    name: Name,
+    to: &str,
+    changing: &Changing,
+) -> Result<(), Failure> {
+    let to = path_on_node(to, session.client.target())?;
+    // The query of a URL may be a signature.
+    let shown = match to.split_once("://").and(to.split_once('?')) {
+        Some((plain, _)) => plain.to_owned(),
+        None => to.clone(),
+    };
+    let params = Export { name, to };
+    match session.follow::<ImageExport>(&params, changing).await? {
+        Followed::Accepted(operation) => session.output.result(&operation),
+        Followed::Done(operation) => {
+            let sentence = format!("image {} is exported to {shown}", params.name);
+            session.output.sentence(&operation, &sentence)
         }
     }
 }
@@ -209,18 +243,18 @@ fn properties(args: &ImportArgs) -> Result<Properties, Cause> {
     })
 }
 
-/// A source as the node understands it: a URL as it is, a path made absolute, which it can be only
+/// A place as the node understands it: a URL as it is, a path made absolute, which it can be only
 /// where the node is this machine.
-fn source_on_node(source: &str, target: &Target) -> Result<String, Cause> {
-    match source.split_once("://") {
+fn path_on_node(place: &str, target: &Target) -> Result<String, Cause> {
+    match place.split_once("://") {
         Some((scheme, _)) => match scheme.to_ascii_lowercase().as_str() {
-            "http" | "https" => return Ok(source.to_owned()),
+            "http" | "https" => return Ok(place.to_owned()),
             _ => {
-                let message = format!("an image cannot come from a {scheme} URL");
+                let message = format!("an image cannot be at a {scheme} URL");
                 return Err(Cause::usage(message, "give a path, or http or https".to_owned()));
             }
         },
-        None if source.starts_with('/') => return Ok(source.to_owned()),
+        None if place.starts_with('/') => return Ok(place.to_owned()),
         None => {}
     }
     match target {
@@ -229,8 +263,8 @@ fn source_on_node(source: &str, target: &Target) -> Result<String, Cause> {
             "give the absolute path of the file on that node".to_owned(),
         )),
         Target::Socket(_) => {
-            let path = std::path::absolute(source)
-                .map_err(|error| Cause::Local { what: format!("find {source}"), source: error })?;
+            let path = std::path::absolute(place)
+                .map_err(|error| Cause::Local { what: format!("find {place}"), source: error })?;
             let not_text = || Cause::usage("the image's path is not UTF-8 text", None);
             path.into_os_string().into_string().map_err(|_| not_text())
         }
@@ -302,10 +336,10 @@ mod tests {
     #[test]
     fn a_relative_path_becomes_absolute() {
         let here = Target::Socket("/s".into());
-        let path = source_on_node("a.img", &here).unwrap();
+        let path = path_on_node("a.img", &here).unwrap();
         assert!(path.starts_with('/') && path.ends_with("/a.img"), "{path}");
         for source in ["/a.img", "https://example.org/a.img", "HTTP://example.org/a.img"] {
-            assert_eq!(source_on_node(source, &here).unwrap(), source);
+            assert_eq!(path_on_node(source, &here).unwrap(), source);
         }
     }
 
@@ -354,7 +388,7 @@ mod tests {
     #[test]
     fn other_urls_are_refused() {
         for source in ["ftp://h/a", "file:///a"] {
-            assert!(source_on_node(source, &Target::Socket("/s".into())).is_err());
+            assert!(path_on_node(source, &Target::Socket("/s".into())).is_err());
         }
     }
 }

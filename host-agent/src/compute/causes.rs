@@ -5,7 +5,7 @@ use crate::refusal::{Action, Reason, Refusal};
 use crate::disk::DiskError;
 use crate::guest;
 use crate::hypervisor;
-use crate::image::ImageError;
+use crate::image::{ExportError, ImageError};
 use crate::journal;
 use crate::network::NetworkError;
 use crate::volume::VolumeError;
@@ -192,6 +192,40 @@ pub(super) fn image_fault(error: &ImageError) -> Refusal {
         | ImageError::Cancelled { .. }
         | ImageError::Io { .. } => {
             (Reason::ImageUnavailable, "see whether the node can read the source")
+        }
+    };
+    Refusal::of(reason, error).next(next)
+}
+
+/// An export's error in the caller's words.
+pub(super) fn export_fault(error: &ExportError) -> Refusal {
+    let (reason, next) = match error {
+        ExportError::NotAllowed { .. } => (
+            Reason::ImageUnavailable,
+            "export it to one of these, or add its directory to images.export_directories in the \
+             agent's configuration",
+        ),
+        ExportError::Exists { .. } => (Reason::Conflict, "choose another name, or remove the file"),
+        ExportError::NoSpace { .. } => {
+            (Reason::NoSpace, "free space there, or export it to another directory")
+        }
+        ExportError::Status { status: 300..=399, .. } => (
+            Reason::ImageUnavailable,
+            "give the URL that the server redirects to: redirects are not followed",
+        ),
+        ExportError::Status { .. } => (
+            Reason::ImageUnavailable,
+            "see whether the server takes a PUT there; a signed URL may have expired",
+        ),
+        ExportError::Stalled { .. } | ExportError::TooSlow { .. } => {
+            (Reason::TimedOut, "see how the server is, and export it again")
+        }
+        ExportError::Transfer { .. } | ExportError::Client(_) => (
+            Reason::ImageUnavailable,
+            "see whether the server runs and this node reaches it; then export it again",
+        ),
+        ExportError::Image { .. } | ExportError::Cancelled | ExportError::Io { .. } => {
+            (Reason::ImageUnavailable, "see to the file it names, and export it again")
         }
     };
     Refusal::of(reason, error).next(next)

@@ -80,6 +80,8 @@ steps! {
     DropBase = "drop unused image files" Destroys,
     SetPassword = "set password" Once,
     FetchImage = "fetch image" Works,
+    ExportImage = "export image" Works,
+    KeepExport = "keep the exported file" Destroys,
     RemoveImage = "remove image" Destroys,
     EnsureBridge = "ensure bridge" Works,
     RemoveBridge = "remove bridge" Works,

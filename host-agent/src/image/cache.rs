@@ -33,8 +33,8 @@ use super::part::{Part, Written};
 use super::source::Kind;
 use super::unpack::{Unpack, unpack};
 use super::{
-    Cached, ImageError, Images, ImportSpec, Imported, Limits, Phase, Progress, Removed, Source,
-    Stored, Swept, qemu_img, verify,
+    Cached, Export, ExportError, Exported, ImageError, Images, ImportSpec, Imported, Limits, Phase,
+    Progress, Removed, Source, Stored, Swept, qemu_img, verify,
 };
 use crate::durable::{self, remove_if_there};
 use crate::qcow2;
@@ -47,6 +47,9 @@ pub(super) const PARTS_MODE: u32 = 0o700;
 
 /// Short calls at once, beside the writing of images.
 const THREADS: usize = 4;
+
+/// Exports at once, beside what `limits.copies` says.
+const EXPORTS: usize = 16;
 
 /// An interrupted download nobody came back for is removed after this long.
 const KEEP_PARTS: Duration = Duration::from_secs(24 * 3600);
@@ -70,6 +73,8 @@ pub struct Cache {
     pub(super) turns: Turns,
     /// Threads that write images, for as long as that takes.
     pub(super) writers: Threads,
+    /// Threads that read images to be exported: a server that takes its time keeps no import waiting.
+    pub(super) exporters: Threads,
     /// Threads for what takes no time.
     pub(super) threads: Threads,
     /// One import at a time of each source, by its key; one at a time at each file, by its path.
@@ -226,6 +231,22 @@ impl Images for Cache {
     ) -> Result<Imported, ImageError> {
         self.take_over(file, name, progress, cancel, claim).await
     }
+
+    async fn export(
+        &self,
+        sha256: &Sha256,
+        format: Format,
+        export: &Export,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> Result<(), ExportError> {
+        let image = self.path(sha256, format);
+        self.export_file(image, export, progress, cancel).await
+    }
+
+    async fn end_export(&self, export: &Export, exported: Exported) -> Result<(), ExportError> {
+        self.settle_export(export, exported).await
+    }
 }
 
 impl Cache {
@@ -238,6 +259,7 @@ impl Cache {
             pace: Pace::new(limits.bandwidth),
             turns: Turns::new(limits.concurrent),
             writers: Threads::new("image", limits.concurrent),
+            exporters: Threads::new("image-export", EXPORTS),
             threads: Threads::new("image-file", THREADS),
             locks: Mutex::default(),
             became: Mutex::default(),

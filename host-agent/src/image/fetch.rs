@@ -56,7 +56,8 @@ struct Body {
 impl Fetch<'_> {
     /// Fetch all of it into the part, within the time there is.
     pub(super) async fn run(&self) -> Result<Written, ImageError> {
-        let client = client(self.limits)?;
+        let client =
+            client(self.limits, redirects(self.limits.redirects)).map_err(ImageError::Client)?;
         let after = self.limits.total;
         let end = Instant::now() + after;
         let mut written = std::pin::pin!(self.persist(&client));
@@ -234,21 +235,10 @@ impl Fetch<'_> {
 
 /// Asks servers, through the proxy if there is one: that of the settings, or of the usual variables
 /// of the environment. NO_PROXY holds for either.
-fn client(limits: &Limits) -> Result<Client, ImageError> {
+pub(super) fn client(limits: &Limits, policy: Policy) -> io::Result<Client> {
     // Fails if a provider is installed already, which is as good.
     rustls::crypto::ring::default_provider().install_default().ok();
-    let most = limits.redirects;
-    let policy = Policy::custom(move |attempt| {
-        let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-        if attempt.previous().len() > most {
-            attempt.error("too many redirects")
-        } else if from_https && attempt.url().scheme() != "https" {
-            attempt.error("redirect from https to http")
-        } else {
-            attempt.follow()
-        }
-    });
-    let unusable = |error| ImageError::Client(io::Error::other(reqwest::Error::without_url(error)));
+    let unusable = |error| io::Error::other(reqwest::Error::without_url(error));
     let mut client = Client::builder();
     if let Some(proxy) = &limits.proxy {
         let proxy = reqwest::Proxy::all(proxy.url().clone()).map_err(unusable)?;
@@ -260,6 +250,20 @@ fn client(limits: &Limits) -> Result<Client, ImageError> {
         .redirect(policy)
         .build()
         .map_err(unusable)
+}
+
+/// Follow so many, none of them from https to http.
+fn redirects(most: usize) -> Policy {
+    Policy::custom(move |attempt| {
+        let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+        if attempt.previous().len() > most {
+            attempt.error("too many redirects")
+        } else if from_https && attempt.url().scheme() != "https" {
+            attempt.error("redirect from https to http")
+        } else {
+            attempt.follow()
+        }
+    })
 }
 
 /// Whether a body that breaks off is known from one that ends. Without a length or pieces, of which

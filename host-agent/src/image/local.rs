@@ -87,32 +87,52 @@ fn run(
     sink.finish().map_err(writing(&copy.part))
 }
 
-fn open(path: &Path, directories: &[PathBuf]) -> Result<File, ImageError> {
-    let unreadable = |source| ImageError::Unreadable { path: path.to_owned(), source };
-    let refused =
-        || ImageError::NotAllowed { path: path.to_owned(), directories: directories.to_vec() };
+/// Why what is to be below the directories was not opened.
+pub(super) enum NotOpened {
+    /// It is not below them.
+    NotBelow,
+    /// It is, and that failed.
+    Failed(io::Error),
+}
+
+/// Open what is below one of the directories, where a path leads, links and all.
+pub(super) fn open_below(
+    path: &Path,
+    directories: &[PathBuf],
+    flags: OFlag,
+) -> Result<File, NotOpened> {
     let real = match path.canonicalize() {
         Ok(real) => real,
-        Err(source) if is_below(path, directories) => return Err(unreadable(source)),
+        Err(source) if is_below(path, directories) => return Err(NotOpened::Failed(source)),
         // Of what is elsewhere nothing is told, not even that it is not there.
-        Err(_) => return Err(refused()),
+        Err(_) => return Err(NotOpened::NotBelow),
     };
     let real_directories = directories.iter().filter_map(|directory| directory.canonicalize().ok());
     let below = |directory: PathBuf| {
         let rest = real.strip_prefix(&directory).ok()?;
         Some((directory, Path::new(".").join(rest)))
     };
-    let (directory, rest) = { real_directories }.find_map(below).ok_or_else(refused)?;
-    let directory = File::open(directory).map_err(unreadable)?;
+    let (directory, rest) = { real_directories }.find_map(below).ok_or(NotOpened::NotBelow)?;
+    let directory = File::open(directory).map_err(NotOpened::Failed)?;
     let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .flags(flags | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    let found = match openat2(&directory, &rest, how) {
-        Ok(found) => File::from(found),
+    match openat2(&directory, &rest, how) {
+        Ok(found) => Ok(File::from(found)),
         // It is a link by now.
-        Err(Errno::ELOOP | Errno::EXDEV) => return Err(refused()),
-        Err(error) => return Err(unreadable(error.into())),
-    };
+        Err(Errno::ELOOP | Errno::EXDEV) => Err(NotOpened::NotBelow),
+        Err(error) => Err(NotOpened::Failed(error.into())),
+    }
+}
+
+fn open(path: &Path, directories: &[PathBuf]) -> Result<File, ImageError> {
+    let unreadable = |source| ImageError::Unreadable { path: path.to_owned(), source };
+    let found = open_below(path, directories, OFlag::O_PATH).map_err(|error| match error {
+        NotOpened::NotBelow => {
+            ImageError::NotAllowed { path: path.to_owned(), directories: directories.to_vec() }
+        }
+        NotOpened::Failed(source) => unreadable(source),
+    })?;
     let kind = found.metadata().map_err(unreadable)?.file_type();
     if !kind.is_file() {
         let kind = if kind.is_dir() {

@@ -16,6 +16,9 @@
 //!                  cache.rs               <cache>/<sha256>.<format>, read-only, once
 //!                     ^
 //!                  adopt.rs               a snapshot made on this node: judged, hashed, moved
+//!
+//!                  export.rs              from there to a server, or into a file of the node
+//!                     └── place.rs        whose place nobody has
 //! ```
 //!
 //! **The format is declared, never guessed.** Who writes to a raw disk can make it begin like a
@@ -32,11 +35,13 @@ mod adopt;
 mod cache;
 mod convert;
 mod error;
+mod export;
 mod fetch;
 mod foreign;
 mod local;
 mod pace;
 mod part;
+mod place;
 mod proxy;
 mod qemu_img;
 mod source;
@@ -58,6 +63,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use cache::Cache;
 pub use error::{ImageError, Packed};
+pub use export::{Destination, Export, ExportError, Exported, NotADestination};
 pub use proxy::{NotAProxy, Proxy};
 pub use source::{Source, SourceError};
 pub use verify::Unfit;
@@ -119,6 +125,26 @@ pub trait Images: Send + Sync + 'static {
         claim: impl FnOnce(&Imported) + Send,
     ) -> impl Future<Output = Result<Imported, ImageError>> + Send;
 
+    /// Write an image to where it shall go, telling bytes done, of how many. After `cancel`, the
+    /// answer is [`ExportError::Cancelled`], and nothing is left in the file's place. A repeat after
+    /// a crash finds what this export made, and takes no other file for it, until the export is
+    /// [ended](Self::end_export).
+    fn export(
+        &self,
+        sha256: &Sha256,
+        format: Format,
+        export: &Export,
+        progress: &watch::Sender<(Bytes, Bytes)>,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = Result<(), ExportError>> + Send;
+
+    /// Have an export be over: the file that it made stays, or goes.
+    fn end_export(
+        &self,
+        export: &Export,
+        exported: Exported,
+    ) -> impl Future<Output = Result<(), ExportError>> + Send;
+
     /// Remove an image's file, unless it `is_needed`, which is a use of it: asked when nobody can import the same until
     /// it is gone.
     fn remove(
@@ -170,6 +196,8 @@ pub struct Limits {
     pub proxy: Option<Proxy>,
     /// Where images may be read from on this node: at or below these directories.
     pub directories: Vec<PathBuf>,
+    /// Where images may be exported to on this node: at or below these directories.
+    pub export_directories: Vec<PathBuf>,
     /// What judges qcow2 files.
     pub qemu_img: PathBuf,
 }
@@ -189,6 +217,7 @@ impl Default for Limits {
             bandwidth: None,
             proxy: None,
             directories: Vec::new(),
+            export_directories: Vec::new(),
             qemu_img: PathBuf::from("qemu-img"),
         }
     }

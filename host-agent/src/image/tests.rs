@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::stat::Mode;
 use sha2::Digest;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -436,6 +436,7 @@ type Headers = HashMap<String, String>;
 struct Server {
     url: String,
     requests: Arc<Mutex<Vec<Headers>>>,
+    bodies: Arc<Mutex<Vec<Vec<u8>>>>,
     task: JoinHandle<()>,
 }
 
@@ -452,12 +453,19 @@ impl Server {
         let url = format!("http://{}/image", listener.local_addr().unwrap());
         let requests: Arc<Mutex<Vec<Headers>>> = Arc::default();
         let seen = Arc::clone(&requests);
+        let bodies: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let sent = Arc::clone(&bodies);
         let task = tokio::spawn(async move {
             let mut hanging = Vec::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let mut stream = BufReader::new(stream);
                 let headers = read_request(&mut stream).await;
+                if let Some(length) = headers.get("content-length") {
+                    let mut body = vec![0; length.parse().unwrap()];
+                    stream.read_exact(&mut body).await.unwrap();
+                    sent.lock().unwrap().push(body);
+                }
                 let count = {
                     let mut seen = seen.lock().unwrap();
                     seen.push(headers.clone());
@@ -473,7 +481,7 @@ impl Server {
                 }
             }
         });
-        Self { url, requests, task }
+        Self { url, requests, bodies, task }
     }
 
     fn request(&self, n: usize) -> Headers {
@@ -1254,4 +1262,199 @@ async fn the_time_that_the_bandwidth_takes_is_not_the_servers() {
     let began = std::time::Instant::now();
     bench.import(&spec(&server.url, Format::Kernel)).await.unwrap();
     assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+// Out of the cache.
+
+impl Bench {
+    /// An image of these bytes, and then a hole.
+    async fn sparse_image(&self, bytes: &[u8], length: u64) -> Imported {
+        let source = self.file("sparse", bytes);
+        fs::File::options().write(true).open(&source).unwrap().set_len(length).unwrap();
+        self.import(&spec(&source, Format::Raw)).await.unwrap()
+    }
+
+    async fn export(&self, image: &Imported, export: &Export) -> Result<(), ExportError> {
+        let progress = watch::Sender::new((Bytes(0), Bytes(0)));
+        let cancel = CancellationToken::new();
+        let (sha256, format) = (&image.sha256, image.format);
+        let exported = self.cache.export(sha256, format, export, &progress, &cancel).await;
+        if exported.is_ok() && matches!(export.to, Destination::Server(_)) {
+            assert_eq!(*progress.borrow(), (image.size, image.size));
+        }
+        exported
+    }
+}
+
+fn export_to(mark: &str, to: &str) -> Export {
+    Export { mark: mark.to_owned(), to: to.parse().unwrap() }
+}
+
+/// A folder to export to, and a bench that allows it.
+async fn exporting() -> (tempfile::TempDir, Bench) {
+    let folder = tempfile::tempdir().unwrap();
+    let allowed = vec!["/does/not/exist".into(), folder.path().to_owned()];
+    let bench = bench_with(|limits| limits.export_directories = allowed).await;
+    (folder, bench)
+}
+
+fn names(folder: &Path) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn an_exported_file_is_the_image_with_its_holes_and_takes_nobodys_place() {
+    use std::os::unix::fs::MetadataExt;
+
+    let (folder, bench) = exporting().await;
+    let image = bench.sparse_image(&noise(70_000), 8 << 20).await;
+    let path = folder.path().join("image.raw");
+    let export = export_to("a", path.to_str().unwrap());
+    bench.export(&image, &export).await.unwrap();
+    assert!(fs::read(&path).unwrap() == fs::read(&image.path).unwrap());
+    let meta = fs::metadata(&path).unwrap();
+    assert!(meta.blocks() * 512 < 1 << 20, "{} blocks of 512 bytes", meta.blocks());
+    assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+    // As after a crash: it is done already.
+    bench.export(&image, &export).await.unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().ino(), meta.ino());
+    bench.cache.end_export(&export, Exported::Kept).await.unwrap();
+    bench.cache.end_export(&export, Exported::Kept).await.unwrap();
+    assert_eq!(names(folder.path()), ["image.raw"]);
+    // Now it is somebody's, as is a link that leads nowhere.
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink("/nowhere", &link).unwrap();
+    for (mark, taken) in [("a", &path), ("b", &path), ("b", &link)] {
+        let export = export_to(mark, taken.to_str().unwrap());
+        let refused = bench.export(&image, &export).await.unwrap_err();
+        assert!(matches!(refused, ExportError::Exists { .. }), "{refused:?}");
+        bench.cache.end_export(&export, Exported::Dropped).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().ino(), meta.ino());
+    }
+    assert_eq!(names(folder.path()), ["image.raw", "link"]);
+}
+
+#[tokio::test]
+async fn an_export_that_is_called_off_or_undone_leaves_nothing() {
+    let (folder, bench) = exporting().await;
+    let image = bench.sparse_image(&noise(3 << 20), 4 << 20).await;
+    let export = export_to("a", folder.path().join("image.raw").to_str().unwrap());
+    let progress = watch::Sender::new((Bytes(0), Bytes(0)));
+    let cancel = CancellationToken::new();
+    cancel.cancel();
+    let (sha256, format) = (&image.sha256, image.format);
+    let ended = bench.cache.export(sha256, format, &export, &progress, &cancel).await;
+    assert!(matches!(ended, Err(ExportError::Cancelled)), "{ended:?}");
+    assert_eq!(*progress.borrow(), (Bytes::mib(1), Bytes::mib(4)), "it had begun");
+    assert_eq!(names(folder.path()).len(), 0);
+    // What a crash leaves of one that was under way is begun anew, or goes.
+    let left = folder.path().join(".ostler-export-a");
+    fs::write(&left, "a part").unwrap();
+    bench.export(&image, &export).await.unwrap();
+    bench.cache.end_export(&export, Exported::Dropped).await.unwrap();
+    assert_eq!(names(folder.path()).len(), 0);
+    fs::write(&left, "a part").unwrap();
+    bench.cache.end_export(&export, Exported::Dropped).await.unwrap();
+    assert_eq!(names(folder.path()).len(), 0);
+}
+
+#[tokio::test]
+async fn an_image_is_exported_only_to_where_that_is_allowed_and_there_is_room() {
+    let bench = bench().await;
+    let image = bench.sparse_image(b"image", 4096).await;
+    let there = bench.folder.path().join("new");
+    let refused = bench.export(&image, &export_to("a", there.to_str().unwrap())).await.unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains("images.export_directories (it lists no directory)"), "{text}");
+
+    let (folder, bench) = exporting().await;
+    let image = bench.sparse_image(b"image", 4096).await;
+    let out = folder.path().join("out");
+    std::os::unix::fs::symlink(bench.folder.path(), &out).unwrap();
+    for path in [there, out.join("new"), folder.path().join("../new"), "/nowhere/new".into()] {
+        let export = export_to("a", path.to_str().unwrap());
+        let refused = bench.export(&image, &export).await.unwrap_err();
+        assert!(matches!(refused, ExportError::NotAllowed { .. }), "{path:?}: {refused:?}");
+        bench.cache.end_export(&export, Exported::Dropped).await.unwrap();
+        assert!(!path.exists(), "{path:?}");
+    }
+    let nowhere = export_to("a", folder.path().join("missing/new").to_str().unwrap());
+    let refused = bench.export(&image, &nowhere).await.unwrap_err();
+    assert!(matches!(refused, ExportError::Io { .. }), "{refused:?}");
+    bench.cache.end_export(&nowhere, Exported::Dropped).await.unwrap();
+    // A link from one of the directories into one of them.
+    fs::create_dir(folder.path().join("deep")).unwrap();
+    std::os::unix::fs::symlink("deep", folder.path().join("current")).unwrap();
+    let inside = folder.path().join("current/new");
+    bench.export(&image, &export_to("b", inside.to_str().unwrap())).await.unwrap();
+    assert!(folder.path().join("deep/new").exists());
+
+    let full = Limits {
+        keep_free: Bytes(1 << 60),
+        export_directories: vec![folder.path().to_owned()],
+        ..limits()
+    };
+    bench.cache.put_up_with(full);
+    let path = folder.path().join("full");
+    let refused = bench.export(&image, &export_to("c", path.to_str().unwrap())).await.unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains("are needed and") && text.contains("are free"), "{text}");
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_server_is_sent_the_image_once_and_only_a_yes_is_one() {
+    for line in ["200 OK", "201 Created", "204 No Content"] {
+        let server = Server::start(move |_, _| status(line)).await;
+        let bench = bench().await;
+        let image = bench.sparse_image(&noise(70_000), 1 << 20).await;
+        let export = export_to("a", &format!("{}?sig=hush", server.url));
+        bench.export(&image, &export).await.unwrap();
+        bench.cache.end_export(&export, Exported::Kept).await.unwrap();
+        assert_eq!(server.request(0)["content-length"], (1 << 20).to_string());
+        assert!(!server.request(0).contains_key("transfer-encoding"));
+        assert!(server.bodies.lock().unwrap()[0] == fs::read(&image.path).unwrap());
+    }
+    let away = Server::start(|_, _| status("200 OK")).await;
+    let target = away.url.clone();
+    let redirecting =
+        Server::start(move |_, _| Reply { head: redirect(&target), ..Reply::default() }).await;
+    let refusing = Server::start(|_, _| status("403 Forbidden")).await;
+    let troubled = Server::start(|_, _| status("503 Service Unavailable")).await;
+    let bench = bench().await;
+    let image = bench.sparse_image(&noise(70_000), 1 << 20).await;
+    for server in [&redirecting, &refusing, &troubled] {
+        let export = export_to("a", &format!("{}?sig=hush", server.url));
+        let error = bench.export(&image, &export).await.unwrap_err();
+        assert!(matches!(error, ExportError::Status { .. }), "{error:?}");
+        assert!(!format!("{error:?} {error}").contains("hush"), "{error:?}");
+        assert_eq!(server.count(), 1);
+    }
+    assert_eq!(away.count(), 0, "a redirect is not followed");
+    let dead = export_to("a", "http://127.0.0.1:1/x?sig=hush");
+    let error = bench.export(&image, &dead).await.unwrap_err();
+    assert!(matches!(error, ExportError::Transfer { .. }), "{error:?}");
+    assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_nothing_more_is_given_up_on_and_one_may_be_behind_a_proxy() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/image", listener.local_addr().unwrap());
+    let bench = bench_with(|limits| limits.idle = Duration::from_millis(300)).await;
+    // More than there is room for on the way.
+    let image = bench.sparse_image(b"image", 32 << 20).await;
+    let error = bench.export(&image, &export_to("a", &url)).await.unwrap_err();
+    assert!(matches!(error, ExportError::Stalled { .. }), "{error:?}");
+
+    let proxy = Server::start(|_, _| status("200 OK")).await;
+    let address = proxy.url.strip_prefix("http://").unwrap().strip_suffix("/image").unwrap();
+    let through = format!("http://{address}").parse::<Proxy>().unwrap();
+    let bench = bench_with(|limits| limits.proxy = Some(through)).await;
+    let image = bench.sparse_image(b"image", 4096).await;
+    bench.export(&image, &export_to("a", "http://images.invalid/image")).await.unwrap();
+    assert_eq!(proxy.request(0)["host"], "images.invalid");
 }

@@ -258,6 +258,7 @@ impl<O: Outside> Service<O> {
             Call::InstanceDelete(delete) => Command::Delete(delete),
             Call::InstancePassword(password) => Command::Password(password),
             Call::ImageImport(import) => Command::ImageImport(import),
+            Call::ImageExport(export) => Command::ImageExport(export),
             Call::ImageRemove(select) => Command::ImageRemove(select.name),
             Call::NetworkEnsure(ensure) => Command::NetworkEnsure(ensure),
             Call::NetworkRemove(select) => Command::NetworkRemove(select.name),

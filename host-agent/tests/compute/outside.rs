@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use ostler_host_agent::compute::{Authority, Claims, Legal, Port, Shares, Wires};
 use ostler_host_agent::hypervisor::spec::Nic;
 use ostler_host_agent::image::{
-    Cached, ImageError, Images, ImportSpec, Imported, Progress, Removed, Source, Stored,
+    Cached, Destination, Export, ExportError, Exported, ImageError, Images, ImportSpec, Imported,
+    Progress, Removed, Source, Stored,
 };
 use ostler_host_agent::journal::records::{InstanceRecord, PortRecord};
 use ostler_protocol::rpc::image::Format;
@@ -138,6 +139,24 @@ impl Images for Shelf {
         let imported = self.put(Format::Qcow2, &std::fs::read(file).unwrap());
         claim(&imported);
         Ok(imported)
+    }
+
+    async fn export(
+        &self,
+        sha256: &Sha256,
+        format: Format,
+        export: &Export,
+        _: &watch::Sender<(Bytes, Bytes)>,
+        _: &CancellationToken,
+    ) -> Result<(), ExportError> {
+        if let Destination::File(path) = &export.to {
+            std::fs::copy(self.path(sha256, format), path).unwrap();
+        }
+        Ok(())
+    }
+
+    async fn end_export(&self, _: &Export, _: Exported) -> Result<(), ExportError> {
+        Ok(())
     }
 
     async fn remove(

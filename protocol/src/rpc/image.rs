@@ -169,6 +169,17 @@ pub struct Import {
     pub properties: Properties,
 }
 
+/// Parameters of `image.export`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// The image.
+    pub name: Name,
+    /// Where its bytes go: an absolute path on the node at which nothing is, in one of
+    /// `images.export_directories`, or an http or https URL, for a PUT.
+    pub to: String,
+}
+
 /// What a source begins with that is an upload: its id follows.
 pub const UPLOAD: &str = "upload:";
 

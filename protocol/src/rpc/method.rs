@@ -267,6 +267,8 @@ methods! {
         "send a piece of an image to be imported", UPLOAD;
     ImageImport "image.import" Change (image::Import) -> operation::Operation,
         "fetch an image into the node's cache and check it", ROOM;
+    ImageExport "image.export" Change (image::Export) -> operation::Operation,
+        "write an image to a file of the node, or send it to a server by HTTP PUT";
     ImageList "image.list" Read (host::Nothing) -> Vec<image::Image>,
         "the images in the node's cache";
     ImageRemove "image.remove" Change (image::Select) -> operation::Operation,

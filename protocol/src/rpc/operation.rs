@@ -72,6 +72,7 @@ kinds! {
     AttachVolume = "instance.attach_volume",
     DetachVolume = "instance.detach_volume",
     ImageImport = "image.import",
+    ImageExport = "image.export",
     ImageRemove = "image.remove",
     NetworkEnsure = "network.ensure",
     NetworkRemove = "network.remove",

@@ -259,11 +259,17 @@ impl Lane {
             About::Image => {
                 self.clear().await?;
                 let name = "import".to_owned();
-                let source = self.folder.path().join("import");
+                let source = self.exported();
                 let import = json!({"name": name, "source": source, "format": "raw"});
                 if scenario.kind == Kind::ImageRemove {
                     self.done("image.import", import).await?;
                     (json!({"name": name}), name)
+                } else if scenario.kind == Kind::ImageExport {
+                    self.done("image.import", import).await?;
+                    let exports = self.exports();
+                    let _earlier = std::fs::remove_dir_all(&exports);
+                    std::fs::create_dir(&exports).map_err(|error| error.to_string())?;
+                    (json!({"name": name, "to": exports.join("image")}), name)
                 } else {
                     (import, name)
                 }
@@ -423,6 +429,16 @@ impl Lane {
             }
         }
         Ok(())
+    }
+
+    /// What an image holds that is exported.
+    pub(super) fn exported(&self) -> PathBuf {
+        self.folder.path().join("import")
+    }
+
+    /// Where images are exported to.
+    pub(super) fn exports(&self) -> PathBuf {
+        self.folder.path().join("exports")
     }
 
     /// A file of an instance.

@@ -419,11 +419,34 @@ impl Lane {
     ) -> Result<Vec<Wrong>, Wrong> {
         let images = self.call("image.list", Value::Null).await?;
         let there = images.as_array().into_iter().flatten().any(|i| i["name"] == asked.subject);
+        if scenario.kind == Kind::ImageExport {
+            return self.export_fits(there, ended);
+        }
         let import = scenario.asked.0 == "image.import";
         if there == (import == (ended == Ended::Finished)) || ended == Ended::Told {
             return Ok(Vec::new());
         }
         Ok(vec![format!("the image is there: {there}, and it ended {ended:?}")])
+    }
+
+    /// The image stays whatever happens; its file is there whole, or nothing is.
+    fn export_fits(&self, there: bool, ended: Ended) -> Result<Vec<Wrong>, Wrong> {
+        let read = |error: std::io::Error| error.to_string();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(self.exports()).map_err(read)? {
+            let entry = entry.map_err(read)?;
+            found.push((entry.file_name(), std::fs::read(entry.path()).map_err(read)?));
+        }
+        let whole = std::fs::read(self.exported()).map_err(read)?;
+        let fits = match ended {
+            Ended::Finished => found == [("image".into(), whole)],
+            Ended::Undone | Ended::Cancelled | Ended::Told => found.is_empty(),
+        };
+        if fits && there {
+            return Ok(Vec::new());
+        }
+        let names: Vec<_> = found.iter().map(|(name, bytes)| (name, bytes.len())).collect();
+        Ok(vec![format!("the image is there: {there}, exported {names:?}, it ended {ended:?}")])
     }
 
     async fn network_fits(

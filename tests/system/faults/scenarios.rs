@@ -305,6 +305,7 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
                 .in_guest(Mode::Ostler),
         ],
         Kind::ImageImport => vec![about(About::Image, "")],
+        Kind::ImageExport => vec![about(About::Image, "")],
         Kind::ImageRemove => vec![about(About::Image, "")],
         Kind::NetworkEnsure | Kind::NetworkRemove => vec![about(About::Network, "")],
         // Only a guest that is up lets go, at a detach and at an undo of an attach.

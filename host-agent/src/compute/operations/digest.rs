@@ -92,6 +92,13 @@ impl Digested for image::Import {
     }
 }
 
+impl Digested for image::Export {
+    fn digested(&self) -> Vec<u8> {
+        let (to, _) = split_query(&self.to);
+        json(&(&self.name, to))
+    }
+}
+
 fn json(value: &impl Serialize) -> Vec<u8> {
     // Wire types always serialize: their maps have text keys.
     serde_json::to_vec(value).unwrap_or_default()

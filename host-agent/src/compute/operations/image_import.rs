@@ -73,34 +73,40 @@ pub(super) fn ask(import: image::Import, gate: &mut Admission<'_>) -> Result<Adm
 
 /// A source is an absolute path, an http(s) URL without credentials in it, or an upload.
 fn check_source(source: &str) -> Result<(), Refusal> {
-    let refuse = |text: &str| {
-        Err(Refusal::new(Reason::InvalidParams, text.to_owned()).about("parameter source"))
-    };
-    if source.len() > SOURCE_MAX || source.chars().any(char::is_control) {
-        return refuse("the source is at most 4096 characters without control characters");
+    let is_upload =
+        || source.strip_prefix(image::UPLOAD).is_some_and(|id| id.parse::<UploadId>().is_ok());
+    if check_url(source, "source")? || Path::new(source).is_absolute() || is_upload() {
+        return Ok(());
     }
-    let Some((_, rest)) = source.split_once("://").filter(|(scheme, _)| {
+    let text = "the source must be an absolute path on the node, an http or https URL, or upload: \
+                and the id of an upload";
+    Err(invalid("source", text))
+}
+
+/// Whether a text, which is not too long, is an http(s) URL; one with credentials in it is refused.
+pub(super) fn check_url(text: &str, parameter: &str) -> Result<bool, Refusal> {
+    if text.len() > SOURCE_MAX || text.chars().any(char::is_control) {
+        let why = format!("the {parameter} is at most 4096 characters without control characters");
+        return Err(invalid(parameter, why));
+    }
+    let Some((_, rest)) = text.split_once("://").filter(|(scheme, _)| {
         scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
     }) else {
-        let upload = source.strip_prefix(image::UPLOAD);
-        let is_upload = upload.is_some_and(|id| id.parse::<UploadId>().is_ok());
-        return if Path::new(source).is_absolute() || is_upload {
-            Ok(())
-        } else {
-            refuse(
-                "the source must be an absolute path on the node, an http or https URL, or \
-                 upload: and the id of an upload",
-            )
-        };
+        return Ok(false);
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if authority.contains('@') {
-        return refuse("a URL with credentials is not taken: they would be written down");
+        let why = "a URL with credentials is not taken: they would be written down";
+        return Err(invalid(parameter, why));
     }
     if authority.is_empty() {
-        return refuse("the URL names no host");
+        return Err(invalid(parameter, "the URL names no host"));
     }
-    Ok(())
+    Ok(true)
+}
+
+pub(super) fn invalid(parameter: &str, text: impl Into<String>) -> Refusal {
+    Refusal::new(Reason::InvalidParams, text).about(format!("parameter {parameter}"))
 }
 
 pub(super) fn samples() -> Vec<Change> {

@@ -19,6 +19,7 @@ pub(super) mod confirm_resize;
 pub(super) mod delete;
 pub(super) mod detach_volume;
 mod digest;
+pub(super) mod image_export;
 pub(super) mod image_import;
 pub(super) mod image_remove;
 pub(super) mod lock;
@@ -214,6 +215,8 @@ operations! {
     DetachVolume(volume::Detach) in detach_volume => DetachVolume;
     /// Fetch an image.
     ImageImport(image::Import) in image_import => ImageImport;
+    /// Write an image to a file of the node, or send it to a server.
+    ImageExport(image::Export) in image_export => ImageExport;
     /// Remove an image.
     ImageRemove(Name) in image_remove => ImageRemove;
     /// Make a network's bridge.

@@ -55,6 +55,8 @@ pub(in crate::compute) struct Volatile {
     pub(in crate::compute) passphrase: Option<Secret>,
     /// The image's source with its query.
     pub(in crate::compute) source: Option<String>,
+    /// Where an image is exported to, with the query.
+    pub(in crate::compute) to: Option<String>,
 }
 
 impl LiveOperation {

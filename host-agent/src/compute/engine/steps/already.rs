@@ -96,6 +96,8 @@ impl<O: Outside> Engine<O> {
             | Step::DropBase
             | Step::SetPassword
             | Step::FetchImage
+            | Step::ExportImage
+            | Step::KeepExport
             | Step::RemoveImage
             | Step::RemoveBridge
             | Step::ConnectVolume

@@ -4,11 +4,11 @@ use crate::refusal::{Reason, Refusal};
 use ostler_protocol::rpc::operation::Subject;
 
 use crate::compute::causes::{
-    disk_fault, hypervisor_fault, image_fault, network_fault, volume_fault,
+    disk_fault, export_fault, hypervisor_fault, image_fault, network_fault, volume_fault,
 };
 use crate::disk::DiskError;
 use crate::hypervisor;
-use crate::image::ImageError;
+use crate::image::{ExportError, ImageError};
 use crate::network::NetworkError;
 use crate::volume::VolumeError;
 
@@ -73,6 +73,15 @@ impl From<ImageError> for StepError {
             return Self::Cancelled;
         }
         Self::failed(image_fault(&error))
+    }
+}
+
+impl From<ExportError> for StepError {
+    fn from(error: ExportError) -> Self {
+        if matches!(error, ExportError::Cancelled) {
+            return Self::Cancelled;
+        }
+        Self::failed(export_fault(&error))
     }
 }
 

@@ -1,18 +1,19 @@
-//! Importing and removing images.
+//! Importing, exporting and removing images.
 
 use crate::refusal::{Reason, Refusal};
 use ostler_protocol::rpc::image::{Format, State as ImageState};
 use ostler_protocol::rpc::operation::{Progress, Subject, Unit};
-use ostler_protocol::rpc::values::{InstanceId, Name, Sha256, UploadId};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, Sha256, UploadId};
 use tokio::sync::watch;
 
 use super::error::missing;
 use super::{Engine, StepError};
+use crate::compute::operations::image_export::ImageExport;
 use crate::compute::operations::image_import::ImageImport;
 use crate::compute::outside::Outside;
 use crate::compute::registry::{Known, LiveOperation};
 use crate::image::Images;
-use crate::image::{ImportSpec, Imported, Source};
+use crate::image::{Export, ExportError, Exported, ImportSpec, Imported, Source};
 use crate::journal::records::ImageRecord;
 
 impl<O: Outside> Engine<O> {
@@ -84,6 +85,52 @@ impl<O: Outside> Engine<O> {
         self.drop_image(&record).await
     }
 
+    pub(super) async fn export_image(&self, operation: &LiveOperation) -> Result<(), StepError> {
+        let record = self.image_of(operation)?;
+        let Some((sha256, format)) = record.and_then(|image| Some((image.sha256?, image.format)))
+        else {
+            return Err(missing(&operation.subject));
+        };
+        let change = operation.change.downcast::<ImageExport>();
+        if change.is_some_and(|change| change.partial) && operation.volatile.to.is_none() {
+            let text = "the agent was stopped, and does not keep the query of a URL";
+            return Err(StepError::failed(
+                Refusal::new(Reason::Interrupted, text).next("export it again"),
+            ));
+        }
+        let export = export_of(operation)?;
+        let stop = operation.cancel.child_token();
+        let (progress, mut seen) = watch::channel((Bytes(0), Bytes(0)));
+        let ended = self.node.images.export(&sha256, format, &export, &progress, &stop);
+        tokio::pin!(ended);
+        let ended = loop {
+            tokio::select! {
+                ended = &mut ended => break ended,
+                // The sender lives beside this loop.
+                _ = seen.changed() => {
+                    let (done, total) = *seen.borrow_and_update();
+                    self.show_job(operation, done.0, Some(total.0));
+                }
+                () = self.shutdown.cancelled(), if !stop.is_cancelled() => stop.cancel(),
+            }
+        };
+        match ended {
+            Err(ExportError::Cancelled) if !operation.cancel.is_cancelled() => {
+                Err(StepError::Suspended)
+            }
+            ended => Ok(ended?),
+        }
+    }
+
+    /// Have an export be over: its file stays, or goes.
+    pub(super) async fn end_export(
+        &self,
+        operation: &LiveOperation,
+        exported: Exported,
+    ) -> Result<(), StepError> {
+        Ok(self.node.images.end_export(&export_of(operation)?, exported).await?)
+    }
+
     pub(super) async fn remove_image(&self, operation: &LiveOperation) -> Result<(), StepError> {
         match self.image_of(operation)? {
             Some(record) => self.drop_image(&record).await,
@@ -148,6 +195,18 @@ impl<O: Outside> Engine<O> {
 /// What was sent to the agent that an image is imported from.
 pub(in crate::compute) fn upload_of(record: &ImageRecord) -> Option<UploadId> {
     record.source.parse::<Source>().ok()?.upload()
+}
+
+/// Where an image is exported to, with the query of its URL where that is still known.
+fn export_of(operation: &LiveOperation) -> Result<Export, StepError> {
+    let Some(ImageExport { to, .. }) = operation.change.downcast() else {
+        return Err(missing(&operation.subject));
+    };
+    let to = operation.volatile.to.as_ref().unwrap_or(to).parse().map_err(|error| {
+        let fault = Refusal::of(Reason::InvalidParams, &error);
+        StepError::failed(fault.about("parameter to"))
+    })?;
+    Ok(Export { mark: operation.id.to_string(), to })
 }
 
 /// Where an image is imported from, with the query of its URL where that is still known.

@@ -40,6 +40,7 @@ use crate::compute::plan::Planned;
 use crate::compute::registry::LiveOperation;
 use crate::compute::step::Step;
 use crate::compute::wires::Port;
+use crate::image::Exported;
 use crate::journal::records::{InstanceRecord, PortRecord, Running};
 
 /// What follows a step that was done.
@@ -62,6 +63,8 @@ impl<O: Outside> Engine<O> {
             Step::AskShutdown => return self.ask_shutdown(operation).await,
             Step::AskReboot => return self.ask_reboot(operation).await,
             Step::FetchImage => self.fetch_image(operation).await?,
+            Step::ExportImage => self.export_image(operation).await?,
+            Step::KeepExport => self.end_export(operation, Exported::Kept).await?,
             Step::RemoveImage => self.remove_image(operation).await?,
             Step::EnsureBridge => self.ensure_bridge(operation).await?,
             Step::RemoveBridge => self.remove_bridge(operation).await?,
@@ -129,6 +132,7 @@ impl<O: Outside> Engine<O> {
         let fresh = operation.change.is_fresh();
         match planned.step {
             Step::FetchImage => self.drop_partial_image(operation).await,
+            Step::ExportImage => self.end_export(operation, Exported::Dropped).await,
             Step::EnsureBridge => self.remove_new_bridge(operation).await,
             Step::RemoveBridge => self.keep_network(operation).await,
             Step::CreateRootDisk if fresh => self.remove_files(self.record_of(operation)?.id).await,
@@ -193,6 +197,7 @@ impl<O: Outside> Engine<O> {
             | Step::RemoveFiles
             | Step::DropBase
             | Step::SetPassword
+            | Step::KeepExport
             | Step::RemoveImage
             | Step::DisconnectVolume
             | Step::RevertVolume
