@@ -18,6 +18,7 @@
 //! after the other, in one go; `make faults` tries each point by itself, and all other faults.
 
 mod audit;
+mod elsewhere;
 mod harm;
 mod lane;
 mod points;

@@ -8,7 +8,7 @@ use ostler_protocol::rpc::operation::Kind;
 use ostler_tests::guest_image::Mode;
 use serde_json::{Value, json};
 
-use super::volumes::elsewhere;
+use super::elsewhere::elsewhere;
 
 /// A request: a method, and its parameters for an instance as it is shown.
 pub(super) type Deed = (&'static str, fn(&Value) -> Value);
