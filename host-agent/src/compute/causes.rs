@@ -67,7 +67,7 @@ pub(super) fn volume_fault(error: &VolumeError) -> Refusal {
         VolumeError::Unavailable { .. } => {
             (Reason::VolumeFailed, "see to what it says, and ask again: it is tried again then")
         }
-        VolumeError::Unfit { .. } => (Reason::Conflict, "use another pool for that"),
+        VolumeError::Unfit { .. } => (Reason::InvalidParams, "use another pool for that"),
         VolumeError::NotWhole { .. } => (
             Reason::InvalidParams,
             "ask for a size that is: the next larger whole number of MiB or GiB",

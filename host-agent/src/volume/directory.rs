@@ -9,26 +9,32 @@
 //! Layers name each other by their bare names, so the pool can be moved. Calls block, so each runs
 //! on a thread of this pool's own: one that is on a dead server holds up nobody else.
 
+mod files;
+mod snapshots;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use ostler_protocol::rpc::values::{Bytes, Name, Timestamp, VolumeId};
+use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
 use ostler_protocol::rpc::volume::Format;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::manifest::{Below, DEEPEST, Manifest, Snapshot, file_name, word};
-use super::{At, Content, NewVolume, Opened, VolumeError, holders};
+use self::files::{
+    MANIFEST, allocated, blank, is_direct, nobody_has, note, read, remove_tree, size_of, succeeded,
+    write,
+};
+use super::manifest::{Below, Manifest, file_name, word};
+use super::{At, Content, NewVolume, Opened, VolumeError};
 use crate::disk::{Base, Ensured, Removed};
 use crate::durable::{self, Unfinished};
 use crate::host::{self, Space};
-use crate::qcow2::{self, Overlay};
-use crate::qemu_img::convert::{Copy, Onto, bounds, is_full};
-use crate::qemu_img::{self, Job, Output, Ran, STDIN, late};
+use crate::qemu_img::convert::{Copy, Onto, bounds};
+use crate::qemu_img::{self, Job, Output, STDIN, late};
 use crate::threads::Threads;
 
 /// Others may pass through to a file they know and have a right to (QEMU to its disk), but not
@@ -41,17 +47,8 @@ const THREADS: usize = 8;
 /// How long a call waits for others of the pool.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// What is noted beside a volume.
-const MANIFEST: &str = "volume.json";
-
-/// A manifest is shorter.
-const MANIFEST_MAX: u64 = 1 << 20;
-
 /// Growing moves a table of some kilobytes.
 const GROW_WALL: std::time::Duration = std::time::Duration::from_secs(120);
-
-/// Folding copies what a layer holds.
-const FOLD_WALL: std::time::Duration = std::time::Duration::from_secs(6 * 3600);
 
 /// A pool in a directory.
 #[derive(Debug, Clone)]
@@ -421,6 +418,13 @@ impl Directory {
         Ok(Ensured::Created)
     }
 
+    /// The size a volume has: a QEMU that grew it may have been the last to know.
+    async fn true_size(&self, folder: &Path, manifest: &Manifest) -> Result<Bytes, VolumeError> {
+        let (path, format) = top(folder, manifest);
+        let noted = manifest.size;
+        self.run(path.clone(), move || size_of(&path, format).map(|size| size.max(noted))).await
+    }
+
     pub(super) async fn note_size(&self, id: VolumeId, size: Bytes) -> Result<(), VolumeError> {
         let (folder, mut manifest) = self.manifest(id).await?;
         if manifest.size >= size {
@@ -456,173 +460,6 @@ impl Directory {
         let arguments = words.into_iter().chain(rest).collect();
         let job = Job { program: &self.qemu_img, arguments, bounds: bounds(size), stdin: None };
         succeeded("extend", layer, qemu_img::run(job, Output::Answer, late(GROW_WALL)).await)
-    }
-
-    pub(super) async fn snapshot(&self, id: VolumeId, name: &Name) -> Result<Ensured, VolumeError> {
-        let (folder, mut manifest) = self.manifest(id).await?;
-        if manifest.snapshot(name).is_some() {
-            return Ok(Ensured::AlreadyThere);
-        }
-        let layer = manifest.top;
-        manifest.size = self.true_size(&folder, &manifest).await?;
-        let (size, created) = (manifest.size, Timestamp::now());
-        manifest.snapshots.push(Snapshot { name: name.clone(), layer, size, created });
-        self.put_on_top(folder, manifest, layer).await?;
-        info!(volume = %id, snapshot = %name, "volume snapshotted");
-        Ok(Ensured::Created)
-    }
-
-    /// The size a volume has: a QEMU that grew it may have been the last to know.
-    async fn true_size(&self, folder: &Path, manifest: &Manifest) -> Result<Bytes, VolumeError> {
-        let (path, format) = top(folder, manifest);
-        let noted = manifest.size;
-        self.run(path.clone(), move || size_of(&path, format).map(|size| size.max(noted))).await
-    }
-
-    /// Have an empty layer over this one, and note it as the top.
-    async fn put_on_top(
-        &self,
-        folder: PathBuf,
-        mut manifest: Manifest,
-        layer: u32,
-    ) -> Result<(), VolumeError> {
-        let id = manifest.id;
-        if manifest.layers.len() >= DEEPEST {
-            return Err(VolumeError::TooDeep { id, most: DEEPEST });
-        }
-        let format = manifest.layers[&layer].format;
-        let below = file_name(layer, format);
-        let overlay = qcow2::overlay(manifest.size, &below, word(format))
-            .map_err(|source| VolumeError::Impossible { id, source })?;
-        let number = manifest.grow_from(layer);
-        let path = folder.join(file_name(number, Format::Qcow2));
-        self.run(folder.clone(), move || {
-            // One that is there was never noted: nobody has written to it.
-            durable::remove_if_there(&path).map_err(VolumeError::io("remove", &path))?;
-            write(&path, Some(&overlay), manifest.size)?;
-            let pruned = manifest.prune();
-            note(&folder, &manifest)?;
-            drop_layers(&folder, &pruned);
-            Ok(())
-        })
-        .await
-    }
-
-    pub(super) async fn undo_snapshot(&self, id: VolumeId, name: &Name) -> Result<(), VolumeError> {
-        let (folder, mut manifest) = self.manifest(id).await?;
-        let Some(snapshot) = manifest.snapshot(name).cloned() else { return Ok(()) };
-        manifest.snapshots.retain(|snapshot| snapshot.name != *name);
-        manifest.top = snapshot.layer;
-        self.run(folder.clone(), move || {
-            let pruned = manifest.prune();
-            let files: Vec<PathBuf> =
-                pruned.iter().map(|(n, format)| folder.join(file_name(*n, *format))).collect();
-            nobody_has(id, &files, &folder)?;
-            note(&folder, &manifest)?;
-            drop_layers(&folder, &pruned);
-            Ok(())
-        })
-        .await
-    }
-
-    pub(super) async fn delete_snapshot(
-        &self,
-        id: VolumeId,
-        name: &Name,
-    ) -> Result<Removed, VolumeError> {
-        let (folder, mut manifest) = self.manifest(id).await?;
-        let removed = match manifest.snapshot(name) {
-            None => Removed::AlreadyGone,
-            Some(_) => {
-                manifest.snapshots.retain(|snapshot| snapshot.name != *name);
-                let (into, mut noted) = (folder.clone(), manifest.clone());
-                manifest = self
-                    .run(folder.clone(), move || {
-                        let pruned = noted.prune();
-                        note(&into, &noted)?;
-                        drop_layers(&into, &pruned);
-                        Ok(noted)
-                    })
-                    .await?;
-                info!(volume = %id, snapshot = %name, "snapshot forgotten");
-                Removed::Removed
-            }
-        };
-        // What QEMU has open cannot be folded under it: that waits for a time when it has not.
-        while let Some((layer, into)) = manifest.foldable() {
-            if self.is_free(id, &folder, &manifest).await.is_err() {
-                break;
-            }
-            manifest = match self.fold(&folder, manifest, layer, into).await {
-                Ok(folded) => folded,
-                // The snapshot is gone all the same: its layer only takes room, until the next.
-                Err(error) => {
-                    tracing::warn!(volume = %id, layer, %error, "cannot fold a layer");
-                    break;
-                }
-            };
-        }
-        Ok(removed)
-    }
-
-    /// Put what a layer holds into the one on it, and remove it.
-    async fn fold(
-        &self,
-        folder: &Path,
-        mut manifest: Manifest,
-        layer: u32,
-        into: u32,
-    ) -> Result<Manifest, VolumeError> {
-        let path = |number: u32| folder.join(file_name(number, manifest.layers[&number].format));
-        let target = path(into);
-        let (below, format) = match &manifest.layers[&layer].below {
-            Below::Nothing => (std::ffi::OsString::new(), "raw"),
-            Below::Layer(below) => {
-                let format = manifest.layers[below].format;
-                (file_name(*below, format).into(), word(format))
-            }
-            Below::Image(path, format) => (path.clone().into_os_string(), word(*format)),
-        };
-        let words = ["rebase", "-q", "-f", "qcow2", "-F", format, "-b"].map(std::ffi::OsStr::new);
-        let rest = [below.as_os_str(), target.as_os_str()];
-        let arguments = words.into_iter().chain(rest).collect();
-        let bounds = bounds(manifest.size);
-        let job = Job { program: &self.qemu_img, arguments, bounds, stdin: None };
-        let ran = qemu_img::run(job, Output::Answer, late(FOLD_WALL)).await;
-        succeeded("fold a layer into", &target, ran)?;
-        let folder = folder.to_owned();
-        self.run(folder.clone(), move || {
-            let Some(format) = manifest.fold(layer, into) else { return Ok(manifest) };
-            note(&folder, &manifest)?;
-            drop_layers(&folder, &[(layer, format)]);
-            Ok(manifest)
-        })
-        .await
-    }
-
-    pub(super) async fn revert(&self, id: VolumeId, name: &Name) -> Result<(), VolumeError> {
-        let (folder, mut manifest) = self.manifest(id).await?;
-        let no = || VolumeError::NoSnapshot { id, name: name.clone() };
-        let layer = manifest.snapshot(name).ok_or_else(no)?.layer;
-        self.is_free(id, &folder, &manifest).await?;
-        manifest.size = self.true_size(&folder, &manifest).await?;
-        self.put_on_top(folder, manifest, layer).await?;
-        info!(volume = %id, snapshot = %name, "volume reverted");
-        Ok(())
-    }
-
-    /// Where a volume's content at a snapshot is.
-    pub(super) async fn open_snapshot(
-        &self,
-        id: VolumeId,
-        name: &Name,
-    ) -> Result<Opened, VolumeError> {
-        let (folder, manifest) = self.manifest(id).await?;
-        let no = || VolumeError::NoSnapshot { id, name: name.clone() };
-        let snapshot = manifest.snapshot(name).ok_or_else(no)?;
-        let format = manifest.layers[&snapshot.layer].format;
-        let path = folder.join(file_name(snapshot.layer, format));
-        Ok(Opened { at: At::File(path), format, size: snapshot.size, direct: false })
     }
 
     /// Whether nobody on this node has a volume open.
@@ -665,166 +502,4 @@ fn path_of(pool: &Directory) -> PathBuf {
 fn top(folder: &Path, manifest: &Manifest) -> (PathBuf, Format) {
     let format = manifest.layers[&manifest.top].format;
     (folder.join(file_name(manifest.top, format)), format)
-}
-
-/// Where the header of LUKS says at which sector of 512 bytes the data begin: `payload-offset` of
-/// the LUKS1 on-disk format.
-const LUKS_PAYLOAD_AT: u64 = 104;
-
-/// The size of the disk that a layer is. What a header says of it is QEMU's: a guest cannot write
-/// there.
-fn size_of(path: &Path, format: Format) -> Result<Bytes, VolumeError> {
-    let failed = || VolumeError::io("read", path);
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
-    let file = options.open(path).map_err(failed())?;
-    let length = file.metadata().map_err(failed())?.len();
-    match format {
-        Format::Raw => return Ok(Bytes(length)),
-        Format::Luks => {
-            let mut sectors = [0; 4];
-            file.read_exact_at(&mut sectors, LUKS_PAYLOAD_AT).map_err(failed())?;
-            let header = u64::from(u32::from_be_bytes(sectors)) * 512;
-            return Ok(Bytes(length.saturating_sub(header)));
-        }
-        Format::Qcow2 => {}
-    }
-    let mut header = Vec::new();
-    file.take(qcow2::HEADER_READ as u64).read_to_end(&mut header).map_err(failed())?;
-    match qcow2::Header::parse(&header) {
-        Ok(header) => Ok(header.virtual_size),
-        Err(error) => Err(VolumeError::Manifest { path: path.to_owned(), why: error.to_string() }),
-    }
-}
-
-/// Whether the file system can read past the page cache, as some in memory cannot.
-fn is_direct(path: &Path) -> bool {
-    let flags = nix::libc::O_DIRECT | nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-    OpenOptions::new().read(true).custom_flags(flags).open(path).is_ok()
-}
-
-/// The bytes of a disk without data of its own; none if it is as good as nothing but its length.
-fn blank(
-    volume: &NewVolume,
-    on: Option<&Base>,
-    format: Format,
-) -> Result<Option<Overlay>, VolumeError> {
-    let id = volume.place.id;
-    let impossible = |source| VolumeError::Impossible { id, source };
-    let made = match (on, format) {
-        (None, Format::Raw | Format::Luks) => return Ok(None),
-        (None, Format::Qcow2) => qcow2::empty(volume.size),
-        (Some(base), _) => {
-            let path = base.path.to_str().ok_or_else(|| VolumeError::Manifest {
-                path: base.path.clone(),
-                why: "its path is not UTF-8".to_owned(),
-            })?;
-            qcow2::overlay(volume.size, path, base.format.as_str())
-        }
-    };
-    made.map(Some).map_err(impossible)
-}
-
-/// Write a layer, unless it is there.
-fn write(path: &Path, bytes: Option<&Overlay>, size: Bytes) -> Result<(), VolumeError> {
-    let failed = || VolumeError::io("write", path);
-    match fs::symlink_metadata(path) {
-        // It has its name only when it is whole.
-        Ok(meta) if meta.is_file() => return Ok(()),
-        Ok(_) => {
-            let source = io::Error::other("something else is in its place");
-            return Err(failed()(source));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed()(error)),
-    }
-    let unfinished = Unfinished::begin(path).map_err(failed())?;
-    match bytes {
-        None => unfinished.file.set_len(size.0).map_err(failed())?,
-        Some(overlay) => {
-            unfinished.file.set_len(overlay.length).map_err(failed())?;
-            for (at, piece) in &overlay.pieces {
-                unfinished.file.write_all_at(piece, *at).map_err(failed())?;
-            }
-        }
-    }
-    unfinished.finish().map_err(failed())
-}
-
-/// Read what is noted beside a volume, if anything is.
-fn read(folder: &Path, id: VolumeId) -> Result<Option<Manifest>, VolumeError> {
-    let path = folder.join(MANIFEST);
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
-    let file = match options.open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(VolumeError::io("open", &path)(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(MANIFEST_MAX).read_to_end(&mut bytes).map_err(VolumeError::io("read", &path))?;
-    let manifest = Manifest::parse(&bytes, id);
-    manifest.map(Some).map_err(|why| VolumeError::Manifest { path, why })
-}
-
-/// Write down what a volume is, in the place of what was noted before.
-fn note(folder: &Path, manifest: &Manifest) -> Result<(), VolumeError> {
-    let path = folder.join(MANIFEST);
-    let failed = || VolumeError::io("write", &path);
-    let bytes = serde_json::to_vec_pretty(manifest).map_err(io::Error::from).map_err(failed())?;
-    let unfinished = Unfinished::begin(&path).map_err(failed())?;
-    unfinished.file.write_all_at(&bytes, 0).map_err(failed())?;
-    unfinished.replace().map_err(failed())?;
-    // The folder's own entry, which may be new too.
-    durable::sync_folder_of(folder).map_err(failed())
-}
-
-/// Remove layers that nothing needs any more. What cannot be removed only takes room.
-fn drop_layers(folder: &Path, layers: &[(u32, Format)]) {
-    for (number, format) in layers {
-        let path = folder.join(file_name(*number, *format));
-        if let Err(error) = durable::remove(&path) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove a layer nothing needs");
-        }
-    }
-}
-
-fn remove_tree(folder: &Path) -> Result<(), VolumeError> {
-    let failed = || VolumeError::io("remove", folder);
-    match fs::remove_dir_all(folder) {
-        Ok(()) => durable::sync_folder_of(folder).map_err(failed()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed()(error)),
-    }
-}
-
-fn nobody_has(id: VolumeId, files: &[PathBuf], folder: &Path) -> Result<(), VolumeError> {
-    match holders::of(files).map_err(VolumeError::io("see who has open", folder))? {
-        None => Ok(()),
-        Some(holder) => Err(VolumeError::Open { id, by: holder.to_string() }),
-    }
-}
-
-fn allocated(folder: &Path) -> io::Result<Bytes> {
-    let mut blocks = 0;
-    for volume in fs::read_dir(folder)?.flatten() {
-        // What goes meanwhile takes nothing.
-        let Ok(files) = fs::read_dir(volume.path()) else { continue };
-        let sizes = files.flatten().filter_map(|file| file.metadata().ok()).map(|m| m.blocks());
-        blocks += sizes.sum::<u64>();
-    }
-    Ok(Bytes(blocks * 512))
-}
-
-fn succeeded(step: &'static str, path: &Path, ran: io::Result<Ran>) -> Result<(), VolumeError> {
-    let ran = match ran {
-        Ok(ran) if ran.status.success() => return Ok(()),
-        Ok(ran) => ran,
-        Err(error) => return Err(VolumeError::io(step, path)(error)),
-    };
-    let (said, path) = (ran.complaint(), path.to_owned());
-    match is_full(&said) {
-        true => Err(VolumeError::NoSpace { path, needed: None, free: None }),
-        false => Err(VolumeError::QemuImg { step, path, said }),
-    }
 }

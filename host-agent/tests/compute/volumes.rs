@@ -568,14 +568,18 @@ async fn a_root_volume_survives_whatever_is_done_to_its_instance() {
 }
 
 impl Life {
-    /// Until an instance or a volume is seen to have drifted, or not to have.
-    async fn until_drift(&self, what: impl Fn(&Self) -> Vec<String>, word: &str) {
+    /// Until an instance or a volume is seen to have drifted, or not to have. It is looked at again
+    /// and again: a look that comes while another is under way may be that one.
+    async fn until_drift(&self, world: &World, what: impl Fn(&Self) -> Vec<String>, word: &str) {
+        let mut looks = tokio::time::interval(Duration::from_millis(200));
         let seen = async {
             while !match word {
                 "" => what(self).is_empty(),
                 word => what(self).iter().any(|drift| drift.contains(word)),
             } {
-                tokio::task::yield_now().await;
+                looks.tick().await;
+                world.hypervisor.set_link(Link::Down);
+                world.hypervisor.set_link(Link::Up);
             }
         };
         let late = || format!("no drift {word:?}: {:?}", what(self));
@@ -595,27 +599,20 @@ async fn what_is_changed_behind_the_agent_is_shown() {
     world.hypervisor.set_lets_go(id, LetsGo::Silent);
     assert_eq!(life.tried(detach(id, volume)).await.state, State::Undone);
     world.hypervisor.let_go(id, &format!("ua-{volume}"));
-    life.until_drift(instance, "is not plugged in").await;
+    life.until_drift(&world, instance, "is not plugged in").await;
     life.done(detach(id, volume)).await;
-    life.until_drift(instance, "").await;
+    life.until_drift(&world, instance, "").await;
 
     let folder = world.path().join("volumes").join(volume.to_string());
     let shown = |life: &Life| life.volume(volume).drift;
-    let look = || {
-        world.hypervisor.set_link(Link::Down);
-        world.hypervisor.set_link(Link::Up);
-    };
     std::fs::rename(&folder, folder.with_extension("away")).unwrap();
-    look();
-    life.until_drift(shown, "somebody removed it").await;
+    life.until_drift(&world, shown, "somebody removed it").await;
     assert!(life.tried(attach(id, volume)).await.error.unwrap().message.contains("removed it"));
     std::fs::rename(folder.with_extension("away"), &folder).unwrap();
-    look();
-    life.until_drift(shown, "").await;
+    life.until_drift(&world, shown, "").await;
     let layer = std::fs::OpenOptions::new().write(true).open(folder.join("0.qcow2")).unwrap();
     layer.write_all_at(&(2u64 << 20).to_be_bytes(), 24).unwrap();
-    look();
-    life.until_drift(shown, "2 MiB").await;
+    life.until_drift(&world, shown, "2 MiB").await;
     let over = life.tried(attach(id, volume)).await;
     assert!(over.error.unwrap().message.contains("somebody changed it"));
 }

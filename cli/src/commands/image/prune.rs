@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use ostler_protocol::rpc::fault::Reason;
 use ostler_protocol::rpc::host::{Host, Nothing};
-use ostler_protocol::rpc::image::{Image, Select, State};
+use ostler_protocol::rpc::image::{Image, Select, State, UPLOAD};
 use ostler_protocol::rpc::method::{HostShow, ImageList, ImageRemove};
 use ostler_protocol::rpc::values::{Bytes, Name, Timestamp};
 use serde::Serialize;
@@ -112,7 +112,7 @@ fn unused(images: &[Image], now: Timestamp, age: Duration) -> Vec<&Image> {
     let last = |image: &Image| image.used.map_or(image.created, |used| used.max(image.created));
     let is_idle = |image: &Image| {
         let old = u128::from(now.since(last(image))) >= age.as_millis();
-        let only_copy = image.source.starts_with("instance ");
+        let only_copy = ["instance ", UPLOAD].iter().any(|word| image.source.starts_with(word));
         image.state == State::Ready && image.instances + image.volumes == 0 && old && !only_copy
     };
     let boots_with = |image: &Image, part: &Image| {
@@ -167,6 +167,7 @@ mod tests {
             image("volume", 1, json!({"volumes": 1})),
             image("coming", 1, json!({"state": "importing"})),
             image("snapshot", 1, json!({"source": "instance 0f8f"})),
+            image("sent", 1, json!({"source": "upload:0f8fad5b-d9cb-469f-a165-70867728950e"})),
         ];
         assert_eq!(names(&images, 0), ["early", "late"]);
         assert_eq!(names(&images, 500), ["early"]);

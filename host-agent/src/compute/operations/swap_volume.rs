@@ -13,7 +13,7 @@ use super::sample;
 use super::volume_create::changed;
 use crate::compute::admission::volume::WITH_VOLUMES;
 use crate::compute::lifecycle;
-use crate::journal::records::{AttachmentRecord, ConnectionRecord, VolumeRecord};
+use crate::journal::records::{AttachmentRecord, ConnectionRecord, VolumeRecord, VolumeState};
 use crate::journal::{Entry, VolumeEntry};
 
 pub(in crate::compute) const LEGAL: Legal =
@@ -148,10 +148,17 @@ impl Describe for SwapVolume {
         &self,
         known: &BTreeMap<VolumeId, VolumeRecord>,
         outcome: State,
-        _: Option<&Refusal>,
+        why: Option<&Refusal>,
     ) -> Vec<VolumeEntry> {
-        if outcome != State::Succeeded {
-            return Vec::new();
+        match outcome {
+            State::Succeeded => {}
+            // QEMU may be writing to it still: nobody is to have it.
+            State::Failed => {
+                return changed(known, self.new, |new| {
+                    (new.state, new.fault) = (VolumeState::Error, why.cloned());
+                });
+            }
+            State::Queued | State::Running | State::Undone | State::Cancelled => return Vec::new(),
         }
         let bootable = known.get(&self.volume).is_some_and(|old| old.bootable);
         let mut after = changed(known, self.new, |new| new.bootable |= bootable);

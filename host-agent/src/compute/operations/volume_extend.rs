@@ -82,7 +82,7 @@ impl Describe for VolumeExtend {
         changed(known, self.volume, |record| {
             record.fault = why.cloned();
             if outcome == State::Succeeded {
-                record.size = self.size;
+                record.size = record.size.max(self.size);
             }
         })
     }

@@ -137,7 +137,12 @@ impl Lvm {
 
     /// A volume that is whole.
     async fn whole(&self, id: VolumeId) -> Result<(Logical, Parts), VolumeError> {
-        let parts = self.parts(id).await?;
+        let mut parts = self.parts(id).await?;
+        if parts.disk.is_none() && parts.new.is_some() {
+            // A revert was cut off between the two: what is new was whole.
+            self.group.rename(&format!("{id}.new"), &id.to_string()).await?;
+            parts = self.parts(id).await?;
+        }
         match parts.disk.clone().filter(|disk| !disk.is_unfinished()) {
             Some(disk) => Ok((disk, parts)),
             None => Err(VolumeError::Gone { id, path: self.devices.join(id.to_string()) }),
@@ -326,11 +331,6 @@ impl Lvm {
     pub(super) async fn revert(&self, id: VolumeId, name: &Name) -> Result<(), VolumeError> {
         self.thin()?;
         let (own, new) = (id.to_string(), format!("{id}.new"));
-        let parts = self.parts(id).await?;
-        if parts.disk.is_none() && parts.new.is_some() {
-            // An earlier try was cut off between the two: what is new was whole.
-            self.group.rename(&new, &own).await?;
-        }
         let (disk, parts) = self.whole(id).await?;
         let no = || VolumeError::NoSnapshot { id, name: name.clone() };
         let snapshot = parts.snapshot(name).ok_or_else(no)?;

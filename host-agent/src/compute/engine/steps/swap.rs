@@ -63,6 +63,8 @@ impl<O: Outside> Engine<O> {
     /// Have the new volume hold what the old one does; of a guest that runs, from then on too.
     pub(super) async fn copy_volume(&self, operation: &LiveOperation) -> Result<(), StepError> {
         let swap = self.swap(operation)?;
+        // From the switch on it can only go on.
+        self.can_define(operation).await?;
         match (operation.was, is_off(self.power_of(swap.id()).await?)) {
             (Running::Yes, false) => self.mirror(operation, &swap).await,
             (Running::No, true) => self.fill(operation, &swap).await,
@@ -78,6 +80,10 @@ impl<O: Outside> Engine<O> {
             return Err(StepError::Refused(Box::new(not_equal(&swap.new, &swap.old.name, size))));
         }
         let disk = self.volume_disk(&swap.attachment, &swap.new).await?;
+        let copying = self.node.hypervisor.mirroring(swap.id(), &swap.attachment.device).await?;
+        if copying == Mirroring::None {
+            self.node.volumes.close(&place(&swap.new)?).await?;
+        }
         self.node.hypervisor.begin_mirror(swap.id(), &disk).await?;
         loop {
             match self.node.hypervisor.mirroring(swap.id(), &swap.attachment.device).await? {
@@ -138,21 +144,38 @@ impl<O: Outside> Engine<O> {
         let (id, device) = (swap.id(), &swap.attachment.device);
         let disk = self.volume_disk(&swap.attachment, &swap.new).await?;
         let off = is_off(self.power_of(id).await?);
-        let disks = match off {
-            true => self.node.hypervisor.defined_disks(id).await?,
-            false => self.node.hypervisor.disks(id).await?,
+        let has_new = async || -> Result<bool, StepError> {
+            let disks = match off {
+                true => self.node.hypervisor.defined_disks(id).await?,
+                false => self.node.hypervisor.disks(id).await?,
+            };
+            let now = disks.into_iter().find(|there| there.device == *device);
+            Ok(now.and_then(|there| there.source).as_ref() == Some(&disk.source))
         };
-        let now = disks.into_iter().find(|there| there.device == *device);
-        if now.and_then(|there| there.source).as_ref() != Some(&disk.source) {
+        if !has_new().await? {
             if off {
                 return Err(StepError::NotBegun(Box::new(changed("went off"))));
             }
-            if self.node.hypervisor.mirroring(id, device).await? != Mirroring::Same {
-                let text = "the copy ended before the guest was switched to it";
-                let fault = Refusal::new(Reason::HypervisorFailed, text).next("ask again");
-                return Err(StepError::NotBegun(Box::new(fault)));
+            match self.node.hypervisor.mirroring(id, device).await? {
+                Mirroring::Same => {
+                    self.node.hypervisor.switch_to_mirror(id, &disk).await?;
+                }
+                // One that was cut off may be at work still.
+                Mirroring::Copying { .. } => {
+                    let text = "the guest is being switched to the new volume, and is not yet";
+                    return Err(StepError::failed(
+                        Refusal::new(Reason::HypervisorFailed, text)
+                            .next("wait: it is tried again"),
+                    ));
+                }
+                // It may have ended while that was asked.
+                Mirroring::None if has_new().await? => {}
+                Mirroring::None => {
+                    let text = "the copy ended before the guest was switched to it";
+                    let fault = Refusal::new(Reason::HypervisorFailed, text).next("ask again");
+                    return Err(StepError::NotBegun(Box::new(fault)));
+                }
             }
-            self.node.hypervisor.switch_to_mirror(id, &disk).await?;
         }
         if !off && swap.new.qos != swap.old.qos {
             self.node.hypervisor.limit_disk(id, device, &swap.new.qos).await?;

@@ -36,6 +36,9 @@ pub(super) enum Limits {
     Old,
 }
 
+/// How long a pool has to answer that is told to let go of a volume.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How long a guest has to answer before it is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -174,6 +177,10 @@ impl<O: Outside> Engine<O> {
         operation: &LiveOperation,
         planned: &Planned,
     ) -> Result<(), StepError> {
+        // A guest that keeps the disk needs all of it.
+        if self.is_plugged(operation, planned).await? {
+            return Ok(());
+        }
         let record = self.volume_of(operation, planned)?;
         match &record.connection {
             Some(_) => self.disconnect_elsewhere(record.id, Some(&record)).await,
@@ -312,19 +319,27 @@ impl<O: Outside> Engine<O> {
             return Ok(());
         }
         // QEMU has said that it is gone: what is still open is so for a moment.
-        match self.node.volumes.close(&place(&record)?).await {
-            Ok(()) => Ok(()),
+        let place = place(&record)?;
+        let closed = tokio::time::timeout(CLOSE_PATIENCE, self.node.volumes.close(&place)).await;
+        match closed {
+            Ok(Ok(())) => Ok(()),
             // What cannot be reached cannot be used: the guest is rid of it.
-            Err(
+            Ok(Err(
                 error @ (VolumeError::Gone { .. }
                 | VolumeError::NotThere { .. }
-                | VolumeError::Unavailable { .. }),
-            ) => {
+                | VolumeError::Unavailable { .. }
+                | VolumeError::Lvm { .. }),
+            )) => {
                 tracing::warn!(volume = %record.id, %error, "detached though it cannot be reached");
                 Ok(())
             }
+            Err(_) => {
+                let pool = place.pool;
+                tracing::warn!(volume = %record.id, %pool, "detached though its pool does not answer");
+                Ok(())
+            }
             // That passes.
-            Err(error) => Err(StepError::failed(volume_fault(&error))),
+            Ok(Err(error)) => Err(StepError::failed(volume_fault(&error))),
         }
     }
 
@@ -352,20 +367,27 @@ impl<O: Outside> Engine<O> {
                 self.node.hypervisor.resize_disk(id, device, size).await?;
             }
             self.node.volumes.note_size(&place, size).await?;
-            return Ok(());
+        } else {
+            self.node.volumes.extend(&place, size).await?;
         }
-        self.node.volumes.extend(&place, size).await?;
-        Ok(())
+        // An earlier try may have made it larger.
+        self.note_true_size(operation, planned).await
     }
 
-    /// A volume that was not extended, as far as anybody knows: have on record what it has.
+    /// A volume that was extended, or was not as far as anybody knows: have on record what its
+    /// guest, or who opens it next, sees.
     pub(super) async fn note_true_size(
         &self,
         operation: &LiveOperation,
         planned: &Planned,
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
-        let size = self.node.volumes.open(&place(&record)?).await?.size;
+        let size = match self.holder_of(operation, record.id) {
+            Some((id, attachment)) if !is_off(self.power_of(id).await?) => {
+                self.node.hypervisor.disk_size(id, &attachment.device).await?
+            }
+            Some(_) | None => self.node.volumes.open(&place(&record)?).await?.size,
+        };
         if size <= record.size {
             return Ok(());
         }
