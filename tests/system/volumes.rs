@@ -288,6 +288,7 @@ async fn a_guest_has_a_volume_as_it_was_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes where there is no KVM: make long"]
 async fn a_guest_goes_on_with_another_volume_and_does_not_notice() {
     need_root!();
     let mut node = Node::start().await;

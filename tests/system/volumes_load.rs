@@ -15,15 +15,20 @@ async fn volume(node: &mut Node) -> String {
     over["subject"]["volume"].as_str().unwrap().to_owned()
 }
 
-/// So many attaches and detaches on one guest, which writes, each time, and reads what it wrote.
+/// A guest may run so many programs, and not one more at each turn.
+const WRITES_EVERY: usize = 5;
+
+/// So many attaches and detaches on one guest, which writes now and then, and reads what it wrote.
 async fn again(node: &mut Node, id: &str, volume: &str, times: usize) {
     for n in 0..times {
         let it = json!({"id": id, "volume": volume});
         node.done("instance.attach_volume", it.clone()).await;
-        if n > 0 {
-            assert_eq!(read(node, id, volume, 1).await, format!("turn-{}", n - 1));
+        if n > 0 && n % WRITES_EVERY == 0 {
+            assert_eq!(read(node, id, volume, 1).await, format!("turn-{}", n - WRITES_EVERY));
         }
-        write(node, id, volume, &format!("turn-{n}"), 1).await;
+        if n % WRITES_EVERY == 0 {
+            write(node, id, volume, &format!("turn-{n}"), 1).await;
+        }
         node.done("instance.detach_volume", it).await;
     }
     node.until_shell(id, "ls -d /sys/block/vd* | wc -l", "1").await;
@@ -32,12 +37,12 @@ async fn again(node: &mut Node, id: &str, volume: &str, times: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_attaches_and_detaches_leave_a_guest_as_it_was() {
+async fn six_attaches_and_detaches_leave_a_guest_as_it_was() {
     need_root!();
     let mut node = Node::start().await;
     let id = node.boot("often", Mode::Ostler).await;
     let data = volume(&mut node).await;
-    again(&mut node, &id, &data, 5).await;
+    again(&mut node, &id, &data, 6).await;
     node.delete(&id).await;
 }
 

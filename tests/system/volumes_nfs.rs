@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ostler_tests::guest_image::Mode;
 use ostler_tests::poll;
 use ostler_tests::process::{Daemon, Run, command};
@@ -16,7 +18,7 @@ use crate::volumes::{read, size, write};
 use crate::volumes_connected::{forgotten, new_id};
 
 const MIB: u64 = 1 << 20;
-const SERVER: &str = "192.0.2.2";
+const SERVER: &str = "10.213.77.2";
 
 /// A server with its network, gone when dropped.
 struct Server {
@@ -29,6 +31,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         if let Some(daemon) = self.daemon.take() {
             daemon.kill_group_blocking();
+        }
+        // The port mapper has gone into the background.
+        let left = command("ip").args(["netns", "pids", &self.network]).output().unwrap();
+        for pid in String::from_utf8_lossy(&left.stdout).split_whitespace() {
+            let _gone = kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL);
         }
         let _gone = command("ip").args(["netns", "del", &self.network]).status();
     }
@@ -44,9 +51,9 @@ impl Server {
         let network = format!("onfs{}", std::process::id());
         ip(&format!("netns add {network}")).await;
         ip(&format!("link add onfs0 type veth peer name onfs1 netns {network}")).await;
-        ip("addr add 192.0.2.1/30 dev onfs0").await;
+        ip("addr add 10.213.77.1/30 dev onfs0").await;
         ip("link set onfs0 up").await;
-        for line in ["addr add 192.0.2.2/30 dev onfs1", "link set onfs1 up", "link set lo up"] {
+        for line in ["addr add 10.213.77.2/30 dev onfs1", "link set onfs1 up", "link set lo up"] {
             ip(&format!("-n {network} {line}")).await;
         }
         let export = folder.path().join("export");
