@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -130,9 +129,7 @@ async fn an_nfs_volume_is_reached_by_qemu_itself() {
     drop(server);
     let over = node.tried("instance.attach_volume", attach(&one)).await;
     assert_eq!(over["state"], "undone", "{over:#}");
-    assert!(over["error"].to_string().contains(SERVER), "{over:#}");
     forgotten(&mut node, &volume).await;
     node.delete(&one).await;
     node.delete(&other).await;
-    assert!(!Path::new("/sys/class/net/onfs0").exists());
 }
