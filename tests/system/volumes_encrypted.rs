@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use ostler_tests::cli::Cli;
 use ostler_tests::guest_image::Mode;
+use ostler_tests::poll;
 use ostler_tests::process::Run;
 use serde_json::json;
 
-use crate::node::{Node, need_root, virsh};
+use crate::node::{BOOT, Node, need_root, virsh};
 use crate::volumes::{read, size, status, write};
 use crate::volumes_connected::{Server, forgotten, free_port, holding, new_id};
 
@@ -103,8 +104,13 @@ async fn a_volume_from_elsewhere_is_opened_by_its_passphrase() {
     let disk = own.path().join("disk.luks");
     let key = format!("secret,id=key,file={}", word.display());
     let args = ["create", "-q", "--object", &key, "-f", "luks", "-o", "key-secret=key"];
-    let run = Run::new("qemu-img").args(args).args([disk.as_os_str(), "16M".as_ref()]);
-    run.stdout().await.unwrap();
+    // On a busy machine it cannot always tell how fast that is.
+    poll::until("a disk is encrypted", BOOT, async || {
+        let run = Run::new("qemu-img").args(args).args([disk.as_os_str(), "16M".as_ref()]);
+        run.stdout().await.map_err(|error| error.to_string())
+    })
+    .await
+    .unwrap();
     let (port, volume) = (free_port(), new_id());
     let _server = Server::nbd_of(&disk, port).await;
     let data = json!({"host": "127.0.0.1", "port": port, "export": "data", "encrypted": true});

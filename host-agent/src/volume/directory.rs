@@ -47,6 +47,12 @@ const THREADS: usize = 8;
 /// How long a call waits for others of the pool.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// How often a disk is encrypted anew, when qemu-img could not tell the processor's speed.
+const ENCRYPT_TRIES: usize = 20;
+
+/// What it says then: `crypto/pbkdf.c` of QEMU.
+const NO_CPU_USAGE: &str = "accurate CPU usage";
+
 /// Growing moves a table of some kilobytes.
 const GROW_WALL: std::time::Duration = std::time::Duration::from_secs(120);
 
@@ -61,7 +67,7 @@ pub struct Directory {
     pub(super) is_shared: bool,
     keep_free: Bytes,
     threads: Threads,
-    qemu_img: PathBuf,
+    pub(super) qemu_img: PathBuf,
     /// Its device and number, as it was first seen.
     seen: Arc<OnceLock<(u64, u64)>>,
 }
@@ -275,20 +281,32 @@ impl Directory {
             }
         };
         self.run(layer.to_owned(), begin).await?;
-        let (read, mut write) = io::pipe().map_err(failed())?;
-        let passphrase = volume.passphrase.as_ref().map_or("", |passphrase| passphrase.expose());
-        // It is shorter than a pipe is deep.
-        io::Write::write_all(&mut write, passphrase.as_bytes()).map_err(failed())?;
-        drop(write);
         let key = format!("secret,id=key,file={STDIN}");
         let size = volume.size.0.to_string();
         let words = ["create", "-q", "--object", &key, "-f", "luks", "-o", "key-secret=key"];
-        let rest = [layer.as_os_str(), std::ffi::OsStr::new(&size)];
-        let arguments = words.map(std::ffi::OsStr::new).into_iter().chain(rest).collect();
-        let stdin = Some(File::from(std::os::fd::OwnedFd::from(read)));
-        let bounds = bounds(volume.size);
-        let job = Job { program: &self.qemu_img, arguments, bounds, stdin };
-        succeeded("encrypt", layer, qemu_img::run(job, Output::Answer, late(GROW_WALL)).await)?;
+        let mut tries = 0;
+        loop {
+            let (read, mut write) = io::pipe().map_err(failed())?;
+            let passphrase = volume.passphrase.as_ref().map_or("", |word| word.expose());
+            // It is shorter than a pipe is deep.
+            io::Write::write_all(&mut write, passphrase.as_bytes()).map_err(failed())?;
+            drop(write);
+            let rest = [layer.as_os_str(), std::ffi::OsStr::new(&size)];
+            let arguments = words.map(std::ffi::OsStr::new).into_iter().chain(rest).collect();
+            let stdin = Some(File::from(std::os::fd::OwnedFd::from(read)));
+            let bounds = bounds(volume.size);
+            let job = Job { program: &self.qemu_img, arguments, bounds, stdin };
+            let ran = qemu_img::run(job, Output::Answer, late(GROW_WALL)).await;
+            match succeeded("encrypt", layer, ran) {
+                // On a busy node it may not be told how fast it is, by which it hardens the key.
+                Err(VolumeError::QemuImg { said, .. })
+                    if said.contains(NO_CPU_USAGE) && tries < ENCRYPT_TRIES =>
+                {
+                    tries += 1;
+                }
+                ended => break ended?,
+            }
+        }
         let layer = layer.to_owned();
         self.run(layer.clone(), move || {
             let file = File::open(&layer).map_err(VolumeError::io("write", &layer))?;

@@ -174,3 +174,18 @@ async fn what_was_cut_off_is_made_again() {
     pool.pools.undo_snapshot(&volume.place, &name("b")).await.unwrap();
     holds(&pool, &volume.place, 1).await;
 }
+
+#[tokio::test]
+async fn a_disk_is_encrypted_though_the_processor_s_speed_cannot_be_told_at_once() {
+    let mut pool = Trial::open().await;
+    let fake = pool.folder.path().join("qemu-img");
+    let script = "if [ \"$(cat \"$0.tries\" 2>/dev/null)\" != 11 ]; then printf 1 >>\"$0.tries\"; \
+                  echo 'Unable to get accurate CPU usage' >&2; exit 1; fi\nexec qemu-img \"$@\"";
+    stand_in(&fake, script);
+    let Pool::Directory(directory) = &mut pool.pools.0[0] else { panic!() };
+    directory.qemu_img = fake;
+    let passphrase = Some(Secret::new("word".to_owned()));
+    let volume = NewVolume { passphrase, ..pool.new_volume(Content::Empty, Format::Luks) };
+    assert_eq!(pool.make(&volume).await.unwrap(), Ensured::Created);
+    assert_eq!(pool.pools.open(&volume.place).await.unwrap().size, Bytes::mib(8));
+}
