@@ -152,16 +152,17 @@ impl Known {
 
     /// The operation that works on a volume, or reads it.
     pub(in crate::compute) fn at_volume(&self, id: VolumeId) -> Option<Arc<LiveOperation>> {
-        let is_over = |o: &LiveOperation| o.now.borrow().state.is_over();
-        let mut live = self.live.values();
-        live.find(|o| o.change.volumes().contains(&id) && !is_over(o)).cloned()
+        self.all_at_volume(id).next().cloned()
     }
 
     /// Whether an operation on something else than `subject` works on a volume, or reads it.
     pub(in crate::compute) fn is_at_volume(&self, id: VolumeId, but: &Subject) -> bool {
+        self.all_at_volume(id).any(|o| o.subject != *but)
+    }
+
+    fn all_at_volume(&self, id: VolumeId) -> impl Iterator<Item = &Arc<LiveOperation>> {
         let is_over = |o: &LiveOperation| o.now.borrow().state.is_over();
-        let at = |o: &LiveOperation| o.change.volumes().contains(&id) && !is_over(o);
-        self.live.values().any(|o| o.subject != *but && at(o))
+        self.live.values().filter(move |o| o.change.volumes().contains(&id) && !is_over(o))
     }
 
     /// The instances that have a volume, or are being given it.
