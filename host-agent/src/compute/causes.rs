@@ -64,6 +64,9 @@ pub(super) fn volume_fault(error: &VolumeError) -> Refusal {
             Reason::VolumeFailed,
             "see whether the server runs and this node reaches it; then ask again",
         ),
+        VolumeError::Unopened { .. } => {
+            (Reason::VolumeFailed, "see to the cluster, or to the user and its key; then ask again")
+        }
         VolumeError::Unavailable { .. } => {
             (Reason::VolumeFailed, "see to what it says, and ask again: it is tried again then")
         }

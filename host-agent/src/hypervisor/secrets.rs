@@ -24,4 +24,7 @@ pub trait Secrets: Send + Sync + 'static {
         kind: SecretKind,
         name: &str,
     ) -> impl Future<Output = Result<Change, Error>> + Send;
+
+    /// The Ceph key in a secret of this UUID, which somebody else keeps; none if it is private.
+    fn ceph_key(&self, uuid: &str) -> impl Future<Output = Result<Option<Secret>, Error>> + Send;
 }

@@ -1,20 +1,31 @@
 //! Volumes that are kept elsewhere: whether their server answers, and whether a device of the node
 //! is still the one it was. QEMU does the rest.
 
-use std::io;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ostler_protocol::rpc::values::Bytes;
+use ostler_protocol::rpc::values::{Bytes, Secret};
+use serde_json::json;
 use tokio::fs;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::VolumeError;
+use crate::qemu_img::{self, Bounds, Job, Output, STDIN, late};
 
 /// How long a server may take to answer. QEMU waits minutes for one that says nothing, and the
 /// guest's disks with it: so it is asked here first.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a Ceph may take to open an image: one that has just lost a part needs some seconds.
+const CEPH_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Ceph's client has many threads, and each wants room.
+const CEPH: Bounds = Bounds { memory: Bytes(4 << 30), ..Bounds::LOOK };
 
 /// Where block devices are.
 const DEVICES: &str = "/dev";
@@ -55,6 +66,56 @@ pub async fn reach_socket(socket: &Path) -> Result<(), VolumeError> {
         .map_err(|source| VolumeError::Unreachable { server: socket.display().to_string(), source })
 }
 
+/// See whether an image in Ceph opens, for this user with this key if the cluster asks for one.
+///
+/// Monitors that answer do not tell: while the rest of the cluster says nothing, Ceph's client waits
+/// for ever, and a guest whose QEMU opens the image stands still. qemu-img can be ended.
+///
+/// # Errors
+/// It does not, or not in time.
+pub async fn open_rbd(
+    qemu_img: &Path,
+    name: &str,
+    monitors: &[(String, u16)],
+    auth: Option<(&str, &Secret)>,
+) -> Result<(), VolumeError> {
+    let named = PathBuf::from(format!("rbd:{name}"));
+    let io = |source| VolumeError::io("open", &named)(source);
+    let (pool, image) = name.split_once('/').unwrap_or((name, ""));
+    let server = |(host, port): &(String, u16)| json!({"host": host, "port": port.to_string()});
+    let mut file = json!({"driver": "rbd", "pool": pool, "image": image,
+        "server": monitors.iter().map(server).collect::<Vec<_>>()});
+    let key = format!("secret,id=key,format=base64,file={STDIN}");
+    let mut words = vec!["info", "--output", "json"];
+    let mut stdin = None;
+    if let Some((user, secret)) = auth {
+        file["user"] = user.into();
+        file["auth-client-required"] = json!(["cephx", "none"]);
+        file["key-secret"] = "key".into();
+        words.extend(["--object", &key]);
+        let (read, mut write) = io::pipe().map_err(io)?;
+        // It is shorter than a pipe is deep.
+        write.write_all(secret.expose().as_bytes()).map_err(io)?;
+        stdin = Some(File::from(OwnedFd::from(read)));
+    }
+    let url = format!("json:{}", json!({"driver": "raw", "file": file}));
+    words.push(&url);
+    let arguments = words.into_iter().map(OsStr::new).collect();
+    let job = Job { program: qemu_img, arguments, bounds: CEPH, stdin };
+    match qemu_img::run(job, Output::Answer, late(CEPH_PATIENCE)).await {
+        Ok(ran) if ran.status.success() => Ok(()),
+        Ok(ran) => {
+            let said = ran.complaint().replace(&url, name);
+            Err(VolumeError::Unopened { name: name.to_owned(), said })
+        }
+        Err(source) if source.kind() == io::ErrorKind::TimedOut => {
+            let said = format!("its cluster does not answer within {CEPH_PATIENCE:?}");
+            Err(VolumeError::Unopened { name: name.to_owned(), said })
+        }
+        Err(source) => Err(io(source)),
+    }
+}
+
 async fn within<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"));
     tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(late)
@@ -90,6 +151,8 @@ pub async fn device(path: &Path) -> Result<Device, VolumeError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[tokio::test]
@@ -106,6 +169,38 @@ mod tests {
         assert!(reach_socket(&socket).await.is_err());
         let _there = tokio::net::UnixListener::bind(&socket).unwrap();
         reach_socket(&socket).await.unwrap();
+    }
+
+    /// In the place of qemu-img.
+    fn program(folder: &Path, script: &str) -> PathBuf {
+        let path = folder.join("qemu-img");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn a_key_goes_to_qemu_img_by_its_standard_input_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let qemu_img = program(folder.path(), "echo \"$*\" >&2; cat >&2; exit 1");
+        let key = Secret::new("a-key".to_owned());
+        let monitors = [("10.0.0.1".to_owned(), 6789)];
+        let told = open_rbd(&qemu_img, "pool/image", &monitors, Some(("user", &key))).await;
+        let told = told.unwrap_err().to_string();
+        assert!(told.ends_with("pool/image; a-key"), "{told}");
+        assert_eq!(told.matches("a-key").count(), 1, "{told}");
+        let told = open_rbd(&qemu_img, "pool/image", &monitors, None).await.unwrap_err();
+        assert!(!told.to_string().contains("secret"), "{told}");
+        let well = program(folder.path(), "exit 0");
+        open_rbd(&well, "pool/image", &monitors, None).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_that_says_nothing_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let qemu_img = program(folder.path(), "exec sleep 600");
+        let told = open_rbd(&qemu_img, "pool/image", &[], None).await.unwrap_err().to_string();
+        assert!(told.contains("pool/image") && told.contains("does not answer"), "{told}");
     }
 
     #[tokio::test]

@@ -136,6 +136,14 @@ pub enum VolumeError {
         #[source]
         source: io::Error,
     },
+    /// An image in Ceph does not open.
+    #[error("cannot open the image {name} in Ceph: {said}")]
+    Unopened {
+        /// The image.
+        name: String,
+        /// Why not.
+        said: String,
+    },
     /// What should be a block device of the node is not.
     #[error("{} is not a block device of this node", path.display())]
     NotADevice {

@@ -30,4 +30,8 @@ impl Secrets for Fake {
         })
         .await
     }
+
+    async fn ceph_key(&self, _: &str) -> Result<Option<Secret>, Error> {
+        Ok(None)
+    }
 }

@@ -6,7 +6,7 @@ use ostler_protocol::rpc::values::Secret;
 use virt::sys;
 use zeroize::Zeroizing;
 
-use super::domain::CHANGE;
+use super::domain::{CHANGE, QUERY};
 use super::driver::{Libvirt, Traffic};
 use super::error::{from_libvirt, from_xml};
 use super::xml;
@@ -53,6 +53,21 @@ impl Secrets for Libvirt {
             match gone {
                 Ok(()) => Ok(Change::Made),
                 Err(error) if is_absent(&error) => Ok(Change::AlreadySo),
+                Err(error) => Err(from_libvirt(STEP, None, &error)),
+            }
+        })
+        .await
+    }
+
+    async fn ceph_key(&self, uuid: &str) -> Result<Option<Secret>, Error> {
+        const STEP: &str = "see a Ceph key";
+        let uuid = uuid.to_owned();
+        self.call(Traffic::Control, None, STEP, QUERY, move |connect| {
+            let value =
+                connect.lookup_secret_by_uuid_string(&uuid).and_then(|secret| secret.value(0));
+            match value.map(Zeroizing::new) {
+                Ok(bytes) => Ok(Some(Secret::new(STANDARD.encode(&*bytes)))),
+                Err(error) if error.code().to_raw() == sys::VIR_ERR_INVALID_SECRET => Ok(None),
                 Err(error) => Err(from_libvirt(STEP, None, &error)),
             }
         })

@@ -1,6 +1,8 @@
 //! Volumes that are kept elsewhere: their secrets, whether they can be reached, and where QEMU
 //! finds them.
 
+use std::path::Path;
+
 use ostler_protocol::rpc::values::{Bytes, Secret, VolumeId};
 use ostler_protocol::rpc::volume::Format;
 
@@ -54,8 +56,18 @@ impl<O: Outside> Engine<O> {
             ConnectionRecord::Nfs { host, .. } => {
                 elsewhere::reach(&[(host.clone(), PORT_MAPPER)]).await?;
             }
-            ConnectionRecord::Rbd { monitors, .. } => {
-                elsewhere::reach(&monitors.iter().map(tcp).collect::<Vec<_>>()).await?;
+            ConnectionRecord::Rbd { image, monitors, user, secret } => {
+                let monitors = monitors.iter().map(tcp).collect::<Vec<_>>();
+                elsewhere::reach(&monitors).await?;
+                let key = match secret {
+                    Some(uuid) => self.node.hypervisor.ceph_key(uuid).await?,
+                    None => operation.volatile.secret.clone(),
+                };
+                let auth = user.as_deref().zip(key.as_ref());
+                // A private key is for QEMU alone.
+                if user.is_none() || auth.is_some() {
+                    elsewhere::open_rbd(Path::new("qemu-img"), image, &monitors, auth).await?;
+                }
             }
             ConnectionRecord::Local { .. } => {
                 let Device { wwid, size } = self.same_device(record).await?.unwrap_or_default();

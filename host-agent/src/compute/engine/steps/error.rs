@@ -114,6 +114,7 @@ impl From<VolumeError> for StepError {
             | VolumeError::TooDeep { .. }
             | VolumeError::QemuImg { .. }
             | VolumeError::Unreachable { .. }
+            | VolumeError::Unopened { .. }
             | VolumeError::NotADevice { .. }
             | VolumeError::NoSpace { .. }
             | VolumeError::Unavailable { .. }
