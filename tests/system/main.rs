@@ -47,3 +47,4 @@ mod volumes_encrypted;
 mod volumes_load;
 mod volumes_nfs;
 mod volumes_pools;
+mod volumes_rbd;
