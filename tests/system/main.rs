@@ -18,6 +18,7 @@ mod broker_hostile;
 mod broker_limits;
 mod broker_rights;
 mod broker_shares;
+mod cdrom;
 mod clients;
 mod config_drive;
 mod console;

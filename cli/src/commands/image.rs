@@ -73,7 +73,7 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "PATH|URL|-")]
     source: String,
     /// Its format, when it is unpacked; it is never guessed. The node makes vmdk (streamOptimized),
-    /// vhdx and vdi into qcow2
+    /// vhdx and vdi into qcow2; an iso is a CD-ROM to its guests
     #[arg(long, value_parser = format_parser())]
     format: Format,
     /// How the file is compressed; the node unpacks it. Without it, a disk is taken as its name

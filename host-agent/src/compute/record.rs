@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ostler_protocol::rpc::hardware::RootBus;
+use ostler_protocol::rpc::hardware::{Hardware, MachineType, RootBus};
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::{Size, VmState};
 use ostler_protocol::rpc::values::{InstanceId, Sha256, Timestamp, VolumeId};
@@ -39,6 +39,11 @@ impl InstanceRecord {
         Some(Source { image: image?, base: base?, direct })
     }
 
+    /// Whether it boots from a CD-ROM, of which nothing can be written.
+    pub(super) fn is_on_cdrom(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| base.format.is_cdrom())
+    }
+
     /// The volume it boots from; none if it has a root disk.
     pub(super) fn root_volume(&self) -> Option<VolumeId> {
         self.volumes.iter().find(|there| there.root).map(|there| there.volume)
@@ -58,7 +63,12 @@ impl InstanceRecord {
         let direct = |direct: &DirectBoot| match format {
             Format::Kernel => direct.kernel == *sha256,
             Format::Ramdisk => direct.ramdisk.as_ref() == Some(sha256),
-            Format::Qcow2 | Format::Raw | Format::Vmdk | Format::Vhdx | Format::Vdi => false,
+            Format::Qcow2
+            | Format::Raw
+            | Format::Vmdk
+            | Format::Vhdx
+            | Format::Vdi
+            | Format::Iso => false,
         };
         let rescue =
             |rescue: &Source| base(&rescue.base) || rescue.direct.as_ref().is_some_and(direct);
@@ -95,13 +105,23 @@ pub(super) fn device(bus: Bus, n: u16) -> String {
 /// The devices of an instance that are not free: its own disks' and its volumes'.
 pub(super) fn reserved_devices(record: &InstanceRecord) -> Vec<String> {
     let volumes = record.volumes.iter().map(|there| there.device.clone());
-    volumes.chain(own_devices(record.hardware.disk_bus)).collect()
+    volumes.chain(own_devices(record.base.as_ref(), &record.hardware)).collect()
 }
 
-/// The devices of an instance's own disks, on this bus.
-pub(super) fn own_devices(bus: RootBus) -> [String; 2] {
-    let bus = disk_bus(bus);
-    [ROOT_DISK.on(bus), config_drive(bus).on(bus)]
+/// The devices of an instance's own disks, if its root disk is made from this.
+pub(super) fn own_devices(base: Option<&Base>, hardware: &Hardware) -> [String; 2] {
+    let bus = disk_bus(hardware.disk_bus);
+    [ROOT_DISK.on(bus_of(base, hardware)), config_drive(bus).on(bus)]
+}
+
+/// What a disk made from this is plugged into: as other disks, but that no CD-ROM is on virtio.
+pub(super) fn bus_of(base: Option<&Base>, hardware: &Hardware) -> DiskBus {
+    let is_cdrom = base.is_some_and(|base| base.format.is_cdrom());
+    match (disk_bus(hardware.disk_bus), hardware.machine) {
+        (DiskBus::Virtio, MachineType::Q35) if is_cdrom => DiskBus::Sata,
+        (DiskBus::Virtio, MachineType::Pc) if is_cdrom => DiskBus::Ide,
+        (bus, _) => bus,
+    }
 }
 
 /// What an instance's own disks are plugged into.
@@ -119,7 +139,7 @@ const fn disk_bus(bus: RootBus) -> DiskBus {
 
 /// The device of the disk an instance boots from.
 pub(super) fn root_device(record: &InstanceRecord) -> String {
-    ROOT_DISK.on(own_bus(record))
+    ROOT_DISK.on(bus_of(record.base.as_ref(), &record.hardware))
 }
 
 /// The place of the disk an instance boots from.
@@ -130,7 +150,7 @@ pub(super) const ROOT_DISK: DiskTarget = DiskTarget(0);
 pub(super) const fn config_drive(bus: DiskBus) -> DiskTarget {
     match bus {
         DiskBus::Virtio => DiskTarget(25),
-        DiskBus::Scsi | DiskBus::Sata => DiskTarget(5),
+        DiskBus::Scsi | DiskBus::Sata | DiskBus::Ide => DiskTarget(5),
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn plan(root: &RootDisk) -> Result<Overlay, DiskError> {
     // A relative path would be looked for from the overlay's folder.
     let text = path.to_str().filter(|_| path.is_absolute());
     let text = text.ok_or_else(|| DiskError::BasePath { path: path.clone() })?;
-    qcow2::overlay(root.size, text, format.as_str())
+    qcow2::overlay(root.size, text, format.layout())
         .map_err(|source| DiskError::Impossible { instance: root.instance, source })
 }
 
@@ -130,8 +130,8 @@ fn compare(root: &RootDisk, header: &Header) -> Result<(), String> {
         let wanted = root.base.path.display();
         return Err(format!("its base image is {}, not {wanted}", backing.name));
     }
-    if backing.format.as_deref() != Some(root.base.format.as_str()) {
-        let wanted = root.base.format.as_str();
+    if backing.format.as_deref() != Some(root.base.format.layout()) {
+        let wanted = root.base.format.layout();
         return Err(format!("its base is read as {:?}, not {wanted}", backing.format));
     }
     Ok(())

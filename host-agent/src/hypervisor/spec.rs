@@ -243,6 +243,8 @@ pub enum DiskBus {
     Scsi,
     /// SATA, for guests without drivers of virtio: nothing is plugged in while it runs.
     Sata,
+    /// IDE, which machine `pc` has. Nothing is plugged in while it runs.
+    Ide,
 }
 
 /// Whether several domains may have a disk.
@@ -300,6 +302,8 @@ pub enum DiskAccess {
     ReadWrite,
     /// It may not.
     ReadOnly,
+    /// It may not: to the guest it is a CD-ROM.
+    CdRom,
 }
 
 /// How the host caches a disk. A flush of the guest's reaches the disk in all of them but
@@ -333,6 +337,7 @@ impl DiskTarget {
         let prefix = match bus {
             DiskBus::Virtio => "vd",
             DiskBus::Scsi | DiskBus::Sata => "sd",
+            DiskBus::Ide => "hd",
         };
         let mut name = prefix.as_bytes().to_vec();
         let mut rest = u32::from(self.0) + 1;

@@ -572,8 +572,8 @@ fn compare(spec: &ImportSpec, written: &Written) -> Result<(), ImageError> {
 /// Digest and format, of a file named as an image in the cache is.
 fn name(file: &OsStr) -> Option<(Sha256, Format)> {
     let (digest, word) = file.to_str()?.split_once('.')?;
-    let formats = [Format::Qcow2, Format::Raw, Format::Kernel, Format::Ramdisk];
-    let format = formats.into_iter().find(|format| format.as_str() == word)?;
+    let mut formats = Format::ALL.into_iter().filter(|format| *format == format.kept());
+    let format = formats.find(|format| format.as_str() == word)?;
     let sha256: Sha256 = digest.parse().ok()?;
     (sha256.as_str() == digest).then_some((sha256, format))
 }

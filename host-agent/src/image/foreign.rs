@@ -69,7 +69,7 @@ pub(super) fn judge(
         Format::Vmdk => vmdk(file)?,
         Format::Vhdx => vhdx(file)?,
         Format::Vdi => vdi(file)?,
-        Format::Qcow2 | Format::Raw | Format::Kernel | Format::Ramdisk => {
+        Format::Qcow2 | Format::Raw | Format::Iso | Format::Kernel | Format::Ramdisk => {
             return Err(Unfit::NotLike(format.as_str()).into());
         }
     };

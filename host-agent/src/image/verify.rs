@@ -29,6 +29,12 @@ pub enum Unfit {
     /// Declared to be a disk of another hypervisor, but is not.
     #[error("it was declared {0}, but does not begin like that: declare the format it has")]
     NotLike(&'static str),
+    /// Declared an ISO image, but is not.
+    #[error(
+        "it was declared iso, but has no ISO 9660 volume descriptor: declare the format it has, or \
+         make an ISO 9660 image of it (xorriso, genisoimage); UDF alone is not read"
+    )]
+    NotIso,
     /// A vmdk that is not all in one file, or may not be.
     #[error("it is a vmdk, but not streamOptimized: qemu-img convert -O qcow2 makes a qcow2 of it")]
     VmdkType,
@@ -114,6 +120,11 @@ struct SpecificData {
     corrupt: bool,
 }
 
+/// The mark of ISO 9660, in the first volume descriptor, which follows 16 sectors of 2048 bytes.
+const ISO: &[u8] = b"CD001";
+const ISO_AT: usize = 16 * ISO_SECTOR as usize + 1;
+const ISO_SECTOR: u64 = 2048;
+
 /// Judge a file by its first bytes: its virtual size if it passes.
 pub(super) fn beginning(
     format: Format,
@@ -127,6 +138,13 @@ pub(super) fn beginning(
             no_other_format(format, file)?;
             // QEMU reads a last sector that is cut short as ending in zeros.
             Bytes(size.0.next_multiple_of(512))
+        }
+        Format::Iso => {
+            no_other_format(format, file)?;
+            if !file.get(ISO_AT..).is_some_and(|file| file.starts_with(ISO)) {
+                return Err(Unfit::NotIso);
+            }
+            Bytes(size.0.next_multiple_of(ISO_SECTOR))
         }
         Format::Kernel | Format::Ramdisk => {
             no_other_format(format, file)?;
@@ -324,6 +342,19 @@ mod tests {
             assert!(beginning(format, b"\x7fELF", Bytes(513), CAP).is_ok());
         }
         assert_eq!(beginning(Format::Raw, b"", Bytes(513), CAP), Ok(Bytes(1024)));
+    }
+
+    #[test]
+    fn an_iso_is_what_has_the_volume_descriptor_of_one() {
+        let mut iso = vec![0; 40_000];
+        let judged = |iso: &[u8]| beginning(Format::Iso, iso, Bytes(40_000), CAP);
+        assert_eq!(judged(&iso), Err(Unfit::NotIso));
+        iso[32_769..32_774].copy_from_slice(b"CD001");
+        assert_eq!(judged(&iso), Ok(Bytes(20 * 2048)));
+        assert_eq!(judged(&iso[..32_773]), Err(Unfit::NotIso));
+        // Another format's reader would find its own in it.
+        iso[..4].copy_from_slice(b"QFI\xfb");
+        assert!(matches!(judged(&iso), Err(Unfit::LooksLike { declared: "iso", .. })));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub enum Format {
     Vhdx,
     /// A VirtualBox disk without parent; converted to qcow2 when it is imported.
     Vdi,
+    /// A CD or DVD with an ISO 9660 file system, which a guest has as a CD-ROM.
+    Iso,
     /// A Linux kernel, for direct boot.
     Kernel,
     /// An initial ramdisk, for direct boot.
@@ -32,22 +34,49 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 7] =
-        [Self::Qcow2, Self::Raw, Self::Vmdk, Self::Vhdx, Self::Vdi, Self::Kernel, Self::Ramdisk];
+    pub const ALL: [Self; 8] = [
+        Self::Qcow2,
+        Self::Raw,
+        Self::Vmdk,
+        Self::Vhdx,
+        Self::Vdi,
+        Self::Iso,
+        Self::Kernel,
+        Self::Ramdisk,
+    ];
 
     /// What a node keeps of it.
     pub const fn kept(self) -> Self {
         match self {
             Self::Vmdk | Self::Vhdx | Self::Vdi => Self::Qcow2,
-            Self::Qcow2 | Self::Raw | Self::Kernel | Self::Ramdisk => self,
+            Self::Qcow2 | Self::Raw | Self::Iso | Self::Kernel | Self::Ramdisk => self,
         }
     }
 
     /// Whether an instance's root disk can be made from it.
     pub const fn is_disk(self) -> bool {
         match self {
-            Self::Qcow2 | Self::Raw | Self::Vmdk | Self::Vhdx | Self::Vdi => true,
+            Self::Qcow2 | Self::Raw | Self::Vmdk | Self::Vhdx | Self::Vdi | Self::Iso => true,
             Self::Kernel | Self::Ramdisk => false,
+        }
+    }
+
+    /// Whether a guest has it as a CD-ROM, which it can only read.
+    pub const fn is_cdrom(self) -> bool {
+        matches!(self, Self::Iso)
+    }
+
+    /// QEMU's word for how it is laid out.
+    pub const fn layout(self) -> &'static str {
+        match self {
+            Self::Iso => Self::Raw.as_str(),
+            Self::Qcow2
+            | Self::Raw
+            | Self::Vmdk
+            | Self::Vhdx
+            | Self::Vdi
+            | Self::Kernel
+            | Self::Ramdisk => self.as_str(),
         }
     }
 
@@ -59,6 +88,7 @@ impl Format {
             Self::Vmdk => "vmdk",
             Self::Vhdx => "vhdx",
             Self::Vdi => "vdi",
+            Self::Iso => "iso",
             Self::Kernel => "kernel",
             Self::Ramdisk => "ramdisk",
         }

@@ -134,6 +134,12 @@ fn content(
         None => Ok((None, None, false)),
         Some(Source::Image(name)) => {
             let base = image::source(name, &gate.known.images)?.base;
+            if base.format.is_cdrom() {
+                let text = format!("image {name} is an iso, and a volume is no CD-ROM");
+                return Err(Refusal::new(Reason::InvalidParams, text)
+                    .about("parameter source")
+                    .next("boot an instance from the image, with an empty volume to install on"));
+            }
             Ok((Some(base.virtual_size), Some(base), true))
         }
         Some(Source::Volume(id)) => {

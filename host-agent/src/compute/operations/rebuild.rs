@@ -49,7 +49,7 @@ pub(super) fn ask(
         hardware.tpm = hardware.tpm.or(record.hardware.tpm);
         match on_volume {
             true => hardware.disk_bus = record.hardware.disk_bus,
-            false => leaves_volumes(record, &hardware)?,
+            false => leaves_volumes(record, &from, &hardware)?,
         }
         let config_drive = record.config_drive.is_some();
         Ok(Rebuild { from, hardware: Some(hardware), config_drive, on_volume }.into())
@@ -83,8 +83,12 @@ fn fits_disk(record: &InstanceRecord, from: &Source) -> Result<(), Refusal> {
 }
 
 /// Whether the instance's own disks, on the bus of the new hardware, are where no volume is.
-fn leaves_volumes(record: &InstanceRecord, hardware: &Hardware) -> Result<(), Refusal> {
-    let own = own_devices(hardware.disk_bus);
+fn leaves_volumes(
+    record: &InstanceRecord,
+    from: &Source,
+    hardware: &Hardware,
+) -> Result<(), Refusal> {
+    let own = own_devices(Some(&from.base), hardware);
     let Some(there) = record.volumes.iter().find(|there| own.contains(&there.device)) else {
         return Ok(());
     };

@@ -25,6 +25,7 @@ pub(super) fn ask(shelve: instance::Shelve, gate: &mut Admission<'_>) -> Result<
         let change = Shelve { image: None, offload: true, timeout };
         return gate.act(id, &LEGAL, |_, _| Ok(change.into()));
     }
+    snapshot::writes(id, gate)?;
     gate.make_image(id, &LEGAL, image.clone(), Shelve { image: Some(image), offload, timeout })
 }
 

@@ -35,6 +35,7 @@ pub(super) fn ask(
             .about(format!("instance {id}"))
             .next(format!("snapshot that: ostler volume snapshot {volume} NAME")));
     }
+    writes(id, gate)?;
     let requires = |record: &InstanceRecord| record.hardware.require_quiesce;
     let quiesce = match quiesce {
         // What its image requires, whoever asks; but for who asks for none in so many words.
@@ -42,6 +43,17 @@ pub(super) fn ask(
         Quiesce::Auto | Quiesce::Never | Quiesce::Require => quiesce,
     };
     gate.make_image(id, &LEGAL, image.clone(), Snapshot { image, quiesce })
+}
+
+/// Whether an instance has a root disk that it can have written anything to.
+pub(super) fn writes(id: InstanceId, gate: &Admission<'_>) -> Result<(), Refusal> {
+    if !gate.known.instances.get(&id).is_some_and(InstanceRecord::is_on_cdrom) {
+        return Ok(());
+    }
+    let text = "conflict: the instance boots from a CD-ROM, and wrote nothing to it";
+    Err(Refusal::new(Reason::Conflict, text)
+        .about(format!("instance {id}"))
+        .next("snapshot the volume it writes to: ostler volume snapshot VOLUME NAME"))
 }
 
 pub(super) fn samples() -> Vec<Change> {

@@ -29,7 +29,7 @@ impl Plug for Libvirt {
         let device = xml::domain::disk_alone(disk).map_err(wrong)?;
         let controller = match disk.bus {
             DiskBus::Scsi => Some(xml::domain::scsi_controller().map_err(wrong)?),
-            DiskBus::Virtio | DiskBus::Sata => None,
+            DiskBus::Virtio | DiskBus::Sata | DiskBus::Ide => None,
         };
         let disk = disk.clone();
         self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {

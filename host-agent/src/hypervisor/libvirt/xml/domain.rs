@@ -249,7 +249,11 @@ fn disk(list: &mut Document, disk: &Disk) {
         DiskSource::Block(_) => "block",
         DiskSource::Network(_) => "network",
     };
-    list.within("disk", &[("type", kind), ("device", "disk")], |element| {
+    let device = match disk.access {
+        DiskAccess::ReadWrite | DiskAccess::ReadOnly => "disk",
+        DiskAccess::CdRom => "cdrom",
+    };
+    list.within("disk", &[("type", kind), ("device", device)], |element| {
         let format = disk.format.as_str();
         let cache = match disk.cache {
             DiskCache::None => "none",
@@ -283,6 +287,7 @@ fn disk(list: &mut Document, disk: &Disk) {
             DiskBus::Virtio => "virtio",
             DiskBus::Scsi => "scsi",
             DiskBus::Sata => "sata",
+            DiskBus::Ide => "ide",
         };
         element.leaf("target", &[("dev", &disk.device()), ("bus", bus)]);
         if let Some(order) = disk.boot_order {
@@ -300,7 +305,7 @@ fn disk(list: &mut Document, disk: &Disk) {
         }
         match disk.access {
             DiskAccess::ReadWrite => {}
-            DiskAccess::ReadOnly => element.leaf("readonly", &[]),
+            DiskAccess::ReadOnly | DiskAccess::CdRom => element.leaf("readonly", &[]),
         }
         match disk.sharing {
             Sharing::Exclusive => {}
@@ -492,6 +497,19 @@ mod tests {
         spec.tpm = Tpm::Emulated(TpmModel::Tis);
         let written = write_locked(&spec, &Secret::new("golden!!".to_owned())).unwrap();
         assert_eq!(written.trim(), include_str!("golden/old.xml").trim(), "\n{}", *written);
+    }
+
+    #[test]
+    fn a_cd_rom_is_one_and_only_read() {
+        let mut spec = full();
+        spec.disks.truncate(1);
+        (spec.disks[0].bus, spec.disks[0].access) = (DiskBus::Ide, DiskAccess::CdRom);
+        let root = parse(&write(&spec).unwrap()).unwrap();
+        let disk = root.child("devices").unwrap().child("disk").unwrap();
+        assert_eq!(disk.attribute("device"), Some("cdrom"));
+        assert!(disk.child("readonly").is_some());
+        let target = disk.child("target").unwrap();
+        assert_eq!((target.attribute("dev"), target.attribute("bus")), (Some("hda"), Some("ide")));
     }
 
     #[test]
