@@ -82,6 +82,9 @@ pub(super) fn volume_fault(error: &VolumeError) -> Refusal {
         VolumeError::Lvm { .. } => {
             (Reason::VolumeFailed, "see to what it says; what the volume was is kept: ask again")
         }
+        VolumeError::Used { .. } => {
+            (Reason::InUse, "see what it is (lsblk), and name another; or free it, and ask again")
+        }
         VolumeError::NotADevice { .. } => {
             (Reason::VolumeFailed, "see which devices there are: lsblk")
         }

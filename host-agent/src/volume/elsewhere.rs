@@ -1,11 +1,16 @@
 //! Volumes that are kept elsewhere: whether their server answers, and whether a device of the node
-//! is still the one it was. QEMU does the rest.
+//! is still the one it was, and nobody's of the node. QEMU does the rest.
+//!
+//! What the node itself uses would be written to by two. sysfs and the lists of mounts and swaps say
+//! who that is. The kernel's own word is whether the device can be opened exclusively: what mounts,
+//! swaps on or stacks a device has it so, and QEMU does not. The agent's unit may not open devices,
+//! where that word is not had.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +42,8 @@ pub struct Device {
     pub wwid: Option<String>,
     /// Its size.
     pub size: Bytes,
+    /// Where it is, wherever links led.
+    pub path: PathBuf,
 }
 
 /// See whether one of these hosts answers at its port.
@@ -121,10 +128,11 @@ async fn within<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T>
     tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(late)
 }
 
-/// What is at this path, which has to be a block device below `/dev`, wherever links lead.
+/// What is at this path, which has to be a block device below `/dev`, wherever links lead, and not
+/// used by the node itself.
 ///
 /// # Errors
-/// It is something else, or cannot be seen.
+/// It is something else, cannot be seen, or is used.
 pub async fn device(path: &Path) -> Result<Device, VolumeError> {
     let io = |step| VolumeError::io(step, path);
     let real = fs::canonicalize(path).await.map_err(io("find"))?;
@@ -132,8 +140,7 @@ pub async fn device(path: &Path) -> Result<Device, VolumeError> {
     if !real.starts_with(DEVICES) || !meta.file_type().is_block_device() {
         return Err(VolumeError::NotADevice { path: path.to_owned() });
     }
-    let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
-    let about = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    let about = Path::new("/sys/dev/block").join(number(meta.rdev()));
     let sectors = fs::read_to_string(about.join("size")).await.map_err(io("see the size of"))?;
     let sectors = sectors.trim().parse::<u64>().map_err(io::Error::other);
     let size = Bytes(sectors.map_err(io("see the size of"))?.saturating_mul(512));
@@ -146,7 +153,78 @@ pub async fn device(path: &Path) -> Result<Device, VolumeError> {
             break;
         }
     }
-    Ok(Device { wwid, size })
+    if let Some(by) = user_of(&about, &real).await.map_err(io("see who uses"))? {
+        return Err(VolumeError::Used { path: path.to_owned(), by });
+    }
+    Ok(Device { wwid, size, path: real })
+}
+
+/// What of the node uses a device, of which sysfs tells here, or a partition of it.
+async fn user_of(about: &Path, device: &Path) -> io::Result<Option<String>> {
+    let mut parts = vec![about.to_owned()];
+    for part in names(about).await? {
+        if fs::metadata(about.join(&part).join("partition")).await.is_ok() {
+            parts.push(about.join(part));
+        }
+    }
+    let mut numbers = Vec::with_capacity(parts.len());
+    for part in &parts {
+        if let Some(holder) = names(&part.join("holders")).await?.into_iter().next() {
+            return Ok(Some(format!("{holder}, which is made of it")));
+        }
+        numbers.push(fs::read_to_string(part.join("dev")).await?.trim().to_owned());
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").await?;
+    if let Some(place) = mounted(&mounts, &numbers) {
+        return Ok(Some(format!("the file system at {place}")));
+    }
+    for swap in fs::read_to_string("/proc/swaps").await?.lines().skip(1) {
+        let path = swap.split_whitespace().next().unwrap_or_default();
+        if let Ok(meta) = fs::metadata(path).await
+            && meta.file_type().is_block_device()
+            && numbers.contains(&number(meta.rdev()))
+        {
+            return Ok(Some("the node's swap".to_owned()));
+        }
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(nix::libc::O_EXCL | nix::libc::O_NONBLOCK);
+    match options.open(device) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            Ok(Some("somebody, says the kernel".to_owned()))
+        }
+        // It is closed again at once; and who may not open it has no such word.
+        Ok(_) | Err(_) => Ok(None),
+    }
+}
+
+/// Where one of these devices is mounted, by the kernel's list.
+fn mounted<'a>(mounts: &'a str, numbers: &[String]) -> Option<&'a str> {
+    let of = |line: &'a str| {
+        let mut words = line.split(' ');
+        let is = words.nth(2).is_some_and(|number| numbers.iter().any(|own| own == number));
+        words.nth(1).filter(|_| is)
+    };
+    mounts.lines().find_map(of)
+}
+
+/// What a folder holds, if it is there.
+async fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let mut entries = match fs::read_dir(folder).await {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next_entry().await? {
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+/// A device's number, as sysfs writes it.
+fn number(device: u64) -> String {
+    format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device))
 }
 
 #[cfg(test)]
@@ -213,5 +291,67 @@ mod tests {
             assert!(matches!(told, VolumeError::NotADevice { .. }), "{told}");
         }
         assert!(device(Path::new("/dev/nonexistent")).await.is_err());
+    }
+
+    #[test]
+    fn a_mounted_device_is_found_by_its_number() {
+        let mounts = "22 1 259:2 / / rw,noatime shared:1 - ext4 /dev/root rw\n\
+                      33 22 8:17 /sub /srv/a\\040b rw - ext4 /dev/sdb1 rw\n";
+        assert_eq!(mounted(mounts, &["8:16".into(), "8:17".into()]), Some("/srv/a\\040b"));
+        assert_eq!(mounted(mounts, &["8:1".into()]), None);
+    }
+
+    /// A loop device with a file system, and what undoes it.
+    struct Loop {
+        device: String,
+        at: PathBuf,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Drop for Loop {
+        fn drop(&mut self) {
+            nix::mount::umount(&self.at).ok();
+            run("losetup", &["--detach", &self.device]);
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test needs a device")]
+    fn run(program: &str, words: &[&str]) -> String {
+        let ran = std::process::Command::new(program).args(words).output().unwrap();
+        assert!(ran.status.success(), "{program} {words:?}: {ran:?}");
+        String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+    }
+
+    #[tokio::test]
+    async fn what_the_node_has_mounted_or_holds_is_refused_and_had_again_after() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: only root makes a loop device and mounts it");
+        }
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let (file, at) = (folder.path().join("disk"), folder.path().join("at"));
+        std::fs::File::create(&file).unwrap().set_len(32 << 20).unwrap();
+        std::fs::create_dir(&at).unwrap();
+        run("mke2fs", &["-q", "-F", file.to_str().unwrap()]);
+        let made = run("losetup", &["--find", "--show", file.to_str().unwrap()]);
+        let there = Loop { device: made, at, _folder: folder };
+        let path = Path::new(&there.device);
+        assert_eq!(device(path).await.unwrap().path, path);
+
+        let none: Option<&str> = None;
+        let how = nix::mount::MsFlags::MS_RDONLY;
+        nix::mount::mount(Some(path), &there.at, Some("ext4"), how, none).unwrap();
+        let told = device(path).await.unwrap_err().to_string();
+        assert!(told.contains(&format!("the file system at {}", there.at.display())), "{told}");
+        nix::mount::umount(&there.at).unwrap();
+
+        // What is in no list: the kernel says so.
+        let mut exclusively = OpenOptions::new();
+        let held = exclusively.read(true).custom_flags(nix::libc::O_EXCL).open(path).unwrap();
+        let told = device(path).await.unwrap_err();
+        assert!(matches!(told, VolumeError::Used { .. }), "{told}");
+        drop(held);
+        // As QEMU has it.
+        let _shared = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        device(path).await.unwrap();
     }
 }

@@ -150,6 +150,14 @@ pub enum VolumeError {
         /// The path.
         path: PathBuf,
     },
+    /// A block device of the node that the node itself uses.
+    #[error("{} is used by {by}: no guest can have it", path.display())]
+    Used {
+        /// The path.
+        path: PathBuf,
+        /// Who uses it.
+        by: String,
+    },
     /// qemu-img was run and failed.
     #[error("qemu-img cannot {step} {}: {said}", path.display())]
     QemuImg {

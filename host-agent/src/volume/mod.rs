@@ -131,6 +131,12 @@ pub trait Volumes: Send + Sync + 'static {
     /// The pools; the first is where volumes are made unless told.
     fn pools(&self) -> Vec<PoolFacts>;
 
+    /// Which pool a block device of the node is of: a volume's, or what the pool is made of.
+    fn pool_of(
+        &self,
+        device: &Path,
+    ) -> impl Future<Output = Result<Option<Name>, VolumeError>> + Send;
+
     /// How much room a pool has.
     fn room(&self, pool: &Name) -> impl Future<Output = Result<Space, VolumeError>> + Send;
 

@@ -1,5 +1,7 @@
 //! The pools of this node, by their names.
 
+use std::path::Path;
+
 use ostler_protocol::rpc::values::{Bytes, Name};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -73,6 +75,17 @@ macro_rules! on {
 impl Volumes for Pools {
     fn pools(&self) -> Vec<PoolFacts> {
         self.0.iter().map(Pool::facts).collect()
+    }
+
+    async fn pool_of(&self, device: &Path) -> Result<Option<Name>, VolumeError> {
+        for pool in &self.0 {
+            match pool {
+                Pool::Lvm(pool) if pool.has(device).await? => return Ok(Some(pool.name.clone())),
+                // Files are no devices.
+                Pool::Lvm(_) | Pool::Directory(_) | Pool::Nfs(_) => {}
+            }
+        }
+        Ok(None)
     }
 
     async fn room(&self, pool: &Name) -> Result<Space, VolumeError> {

@@ -151,13 +151,7 @@ impl Group {
     }
 
     async fn own_devices(&self) -> Result<String, VolumeError> {
-        let group = format!("vg_name={}", self.name);
-        let words =
-            ["pvs", "--reportformat", "json", "--options", "pv_name", "--select", group.as_str()];
-        let said = self.run("find", &self.name, &only(&[]), &words).await?;
-        let answer: Answer<Devices> = self.parse("find", &said)?;
-        let names: Vec<String> =
-            answer.report.into_iter().flat_map(|part| part.pv).map(|row| row.pv_name).collect();
+        let names = self.made_of().await?;
         let plain = |name: &String| {
             let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.:+@=".contains(c);
             name.starts_with("/dev/") && name.chars().all(plain)
@@ -166,6 +160,16 @@ impl Group {
             true => Ok(only(&names)),
             false => Err(self.failed("find", "this node has no such group, or not all of it")),
         }
+    }
+
+    /// The devices it is made of.
+    pub(super) async fn made_of(&self) -> Result<Vec<String>, VolumeError> {
+        let group = format!("vg_name={}", self.name);
+        let words =
+            ["pvs", "--reportformat", "json", "--options", "pv_name", "--select", group.as_str()];
+        let said = self.run("find", &self.name, &only(&[]), &words).await?;
+        let answer: Answer<Devices> = self.parse("find", &said)?;
+        Ok(answer.report.into_iter().flat_map(|part| part.pv).map(|row| row.pv_name).collect())
     }
 
     fn failed(&self, step: &'static str, said: &str) -> VolumeError {

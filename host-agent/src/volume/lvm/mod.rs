@@ -173,6 +173,19 @@ impl Lvm {
         })
     }
 
+    /// Whether a device is a volume or a snapshot of ours, or one that the group is made of.
+    pub(super) async fn has(&self, device: &Path) -> Result<bool, VolumeError> {
+        let ours = self.group.list().await?.into_iter().filter(|one| one.tags.contains(OURS));
+        let mut paths: Vec<PathBuf> = ours.map(|one| self.device(&one)).collect();
+        paths.extend(self.group.made_of().await?.into_iter().map(PathBuf::from));
+        let device = device.to_owned();
+        self.run(self.devices.clone(), move || {
+            let real = |path: &PathBuf| std::fs::canonicalize(path).ok();
+            Ok(paths.iter().filter_map(real).any(|path| path == device))
+        })
+        .await
+    }
+
     pub(super) async fn exists(&self, id: VolumeId) -> Result<bool, VolumeError> {
         let parts = self.parts(id).await?;
         Ok(parts.foreign.is_some() || parts.all().next().is_some())

@@ -78,6 +78,19 @@ async fn a_thick_volume_reads_as_zeros_also_where_it_grew() {
 }
 
 #[tokio::test]
+async fn a_device_of_a_pool_is_known_by_whatever_name() {
+    let trial = Trial::open(None);
+    let place = trial.make(SIZE, Content::Empty).await.unwrap();
+    let opened = trial.pools.open(&place).await.unwrap();
+    let device = fs::canonicalize(opened.path()).unwrap();
+    assert_eq!(trial.pools.pool_of(&device).await.unwrap(), Some(name("fast")));
+    // Somebody else's in the same group.
+    let note = trial.folder.path().join("lvs").join(place.id.to_string());
+    fs::write(&note, format!("{}\n\n", SIZE.0)).unwrap();
+    assert_eq!(trial.pools.pool_of(&device).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn an_extension_that_was_cut_off_is_zeroed_before_the_volume_is_opened_again() {
     let trial = Trial::open(None);
     let place = trial.make(SIZE, Content::Empty).await.unwrap();

@@ -20,6 +20,7 @@ use crate::journal::records::{
 use crate::journal::{Entry, Write};
 use crate::refusal::{Action, Reason, Refusal};
 use crate::volume::elsewhere::{self, Device};
+use crate::volume::{VolumeError, Volumes};
 
 /// Where NFS clients ask for a server's other ports.
 const PORT_MAPPER: u16 = 111;
@@ -70,7 +71,7 @@ impl<O: Outside> Engine<O> {
                 }
             }
             ConnectionRecord::Local { .. } => {
-                let Device { wwid, size } = self.same_device(record).await?.unwrap_or_default();
+                let Device { wwid, size, .. } = self.same_device(record).await?.unwrap_or_default();
                 let identity = Some(DeviceIdentity { wwid, size });
                 self.note_volume(record.id, |volume| {
                     volume.size = size;
@@ -138,6 +139,10 @@ impl<O: Outside> Engine<O> {
             return Ok(None);
         };
         let found = elsewhere::device(device).await?;
+        if let Some(pool) = self.node.volumes.pool_of(&found.path).await? {
+            let (path, by) = (device.clone(), format!("pool {pool}"));
+            return Err(VolumeError::Used { path, by }.into());
+        }
         let Some(DeviceIdentity { wwid, size }) = identity else { return Ok(Some(found)) };
         if (wwid, size) == (&found.wwid, &found.size) {
             return Ok(Some(found));

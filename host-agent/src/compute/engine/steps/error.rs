@@ -103,7 +103,9 @@ impl From<VolumeError> for StepError {
         match &error {
             VolumeError::Cancelled { .. } => Self::Cancelled,
             // Whoever has it open does not let go because it is asked for again.
-            VolumeError::Open { .. } | VolumeError::Held { .. } => Self::Refused(Box::new(fault())),
+            VolumeError::Open { .. } | VolumeError::Held { .. } | VolumeError::Used { .. } => {
+                Self::Refused(Box::new(fault()))
+            }
             VolumeError::NoPool { .. }
             | VolumeError::NotThere { .. }
             | VolumeError::Gone { .. }
