@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ostler_protocol::rpc::hardware::Boards;
-use ostler_protocol::rpc::values::{InstanceId, Secret, Timestamp};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Secret, Timestamp};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use self::jobs::Work;
@@ -127,6 +127,8 @@ struct Domain {
     /// What is plugged in while it runs.
     disks: Vec<Disk>,
     lets_go: LetsGo,
+    /// How large it sees disks whose files have another size by now.
+    sizes: BTreeMap<String, Bytes>,
     mirror: Option<Mirrored>,
 }
 
@@ -426,6 +428,7 @@ impl Hypervisor for Fake {
                         console: None,
                         disks: Vec::new(),
                         lets_go: LetsGo::default(),
+                        sizes: BTreeMap::new(),
                         mirror: None,
                     };
                     world.domains.insert(id, domain);

@@ -341,6 +341,38 @@ async fn a_volume_that_grew_though_nobody_noted_it_never_shrinks() {
     life.done(attach(id, volume)).await;
 }
 
+/// As of a pool whose devices the agent makes larger: the guest is told after that.
+#[tokio::test]
+async fn a_volume_that_grew_under_a_guest_that_was_not_told_is_as_large_as_it_is() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, volume) = (InstanceId::random(), VolumeId::random());
+    life.done(boot(id)).await;
+    let params = json!({"id": volume, "name": "raw", "size": 1 << 20, "format": "raw"});
+    life.done(command(Command::VolumeCreate, params)).await;
+    life.done(attach(id, volume)).await;
+    let extend = |size: u64| command(Command::VolumeExtend, json!({"id": volume, "size": size}));
+    world.hypervisor.keep_size(id, "vdb");
+    let file = world.path().join("volumes").join(volume.to_string()).join("0.raw");
+    std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(4 << 20).unwrap();
+    world.hypervisor.fail_next(Call::ResizeDisk, Failing::Before, failed("resize"));
+    let over = life.tried(extend(4 << 20)).await;
+    assert_eq!(over.state, State::Undone, "{over:#?}");
+    let error = over.error.unwrap();
+    assert!(error.message.contains("its guest was not told"), "{error:?}");
+    assert!(error.next.unwrap().contains("same size"));
+    assert_eq!(life.volume(volume).size, Bytes::mib(4), "as large as it is");
+
+    // It is told when asked again, and that is the end of it.
+    life.done(extend(4 << 20)).await;
+    assert_eq!(world.hypervisor.called(Call::ResizeDisk, Some(id)), 2);
+    assert!(life.volume(volume).fault.is_none());
+    assert_eq!(life.submit(extend(4 << 20)).await.unwrap_err().reason, Reason::InvalidParams);
+    // Who has it next finds the volume that is on record.
+    life.done(detach(id, volume)).await;
+    life.done(attach(id, volume)).await;
+}
+
 #[tokio::test]
 async fn what_goes_with_an_instance_stays_when_another_is_being_given_it() {
     let world = World::new();

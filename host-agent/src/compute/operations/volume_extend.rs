@@ -38,7 +38,9 @@ pub(super) fn ask(extend: volume::Extend, gate: &mut Admission<'_>) -> Result<Ad
             return Err(Refusal::new(Reason::Conflict, text)
                 .next("ask again while an instance runs that has it"));
         }
-        if size <= record.size {
+        // One that failed may have left a guest that was not told: it is, when asked again.
+        let again = size == record.size && record.fault.is_some();
+        if size <= record.size && !again {
             let text = format!(
                 "a volume never shrinks: {} has {}, and {size} is asked for",
                 record.name, record.size

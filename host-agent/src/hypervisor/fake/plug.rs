@@ -42,6 +42,17 @@ impl Fake {
         self.tell(HypervisorEvent::Unplugged { id, alias: alias.to_owned() });
     }
 
+    /// Has a guest see a disk as it is now, whatever becomes of its file, until it is resized: as
+    /// QEMU does with a device.
+    pub fn keep_size(&self, id: InstanceId, device: &str) {
+        if let Some(domain) = self.world().domains.get_mut(&id)
+            && let Some(disk) = domain.disks.iter().find(|disk| disk.device() == device)
+            && let Some(size) = size_of(disk)
+        {
+            domain.sizes.insert(device.to_owned(), size);
+        }
+    }
+
     /// The disks a domain has that runs.
     pub fn live_disks(&self, id: InstanceId) -> Vec<Disk> {
         self.world().domains.get(&id).map(|domain| domain.disks.clone()).unwrap_or_default()
@@ -122,8 +133,10 @@ impl Plug for Fake {
 
     async fn disk_size(&self, id: InstanceId, device: &str) -> Result<Bytes, Error> {
         self.call(Call::Disks, Some(id), |world| {
-            let mut disks = world.running(Call::Disks, id)?.disks.iter();
+            let domain = world.running(Call::Disks, id)?;
+            let mut disks = domain.disks.iter();
             let size = disks.find(|disk| disk.device() == device).and_then(size_of);
+            let size = domain.sizes.get(device).copied().or(size);
             Ok(size.unwrap_or(Bytes::mib(16)))
         })
         .await
@@ -132,6 +145,7 @@ impl Plug for Fake {
     async fn resize_disk(&self, id: InstanceId, device: &str, size: Bytes) -> Result<(), Error> {
         self.call(Call::ResizeDisk, Some(id), |world| {
             let domain = world.running(Call::ResizeDisk, id)?;
+            domain.sizes.remove(device);
             if let Some(disk) = domain.disks.iter().find(|disk| disk.device() == device) {
                 resize(disk, size);
             }

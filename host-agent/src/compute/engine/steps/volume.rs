@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::already::is_off;
 use super::connection::{key_of, source};
 use super::{Engine, StepError};
-use crate::compute::causes::volume_fault;
+use crate::compute::causes::{hypervisor_fault, volume_fault};
 use crate::compute::operations::volume_update::VolumeUpdate;
 use crate::compute::outside::Outside;
 use crate::compute::plan::Planned;
@@ -364,7 +364,11 @@ impl<O: Outside> Engine<O> {
             // Never shorter: an earlier try may have made it larger than is on record.
             let device = &attachment.device;
             if self.node.hypervisor.disk_size(id, device).await? < size {
-                self.node.hypervisor.resize_disk(id, device, size).await?;
+                let told = self.node.hypervisor.resize_disk(id, device, size).await;
+                if let Err(error @ (Error::Refused { .. } | Error::Failed { .. })) = told {
+                    return Err(self.half_extended(&record, &place, size, error).await);
+                }
+                told?;
             }
             self.node.volumes.note_size(&place, size).await?;
         } else {
@@ -374,19 +378,49 @@ impl<O: Outside> Engine<O> {
         self.note_true_size(operation, planned).await
     }
 
+    /// Why a guest was not told of the size its volume has, or shall have.
+    async fn half_extended(
+        &self,
+        record: &VolumeRecord,
+        place: &Place,
+        size: Bytes,
+        error: Error,
+    ) -> StepError {
+        match self.node.volumes.open(place).await {
+            Ok(opened) if opened.size >= size => {}
+            Ok(_) | Err(_) => return error.into(),
+        }
+        let Refusal { message, .. } = hypervisor_fault(&error);
+        let text = format!(
+            "volume {} is {size} in its pool now, but its guest was not told: {message}",
+            record.name
+        );
+        StepError::failed(
+            Refusal::new(Reason::VolumeFailed, text)
+                .next("ask again for the same size; or stop the instance and start it"),
+        )
+    }
+
     /// A volume that was extended, or was not as far as anybody knows: have on record what its
-    /// guest, or who opens it next, sees.
+    /// guest, or who opens it next, sees: QEMU makes its files larger, and a pool its devices, of
+    /// which a guest may not have been told.
     pub(super) async fn note_true_size(
         &self,
         operation: &LiveOperation,
         planned: &Planned,
     ) -> Result<(), StepError> {
         let record = self.volume_of(operation, planned)?;
-        let size = match self.holder_of(operation, record.id) {
+        let seen = match self.holder_of(operation, record.id) {
             Some((id, attachment)) if !is_off(self.power_of(id).await?) => {
-                self.node.hypervisor.disk_size(id, &attachment.device).await?
+                Some(self.node.hypervisor.disk_size(id, &attachment.device).await?)
             }
-            Some(_) | None => self.node.volumes.open(&place(&record)?).await?.size,
+            Some(_) | None => None,
+        };
+        let size = match (self.node.volumes.open(&place(&record)?).await, seen) {
+            (Ok(opened), seen) => opened.size.max(seen.unwrap_or_default()),
+            // What it got is nobody's before the next extend is through.
+            (Err(VolumeError::HalfGrown { .. }), Some(seen)) => seen,
+            (Err(error), _) => return Err(error.into()),
         };
         if size <= record.size {
             return Ok(());
