@@ -191,6 +191,38 @@ async fn an_nbd_volume_goes_from_guest_to_guest_and_its_server_dies_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_nbd_volume_for_several_is_one_disk_to_its_guests_and_stays_with_the_other() {
+    need_root!();
+    let mut node = Node::start().await;
+    let one = node.boot("one", Mode::Ostler).await;
+    let other = node.boot("other", Mode::Ostler).await;
+    let (port, volume) = (free_port(), new_id());
+    let _server = Server::nbd_at(port).await;
+    let mut connection = nbd(port);
+    connection["multiattach"] = json!(true);
+    for id in [&one, &other] {
+        node.done("instance.attach_volume", attach(id, &volume, &connection)).await;
+        let xml = virsh(&["dumpxml", &format!("ostler-{id}")]).await;
+        assert!(xml.contains("<shareable/>"), "{xml}");
+    }
+    // What one has synced the other reads, and the other way round.
+    write(&mut node, &one, &volume, "from-one", 1).await;
+    assert_eq!(read(&mut node, &other, &volume, 1).await, "from-one");
+    write(&mut node, &other, &volume, "from-other", 2).await;
+    assert_eq!(read(&mut node, &one, &volume, 2).await, "from-other");
+
+    node.done("instance.detach_volume", json!({"id": one, "volume": volume})).await;
+    assert_eq!(status(&mut node, &volume).await, "in-use");
+    write(&mut node, &other, &volume, "alone", 3).await;
+    node.done("instance.stop", json!({"id": other, "manner": "hard"})).await;
+    node.done("instance.start", json!({"id": other})).await;
+    assert_eq!(read(&mut node, &other, &volume, 3).await, "alone");
+    node.delete(&other).await;
+    forgotten(&mut node, &volume).await;
+    node.delete(&one).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_nbd_volume_at_a_socket_is_had_by_a_guest_that_may_only_read_it() {
     need_root!();
     let mut node = Node::start().await;

@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 
+use ostler_host_agent::hypervisor::spec::{DiskCache, Sharing};
 use ostler_protocol::rpc::values::VolumeId;
 use ostler_protocol::rpc::volume::{Attach, Detach};
 use serde_json::Value;
@@ -67,6 +68,84 @@ async fn a_connected_volume_and_its_secret_are_known_as_long_as_an_instance_has_
     let how = json!({"delete_on_termination": true});
     let refused = life.submit(server.attach(other, how)).await.unwrap_err();
     assert_eq!(refused.reason, Reason::InvalidParams);
+    server.is_forgotten(&life, &world);
+}
+
+#[tokio::test]
+async fn a_volume_for_several_and_its_secret_stay_until_the_last_has_let_go() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (server, one, two) = (Server::start(), booted(&life).await, booted(&life).await);
+    let shared = |id, change: fn(&mut Value)| {
+        let Command::AttachVolume(attach) = server.attach(id, json!({})) else { unreachable!() };
+        let mut sent = serde_json::to_value(&attach).unwrap();
+        sent["connection"]["multiattach"] = json!(true);
+        sent["connection"]["data"]["auth_password"] = json!("hunter2");
+        change(&mut sent);
+        Command::AttachVolume(serde_json::from_value::<Attach>(sent).unwrap())
+    };
+    let secret = [format!("ostler-{}", server.volume)];
+    for call in [Call::PlugDisk, Call::Define] {
+        life.done(shared(one, |_| {})).await;
+        // Another connection is another volume, whatever it is called.
+        for change in [
+            (|sent| sent["connection"]["data"]["target_lun"] = json!(2)) as fn(&mut Value),
+            |sent| sent["connection"]["multiattach"] = json!(false),
+        ] {
+            let refused = life.submit(shared(two, change)).await.unwrap_err();
+            assert_eq!(refused.reason, Reason::Conflict, "{refused:?}");
+        }
+        let cached = shared(two, |sent| sent["how"] = json!({"cache": "writeback"}));
+        assert_eq!(life.submit(cached).await.unwrap_err().reason, Reason::InvalidParams);
+        // What is undone for one leaves the other what it needs.
+        world.hypervisor.fail_next(call, Failing::Before, failed("step"));
+        assert_eq!(life.tried(shared(two, |_| {})).await.state, State::Undone);
+        assert_eq!(world.hypervisor.secrets(), secret);
+        let shown = life.compute.reads().volume(server.volume).unwrap().volume;
+        assert_eq!((shown.multiattach, shown.attachments.len()), (true, 1));
+
+        life.done(shared(two, |_| {})).await;
+        for id in [one, two] {
+            let disks = world.hypervisor.live_disks(id);
+            assert_eq!(disks[1].sharing, Sharing::Shared);
+            assert_eq!(disks[1].cache, DiskCache::None);
+        }
+        life.done(server.detach(one)).await;
+        assert_eq!(world.hypervisor.secrets(), secret);
+        let shown = life.compute.reads().volume(server.volume).unwrap().volume;
+        assert_eq!(shown.attachments[0].instance, two);
+        life.done(server.detach(two)).await;
+        server.is_forgotten(&life, &world);
+    }
+    // Both instances go at once, whichever is the last.
+    for _ in 0..10 {
+        let (one, two) = (booted(&life).await, booted(&life).await);
+        life.done(shared(one, |_| {})).await;
+        life.done(shared(two, |_| {})).await;
+        let mut going = Vec::new();
+        for id in [one, two] {
+            going.push(life.submit(delete(id)).await.unwrap());
+        }
+        for operation in &going {
+            assert_eq!(life.end_of(operation).await.state, State::Succeeded);
+        }
+        server.is_forgotten(&life, &world);
+    }
+}
+
+#[tokio::test]
+async fn readers_may_be_several_whatever_the_control_plane_says_of_writers() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (server, one, two) = (Server::start(), booted(&life).await, booted(&life).await);
+    let reads = json!({"read_only": true});
+    life.done(server.attach(one, reads.clone())).await;
+    let writes = life.submit(server.attach(two, json!({}))).await.unwrap_err();
+    assert_eq!(writes.reason, Reason::InUse);
+    life.done(server.attach(two, reads)).await;
+    life.done(delete(one)).await;
+    assert_eq!(world.hypervisor.secrets().len(), 1);
+    life.done(delete(two)).await;
     server.is_forgotten(&life, &world);
 }
 

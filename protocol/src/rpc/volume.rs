@@ -386,7 +386,12 @@ pub struct Attach {
     pub how: How,
     /// How it is reached, if it is kept elsewhere: `volume` is then the id that its control plane
     /// knows it by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "Connection::sent"
+    )]
+    #[schemars(with = "Option<Connection>")]
     pub connection: Option<Connection>,
     /// What opens a volume that is kept elsewhere and is encrypted: LUKS. The node's libvirt keeps
     /// it as long as the instance has the volume.

@@ -258,10 +258,14 @@ fn read_connection(file: &Path) -> Result<Connection, Failure> {
         std::fs::File::open(file).and_then(|open| open.take(CONNECTION_MAX).read_to_end(&mut text))
     };
     read.map_err(|source| Cause::Local { what: format!("read {}", file.display()), source })?;
-    serde_json::from_slice(&text).map_err(|error| {
-        let at = format!("line {}, column {}", error.line(), error.column());
-        let message = format!("{} is no connection: see {at}", file.display());
+    let wrong = |at: String| -> Failure {
+        let message = format!("{} is no connection{at}", file.display());
         let next = "it is JSON with driver_volume_type (nbd, iscsi, nfs, rbd, local) and data";
         Cause::Usage { message, next: Some(next.to_owned()) }.into()
-    })
+    };
+    let read = Connection::sent(&mut serde_json::Deserializer::from_slice(&text));
+    let read = read.map_err(|error| {
+        wrong(format!(": see line {}, column {}", error.line(), error.column()))
+    })?;
+    read.ok_or_else(|| wrong(": it is null".to_owned()))
 }

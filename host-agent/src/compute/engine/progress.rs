@@ -113,6 +113,22 @@ impl<O: Outside> Engine<O> {
                 Subject::Volume(_) => {}
             }
             write.volumes = operation.change.volumes_after(&known.volumes, state, error.as_ref());
+            // One that is kept elsewhere stays known as long as anybody has it.
+            let subject = &operation.subject;
+            for volume in operation.change.volumes() {
+                if !known.is_user(volume, subject) {
+                    known.leaving.insert((volume, subject.clone()));
+                }
+            }
+            let is_elsewhere =
+                |id: &VolumeId| known.volumes.get(id).is_some_and(|v| v.connection.is_some());
+            write.volumes.retain(|entry| match entry {
+                Entry::Put(_) => true,
+                Entry::Gone(id) => {
+                    let has = !known.users_of(*id).is_empty();
+                    !is_elsewhere(id) || !(has || known.is_needed(*id, subject))
+                }
+            });
             let has = volumes_of(write.instance.as_ref());
             let freed = had.iter().filter(|volume| !has.contains(volume));
             let said = write.volumes.iter().map(VolumeEntry::id).collect::<Vec<_>>();
@@ -139,7 +155,11 @@ impl<O: Outside> Engine<O> {
         {
             tracing::warn!(%error, "cannot remove what an image was imported from");
         }
-        self.registry.lock().live.remove(&operation.id);
+        {
+            let mut known = self.registry.lock();
+            known.live.remove(&operation.id);
+            known.leaving.retain(|(_, leaving)| *leaving != operation.subject);
+        }
         operation.now.send_replace(over);
         self.registry.tell_operation(operation);
         if let Subject::Instance(id) = operation.subject {

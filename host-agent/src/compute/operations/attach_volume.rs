@@ -52,21 +52,14 @@ pub(super) fn ask(asked: volume::Attach, gate: &mut Admission<'_>) -> Result<Adm
     })
 }
 
-/// A volume that is kept elsewhere: it is known here as long as an instance has it, which is one.
+/// A volume that is kept elsewhere: it is known here as long as an instance has it; several do, if
+/// its control plane says that they may, or if they only read.
 fn from_elsewhere(
     id: InstanceId,
     (volume, connection, passphrase): (VolumeId, Connection, Option<Secret>),
     mut how: How,
     gate: &mut Admission<'_>,
 ) -> Result<Admitted, Refusal> {
-    if gate.known.volumes.contains_key(&volume) {
-        let record = gate.idle_volume(volume)?;
-        gate.nobody_has(&record, "attached to another")?;
-        let text = format!("conflict: volume {} is this node's own", record.name);
-        return Err(Refusal::new(Reason::Conflict, text)
-            .about(Subject::Volume(volume).to_string())
-            .next("leave out the connection, or give another id"));
-    }
     if how.delete_on_termination {
         let text = "a volume that is kept elsewhere cannot be deleted with the instance";
         return Err(Refusal::new(Reason::InvalidParams, text)
@@ -75,9 +68,26 @@ fn from_elsewhere(
     }
     how.read_only |= connection.terms().access_mode == Some(AccessMode::Ro);
     let sockets = gate.settings.run_dir.join("nbd");
+    let multiattach = connection.terms().multiattach == Some(true);
+    if multiattach && (passphrase.is_some() || how.cache == Some(Cache::Writeback)) {
+        let text = "a volume for several instances can be neither encrypted nor cached";
+        return Err(Refusal::new(Reason::InvalidParams, text)
+            .about("parameter connection")
+            .next("leave out the cache; or have its control plane say multiattach: false"));
+    }
     let (connection, secret) = connection::admit(connection, &sockets, passphrase.is_some())?;
     let format = passphrase.as_ref().map(|_| Format::Luks);
-    let record = VolumeRecord { format, ..record(volume, connection, gate) };
+    let record = VolumeRecord { format, multiattach, ..record(volume, connection, gate) };
+    if gate.known.volumes.contains_key(&volume) {
+        let there = gate.idle_volume(volume)?;
+        is_same(&there, &record)?;
+        let mut admitted = gate.act(id, &LEGAL, |instance, gate| {
+            can_have(&there, &how, instance, gate)?;
+            Ok(AttachVolume { attachment: attachment(instance, volume, how)? }.into())
+        })?;
+        (admitted.volatile.secret, admitted.volatile.passphrase) = (secret, passphrase);
+        return Ok(admitted);
+    }
     let mut admitted = gate.act(id, &LEGAL, |instance, gate| {
         can_have(&record, &how, instance, gate)?;
         Ok(AttachVolume { attachment: attachment(instance, volume, how)? }.into())
@@ -112,6 +122,32 @@ fn record(id: VolumeId, connection: ConnectionRecord, gate: &Admission<'_>) -> V
     }
 }
 
+/// Whether a volume that an instance has is the one that is described.
+fn is_same(there: &VolumeRecord, asked: &VolumeRecord) -> Result<(), Refusal> {
+    let conflict = |text: String, next: &str| {
+        Err(Refusal::new(Reason::Conflict, format!("conflict: {text}"))
+            .about(Subject::Volume(there.id).to_string())
+            .next(next))
+    };
+    let Some(connection) = &there.connection else {
+        let text = format!("volume {} is this node's own", there.name);
+        return conflict(text, "leave out the connection, or give another id");
+    };
+    // What was found at a device is not in a request.
+    let mut known = connection.clone();
+    if let ConnectionRecord::Local { identity, .. } = &mut known {
+        *identity = None;
+    }
+    let facts = |record: &VolumeRecord| (record.format, record.multiattach);
+    let is_same = asked.connection.as_ref() == Some(&known);
+    if is_same && facts(there) == facts(asked) {
+        return Ok(());
+    }
+    let text =
+        format!("an instance has volume {} by another connection ({connection})", there.name);
+    conflict(text, "send the same connection; or detach the volume there first")
+}
+
 /// Whether a volume is kept elsewhere.
 pub(super) fn is_elsewhere(known: &BTreeMap<VolumeId, VolumeRecord>, id: VolumeId) -> bool {
     known.get(&id).is_some_and(|volume| volume.connection.is_some())
@@ -140,7 +176,10 @@ pub(super) fn can_have(
         return Ok(());
     }
     gate.nobody_has(record, "attached to another").map_err(|fault| {
-        fault.next("detach it first, or make a volume for several: volume create --multiattach")
+        fault.next(match record.connection {
+            None => "detach it first, or make a volume for several: volume create --multiattach",
+            Some(_) => "detach it first; several have it if its connection says multiattach: true",
+        })
     })
 }
 

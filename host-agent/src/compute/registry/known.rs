@@ -1,6 +1,6 @@
 //! What is known of the node's things, and of what is under way on them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use ostler_protocol::rpc::image::Format;
@@ -56,6 +56,9 @@ pub(in crate::compute) struct Known {
     pub(in crate::compute) shared_pools: Vec<Name>,
     /// In what volumes differ from what the agent made, in words.
     pub(in crate::compute) volume_drift: HashMap<VolumeId, String>,
+    /// The instances that are letting go of a volume that is kept elsewhere, or were not given it
+    /// after all: they need nothing of it any more.
+    pub(in crate::compute) leaving: HashSet<(VolumeId, Subject)>,
     /// Whether there are instances in the journal that cannot be read: their domains are no
     /// orphans.
     pub(in crate::compute) unread: bool,
@@ -173,6 +176,19 @@ impl Known {
         let has = |attachment: &&AttachmentRecord| attachment.volume == id;
         let there = self.instances.values().filter(|i| i.vm_state != VmState::Deleted);
         there.filter_map(|i| Some((i, i.volumes.iter().find(has)?))).collect()
+    }
+
+    /// Whether an instance has a volume.
+    pub(in crate::compute) fn is_user(&self, id: VolumeId, subject: &Subject) -> bool {
+        self.users_of(id).iter().any(|(user, _)| Subject::Instance(user.id) == *subject)
+    }
+
+    /// Whether another than `subject` needs what there is of a volume: has it, or is about to, and is
+    /// not letting go of it.
+    pub(in crate::compute) fn is_needed(&self, id: VolumeId, subject: &Subject) -> bool {
+        let users = self.users_of(id).into_iter().map(|(user, _)| Subject::Instance(user.id));
+        let at_it = self.all_at_volume(id).map(|operation| operation.subject.clone());
+        users.chain(at_it).any(|other| other != *subject && !self.leaving.contains(&(id, other)))
     }
 
     /// The operation that is being done on a subject. One that is over and not yet out of the queue

@@ -6,7 +6,7 @@
 //! may do with the volume are listed, and heeded.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::rpc::values::Secret;
 
@@ -39,6 +39,35 @@ impl Connection {
         }
     }
 
+    const fn terms_mut(&mut self) -> &mut Terms {
+        match self {
+            Self::Nbd(Nbd { terms, .. })
+            | Self::Iscsi(Iscsi { terms, .. })
+            | Self::Rbd(Rbd { terms, .. })
+            | Self::Nfs(Nfs { terms, .. })
+            | Self::Local(Local { terms, .. }) => terms,
+        }
+    }
+
+    /// Read one as nova sends it.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn sent<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Self>, D::Error> {
+        #[derive(Deserialize)]
+        struct Sent {
+            #[serde(flatten)]
+            connection: Connection,
+            multiattach: Option<bool>,
+        }
+        let sent = Option::<Sent>::deserialize(from)?;
+        Ok(sent.map(|Sent { mut connection, multiattach }| {
+            let terms = connection.terms_mut();
+            terms.multiattach = terms.multiattach.or(multiattach);
+            connection
+        }))
+    }
+
     /// The secret in it, taken out.
     pub fn take_secret(&mut self) -> Option<Secret> {
         match self {
@@ -59,6 +88,10 @@ pub struct Terms {
     /// Whether what is on it is encrypted: then the request needs a passphrase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encrypted: Option<bool>,
+    /// Whether several instances may have it at once. nova says so beside `data`, where it is read
+    /// too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiattach: Option<bool>,
 }
 
 /// What a guest may do with a volume.
@@ -193,6 +226,9 @@ mod tests {
             "secret_uuid": "457eb676-33da-42ec-9a8c-9293d545c337", "volume_id": "1",
             "discard": true, "keyring": null}}"#;
         assert!(matches!(serde_json::from_str(sent), Ok(Connection::Rbd(_))));
+        let beside = sent.replacen('{', r#"{"multiattach": true, "#, 1);
+        let read = Connection::sent(&mut serde_json::Deserializer::from_str(&beside)).unwrap();
+        assert_eq!(read.unwrap().terms().multiattach, Some(true));
         let other = r#"{"driver_volume_type": "nfs", "data": {}}"#;
         assert!(serde_json::from_str::<Connection>(other).is_err());
     }

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use ostler_protocol::rpc::operation::Subject;
 use ostler_protocol::rpc::values::{Bytes, Secret, VolumeId};
 use ostler_protocol::rpc::volume::Format;
 
@@ -33,10 +34,16 @@ impl<O: Outside> Engine<O> {
         record: &VolumeRecord,
         connection: &ConnectionRecord,
     ) -> Result<(), StepError> {
-        if record.format == Some(Format::Luks) {
+        // Who has it already has its secrets too.
+        let is_kept = {
+            let known = self.registry.lock();
+            let users = known.users_of(record.id);
+            users.iter().any(|(user, _)| Subject::Instance(user.id) != operation.subject)
+        };
+        if record.format == Some(Format::Luks) && !is_kept {
             self.keep_passphrase(operation, record.id).await?;
         }
-        if let Some(kind) = own_secret(connection) {
+        if let Some(kind) = own_secret(connection).filter(|_| !is_kept) {
             let secret = operation.volatile.secret.clone().ok_or_else(|| {
                 lost()
                     .next("attach the volume again, with its connection")
@@ -87,13 +94,22 @@ impl<O: Outside> Engine<O> {
         Ok(())
     }
 
-    /// Leave nothing of a volume that is kept elsewhere: of one that is not known any more, no
-    /// secret that it may have had.
+    /// Leave nothing of a volume that is kept elsewhere, if nobody else has it: of one that is not
+    /// known any more, no secret that it may have had. Of several that let go of it at once, the last
+    /// to say so sees to that.
     pub(super) async fn disconnect_elsewhere(
         &self,
+        operation: &LiveOperation,
         volume: VolumeId,
         known: Option<&VolumeRecord>,
     ) -> Result<(), StepError> {
+        {
+            let mut known = self.registry.lock();
+            known.leaving.insert((volume, operation.subject.clone()));
+            if known.is_needed(volume, &operation.subject) {
+                return Ok(());
+            }
+        }
         let kinds = match known {
             Some(record) => {
                 let server = record.connection.as_ref().and_then(own_secret);

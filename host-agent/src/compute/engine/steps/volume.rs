@@ -183,7 +183,7 @@ impl<O: Outside> Engine<O> {
         }
         let record = self.volume_of(operation, planned)?;
         match &record.connection {
-            Some(_) => self.disconnect_elsewhere(record.id, Some(&record)).await,
+            Some(_) => self.disconnect_elsewhere(operation, record.id, Some(&record)).await,
             None => Ok(()),
         }
     }
@@ -304,11 +304,13 @@ impl<O: Outside> Engine<O> {
     ) -> Result<(), StepError> {
         let record = match (self.volume_of(operation, planned), planned.volume()) {
             // It was never attached after all: what was begun is taken back.
-            (Err(_), Some(volume)) => return self.disconnect_elsewhere(volume, None).await,
+            (Err(_), Some(volume)) => {
+                return self.disconnect_elsewhere(operation, volume, None).await;
+            }
             (record, _) => record?,
         };
         if record.connection.is_some() {
-            return self.disconnect_elsewhere(record.id, Some(&record)).await;
+            return self.disconnect_elsewhere(operation, record.id, Some(&record)).await;
         }
         let others = {
             let known = self.registry.lock();
