@@ -329,7 +329,7 @@ mod tests {
         }
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let (file, at) = (folder.path().join("disk"), folder.path().join("at"));
-        std::fs::File::create(&file).unwrap().set_len(32 << 20).unwrap();
+        File::create(&file).unwrap().set_len(32 << 20).unwrap();
         std::fs::create_dir(&at).unwrap();
         run("mke2fs", &["-q", "-F", file.to_str().unwrap()]);
         let made = run("losetup", &["--find", "--show", file.to_str().unwrap()]);
