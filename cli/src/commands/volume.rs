@@ -179,7 +179,7 @@ pub(crate) struct ListArgs {
 /// What is to be noted instead.
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("what").multiple(true).required(true)
-    .args(["name", "owner", "set", "unset", "qos"]))]
+    .args(["name", "owner", "set", "unset", "qos", "bootable", "not_bootable"]))]
 pub(crate) struct UpdateArgs {
     /// The volume: its id, or its name if that is unique
     volume: VolumeRef,
@@ -199,6 +199,12 @@ pub(crate) struct UpdateArgs {
     /// that has it is held to that at once; repeat for more
     #[arg(long, value_name = "LIMIT=N", value_parser = limit)]
     qos: Vec<(Limit, u64)>,
+    /// A system was installed on it: an instance can boot from it
+    #[arg(long, conflicts_with = "not_bootable")]
+    bootable: bool,
+    /// No instance can boot from it
+    #[arg(long)]
+    not_bootable: bool,
     #[command(flatten)]
     changing: Changing,
 }
@@ -228,13 +234,7 @@ impl VolumeCommand {
                 let id = volume.resolve(&mut session.client).await?;
                 show(session, id).await
             }
-            Self::Update(UpdateArgs { volume, name, owner, set, unset, qos, changing }) => {
-                let id = volume.resolve(&mut session.client).await?;
-                let metadata = changes(set, unset)?;
-                let qos = qos.into_iter().collect();
-                let params = Update { id, name, owner, metadata, qos };
-                change::<VolumeUpdate>(session, id, &params, &changing).await
-            }
+            Self::Update(args) => args.run(session).await,
             Self::Extend { volume, size, changing } => {
                 let id = volume.resolve(&mut session.client).await?;
                 change::<VolumeExtend>(session, id, &Extend { id, size }, &changing).await
@@ -314,6 +314,21 @@ impl CreateArgs {
             passphrase: self.passphrase_file.as_deref().map(passphrase::read).transpose()?,
         };
         create(session, &params, &self.changing).await
+    }
+}
+
+impl UpdateArgs {
+    async fn run(self, session: &mut Session) -> Result<(), Failure> {
+        let id = self.volume.resolve(&mut session.client).await?;
+        let params = Update {
+            id,
+            name: self.name,
+            owner: self.owner,
+            metadata: changes(self.set, self.unset)?,
+            qos: self.qos.into_iter().collect(),
+            bootable: (self.bootable || self.not_bootable).then_some(self.bootable),
+        };
+        change::<VolumeUpdate>(session, id, &params, &self.changing).await
     }
 }
 
@@ -449,6 +464,8 @@ mod tests {
             "show data",
             "update data --name other --set a=b --unset c",
             "update data --qos total_iops_sec=500 --qos total_bytes_sec=0",
+            "update data --bootable",
+            "update data --not-bootable",
             "extend data 30G --no-wait",
             "snapshot data before",
             "snapshots data",
@@ -459,7 +476,13 @@ mod tests {
         ] {
             assert!(parses(rest), "{rest} was refused");
         }
-        for rest in ["update data", "delete", "snapshot data", "list --status lost"] {
+        for rest in [
+            "update data",
+            "update data --bootable --not-bootable",
+            "delete",
+            "snapshot data",
+            "list --status lost",
+        ] {
             assert!(!parses(rest), "{rest} was taken");
         }
     }

@@ -269,7 +269,7 @@ pub struct VolumeRecord {
     pub size: Bytes,
     /// How it is, what instances do with it aside.
     pub state: VolumeState,
-    /// Whether it was made from an image, or from a volume that was.
+    /// Whether an instance can boot from it.
     pub bootable: bool,
     /// Whether several instances may have it at once.
     pub multiattach: bool,

@@ -496,6 +496,35 @@ fn boot_on(id: InstanceId, more: Value) -> Command {
 }
 
 #[tokio::test]
+async fn a_volume_with_a_system_that_somebody_installed_is_booted_from_once_that_is_said() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (installer, volume) = life.guest_with(&world).await;
+    let update = |bootable: bool| {
+        command(Command::VolumeUpdate, json!({"id": volume, "bootable": bootable}))
+    };
+    let id = InstanceId::random();
+    let from_it = || boot_on(id, json!({"volume": volume}));
+    let refused = async || {
+        let refusal = life.submit(from_it()).await.unwrap_err();
+        assert_eq!(refusal.reason, Reason::InvalidParams);
+        assert!(refusal.to_string().contains("not bootable"), "{refusal}");
+    };
+
+    // The guest that installs still has it.
+    life.done(update(true)).await;
+    life.done(delete(installer)).await;
+    life.done(update(false)).await;
+    refused().await;
+    life.done(update(true)).await;
+    // What is not named stays.
+    life.done(command(Command::VolumeUpdate, json!({"id": volume, "name": "system"}))).await;
+    life.done(from_it()).await;
+    let shown = life.compute.reads().instance(id).unwrap().instance;
+    assert_eq!((shown.volumes[0].volume, shown.volumes[0].root), (volume, true));
+}
+
+#[tokio::test]
 async fn an_instance_boots_from_a_volume_that_is_made_for_it() {
     let world = World::new();
     let life = world.furnished().await;

@@ -62,6 +62,10 @@ async fn a_connected_volume_and_its_secret_are_known_as_long_as_an_instance_has_
         assert_eq!(world.hypervisor.secrets(), [format!("ostler-{}", server.volume)]);
         let again = life.submit(server.attach(other, json!({}))).await.unwrap_err();
         assert_eq!(again.reason, Reason::InUse);
+        // Nothing boots from it.
+        let bootable = serde_json::from_value(json!({"id": server.volume, "bootable": true}));
+        let refused = life.submit(Command::VolumeUpdate(bootable.unwrap())).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::Conflict);
         life.done(leave).await;
         server.is_forgotten(&life, &world);
     }

@@ -325,6 +325,9 @@ pub struct Update {
     /// Limits to set, or, where 0, to remove; a guest that has the volume is held to them at once.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub qos: Qos,
+    /// Whether an instance can boot from it: true if a system was installed on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootable: Option<bool>,
 }
 
 /// Parameters of `volume.extend`.
@@ -586,7 +589,8 @@ pub struct Volume {
     /// What it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
-    /// Whether it was made from an image, or from a volume that was.
+    /// Whether an instance can boot from it: made from an image, or from a volume that is bootable, or
+    /// said so by an update.
     pub bootable: bool,
     /// Whether several instances may have it at once.
     #[serde(default, skip_serializing_if = "is_false")]

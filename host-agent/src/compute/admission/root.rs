@@ -117,11 +117,13 @@ fn on_new_volume(
 fn on_volume(id: VolumeId, boot: &Boot, gate: &Admission<'_>) -> Result<Root, Refusal> {
     let record = gate.free_volume(id, "booted from")?;
     if !record.bootable {
-        let text =
-            format!("volume {} was made from no image: nothing is on it to boot", record.name);
+        let text = format!("volume {} is not bootable: it was made from no image", record.name);
         return Err(Refusal::new(Reason::InvalidParams, text)
             .about("parameter volume")
-            .next("make a volume from an image: ostler volume create --image")
+            .next(
+                "make a volume from an image: ostler volume create --image; or, if a system was \
+                 installed on this one: ostler volume update --bootable",
+            )
             .by(Action::VolumeList));
     }
     // What the image asks for holds for a volume made from it, as long as the image is known.

@@ -1,4 +1,4 @@
-//! Volume update: change the name, the owner or the metadata of a volume.
+//! Volume update: change what is noted about a volume, and its limits.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +30,9 @@ pub(in crate::compute) struct VolumeUpdate {
     /// The limits it shall have, where they change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::compute) qos: Option<volume::Qos>,
+    /// Whether an instance can boot from it, where that changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::compute) bootable: Option<bool>,
     /// Whether an instance has it whose guest is to be held to them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::compute) attached: bool,
@@ -52,7 +55,10 @@ fn whole(
     record: VolumeRecord,
     attached: bool,
 ) -> Result<VolumeUpdate, Refusal> {
-    let volume::Update { id, name, owner, metadata: changes, qos: limits } = update;
+    let volume::Update { id, name, owner, metadata: changes, qos: limits, bootable } = update;
+    if bootable == Some(true) {
+        rules::is_here(&record)?;
+    }
     let owner = match owner {
         None => record.owner,
         Some(owner) if owner.is_empty() => None,
@@ -77,14 +83,14 @@ fn whole(
         }
     };
     let name = name.unwrap_or(record.name);
-    Ok(VolumeUpdate { volume: id, name, owner, metadata, qos, attached })
+    Ok(VolumeUpdate { volume: id, name, owner, metadata, qos, bootable, attached })
 }
 
 pub(super) fn samples() -> Vec<Change> {
     let volume = sample::volume_id();
     let of = |qos: Option<volume::Qos>, attached| {
         let (name, owner, metadata) = (sample::name("new"), None, BTreeMap::new());
-        VolumeUpdate { volume, name, owner, metadata, qos, attached }.into()
+        VolumeUpdate { volume, name, owner, metadata, qos, bootable: None, attached }.into()
     };
     vec![of(None, false), of(Some(BTreeMap::new()), false), of(Some(BTreeMap::new()), true)]
 }
@@ -122,6 +128,7 @@ impl Describe for VolumeUpdate {
             if let Some(qos) = &self.qos {
                 record.qos.clone_from(qos);
             }
+            record.bootable = self.bootable.unwrap_or(record.bootable);
         })
     }
 }
