@@ -185,9 +185,11 @@ async fn snapshots(lab: &Lab, stand: &mut Stand, disk: &Disk, section: &mut Sect
 /// Volumes given to a running guest and taken from it; virsh does the same with a twin of it.
 async fn plugs(lab: &Lab, stand: &mut Stand, section: &mut Section) -> Result<()> {
     let libvirt = open_libvirt(SYSTEM)?;
-    let guest = stand.boot(Mode::Ostler).await?;
-    stand.ready(guest.id).await?;
-    let template = Template::of(stand, &guest).await?;
+    let first = stand.boot(Mode::Ostler).await?;
+    stand.ready(first.id).await?;
+    let template = Template::of(stand, &first).await?;
+    // a twin has its tap, too
+    stand.delete(first.id).await?;
     let machine = template.machine().await?;
     let xml = machine.xml();
     let _gone = machine.domain();
@@ -196,6 +198,8 @@ async fn plugs(lab: &Lab, stand: &mut Stand, section: &mut Section) -> Result<()
     })
     .map_err(Error::libvirt("starting a twin"))?;
     machine.ready().await?;
+    let guest = stand.boot(Mode::Ostler).await?;
+    stand.ready(guest.id).await?;
     let name = format!("ostler-{}", machine.id());
     let file = machine.folder().join("volume.qcow2");
     let words = ["create", "-q", "-f", "qcow2"].map(PathBuf::from);
