@@ -112,6 +112,10 @@ pub enum Action {
     NetworkEnsure,
     /// See which networks there are.
     NetworkList,
+    /// See which ports there are.
+    PortList,
+    /// Take a port from an instance.
+    InstanceDetachInterface,
     /// See which volumes there are.
     VolumeList,
     /// See how a volume is.

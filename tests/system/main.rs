@@ -38,6 +38,7 @@ mod network;
 mod node;
 mod operations;
 mod panics;
+mod ports;
 mod refusals;
 mod reload;
 mod service;

@@ -5,6 +5,7 @@ mod config_drive;
 mod delete;
 mod disk;
 mod inspect;
+mod interfaces;
 mod notes;
 mod power;
 mod reference;
@@ -23,6 +24,7 @@ use self::boot::BootArgs;
 use self::delete::DeleteArgs;
 use self::disk::DiskCommand;
 use self::inspect::InspectCommand;
+use self::interfaces::InterfacesCommand;
 use self::notes::NotesCommand;
 use self::power::PowerCommand;
 pub(crate) use self::reference::InstanceRef;
@@ -57,6 +59,8 @@ pub(crate) enum InstanceCommand {
     Shelf(ShelfCommand),
     #[command(flatten)]
     Volumes(VolumesCommand),
+    #[command(flatten)]
+    Interfaces(InterfacesCommand),
     #[command(flatten)]
     Notes(NotesCommand),
     /// Delete instances: they can be restored for some time, unless --hard
@@ -138,6 +142,7 @@ impl InstanceCommand {
             Self::Size(command) => command.run(session).await,
             Self::Shelf(command) => command.run(session).await,
             Self::Volumes(command) => command.run(session).await,
+            Self::Interfaces(command) => command.run(session).await,
             Self::Notes(command) => command.run(session).await,
             Self::Delete(args) => args.run(session).await,
             Self::Restore(args) => delete::restore(session, args).await,
@@ -192,7 +197,9 @@ async fn change<M: Method<Reply = operation::Operation>>(
         Followed::Done(operation) => match operation.subject {
             MaybeNewer::Known(Subject::Instance(id)) => show(session, id).await,
             // Not what was asked for, but what the node says was done.
-            MaybeNewer::Known(Subject::Image(_) | Subject::Network(_) | Subject::Volume(_))
+            MaybeNewer::Known(
+                Subject::Image(_) | Subject::Network(_) | Subject::Volume(_) | Subject::Port(_),
+            )
             | MaybeNewer::Newer(_) => session.output.result(&operation),
         },
     }

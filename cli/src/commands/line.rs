@@ -15,6 +15,7 @@ use super::image::ImageCommand;
 use super::instance::InstanceCommand;
 use super::network::NetworkCommand;
 use super::operation::OperationCommand;
+use super::port::PortCommand;
 use super::volume::VolumeCommand;
 use crate::args::Global;
 
@@ -61,6 +62,9 @@ pub(crate) enum Noun {
     /// Bridges that instances are connected to
     #[command(subcommand)]
     Network(NetworkCommand),
+    /// Where instances meet networks
+    #[command(subcommand)]
+    Port(PortCommand),
     /// Disks that outlive instances
     #[command(subcommand)]
     Volume(VolumeCommand),

@@ -15,6 +15,7 @@ mod metadata;
 pub(crate) mod network;
 pub(crate) mod operation;
 mod passphrase;
+pub(crate) mod port;
 mod shell;
 pub(crate) mod volume;
 
@@ -53,6 +54,7 @@ fn carry_out(cli: Cli, matches: &ArgMatches, output: Output) -> Result<u8, Failu
         Noun::Guest(command) => Command::Guest(command),
         Noun::Image(command) => Command::Image(command),
         Noun::Network(command) => Command::Network(command),
+        Noun::Port(command) => Command::Port(command),
         Noun::Volume(command) => Command::Volume(command),
         Noun::Host(command) => Command::Host(command),
         Noun::Operation(command) => Command::Operation(command),
@@ -76,6 +78,7 @@ enum Command {
     Guest(guest::GuestCommand),
     Image(image::ImageCommand),
     Network(network::NetworkCommand),
+    Port(port::PortCommand),
     Volume(volume::VolumeCommand),
     Host(host::HostCommand),
     Operation(operation::OperationCommand),
@@ -89,6 +92,7 @@ impl Command {
             Self::Guest(command) => command.run(session).await,
             Self::Image(command) => command.run(session).await,
             Self::Network(command) => command.run(session).await,
+            Self::Port(command) => command.run(session).await,
             Self::Volume(command) => command.run(session).await,
             Self::Host(command) => command.run(session).await,
             Self::Operation(command) => command.run(session).await,

@@ -11,6 +11,7 @@ mod instance;
 mod json;
 mod network;
 mod operation;
+mod port;
 mod shown;
 mod table;
 mod time;

@@ -8,12 +8,14 @@ use std::ops::Deref;
 
 use ostler_protocol::rpc::instance::{PowerState, TaskState, VmState};
 use ostler_protocol::rpc::operation::State;
-use ostler_protocol::rpc::values::{Bytes, Name, VolumeId};
+use ostler_protocol::rpc::values::{Bytes, Name, PortId, VolumeId};
 use serde_json::Value;
 
 use super::plan::Plan;
-use crate::journal::records::{ImageRecord, InstanceRecord, NetworkRecord, Running, VolumeRecord};
-use crate::journal::{Entry, VolumeEntry};
+use crate::journal::records::{
+    ImageRecord, InstanceRecord, NetworkRecord, PortRecord, Running, VolumeRecord,
+};
+use crate::journal::{Entry, PortEntry, VolumeEntry};
 use crate::refusal::Refusal;
 
 /// The few that may do something at a time.
@@ -124,6 +126,16 @@ pub(super) trait Describe: Any + fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// The port it works on: it alone does, until it is over.
+    fn port(&self) -> Option<PortId> {
+        None
+    }
+
+    /// The port that is made with it, and goes if it is not done.
+    fn new_port(&self) -> Option<PortId> {
+        None
+    }
+
     /// The size it gives the volume it works on.
     fn extends_to(&self) -> Option<Bytes> {
         None
@@ -170,6 +182,11 @@ pub(super) trait Describe: Any + fmt::Debug + Send + Sync {
         _why: Option<&Refusal>,
     ) -> Vec<VolumeEntry> {
         Vec::new()
+    }
+
+    /// What becomes of the port it is about, of which `known` is what is known.
+    fn port_after(&self, _known: Option<&PortRecord>, _outcome: State) -> Option<PortEntry> {
+        None
     }
 
     /// What becomes of the network it is about.

@@ -96,6 +96,8 @@ pub(super) const fn doing(task: TaskState) -> &'static str {
         TaskState::AttachingVolume => "being given a volume",
         TaskState::DetachingVolume => "giving a volume back",
         TaskState::ChangingVolume => "having one of its volumes changed",
+        TaskState::AttachingInterface => "being given a port",
+        TaskState::DetachingInterface => "giving a port back",
         TaskState::SoftDeleting | TaskState::Deleting => "being deleted",
         TaskState::Restoring => "being restored",
     }

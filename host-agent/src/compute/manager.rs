@@ -1,6 +1,6 @@
 //! Compute put together: what its doors hold, and its life.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::refusal::{Action, Operation, Reason, Refusal};
 use futures_util::FutureExt;
 use ostler_protocol::rpc::event::Event;
 use ostler_protocol::rpc::instance::VmState;
-use ostler_protocol::rpc::values::{OperationId, Timestamp};
+use ostler_protocol::rpc::values::{OperationId, PortId, Timestamp};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ use super::reads::Reads;
 use super::registry::{Acceptance, Known, LiveOperation, Registry, Volatile};
 use super::watch::Watch;
 use crate::config::Settings;
-use crate::journal::records::{InstanceRecord, OperationRecord};
+use crate::journal::records::{InstanceRecord, OperationRecord, PortRecord};
 use crate::journal::{self, Journal, Write};
 use crate::volume::Volumes;
 
@@ -58,6 +58,7 @@ impl<O: Outside> Compute<O> {
                 "cannot read a row of the journal: it is set aside, and what it is about is left as it is"
             );
         }
+        let ports = ports_of(&snapshot);
         let known = Known {
             unread: snapshot.unreadable.iter().any(journal::Error::is_of_an_instance),
             unread_needs: snapshot.unreadable.iter().any(journal::Error::is_of_what_needs_images),
@@ -68,6 +69,7 @@ impl<O: Outside> Compute<O> {
                 let shared = node.volumes.pools().into_iter().filter(|pool| pool.is_shared);
                 shared.map(|pool| pool.name).collect()
             },
+            ports,
             networks: snapshot.networks.into_iter().map(|n| (n.name.clone(), n)).collect(),
             // A clock that was set back does not put what comes now before what is taken up.
             accepted: snapshot
@@ -258,4 +260,19 @@ impl<O: Outside> Compute<O> {
             self.registry.lock().instances.retain(|_, instance| !old(instance));
         }
     }
+}
+
+/// The ports there are. Those that were made with an instance by an earlier version have no row;
+/// whose row cannot be read is not taken for one of those.
+fn ports_of(snapshot: &journal::Snapshot) -> BTreeMap<PortId, PortRecord> {
+    let mut ports: BTreeMap<_, _> = snapshot.ports.iter().map(|p| (p.id, p.clone())).collect();
+    let unread: HashSet<PortId> =
+        snapshot.unreadable.iter().filter_map(journal::Error::port).collect();
+    for instance in snapshot.instances.iter().filter(|i| i.vm_state != VmState::Deleted) {
+        for interface in instance.ports.iter().filter(|there| !unread.contains(&there.id)) {
+            let made = || PortRecord::of(interface, instance.owner.clone(), instance.created);
+            ports.entry(interface.id).or_insert_with(made);
+        }
+    }
+    ports
 }

@@ -22,7 +22,10 @@ impl Planned {
     pub(super) const fn image(&self) -> Option<&Name> {
         match &self.subject {
             Some(Subject::Image(name)) => Some(name),
-            Some(Subject::Instance(_) | Subject::Network(_) | Subject::Volume(_)) | None => None,
+            Some(
+                Subject::Instance(_) | Subject::Network(_) | Subject::Volume(_) | Subject::Port(_),
+            )
+            | None => None,
         }
     }
 
@@ -30,7 +33,10 @@ impl Planned {
     pub(super) const fn volume(&self) -> Option<VolumeId> {
         match &self.subject {
             Some(Subject::Volume(id)) => Some(*id),
-            Some(Subject::Instance(_) | Subject::Network(_) | Subject::Image(_)) | None => None,
+            Some(
+                Subject::Instance(_) | Subject::Network(_) | Subject::Image(_) | Subject::Port(_),
+            )
+            | None => None,
         }
     }
 }

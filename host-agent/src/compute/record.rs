@@ -5,11 +5,11 @@ use std::time::Duration;
 use ostler_protocol::rpc::hardware::{Hardware, MachineType, RootBus};
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::{Size, VmState};
-use ostler_protocol::rpc::values::{InstanceId, Sha256, Timestamp, VolumeId};
+use ostler_protocol::rpc::values::{InstanceId, PortId, Sha256, Timestamp, VolumeId};
 use ostler_protocol::rpc::volume::Bus;
 
 use crate::hypervisor::spec::{DiskBus, DiskTarget};
-use crate::journal::records::{Base, DirectBoot, InstanceRecord, Source};
+use crate::journal::records::{Base, DirectBoot, InstanceRecord, InterfaceRecord, Source};
 
 impl InstanceRecord {
     /// How large it is.
@@ -42,6 +42,11 @@ impl InstanceRecord {
     /// Whether it boots from a CD-ROM, of which nothing can be written.
     pub(super) fn is_on_cdrom(&self) -> bool {
         self.base.as_ref().is_some_and(|base| base.format.is_cdrom())
+    }
+
+    /// How it has a port.
+    pub(super) fn interface(&self, port: PortId) -> Option<&InterfaceRecord> {
+        self.ports.iter().find(|there| there.id == port)
     }
 
     /// The volume it boots from; none if it has a root disk.

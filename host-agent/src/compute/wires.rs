@@ -7,14 +7,14 @@ use crate::refusal::{Action, Reason, Refusal};
 
 use super::causes::network_fault;
 use crate::hypervisor::spec::Nic;
-use crate::journal::records::{NetworkRecord, PortRecord};
-use crate::network::{BridgeSpec, LinkName, Mtu, Network, Uplink, tap_name};
+use crate::journal::records::{InterfaceRecord, NetworkRecord};
+use crate::network::{BridgeSpec, LinkName, Mtu, Network, Uplink, old_tap_name, tap_name};
 
 /// A port, and its network where the node knows that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
-    /// The port.
-    pub record: PortRecord,
+    /// How its instance has it.
+    pub interface: InterfaceRecord,
     /// Its network.
     pub network: Option<NetworkRecord>,
 }
@@ -31,7 +31,10 @@ pub trait Wires: Send + Sync + 'static {
     fn describe(&self, ports: &[Port]) -> Result<Vec<Nic>, Refusal>;
 
     /// Leave nothing of the ports behind, once their domain is gone.
-    fn release(&self, ports: &[PortRecord]) -> impl Future<Output = Result<(), Refusal>> + Send;
+    fn release(
+        &self,
+        ports: &[InterfaceRecord],
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
 }
 
 /// A Linux bridge for each network.
@@ -51,9 +54,10 @@ impl<N: Network> Wires for Bridges<N> {
         let nic = |port: &Port| {
             let network = network_of(port)?;
             Ok(Nic {
-                mac: port.record.mac,
+                mac: port.interface.mac,
                 bridge: network.bridge.clone(),
-                tap: tap_name(port.record.id).as_str().to_owned(),
+                tap: tap_name(port.interface.id).as_str().to_owned(),
+                alias: port.interface.alias(),
                 mtu: u16::try_from(network.mtu).ok(),
             })
         };
@@ -61,10 +65,12 @@ impl<N: Network> Wires for Bridges<N> {
     }
 
     /// libvirt removes the taps with the domain; one it lost is removed here.
-    async fn release(&self, ports: &[PortRecord]) -> Result<(), Refusal> {
+    async fn release(&self, ports: &[InterfaceRecord]) -> Result<(), Refusal> {
         for port in ports {
-            let removed = self.0.remove_tap(&tap_name(port.id)).await;
-            removed.map_err(|error| network_fault(&error))?;
+            for tap in [tap_name(port.id), old_tap_name(port.id)] {
+                let removed = self.0.remove_tap(&tap).await;
+                removed.map_err(|error| network_fault(&error))?;
+            }
         }
         Ok(())
     }
@@ -72,7 +78,7 @@ impl<N: Network> Wires for Bridges<N> {
 
 fn network_of(port: &Port) -> Result<&NetworkRecord, Refusal> {
     port.network.as_ref().ok_or_else(|| {
-        let text = format!("there is no network {} on this node", port.record.network);
+        let text = format!("there is no network {} on this node", port.interface.network);
         Refusal::new(Reason::NotFound, text).next("make it").by(Action::NetworkEnsure)
     })
 }

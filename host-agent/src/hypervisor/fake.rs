@@ -26,7 +26,7 @@ use self::mirror::Mirrored;
 pub use self::plug::LetsGo;
 use super::event::EVENT_CAPACITY;
 use super::inspect::{Definition, DomainStats, Inspect, Screen};
-use super::spec::{CpuMode, Disk, SecretKind};
+use super::spec::{CpuMode, Disk, Nic, SecretKind};
 use super::{
     Capabilities, Change, DomainRecord, DomainSpec, DomainState, Error, Events, Hypervisor,
     HypervisorEvent, Link, PowerReason, PowerState, RESTORE, VirtChoice, VirtSetting, VirtType,
@@ -65,7 +65,9 @@ pub enum Call {
     Console,
     Disks,
     PlugDisk,
-    UnplugDisk,
+    Unplug,
+    Nics,
+    PlugNic,
     ResizeDisk,
     SwitchDisk,
     LimitDisk,
@@ -126,6 +128,7 @@ struct Domain {
     console: Option<PathBuf>,
     /// What is plugged in while it runs.
     disks: Vec<Disk>,
+    nics: Vec<Nic>,
     lets_go: LetsGo,
     /// How large it sees disks whose files have another size by now.
     sizes: BTreeMap<String, Bytes>,
@@ -383,7 +386,9 @@ fn step(call: Call) -> &'static str {
         Call::Console => "find the console",
         Call::Disks => "list the disks",
         Call::PlugDisk => "plug a disk",
-        Call::UnplugDisk => "unplug a disk",
+        Call::Unplug => "unplug a device",
+        Call::Nics => "list the NICs",
+        Call::PlugNic => "plug a NIC",
         Call::ResizeDisk => "resize a disk",
         Call::SwitchDisk => "switch a disk",
         Call::LimitDisk => "limit a disk",
@@ -427,6 +432,7 @@ impl Hypervisor for Fake {
                         screen: None,
                         console: None,
                         disks: Vec::new(),
+                        nics: Vec::new(),
                         lets_go: LetsGo::default(),
                         sizes: BTreeMap::new(),
                         mirror: None,
@@ -455,6 +461,7 @@ impl Hypervisor for Fake {
             };
             domain.saved = None;
             domain.disks = domain.spec.disks.clone();
+            domain.nics = domain.spec.nics.clone();
             domain.state = DomainState { power, reason };
             self.tell(HypervisorEvent::Lifecycle { id, power, reason });
             Ok(Change::Made)

@@ -1,12 +1,14 @@
-//! Disks of a running domain: plugged in, unplugged, grown, and moved on to another file.
+//! Disks and NICs of a running domain: plugged in and unplugged; disks are grown, and moved on to
+//! another file, too.
 //!
 //! Only the running domain is changed; what the next start is made from is
 //! [`Hypervisor::define`](super::Hypervisor::define)'s. A domain that is off has nothing to change.
 
-use ostler_protocol::rpc::values::{Bytes, InstanceId};
+use ostler_protocol::rpc::hardware::VifModel;
+use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress};
 use ostler_protocol::rpc::volume::Qos;
 
-use super::spec::{Disk, DiskSource};
+use super::spec::{Disk, DiskSource, Nic};
 use super::{Change, Error};
 
 /// A disk that a running domain has.
@@ -22,7 +24,18 @@ pub struct LiveDisk {
     pub source: Option<DiskSource>,
 }
 
-/// Changes to a running domain's disks; part of what a [`Hypervisor`](super::Hypervisor) does.
+/// A NIC that a running domain has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveNic {
+    /// The MAC the guest sees.
+    pub mac: MacAddress,
+    /// What it was called when it was made, or what the hypervisor calls it.
+    pub alias: String,
+    /// Its tap.
+    pub tap: String,
+}
+
+/// Changes to a running domain's disks and NICs; part of what a [`Hypervisor`](super::Hypervisor) does.
 ///
 /// Each is [`Error::Refused`] of a domain that does not run.
 pub trait Plug: Send + Sync + 'static {
@@ -37,10 +50,22 @@ pub trait Plug: Send + Sync + 'static {
         disk: &Disk,
     ) -> impl Future<Output = Result<Change, Error>> + Send;
 
-    /// Asks the guest to let go of the disk of this alias; one that is not there is as wanted. That
+    /// The NICs a running domain has.
+    fn nics(&self, id: InstanceId) -> impl Future<Output = Result<Vec<LiveNic>, Error>> + Send;
+
+    /// Plugs a NIC of this model in. One of its MAC that is there is as wanted, if it is on the
+    /// same tap; else it is refused.
+    fn plug_nic(
+        &self,
+        id: InstanceId,
+        nic: &Nic,
+        model: VifModel,
+    ) -> impl Future<Output = Result<Change, Error>> + Send;
+
+    /// Asks the guest to let go of the disk or the NIC of this alias; one that is not there is as wanted. That
     /// it is gone is told by [`HypervisorEvent::Unplugged`](super::HypervisorEvent::Unplugged), and
     /// that the guest refused by [`Kept`](super::HypervisorEvent::Kept); a guest may do neither.
-    fn unplug_disk(
+    fn unplug(
         &self,
         id: InstanceId,
         alias: &str,

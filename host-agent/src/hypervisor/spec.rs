@@ -374,6 +374,8 @@ pub struct Nic {
     pub bridge: String,
     /// The tap's name, at most 15 bytes; the hypervisor makes and removes it.
     pub tap: String,
+    /// What the hypervisor calls it; begins with `ua-`.
+    pub alias: String,
     /// The MTU the guest is told.
     pub mtu: Option<u16>,
 }

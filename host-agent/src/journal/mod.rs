@@ -17,7 +17,9 @@ mod thread;
 
 use std::path::PathBuf;
 
-pub use store::{Accepted, Entry, Snapshot, VolumeEntry, Write};
+use ostler_protocol::rpc::values::PortId;
+
+pub use store::{Accepted, Entry, PortEntry, Snapshot, VolumeEntry, Write};
 pub use thread::Journal;
 
 /// What went wrong with the journal.
@@ -72,6 +74,18 @@ impl Error {
                 source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
             Self::Newer { .. } | Self::Body { .. } | Self::Closed => false,
+        }
+    }
+
+    /// The port whose row it is about, as far as that can be told.
+    pub fn port(&self) -> Option<PortId> {
+        match self {
+            Self::Body { what: store::PORT, id, .. } => id.parse().ok(),
+            Self::Body { .. }
+            | Self::Open { .. }
+            | Self::Newer { .. }
+            | Self::Sql { .. }
+            | Self::Closed => None,
         }
     }
 

@@ -4,11 +4,13 @@
 mod connection;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::refusal::{Operation, Refusal};
 use ostler_protocol::rpc::hardware::{FirmwareType, Hardware, MachineType};
 use ostler_protocol::rpc::image::{Format, Properties, State as ImageState};
 use ostler_protocol::rpc::instance::{DriveLayout, Size, TaskState, VmState};
+use ostler_protocol::rpc::port::AddressPair;
 use ostler_protocol::rpc::values::{
     Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Secret, Sha256, Timestamp, VolumeId,
 };
@@ -52,7 +54,7 @@ pub struct InstanceRecord {
     #[serde(default)]
     pub options: BoardOptions,
     /// Its NICs, in order.
-    pub ports: Vec<PortRecord>,
+    pub ports: Vec<InterfaceRecord>,
     /// Its volumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<AttachmentRecord>,
@@ -192,15 +194,68 @@ pub struct DirectBoot {
     pub command_line: String,
 }
 
-/// A port.
+/// That an instance has a port. Network and MAC are the port's, which do not change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortRecord {
-    /// Its id.
+pub struct InterfaceRecord {
+    /// The port.
     pub id: PortId,
     /// The network it is on.
     pub network: Name,
     /// Its MAC.
     pub mac: MacAddress,
+    /// Whether the port outlives the instance.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
+}
+
+impl InterfaceRecord {
+    /// What QEMU calls the NIC: libvirt leaves names alone that begin so.
+    pub fn alias(&self) -> String {
+        format!("ua-{}", self.id)
+    }
+}
+
+/// A port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRecord {
+    /// Its id.
+    pub id: PortId,
+    /// What people call it.
+    pub name: Name,
+    /// The network it is on.
+    pub network: Name,
+    /// Its MAC.
+    pub mac: MacAddress,
+    /// The addresses its guest has, where they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fixed_ips: Vec<IpAddr>,
+    /// Addresses its guest may send from besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_address_pairs: Vec<AddressPair>,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it last changed.
+    pub updated: Timestamp,
+}
+
+impl PortRecord {
+    /// One that was made with an instance, of which no more is known than that has of it.
+    pub fn of(interface: &InterfaceRecord, owner: Option<String>, made: Timestamp) -> Self {
+        Self {
+            id: interface.id,
+            name: interface.id.into(),
+            network: interface.network.clone(),
+            mac: interface.mac,
+            fixed_ips: Vec::new(),
+            allowed_address_pairs: Vec::new(),
+            owner,
+            created: made,
+            updated: made,
+        }
+    }
 }
 
 /// That an instance has a volume, and how.

@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::instance::VmState;
 use ostler_protocol::rpc::operation::{Kind, List, State};
-use ostler_protocol::rpc::values::{IdempotencyKey, Name, OperationId, Timestamp, VolumeId};
+use ostler_protocol::rpc::values::{
+    IdempotencyKey, Name, OperationId, PortId, Timestamp, VolumeId,
+};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::records::{ImageRecord, InstanceRecord, NetworkRecord, OperationRecord, VolumeRecord};
+use super::records::{
+    ImageRecord, InstanceRecord, NetworkRecord, OperationRecord, PortRecord, VolumeRecord,
+};
 use super::{Error, Journal};
 use crate::refusal::Operation;
 
@@ -20,8 +24,11 @@ pub(super) const INSTANCE: &str = "instance";
 /// What a row of a volume is called in errors.
 pub(super) const VOLUME: &str = "volume";
 
+/// What a row of a port is called in errors.
+pub(super) const PORT: &str = "port";
+
 /// The version of the tables, in SQLite's `user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE instance (
@@ -49,7 +56,12 @@ CREATE INDEX operation_unfinished ON operation (accepted) WHERE finished IS NULL
 /// What version 2 adds.
 const VOLUMES: &str = "
 CREATE TABLE volume (id TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 2;
+";
+
+/// What version 3 adds.
+const PORTS: &str = "
+CREATE TABLE port (id TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 3;
 ";
 
 /// What is known at start.
@@ -63,6 +75,8 @@ pub struct Snapshot {
     pub networks: Vec<NetworkRecord>,
     /// All volumes.
     pub volumes: Vec<VolumeRecord>,
+    /// All ports.
+    pub ports: Vec<PortRecord>,
     /// The operations that are not over, in the order they were accepted.
     pub unfinished: Vec<OperationRecord>,
     /// The boot of the node in which its instances were last seen to.
@@ -84,6 +98,8 @@ pub struct Write {
     pub network: Option<Entry<NetworkRecord>>,
     /// Volumes as they are now, or that they are gone.
     pub volumes: Vec<VolumeEntry>,
+    /// Ports as they are now, or that they are gone.
+    pub ports: Vec<PortEntry>,
 }
 
 impl Write {
@@ -129,6 +145,9 @@ impl VolumeEntry {
     }
 }
 
+/// A port's row.
+pub type PortEntry = Entry<PortRecord, PortId>;
+
 /// What acceptance adds to an operation.
 #[derive(Debug, Clone)]
 pub struct Accepted {
@@ -148,8 +167,9 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     let found: i64 =
         connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
     let missing = match found {
-        0 => format!("{SCHEMA} {VOLUMES}"),
-        1 => VOLUMES.to_owned(),
+        0 => format!("{SCHEMA} {VOLUMES} {PORTS}"),
+        1 => format!("{VOLUMES} {PORTS}"),
+        2 => PORTS.to_owned(),
         VERSION => String::new(),
         found => return Err(Error::Newer { path: path.to_owned(), found, known: VERSION }),
     };
@@ -172,6 +192,7 @@ impl Journal {
                 images: bodies(db, "image", "SELECT name, body FROM image", &mut unreadable)?,
                 networks: bodies(db, "network", "SELECT name, body FROM network", &mut unreadable)?,
                 volumes: bodies(db, VOLUME, "SELECT id, body FROM volume", &mut unreadable)?,
+                ports: bodies(db, PORT, "SELECT id, body FROM port", &mut unreadable)?,
                 boot: rows(db, "SELECT boot FROM node", [], |row| row.get(0))?.pop(),
                 unfinished: operations(
                     db,
@@ -394,6 +415,19 @@ fn put(db: &Connection, write: Write) -> Result<(), Error> {
             )?,
             Entry::Gone(id) => {
                 run(db, "DELETE FROM volume WHERE id = ?1", params![id.to_string()])?;
+            }
+        }
+    }
+    for entry in &write.ports {
+        match entry {
+            Entry::Put(port) => run(
+                db,
+                "INSERT INTO port (id, body) VALUES (?1, ?2) \
+                 ON CONFLICT (id) DO UPDATE SET body = ?2",
+                params![port.id.to_string(), text("port", port)?],
+            )?,
+            Entry::Gone(id) => {
+                run(db, "DELETE FROM port WHERE id = ?1", params![id.to_string()])?;
             }
         }
     }

@@ -35,7 +35,9 @@ use ostler_protocol::rpc::values::Name;
 
 pub use error::NetworkError;
 pub use fake::{FakeNetwork, NetworkCall};
-pub use name::{LinkName, LinkNameError, Mtu, MtuError, bridge_name, is_tap_name, tap_name};
+pub use name::{
+    LinkName, LinkNameError, Mtu, MtuError, bridge_name, is_tap_name, old_tap_name, tap_name,
+};
 pub use netlink::Netlink;
 pub use plan::Refusal;
 

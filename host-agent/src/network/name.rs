@@ -82,8 +82,14 @@ pub fn bridge_name(network: &Name) -> LinkName {
     LinkName(name)
 }
 
-/// The tap of a port: `tap` and the first eleven digits of the port's id.
+/// The tap of a port: `tap` and the first eleven characters of the port's id, as neutron's agents
+/// know it.
 pub fn tap_name(port: PortId) -> LinkName {
+    LinkName(format!("tap{}", &port.to_string()[..11]))
+}
+
+/// The same as earlier versions of the agent named it: without the id's dash.
+pub fn old_tap_name(port: PortId) -> LinkName {
     let digits = port.0.simple().to_string();
     LinkName(digits.chars().take(11).fold(String::from("tap"), |mut name, digit| {
         name.push(digit);
@@ -91,11 +97,12 @@ pub fn tap_name(port: PortId) -> LinkName {
     }))
 }
 
-/// Whether a link's name is of the form [`tap_name`] gives.
+/// Whether a link's name is of the form that [`tap_name`] or [`old_tap_name`] gives.
 pub fn is_tap_name(name: &str) -> bool {
-    name.strip_prefix("tap").is_some_and(|digits| {
-        digits.len() == 11
-            && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    name.strip_prefix("tap").is_some_and(|rest| {
+        let dash = |(n, b): (usize, u8)| digit(b) || (n == 8 && b == b'-');
+        rest.len() == 11 && rest.bytes().enumerate().all(dash)
     })
 }
 
@@ -170,10 +177,19 @@ mod tests {
     fn a_tap_is_named_by_its_port() {
         let port: PortId = "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap();
         let tap = tap_name(port);
-        assert_eq!(tap.as_str(), "tap0f8fad5bd9c");
+        assert_eq!(tap.as_str(), "tap0f8fad5b-d9");
         assert!(is_tap_name(tap.as_str()));
         assert_eq!(tap.as_str().parse(), Ok(tap));
-        for foreign in ["tap0", "tap0f8fad5bd9C", "vnet0", "tap0f8fad5bd9cb", "tapzzzzzzzzzzz"] {
+        assert_eq!(old_tap_name(port).as_str(), "tap0f8fad5bd9c");
+        assert!(is_tap_name("tap0f8fad5bd9c"));
+        for foreign in [
+            "tap0f8fad5-bd9",
+            "tap0",
+            "tap0f8fad5bd9C",
+            "vnet0",
+            "tap0f8fad5bd9cb",
+            "tapzzzzzzzzzzz",
+        ] {
             assert!(!is_tap_name(foreign), "{foreign}");
         }
     }

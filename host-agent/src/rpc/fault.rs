@@ -113,6 +113,8 @@ fn command(action: &Action) -> String {
         Action::ImageRemove => "image remove",
         Action::NetworkEnsure => "network ensure",
         Action::NetworkList => "network list",
+        Action::PortList => "port list",
+        Action::InstanceDetachInterface => "instance detach-interface",
         Action::VolumeList => "volume list",
         Action::VolumeShow(Some(id)) => return format!("ostler volume show {id}"),
         Action::VolumeShow(None) => "volume show",

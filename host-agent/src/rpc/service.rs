@@ -209,6 +209,11 @@ impl<O: Outside> Service<O> {
             Call::InstanceListVolumes(select) => {
                 return value(&compute.reads().volumes_of(select.id)?);
             }
+            Call::PortList(filter) => return value(&compute.reads().ports(&filter)?),
+            Call::PortShow(select) => return value(&compute.reads().port(select.id)?),
+            Call::InstanceListInterfaces(select) => {
+                return value(&compute.reads().interfaces(select.id)?);
+            }
             Call::NetworkList(_) => return value(&compute.reads().networks().await?),
             Call::InstanceXml(read) => return value(&compute.reads().xml(&read).await?),
             Call::InstanceDiagnostics(select) => {
@@ -265,6 +270,11 @@ impl<O: Outside> Service<O> {
             Call::InstanceAttachVolume(asked) => Command::AttachVolume(asked),
             Call::InstanceDetachVolume(asked) => Command::DetachVolume(asked),
             Call::InstanceSwapVolume(asked) => Command::SwapVolume(asked),
+            Call::InstanceAttachInterface(asked) => Command::AttachInterface(asked),
+            Call::InstanceDetachInterface(asked) => Command::DetachInterface(asked),
+            Call::PortCreate(asked) => Command::PortCreate(asked),
+            Call::PortUpdate(asked) => Command::PortUpdate(asked),
+            Call::PortDelete(select) => Command::PortDelete(select.id),
             Call::VolumeCreate(asked) => Command::VolumeCreate(asked),
             Call::VolumeUpdate(asked) => Command::VolumeUpdate(asked),
             Call::VolumeExtend(asked) => Command::VolumeExtend(asked),

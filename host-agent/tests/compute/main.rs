@@ -8,6 +8,7 @@ mod images;
 mod journals;
 mod ours;
 mod outside;
+mod ports;
 mod stall;
 mod virtualization;
 mod volumes;

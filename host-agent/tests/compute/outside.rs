@@ -9,7 +9,7 @@ use ostler_host_agent::image::{
     Cached, Destination, Export, ExportError, Exported, ImageError, Images, ImportSpec, Imported,
     Progress, Removed, Source, Stored,
 };
-use ostler_host_agent::journal::records::{InstanceRecord, PortRecord};
+use ostler_host_agent::journal::records::{InstanceRecord, InterfaceRecord};
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::Size;
 use ostler_protocol::rpc::values::{Name, PortId, Sha256, UploadId};
@@ -51,21 +51,22 @@ impl Wires for Sockets {
         if std::mem::take(&mut *self.fails.lock().unwrap()) {
             return Err(Refusal::new(Reason::NetworkFailed, "told to fail"));
         }
-        self.bound.lock().unwrap().extend(ports.iter().map(|port| port.record.id));
+        self.bound.lock().unwrap().extend(ports.iter().map(|port| port.interface.id));
         Ok(())
     }
 
     fn describe(&self, ports: &[Port]) -> Result<Vec<Nic>, Refusal> {
         let nic = |port: &Port| Nic {
-            mac: port.record.mac,
+            mac: port.interface.mac,
             bridge: "br-elsewhere".to_owned(),
             tap: "tap-elsewhere".to_owned(),
             mtu: Some(1450),
+            alias: port.interface.alias(),
         };
         Ok(ports.iter().map(nic).collect())
     }
 
-    async fn release(&self, ports: &[PortRecord]) -> Result<(), Refusal> {
+    async fn release(&self, ports: &[InterfaceRecord]) -> Result<(), Refusal> {
         self.bound.lock().unwrap().retain(|bound| ports.iter().all(|port| port.id != *bound));
         Ok(())
     }

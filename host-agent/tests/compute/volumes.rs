@@ -153,7 +153,7 @@ async fn an_attach_is_undone_wherever_it_fails() {
         }
     }
     life.done(attach(id, volume)).await;
-    for call in [Call::UnplugDisk, Call::Define] {
+    for call in [Call::Unplug, Call::Define] {
         for failing in [Failing::Before, Failing::After] {
             world.hypervisor.fail_next(call, failing, failed("step"));
             let over = life.tried(detach(id, volume)).await;
@@ -182,7 +182,7 @@ async fn an_attach_that_is_cancelled_waits_until_the_guest_lets_go() {
     }
     life.compute.cancel(operation.id).await.unwrap();
     drop(held);
-    while called(Call::UnplugDisk) == 0 {
+    while called(Call::Unplug) == 0 {
         tokio::task::yield_now().await;
     }
     world.hypervisor.let_go(id, &format!("ua-{volume}"));
@@ -282,7 +282,7 @@ async fn a_guest_that_keeps_a_disk_has_the_volume_though_the_attach_failed() {
     life.done(create(volume)).await;
     world.hypervisor.set_lets_go(id, LetsGo::Refuses);
     world.hypervisor.fail_next(Call::PlugDisk, Failing::After, failed("plug"));
-    world.hypervisor.fail_next(Call::UnplugDisk, Failing::Before, failed("unplug"));
+    world.hypervisor.fail_next(Call::Unplug, Failing::Before, failed("unplug"));
     let over = life.tried(attach(id, volume)).await;
     assert_eq!(over.state, State::Failed, "{over:#?}");
     assert_eq!(world.plugged(id), ["vda", "vdb"]);

@@ -360,6 +360,7 @@ fn nics() -> Vec<ostler_host_agent::hypervisor::spec::Nic> {
         bridge: "br0".to_owned(),
         tap: "tap-x".to_owned(),
         mtu: Some(1450),
+        alias: "ua-x".to_owned(),
     }]
 }
 

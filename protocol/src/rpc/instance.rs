@@ -140,6 +140,12 @@ pub enum TaskState {
     /// An attached volume is extended or snapshotted; nova has no word for it.
     #[serde(rename = "changing_volume")]
     ChangingVolume,
+    /// A port is attached; nova has no word for it.
+    #[serde(rename = "attaching_interface")]
+    AttachingInterface,
+    /// A port is detached; nova has no word for it.
+    #[serde(rename = "detaching_interface")]
+    DetachingInterface,
     /// Soft delete.
     #[serde(rename = "soft-deleting")]
     SoftDeleting,
@@ -409,15 +415,20 @@ pub enum WantedDrive {
     Nocloud,
 }
 
-/// A NIC asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// A NIC asked for: a port that is there, or a network, on which one is made that goes with the
+/// instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nic {
-    /// The network it is on.
-    pub network: Name,
-    /// Its MAC; made from the port's id if absent.
+    /// The network to make a port on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Name>,
+    /// The MAC of that port; made from the port's id if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
+    /// The port that is there. It is nobody's afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<PortId>,
 }
 
 /// Parameters of the methods that need no more than to be told which instance.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::fault::{Fault, Reason, located};
 use super::schemas::Schemas;
 use super::strict::Strict;
-use super::{console, guest, host, image, inspect, instance, network, operation, volume};
+use super::{console, guest, host, image, inspect, instance, network, operation, port, volume};
 
 /// Whether a method only looks, or changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,6 +239,12 @@ methods! {
         "put another volume in the place of one it has, with what that holds, running or not", NEEDED;
     InstanceListVolumes "instance.list_volumes" Read (instance::Select) -> Vec<volume::AttachedVolume>,
         "its volumes", NAMED;
+    InstanceAttachInterface "instance.attach_interface" Change (port::Attach) -> operation::Operation,
+        "give it a port, or a new one on a network, running or not", NEEDED;
+    InstanceDetachInterface "instance.detach_interface" Change (port::Detach) -> operation::Operation,
+        "take a port from it, once its guest lets go";
+    InstanceListInterfaces "instance.list_interfaces" Read (instance::Select) -> Vec<port::Port>,
+        "its ports", NAMED;
     GuestReport "guest.report" Read (guest::Query) -> guest::Report,
         "what the guest says of itself", GUEST;
     GuestExec "guest.exec" Act (guest::work::Exec) -> guest::work::Started,
@@ -281,6 +287,16 @@ methods! {
         "forget a network no instance is on, and remove its bridge if the agent made it", NEEDED;
     NetworkList "network.list" Read (host::Nothing) -> Vec<network::Network>,
         "the networks of the node";
+    PortCreate "port.create" Change (port::Create) -> operation::Operation,
+        "make a port on a network";
+    PortList "port.list" Read (port::List) -> Vec<port::Port>,
+        "the ports of the node", NAMED;
+    PortShow "port.show" Read (port::Select) -> port::Port,
+        "one port", NAMED;
+    PortUpdate "port.update" Change (port::Update) -> operation::Operation,
+        "change its name, owner or addresses";
+    PortDelete "port.delete" Change (port::Select) -> operation::Operation,
+        "delete a port that no instance has", NEEDED;
     VolumeCreate "volume.create" Change (volume::Create) -> operation::Operation,
         "make a volume: empty, or from an image, a snapshot or another volume", ROOM;
     VolumeList "volume.list" Read (volume::List) -> Vec<volume::Volume>,

@@ -30,6 +30,7 @@ pub mod instance;
 pub mod method;
 pub mod network;
 pub mod operation;
+pub mod port;
 mod schemas;
 mod strict;
 pub mod values;

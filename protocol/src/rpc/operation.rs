@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fault::Fault;
-use super::values::{IdempotencyKey, InstanceId, Name, OperationId, Timestamp, VolumeId};
+use super::values::{IdempotencyKey, InstanceId, Name, OperationId, PortId, Timestamp, VolumeId};
 
 macro_rules! kinds {
     ($($kind:ident = $method:literal),* $(,)?) => {
@@ -72,11 +72,16 @@ kinds! {
     AttachVolume = "instance.attach_volume",
     DetachVolume = "instance.detach_volume",
     SwapVolume = "instance.swap_volume",
+    AttachInterface = "instance.attach_interface",
+    DetachInterface = "instance.detach_interface",
     ImageImport = "image.import",
     ImageExport = "image.export",
     ImageRemove = "image.remove",
     NetworkEnsure = "network.ensure",
     NetworkRemove = "network.remove",
+    PortCreate = "port.create",
+    PortUpdate = "port.update",
+    PortDelete = "port.delete",
     VolumeCreate = "volume.create",
     VolumeUpdate = "volume.update",
     VolumeExtend = "volume.extend",
@@ -106,6 +111,8 @@ pub enum Subject {
     Network(Name),
     /// A volume. While it is attached, what is done to it is about its instance.
     Volume(VolumeId),
+    /// A port.
+    Port(PortId),
 }
 
 impl std::fmt::Display for Subject {
@@ -115,6 +122,7 @@ impl std::fmt::Display for Subject {
             Self::Image(name) => write!(f, "image {name}"),
             Self::Network(name) => write!(f, "network {name}"),
             Self::Volume(id) => write!(f, "volume {id}"),
+            Self::Port(id) => write!(f, "port {id}"),
         }
     }
 }

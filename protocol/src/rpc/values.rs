@@ -2,8 +2,10 @@
 //! read, so what arrives typed is well formed.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -34,6 +36,14 @@ pub enum ValueError {
     Id {
         /// The text as given, cut to a bounded length.
         given: String,
+    },
+    /// Not a prefix.
+    #[error("{given:?} is not a prefix: {why}, as in 192.0.2.0/24 or 2001:db8::/64")]
+    Prefix {
+        /// The text as given, cut to a bounded length.
+        given: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// Not a digest.
     #[error("{given:?} is not a {kind} digest: use {digits} hexadecimal digits")]
@@ -226,6 +236,13 @@ impl From<VolumeId> for Name {
     }
 }
 
+impl From<PortId> for Name {
+    /// Hexadecimal digits and dashes.
+    fn from(id: PortId) -> Self {
+        Self(id.to_string())
+    }
+}
+
 impl FromStr for Name {
     type Err = ValueError;
     fn from_str(text: &str) -> Result<Self, ValueError> {
@@ -296,6 +313,49 @@ impl FromStr for MacAddress {
 }
 
 text_value!(MacAddress, "^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$");
+
+/// Addresses that begin alike, as in `192.0.2.0/24`; without a length, one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Prefix(IpNet);
+
+impl Prefix {
+    /// The prefix.
+    pub const fn net(&self) -> IpNet {
+        self.0
+    }
+
+    /// Of one address.
+    pub fn of(address: IpAddr) -> Self {
+        Self(address.into())
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.prefix_len() == self.0.max_prefix_len() {
+            true => self.0.addr().fmt(f),
+            false => self.0.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::of(address));
+        }
+        let refuse = |why| ValueError::Prefix { given: quoted(text), why };
+        let net: IpNet = text.parse().map_err(|_| refuse("give an address and a length".into()))?;
+        match net.addr() == net.network() {
+            true => Ok(Self(net)),
+            false => Err(refuse(format!("beyond its length, it has bits: write {}", net.trunc()))),
+        }
+    }
+}
+
+text_value!(Prefix, "^[0-9a-fA-F.:]+(/[0-9]{1,3})?$");
 
 /// A digest as hexadecimal text, in lower case.
 macro_rules! digest {

@@ -85,6 +85,7 @@ impl Lane {
             found.push(format!("{} operations are not over", host["operations"]));
         }
         self.audit_volumes(&shown, &mut found).await?;
+        self.audit_ports(&shown, &mut found).await?;
         self.compare(&wanted, &saves, &mut found).await?;
         Ok(found)
     }

@@ -278,6 +278,7 @@ impl Lane {
                 }
             }
             About::Volume => self.prepare_volume(scenario).await?,
+            About::Port => self.prepare_port(scenario).await?,
             About::Network => {
                 let name = format!("net{}", self.serial);
                 let suffix: String = self.node.agent.host().chars().rev().take(6).collect();
@@ -316,6 +317,7 @@ impl Lane {
         }
         self.back().await?;
         self.drop_volumes().await?;
+        self.drop_ports().await?;
         let id = match &self.held {
             Some(held) => held.id.clone(),
             None => self.boot(guest).await?,

@@ -22,6 +22,7 @@ mod elsewhere;
 mod harm;
 mod lane;
 mod points;
+mod ports;
 mod scenarios;
 mod tally;
 mod volumes;

@@ -289,6 +289,7 @@ impl Lane {
             About::Image => self.image_fits(scenario, asked, ended).await,
             About::Network => self.network_fits(scenario, asked, ended).await,
             About::Volume => self.volume_fits(scenario, asked, ended).await,
+            About::Port => self.port_fits(scenario, asked, ended).await,
         };
         match looked {
             Ok(found) => wrongs.extend(found),

@@ -26,6 +26,8 @@ pub(super) enum About {
     Network,
     /// A volume that no instance has.
     Volume,
+    /// A port that no instance has.
+    Port,
 }
 
 /// What the user's data on the root disk come to when the operation is done.
@@ -74,6 +76,7 @@ impl Scenario {
     /// Whether there is anything to do but to write it down.
     pub(super) const fn has_steps(&self) -> bool {
         let noted = matches!(self.kind, Kind::Lock | Kind::Unlock)
+            || matches!(self.about, About::Port)
             || matches!((self.kind, self.about), (Kind::VolumeUpdate, About::Volume));
         !self.idle && !noted
     }
@@ -182,6 +185,13 @@ const EXTEND: Deed = ("volume.extend", |shown| json!({"id": shown["id"], "size":
 const VOLUME_SNAPSHOT: Deed =
     ("volume.snapshot", |shown| json!({"id": shown["id"], "name": "before"}));
 const VOLUME_REVERT: Deed = ("volume.revert", |shown| json!({"id": shown["id"], "name": "before"}));
+
+// So has its port.
+const PORT: Deed =
+    ("port.create", |shown| json!({"id": shown["id"], "name": "extra", "network": "lan"}));
+const ATTACH_PORT: Deed =
+    ("instance.attach_interface", |shown| json!({"interface": {"port": shown["id"]}}));
+const DETACH_PORT: Deed = ("instance.detach_interface", |shown| json!({"port": shown["id"]}));
 
 /// The volume that takes the place of an instance's own.
 pub(super) fn other_of(id: &Value) -> String {
@@ -333,6 +343,21 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
             deed(DETACH, "active").after(&[VOLUME, ATTACH]).in_guest(Mode::Ostler),
             deed(DETACH, "stopped").more("off").after(&[STOP, VOLUME, ATTACH]),
         ],
+        Kind::AttachInterface => vec![
+            deed(ATTACH_PORT, "active").after(&[PORT]).in_guest(Mode::Ostler),
+            of(|_| json!({"interface": {"network": "lan"}}), "stopped")
+                .more("off, a new one")
+                .after(&[STOP]),
+        ],
+        Kind::DetachInterface => vec![
+            deed(DETACH_PORT, "active").after(&[PORT, ATTACH_PORT]).in_guest(Mode::Ostler),
+            deed(DETACH_PORT, "stopped").more("off").after(&[STOP, PORT, ATTACH_PORT]),
+        ],
+        Kind::PortCreate => vec![Scenario { about: About::Port, ..deed(PORT, "") }],
+        Kind::PortUpdate => {
+            vec![Scenario { about: About::Port, ..of(|_| json!({"owner": "bench"}), "") }]
+        }
+        Kind::PortDelete => vec![Scenario { about: About::Port, ..of(nothing, "") }],
         Kind::SwapVolume => vec![
             deed(SWAP, "active").after(&[VOLUME, ATTACH, OTHER_VOLUME]),
             deed(SWAP, "stopped").when("off").after(&[STOP, VOLUME, ATTACH, OTHER_VOLUME]),

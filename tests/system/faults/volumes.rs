@@ -170,6 +170,10 @@ impl Lane {
                 .flatten()
                 .filter_map(|there| there["serial"].as_str().map(str::to_owned))
                 .collect();
+            let disks = |xml: &str| {
+                let disks = xml.split("<disk ").skip(1);
+                disks.filter_map(|rest| rest.split("</disk>").next()).collect::<String>()
+            };
             for flags in [&[][..], &["--inactive"]] {
                 let xml = Run::new("virsh")
                     .args(["-q", "-c", self.node.uri(), "dumpxml", id])
@@ -177,7 +181,7 @@ impl Lane {
                     .stdout()
                     .await
                     .map_err(|error| error.to_string())?;
-                let plugged: BTreeSet<String> = xml
+                let plugged: BTreeSet<String> = disks(&xml)
                     .split("<alias name='ua-")
                     .skip(1)
                     .filter_map(|rest| rest.split('\'').next().map(str::to_owned))

@@ -12,6 +12,7 @@ use super::config_drive::ConfigDriveArgs;
 use crate::args::Changing;
 use crate::commands::Session;
 use crate::commands::metadata::{Item, items};
+use crate::commands::port::PortRef;
 use crate::commands::volume::VolumeRef;
 use crate::failure::Failure;
 use crate::size;
@@ -72,6 +73,10 @@ pub(crate) struct BootArgs {
     /// A NIC on this network; repeat for more NICs
     #[arg(long, value_name = "NETWORK[,mac=MAC]", value_parser = nic)]
     network: Vec<Nic>,
+    /// A NIC on this port, which stays when the instance goes; repeat for more. They come after those
+    /// of --network
+    #[arg(long)]
+    port: Vec<PortRef>,
     /// Its owner, such as a tenant's id
     #[arg(long, visible_alias = "tenant")]
     owner: Option<String>,
@@ -89,7 +94,11 @@ pub(crate) struct BootArgs {
 
 impl BootArgs {
     /// Carry it out.
-    pub(super) async fn run(self, session: &mut Session) -> Result<(), Failure> {
+    pub(super) async fn run(mut self, session: &mut Session) -> Result<(), Failure> {
+        for port in std::mem::take(&mut self.port) {
+            let port = port.resolve(&mut session.client).await?;
+            self.network.push(Nic { port: Some(port), ..Nic::default() });
+        }
         let changing = self.changing.clone();
         let volume = match self.volume.clone() {
             Some(volume) => Some(volume.resolve(&mut session.client).await?),
@@ -148,7 +157,7 @@ fn yes_no_parser() -> impl TypedValueParser<Value = bool> {
 fn nic(text: &str) -> Result<Nic, String> {
     let mut parts = text.split(',');
     let network = parts.next().unwrap_or_default().parse::<Name>().map_err(|e| e.to_string())?;
-    let mut nic = Nic { network, mac: None };
+    let mut nic = Nic { network: Some(network), ..Nic::default() };
     for part in parts {
         match part.split_once('=') {
             Some(("mac", mac)) if nic.mac.is_none() => {
@@ -170,7 +179,7 @@ mod tests {
     #[test]
     fn nics_are_read_with_and_without_a_mac() {
         let plain = nic("lan").unwrap();
-        assert_eq!((plain.network.as_str(), plain.mac), ("lan", None));
+        assert_eq!((plain.network.unwrap().as_str(), plain.mac), ("lan", None));
         let exact = nic("lan,mac=52:54:00:12:34:56").unwrap();
         assert_eq!(exact.mac.unwrap().to_string(), "52:54:00:12:34:56");
     }

@@ -134,7 +134,10 @@ async fn show_deleted(
                 let more = match operation.subject {
                     MaybeNewer::Known(Subject::Instance(id)) => restorable(session, id).await,
                     MaybeNewer::Known(
-                        Subject::Image(_) | Subject::Network(_) | Subject::Volume(_),
+                        Subject::Image(_)
+                        | Subject::Network(_)
+                        | Subject::Volume(_)
+                        | Subject::Port(_),
                     )
                     | MaybeNewer::Newer(_) => None,
                 };

@@ -9,6 +9,7 @@ pub(super) mod hardware;
 pub(super) mod image;
 pub(super) mod new_volume;
 pub(super) mod notes;
+pub(super) mod port;
 mod root;
 pub(super) mod size;
 pub(super) mod volume;
@@ -20,7 +21,9 @@ use ostler_protocol::rpc::hardware::Boards;
 use ostler_protocol::rpc::image::{Format, State as ImageState};
 use ostler_protocol::rpc::instance::{PowerState, Size, TaskState};
 use ostler_protocol::rpc::operation::Subject;
-use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, OperationId, Timestamp, VolumeId};
+use ostler_protocol::rpc::values::{
+    Bytes, InstanceId, Name, OperationId, PortId, Timestamp, VolumeId,
+};
 
 use super::authority::Authority;
 use super::claims::{Capacity, Claims, Shares, only_disk};
@@ -45,7 +48,7 @@ pub(super) struct Admitted {
 }
 
 impl Admitted {
-    /// A change of an image or a network, which reserves nothing.
+    /// A change of what is no instance, which reserves nothing.
     pub(super) fn of(subject: Subject, change: impl Into<Change>) -> Self {
         Self {
             subject,
@@ -70,6 +73,8 @@ pub(super) struct Reservation {
     pub(super) new_image: Option<Name>,
     /// The volume is new.
     pub(super) new_volume: Option<VolumeId>,
+    /// The ports are new.
+    pub(super) new_ports: Vec<PortId>,
 }
 
 impl Reservation {
@@ -95,6 +100,9 @@ impl Reservation {
         }
         if let Some(id) = self.new_volume {
             known.volumes.remove(&id);
+        }
+        for id in self.new_ports {
+            known.ports.remove(&id);
         }
     }
 }

@@ -7,27 +7,32 @@ use crate::refusal::{Action, Reason, Refusal};
 use ostler_protocol::rpc::host::Flavor;
 use ostler_protocol::rpc::image::Properties;
 use ostler_protocol::rpc::instance::{Adjust, Boot, Resize, Size, TaskState, VmState};
-use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress, Name, PortId};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Name};
 
 use super::notes::{invalid, notes};
-use super::{Admission, config_drive, hardware, root};
+use super::{Admission, config_drive, hardware, port, root};
 use crate::journal::records::{BoardOptions, InstanceRecord, PortRecord, VolumeRecord};
 
 /// The most vCPUs one instance may have: what QEMU's q35 machine takes without more.
 const VCPUS_MAX: u32 = 255;
 /// The least memory one instance may have.
 const MEMORY_MIN: Bytes = Bytes::mib(16);
-/// The most NICs one instance may have: what the PCI topology leaves room for.
-const NICS_MAX: usize = 16;
 
-/// The record of the instance a boot asks for, and of the volume that is made for it.
+/// What a boot becomes.
+pub(in crate::compute) struct Admitted {
+    /// The instance.
+    pub(in crate::compute) record: InstanceRecord,
+    /// The volume that is made for it.
+    pub(in crate::compute) volume: Option<VolumeRecord>,
+    /// The ports that are made for it.
+    pub(in crate::compute) ports: Vec<PortRecord>,
+}
+
+/// The record of the instance a boot asks for, and of what is made for it.
 ///
 /// # Errors
 /// Whatever is wrong with it; nothing has been done.
-pub(in crate::compute) fn admit(
-    boot: &Boot,
-    gate: &Admission<'_>,
-) -> Result<(InstanceRecord, Option<VolumeRecord>), Refusal> {
+pub(in crate::compute) fn admit(boot: &Boot, gate: &Admission<'_>) -> Result<Admitted, Refusal> {
     let id = boot.id.unwrap_or_else(InstanceId::random);
     if gate.known.instances.contains_key(&id) {
         return Err(Refusal::new(Reason::Conflict, format!("conflict: instance {id} exists"))
@@ -66,7 +71,8 @@ pub(in crate::compute) fn admit(
     let hardware = hardware::admit(properties, &options, gate)?;
     let volume = root.volume.map(|volume| root::on_bus(volume, hardware.disk_bus)).transpose()?;
     let config_drive = config_drive::admit(boot, id, gate.settings.config_drive)?;
-    let ports = ports(boot, gate)?;
+    let owner = boot.owner.clone().filter(|owner| !owner.is_empty());
+    let (interfaces, ports) = port::all(&boot.networks, owner.as_ref(), gate)?;
     let Flavor { vcpus, memory, .. } = size;
     gate.room(&Size { flavor: None, vcpus, memory, disk, max_vcpus, max_memory })?;
     let record = InstanceRecord {
@@ -83,9 +89,9 @@ pub(in crate::compute) fn admit(
         max_memory,
         hardware,
         options,
-        ports,
+        ports: interfaces,
         volumes: volume.into_iter().collect(),
-        owner: boot.owner.clone().filter(|owner| !owner.is_empty()),
+        owner,
         metadata: boot.metadata.clone(),
         config_drive,
         locked: None,
@@ -103,7 +109,7 @@ pub(in crate::compute) fn admit(
         updated: gate.now,
         revision: 0,
     };
-    Ok((record, root.new))
+    Ok(Admitted { record, volume: root.new, ports })
 }
 
 /// Whether an instance of this size has what an image needs at least.
@@ -283,57 +289,6 @@ fn check_size(vcpus: u32, memory: Bytes, disk: Option<Bytes>) -> Result<(), Refu
     Ok(())
 }
 
-fn ports(boot: &Boot, gate: &Admission<'_>) -> Result<Vec<PortRecord>, Refusal> {
-    if boot.networks.len() > NICS_MAX {
-        return Err(invalid("networks", format!("an instance has at most {NICS_MAX} NICs")));
-    }
-    let mut taken: Vec<MacAddress> = gate
-        .known
-        .instances
-        .values()
-        .filter(|i| i.vm_state != VmState::Deleted)
-        .flat_map(|i| i.ports.iter().map(|p| p.mac))
-        .collect();
-    let mut ports = Vec::with_capacity(boot.networks.len());
-    for (n, nic) in boot.networks.iter().enumerate() {
-        if !gate.known.networks.contains_key(&nic.network) {
-            let text = format!("there is no network {} on this node", nic.network);
-            return Err(Refusal::new(Reason::NotFound, text)
-                .about(format!("parameter networks[{n}].network"))
-                .next("make it, or see which there are")
-                .by(Action::NetworkEnsure)
-                .by(Action::NetworkList));
-        }
-        let (id, mac) = match nic.mac {
-            Some(mac) if taken.contains(&mac) => {
-                return Err(Refusal::new(
-                    Reason::Conflict,
-                    format!("conflict: MAC {mac} is in use on this node"),
-                )
-                .about(format!("parameter networks[{n}].mac"))
-                .next("leave out the MAC to have one made"));
-            }
-            Some(mac) => (PortId::random(), mac),
-            None => free_mac(&taken),
-        };
-        taken.push(mac);
-        ports.push(PortRecord { id, network: nic.network.clone(), mac });
-    }
-    Ok(ports)
-}
-
-/// A new port whose MAC, made from its id, nobody has.
-fn free_mac(taken: &[MacAddress]) -> (PortId, MacAddress) {
-    loop {
-        let id = PortId::random();
-        let [a, b, c, ..] = *id.0.as_bytes();
-        let mac = MacAddress::in_qemu_range(a, b, c);
-        if !taken.contains(&mac) {
-            return (id, mac);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -426,7 +381,7 @@ mod tests {
                     hypervisor: Link::Up,
                 },
             )
-            .map(|(record, _)| record)
+            .map(|admitted| admitted.record)
         }
 
         fn refused(&mut self, boot: serde_json::Value) -> (Reason, String) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ostler_protocol::rpc::instance::VmState;
 use ostler_protocol::rpc::operation::{State, StepState, Subject};
-use ostler_protocol::rpc::values::{Timestamp, VolumeId};
+use ostler_protocol::rpc::values::{PortId, Timestamp, VolumeId};
 
 use super::Engine;
 use super::steps::upload_of;
@@ -47,7 +47,7 @@ impl<O: Outside> Engine<O> {
     pub(super) async fn write_progress(&self, operation: &LiveOperation) -> Result<(), Refusal> {
         let instance = match &operation.subject {
             Subject::Instance(id) => self.registry.lock().instances.get(id).cloned(),
-            Subject::Image(_) | Subject::Network(_) | Subject::Volume(_) => None,
+            Subject::Image(_) | Subject::Network(_) | Subject::Volume(_) | Subject::Port(_) => None,
         };
         let write = Write { operation: Some(operation.record()), instance, ..Write::default() };
         self.registry.journal.write(write).await.map_err(|e| journal_fault(&e))
@@ -72,10 +72,13 @@ impl<O: Outside> Engine<O> {
         let mut upload = None;
         {
             let mut known = self.registry.lock();
-            let had = match &operation.subject {
-                Subject::Instance(id) => volumes_of(known.instances.get(id)),
-                Subject::Image(_) | Subject::Network(_) | Subject::Volume(_) => Vec::new(),
+            let before = match &operation.subject {
+                Subject::Instance(id) => known.instances.get(id).cloned(),
+                Subject::Image(_) | Subject::Network(_) | Subject::Volume(_) | Subject::Port(_) => {
+                    None
+                }
             };
+            let had = volumes_of(before.as_ref());
             match &operation.subject {
                 Subject::Instance(id) => {
                     let made = state == State::Succeeded || committed(&over.steps);
@@ -111,6 +114,9 @@ impl<O: Outside> Engine<O> {
                 }
                 Subject::Network(_) => write.network = operation.change.network_after(state),
                 Subject::Volume(_) => {}
+                Subject::Port(id) => {
+                    write.ports.extend(operation.change.port_after(known.ports.get(id), state));
+                }
             }
             write.volumes = operation.change.volumes_after(&known.volumes, state, error.as_ref());
             // One that is kept elsewhere stays known as long as anybody has it.
@@ -135,6 +141,11 @@ impl<O: Outside> Engine<O> {
             let freed = freed.filter(|volume| !said.contains(volume));
             let freed = freed.flat_map(|volume| changed(&known.volumes, *volume, |_| {}));
             write.volumes.extend(freed.collect::<Vec<_>>());
+            let unused = unused_ports(before.as_ref(), write.instance.as_ref());
+            let unmade = operation.change.new_port();
+            let unmade = unmade.filter(|id| known.user_of_port(*id).is_none());
+            write.ports.extend(unused.into_iter().chain(unmade).map(Entry::Gone));
+            write.ports.iter().for_each(|entry| known.set_port(entry));
             write.volumes.iter().for_each(|entry| known.set_volume(entry));
             write.image.iter().for_each(|entry| known.set_image(entry));
             write.network.iter().for_each(|entry| known.set_network(entry));
@@ -172,4 +183,12 @@ impl<O: Outside> Engine<O> {
 fn volumes_of(record: Option<&InstanceRecord>) -> Vec<VolumeId> {
     let record = record.filter(|record| record.vm_state != VmState::Deleted);
     record.map_or_else(Vec::new, |i| i.volumes.iter().map(|there| there.volume).collect())
+}
+
+/// The ports that an instance had, has no more, and that go with it.
+fn unused_ports(before: Option<&InstanceRecord>, now: Option<&InstanceRecord>) -> Vec<PortId> {
+    let has = now.filter(|now| now.vm_state != VmState::Deleted);
+    let has = |id| has.is_some_and(|now| now.interface(id).is_some());
+    let had = before.map(|before| before.ports.as_slice()).unwrap_or_default();
+    had.iter().filter(|had| !had.kept && !has(had.id)).map(|had| had.id).collect()
 }

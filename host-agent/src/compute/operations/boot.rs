@@ -34,22 +34,27 @@ pub(in crate::compute) struct RootVolume {
 
 pub(super) fn ask(boot: instance::Boot, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
     gate.need_hypervisor()?;
-    let (record, new) = size::admit(&boot, gate)?;
+    let size::Admitted { record, volume: new, ports } = size::admit(&boot, gate)?;
     let volume = record.root_volume().map(|id| RootVolume { id, new: new.is_some() });
     let change = Boot { config_drive: record.config_drive.is_some(), volume };
     gate.known.instances.insert(record.id, record.clone());
     if let Some(volume) = &new {
         gate.known.volumes.insert(volume.id, volume.clone());
     }
+    for port in &ports {
+        gate.known.ports.insert(port.id, port.clone());
+    }
     let reserved = Reservation {
         new_instance: Some(record.id),
         new_volume: new.as_ref().map(|volume| volume.id),
+        new_ports: ports.iter().map(|port| port.id).collect(),
         ..Reservation::default()
     };
     let volumes = new.into_iter().map(Entry::Put).collect();
+    let ports = ports.into_iter().map(Entry::Put).collect();
     Ok(Admitted {
         reserved,
-        write: Write { instance: Some(record.clone()), volumes, ..Write::default() },
+        write: Write { instance: Some(record.clone()), volumes, ports, ..Write::default() },
         ..Admitted::of(Subject::Instance(record.id), change)
     })
 }
@@ -122,10 +127,11 @@ impl Describe for Boot {
         record.built = true;
     }
 
-    // One that is not to be has nothing.
+    // One that is not to be has nothing of others'.
     fn not_done(&self, record: &mut InstanceRecord, whole: bool) {
         if whole {
             record.volumes.clear();
+            record.ports.retain(|port| !port.kept);
         }
     }
 

@@ -2,8 +2,8 @@
 //! as it is from version to version: a request may be repeated after an upgrade.
 
 use ostler_protocol::rpc::instance::Word;
-use ostler_protocol::rpc::values::{InstanceId, Name};
-use ostler_protocol::rpc::{image, instance, network, volume};
+use ostler_protocol::rpc::values::{InstanceId, Name, PortId};
+use ostler_protocol::rpc::{image, instance, network, port, volume};
 use serde::Serialize;
 
 /// Parameters of a request, without what is secret.
@@ -13,6 +13,12 @@ pub(super) trait Digested {
 }
 
 impl Digested for InstanceId {
+    fn digested(&self) -> Vec<u8> {
+        self.to_string().into_bytes()
+    }
+}
+
+impl Digested for PortId {
     fn digested(&self) -> Vec<u8> {
         self.to_string().into_bytes()
     }
@@ -48,6 +54,10 @@ whole!(
     instance::Snapshot,
     instance::Update,
     network::Ensure,
+    port::Attach,
+    port::Create,
+    port::Detach,
+    port::Update,
     volume::Delete,
     volume::Detach,
     volume::Swap,

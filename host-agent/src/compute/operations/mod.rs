@@ -13,10 +13,12 @@
 //! `samples`, one of each form the change can have.
 
 pub(super) mod adjust;
+pub(super) mod attach_interface;
 pub(super) mod attach_volume;
 pub(super) mod boot;
 pub(super) mod confirm_resize;
 pub(super) mod delete;
+pub(super) mod detach_interface;
 pub(super) mod detach_volume;
 mod digest;
 pub(super) mod image_export;
@@ -29,6 +31,9 @@ pub(super) mod offload;
 pub(super) mod password;
 pub(super) mod pause;
 mod plans;
+pub(super) mod port_create;
+pub(super) mod port_delete;
+pub(super) mod port_update;
 pub(super) mod reboot;
 pub(super) mod rebuild;
 pub(super) mod rescue;
@@ -60,8 +65,8 @@ pub(super) mod volume_update;
 use crate::refusal::Refusal;
 use ostler_protocol::rpc::instance::{self, VmState};
 use ostler_protocol::rpc::operation::Kind;
-use ostler_protocol::rpc::values::{InstanceId, Name};
-use ostler_protocol::rpc::{image, network, volume};
+use ostler_protocol::rpc::values::{InstanceId, Name, PortId};
+use ostler_protocol::rpc::{image, network, port, volume};
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -216,6 +221,10 @@ operations! {
     DetachVolume(volume::Detach) in detach_volume => DetachVolume;
     /// Put another volume in the place of one it has.
     SwapVolume(volume::Swap) in swap_volume => SwapVolume;
+    /// Give it a port.
+    AttachInterface(port::Attach) in attach_interface => AttachInterface;
+    /// Take a port from it.
+    DetachInterface(port::Detach) in detach_interface => DetachInterface;
     /// Fetch an image.
     ImageImport(image::Import) in image_import => ImageImport;
     /// Write an image to a file of the node, or send it to a server.
@@ -226,6 +235,12 @@ operations! {
     NetworkEnsure(network::Ensure) in network_ensure => NetworkEnsure;
     /// Forget a network, and remove its bridge.
     NetworkRemove(Name) in network_remove => NetworkRemove;
+    /// Make a port on a network.
+    PortCreate(port::Create) in port_create => PortCreate;
+    /// Change what is noted about a port, or its addresses.
+    PortUpdate(port::Update) in port_update => PortUpdate;
+    /// Delete a port.
+    PortDelete(PortId) in port_delete => PortDelete;
     /// Make a volume.
     VolumeCreate(volume::Create) in volume_create => VolumeCreate;
     /// Change what is noted about a volume.

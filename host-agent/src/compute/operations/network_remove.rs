@@ -37,7 +37,19 @@ pub(in crate::compute) fn is_unused(known: &Known, name: &Name) -> Result<(), Re
             && instance.ports.iter().any(|port| port.network == *name)
     };
     let users: Vec<_> = known.instances.values().filter(has_port).collect();
-    let Some(first) = users.first() else { return Ok(()) };
+    let Some(first) = users.first() else {
+        return match known.ports.values().find(|port| port.network == *name) {
+            None => Ok(()),
+            Some(port) => {
+                let text =
+                    format!("network {name} has ports that nobody uses, such as {}", port.name);
+                Err(Refusal::new(Reason::InUse, text)
+                    .about(Subject::Network(name.clone()).to_string())
+                    .next("delete them first")
+                    .by(Action::PortList))
+            }
+        };
+    };
     let text = format!("network {name} is in use by instances: {}", users.len());
     Err(Refusal::new(Reason::InUse, text)
         .about(Subject::Network(name.clone()).to_string())

@@ -2,10 +2,10 @@
 
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::Size;
-use ostler_protocol::rpc::values::{Bytes, Name, Timestamp, VolumeId};
+use ostler_protocol::rpc::values::{Bytes, MacAddress, Name, PortId, Timestamp, VolumeId};
 use ostler_protocol::rpc::volume::Bus;
 
-use crate::journal::records::{AttachmentRecord, Base, NetworkRecord, Source};
+use crate::journal::records::{AttachmentRecord, Base, InterfaceRecord, NetworkRecord, Source};
 
 #[expect(clippy::expect_used, reason = "the words are here, and a test says them all")]
 pub(in crate::compute) fn name(text: &str) -> Name {
@@ -41,6 +41,16 @@ pub(super) fn volume_id() -> VolumeId {
 #[expect(clippy::expect_used, reason = "36 characters of a UUID")]
 pub(super) fn other_volume_id() -> VolumeId {
     "7c9e6679-7425-40de-944b-e07fc1f90ae7".parse().expect("an id")
+}
+
+#[expect(clippy::expect_used, reason = "36 characters of a UUID")]
+pub(super) fn port_id() -> PortId {
+    "0f8fad5b-d9cb-469f-a165-70867728950e".parse().expect("an id")
+}
+
+pub(super) fn interface(kept: bool) -> InterfaceRecord {
+    let mac = MacAddress::in_qemu_range(0x0f, 0x8f, 0xad);
+    InterfaceRecord { id: port_id(), network: name("lan"), mac, kept }
 }
 
 pub(super) fn attachment() -> AttachmentRecord {

@@ -1,6 +1,7 @@
 //! Answers to reads, and what is done in guests directly: nothing here is an operation.
 //!
 //! * `views`: what is known, in the caller's terms. Nothing there waits on libvirt.
+//! * `ports`: the same of ports.
 //! * `volumes`: the same of volumes and their pools.
 //! * `select`: which ones a caller means.
 //! * `inspect`: what libvirt is asked for, and consoles.
@@ -9,6 +10,7 @@
 
 mod guest_work;
 mod inspect;
+mod ports;
 mod select;
 mod upload;
 mod views;

@@ -7,15 +7,16 @@ use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::{PowerState, StallReason, VmState};
 use ostler_protocol::rpc::operation::{State, Subject};
 use ostler_protocol::rpc::values::{
-    Bytes, InstanceId, Name, OperationId, Sha256, Timestamp, VolumeId,
+    Bytes, InstanceId, Name, OperationId, PortId, Sha256, Timestamp, VolumeId,
 };
 
 use super::live::LiveOperation;
 use crate::compute::claims::Claimed;
 use crate::journal::records::{
-    AttachmentRecord, ImageRecord, InstanceRecord, NetworkRecord, VolumeRecord,
+    AttachmentRecord, ImageRecord, InstanceRecord, InterfaceRecord, NetworkRecord, PortRecord,
+    VolumeRecord,
 };
-use crate::journal::{Entry, VolumeEntry};
+use crate::journal::{Entry, PortEntry, VolumeEntry};
 
 /// What libvirt last told of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,7 @@ pub(in crate::compute) struct Known {
     pub(in crate::compute) images: BTreeMap<Name, ImageRecord>,
     pub(in crate::compute) networks: BTreeMap<Name, NetworkRecord>,
     pub(in crate::compute) volumes: BTreeMap<VolumeId, VolumeRecord>,
+    pub(in crate::compute) ports: BTreeMap<PortId, PortRecord>,
     /// The pools whose room is that of the instances' disks.
     pub(in crate::compute) shared_pools: Vec<Name>,
     /// In what volumes differ from what the agent made, in words.
@@ -151,6 +153,29 @@ impl Known {
                 self.volume_drift.remove(id);
             }
         }
+    }
+
+    pub(in crate::compute) fn set_port(&mut self, entry: &PortEntry) {
+        match entry {
+            Entry::Put(port) => drop(self.ports.insert(port.id, port.clone())),
+            Entry::Gone(id) => drop(self.ports.remove(id)),
+        }
+    }
+
+    /// The operation that works on a port.
+    pub(in crate::compute) fn at_port(&self, id: PortId) -> Option<Arc<LiveOperation>> {
+        let is_over = |o: &LiveOperation| o.now.borrow().state.is_over();
+        self.live.values().find(|o| o.change.port() == Some(id) && !is_over(o)).cloned()
+    }
+
+    /// The instance that has a port, or is being given it.
+    pub(in crate::compute) fn user_of_port(
+        &self,
+        id: PortId,
+    ) -> Option<(&InstanceRecord, &InterfaceRecord)> {
+        let there = self.instances.values().filter(|i| i.vm_state != VmState::Deleted);
+        let has = |i| Some((i, InstanceRecord::interface(i, id)?));
+        there.filter_map(has).next()
     }
 
     /// The operation that works on a volume, or reads it.

@@ -1,20 +1,21 @@
-//! Disks of the fake's domains. Guests let go at once, unless told to refuse or to say nothing.
+//! Disks and NICs of the fake's domains. Guests let go at once, unless told to refuse or to say nothing.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
+use ostler_protocol::rpc::hardware::VifModel;
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
 use ostler_protocol::rpc::volume::Qos;
 
-use super::{Call, Fake};
-use crate::hypervisor::plug::{LiveDisk, Plug};
-use crate::hypervisor::spec::{Disk, DiskFormat, DiskSource};
+use super::{Call, Domain, Fake};
+use crate::hypervisor::plug::{LiveDisk, LiveNic, Plug};
+use crate::hypervisor::spec::{Disk, DiskFormat, DiskSource, Nic};
 use crate::hypervisor::{Change, Error, HypervisorEvent};
 
 /// Where a qcow2's header has the size of the disk.
 const QCOW2_SIZE_AT: u64 = 24;
 
-/// What a guest does that is asked to let go of a disk.
+/// What a guest does that is asked to let go of a disk or a NIC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LetsGo {
     /// It does.
@@ -37,7 +38,7 @@ impl Fake {
     /// Has a guest let go of a disk that nobody waits for any more, and tells.
     pub fn let_go(&self, id: InstanceId, alias: &str) {
         if let Some(domain) = self.world().domains.get_mut(&id) {
-            domain.disks.retain(|there| there.alias != alias);
+            domain.drop_device(alias);
         }
         self.tell(HypervisorEvent::Unplugged { id, alias: alias.to_owned() });
     }
@@ -53,9 +54,26 @@ impl Fake {
         }
     }
 
+    /// The NICs a domain has that runs.
+    pub fn live_nics(&self, id: InstanceId) -> Vec<Nic> {
+        self.world().domains.get(&id).map(|domain| domain.nics.clone()).unwrap_or_default()
+    }
+
     /// The disks a domain has that runs.
     pub fn live_disks(&self, id: InstanceId) -> Vec<Disk> {
         self.world().domains.get(&id).map(|domain| domain.disks.clone()).unwrap_or_default()
+    }
+}
+
+impl Domain {
+    fn has_device(&self, alias: &str) -> bool {
+        let disk = self.disks.iter().any(|disk| disk.alias == alias);
+        disk || self.nics.iter().any(|nic| nic.alias == alias)
+    }
+
+    fn drop_device(&mut self, alias: &str) {
+        self.disks.retain(|disk| disk.alias != alias);
+        self.nics.retain(|nic| nic.alias != alias);
     }
 }
 
@@ -111,16 +129,41 @@ impl Plug for Fake {
         .await
     }
 
-    async fn unplug_disk(&self, id: InstanceId, alias: &str) -> Result<Change, Error> {
-        self.call(Call::UnplugDisk, Some(id), |world| {
-            let domain = world.running(Call::UnplugDisk, id)?;
-            if domain.disks.iter().all(|there| there.alias != alias) {
+    async fn nics(&self, id: InstanceId) -> Result<Vec<LiveNic>, Error> {
+        self.call(Call::Nics, Some(id), |world| {
+            let nics = world.running(Call::Nics, id)?.nics.iter();
+            let live = |nic: &Nic| LiveNic {
+                mac: nic.mac,
+                alias: nic.alias.clone(),
+                tap: nic.tap.clone(),
+            };
+            Ok(nics.map(live).collect())
+        })
+        .await
+    }
+
+    async fn plug_nic(&self, id: InstanceId, nic: &Nic, _: VifModel) -> Result<Change, Error> {
+        self.call(Call::PlugNic, Some(id), |world| {
+            let domain = world.running(Call::PlugNic, id)?;
+            if domain.nics.iter().any(|there| there.mac == nic.mac) {
+                return Ok(Change::AlreadySo);
+            }
+            domain.nics.push(nic.clone());
+            Ok(Change::Made)
+        })
+        .await
+    }
+
+    async fn unplug(&self, id: InstanceId, alias: &str) -> Result<Change, Error> {
+        self.call(Call::Unplug, Some(id), |world| {
+            let domain = world.running(Call::Unplug, id)?;
+            if !domain.has_device(alias) {
                 return Ok(Change::AlreadySo);
             }
             let alias = alias.to_owned();
             match domain.lets_go {
                 LetsGo::AtOnce => {
-                    domain.disks.retain(|there| there.alias != alias);
+                    domain.drop_device(&alias);
                     self.tell(HypervisorEvent::Unplugged { id, alias });
                 }
                 LetsGo::Refuses => self.tell(HypervisorEvent::Kept { id, alias }),

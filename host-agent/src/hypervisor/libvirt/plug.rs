@@ -1,5 +1,6 @@
-//! Disks of running domains, as libvirt calls; see [`Plug`].
+//! Disks and NICs of running domains, as libvirt calls; see [`Plug`].
 
+use ostler_protocol::rpc::hardware::VifModel;
 use ostler_protocol::rpc::values::{Bytes, InstanceId};
 use ostler_protocol::rpc::volume::{Limit, Qos};
 use virt::domain::Domain;
@@ -10,8 +11,8 @@ use super::driver::{Libvirt, Traffic};
 use super::error::from_xml;
 use super::inspect::{refused, running};
 use super::{ffi, xml};
-use crate::hypervisor::plug::{LiveDisk, Plug};
-use crate::hypervisor::spec::{Disk, DiskBus};
+use crate::hypervisor::plug::{LiveDisk, LiveNic, Plug};
+use crate::hypervisor::spec::{Disk, DiskBus, Nic};
 use crate::hypervisor::{Change, Error};
 
 impl Plug for Libvirt {
@@ -68,12 +69,55 @@ impl Plug for Libvirt {
         .await
     }
 
-    async fn unplug_disk(&self, id: InstanceId, alias: &str) -> Result<Change, Error> {
-        const STEP: &str = "unplug a disk";
+    async fn nics(&self, id: InstanceId) -> Result<Vec<LiveNic>, Error> {
+        const STEP: &str = "list the NICs";
+        self.call(Traffic::Stats, Some(id), STEP, QUERY, move |connect| {
+            live_nics(STEP, id, &lookup(connect, STEP, id)?)
+        })
+        .await
+    }
+
+    async fn plug_nic(&self, id: InstanceId, nic: &Nic, model: VifModel) -> Result<Change, Error> {
+        const STEP: &str = "plug a NIC";
+        let device =
+            xml::domain::nic_alone(nic, model).map_err(|error| from_xml(STEP, Some(id), &error))?;
+        let nic = nic.clone();
+        self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
+            let domain = lookup(connect, STEP, id)?;
+            let there = |domain: &Domain| {
+                let nics = live_nics(STEP, id, domain)?;
+                Ok(nics.into_iter().find(|there| there.mac == nic.mac))
+            };
+            match there(&domain)? {
+                Some(there) if there.tap == nic.tap => return Ok(Change::AlreadySo),
+                Some(there) => {
+                    let why = format!("it has that NIC already, on {}", there.tap);
+                    return Err(refused(STEP, id, &why));
+                }
+                None => {}
+            }
+            let flags = sys::VIR_DOMAIN_AFFECT_LIVE;
+            domain.attach_device_flags(&device, flags).map_err(told(STEP, id))?;
+            match there(&domain)? {
+                Some(there) if there.tap == nic.tap => Ok(Change::Made),
+                there => {
+                    let found = there.map_or("it is not there", |_| "it is on another tap");
+                    let message = format!("libvirt says it did, and {found}");
+                    Err(Error::Failed { step: STEP, domain: Some(id), message })
+                }
+            }
+        })
+        .await
+    }
+
+    async fn unplug(&self, id: InstanceId, alias: &str) -> Result<Change, Error> {
+        const STEP: &str = "unplug a device";
         let alias = alias.to_owned();
         self.call(Traffic::Control, Some(id), STEP, CHANGE, move |connect| {
             let domain = lookup(connect, STEP, id)?;
-            if by_alias(STEP, id, &domain, &alias)?.is_none() {
+            let has = xml::live::has_device(&running(STEP, id, &domain)?, &alias)
+                .map_err(|error| from_xml(STEP, Some(id), &error))?;
+            if !has {
                 return Ok(Change::AlreadySo);
             }
             match ffi::unplug(&domain, &alias) {
@@ -160,6 +204,11 @@ impl Plug for Libvirt {
 fn live(step: &'static str, id: InstanceId, domain: &Domain) -> Result<Vec<LiveDisk>, Error> {
     let xml = running(step, id, domain)?;
     xml::live::disks(&xml).map_err(|error| from_xml(step, Some(id), &error))
+}
+
+fn live_nics(step: &'static str, id: InstanceId, domain: &Domain) -> Result<Vec<LiveNic>, Error> {
+    let xml = running(step, id, domain)?;
+    xml::live::nics(&xml).map_err(|error| from_xml(step, Some(id), &error))
 }
 
 fn by_alias(

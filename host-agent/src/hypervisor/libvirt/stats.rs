@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use ostler_protocol::rpc::values::{Bytes, InstanceId, MacAddress, Timestamp};
+use ostler_protocol::rpc::values::{Bytes, InstanceId, Timestamp};
 use virt::domain::Domain;
 use virt::sys;
 
@@ -15,6 +15,7 @@ use crate::hypervisor::Error;
 use crate::hypervisor::inspect::{
     DiskStats, DomainStats, MemoryStats, NicStats, Traffic, VcpuStats,
 };
+use crate::hypervisor::plug::LiveNic;
 
 /// More of a kind than any domain has.
 const MANY: u64 = 1024;
@@ -35,8 +36,8 @@ pub(super) fn read(
         | sys::VIR_DOMAIN_STATS_INTERFACE
         | sys::VIR_DOMAIN_STATS_BLOCK;
     let counters = domain_counters(domain, WHICH).map_err(told(step, id))?;
-    let macs = xml::live::nics(xml).map_err(|error| from_xml(step, Some(id), &error))?;
-    let mut stats = told_by(&counters, &macs);
+    let nics = xml::live::nics(xml).map_err(|error| from_xml(step, Some(id), &error))?;
+    let mut stats = told_by(&counters, &nics);
     let name = domain.name().map_err(told(step, id))?;
     stats.uptime = uptime(&Path::new(PIDS).join(format!("{name}.pid")));
     Ok(stats)
@@ -48,7 +49,7 @@ fn uptime(pid: &Path) -> Option<u64> {
     SystemTime::now().duration_since(written).ok().map(|since| since.as_secs())
 }
 
-fn told_by(counters: &Counters, macs: &[(String, MacAddress)]) -> DomainStats {
+fn told_by(counters: &Counters, nics: &[LiveNic]) -> DomainStats {
     let number = |name: &str| counters.numbers.get(name).copied();
     let count = |name: &str| number(name).unwrap_or(0).min(MANY) as usize;
     let name = |name: &str| counters.names.get(name).cloned().unwrap_or_default();
@@ -64,7 +65,7 @@ fn told_by(counters: &Counters, macs: &[(String, MacAddress)]) -> DomainStats {
                 drops: one("drop"),
             }
         };
-        let mac = macs.iter().find(|(of, _)| *of == tap).map(|(_, mac)| *mac);
+        let mac = nics.iter().find(|nic| nic.tap == tap).map(|nic| nic.mac);
         // libvirt has turned the tap's directions round already: `rx` is the guest's
         NicStats { tap, mac, received: direction("rx"), sent: direction("tx") }
     };
@@ -128,8 +129,11 @@ mod tests {
             counters.numbers.insert(name.to_owned(), number);
         }
         counters.names.insert("net.0.name".to_owned(), "tap0".to_owned());
-        let mac = MacAddress::in_qemu_range(1, 2, 3);
-        let stats = told_by(&counters, &[("tap0".to_owned(), mac)]);
+        let mac = ostler_protocol::rpc::values::MacAddress::in_qemu_range(1, 2, 3);
+        let stats = told_by(
+            &counters,
+            &[LiveNic { mac, alias: "net0".to_owned(), tap: "tap0".to_owned() }],
+        );
         assert_eq!(stats.vcpus, [VcpuStats { id: 0, time: Some(7) }]);
         assert_eq!((stats.nics[0].mac, stats.nics[0].received.bytes), (Some(mac), Some(5)));
         assert_eq!(stats.nics[0].sent.bytes, None);

@@ -69,6 +69,8 @@ impl<O: Outside> Engine<O> {
             Step::CreateVolume => self.is_volume_there(operation, planned).await,
             Step::PlugVolume => self.is_plugged(operation, planned).await,
             Step::UnplugVolume => Ok(!self.is_plugged(operation, planned).await?),
+            Step::PlugInterface => self.is_wired(operation).await,
+            Step::UnplugInterface => Ok(!self.is_wired(operation).await?),
             // An undo of these takes nothing back, or puts back what the instance's record says.
             Step::CreateRootDisk
             | Step::WriteConfigDrive
@@ -92,6 +94,7 @@ impl<O: Outside> Engine<O> {
             | Step::WriteMetadata
             | Step::UndefineDomain
             | Step::RemoveLinks
+            | Step::RemoveLink
             | Step::RemoveFiles
             | Step::DropBase
             | Step::SetPassword

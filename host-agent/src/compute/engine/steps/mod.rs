@@ -13,6 +13,8 @@ mod delete;
 mod disks;
 mod error;
 mod image;
+mod interface;
+mod let_go;
 mod memory;
 mod network;
 mod password;
@@ -42,7 +44,7 @@ use crate::compute::registry::LiveOperation;
 use crate::compute::step::Step;
 use crate::compute::wires::Port;
 use crate::image::Exported;
-use crate::journal::records::{InstanceRecord, PortRecord, Running};
+use crate::journal::records::{InstanceRecord, InterfaceRecord, Running};
 
 /// What follows a step that was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,15 @@ impl<O: Outside> Engine<O> {
                 self.can_define(operation).await?;
                 self.unplug_volume(operation, planned, &operation.cancel).await?;
             }
+            Step::PlugInterface => {
+                self.can_define(operation).await?;
+                self.plug_interface(operation).await?;
+            }
+            Step::UnplugInterface => {
+                self.can_define(operation).await?;
+                self.unplug_interface(operation, &operation.cancel).await?;
+            }
+            Step::RemoveLink => self.remove_link(operation).await?,
             Step::DisconnectVolume => self.disconnect_volume(operation, planned).await?,
             Step::CopyVolume => self.copy_volume(operation).await?,
             Step::SwitchVolume => self.switch_volume(operation).await?,
@@ -176,6 +187,11 @@ impl<O: Outside> Engine<O> {
                 self.unplug_volume(operation, planned, &CancellationToken::new()).await
             }
             Step::UnplugVolume => self.plug_volume(operation, planned).await,
+            Step::PlugInterface => {
+                self.unplug_interface(operation, &CancellationToken::new()).await?;
+                self.remove_link(operation).await
+            }
+            Step::UnplugInterface => self.plug_interface(operation).await,
             Step::CopyVolume => self.drop_mirror(operation).await,
             Step::SnapshotVolume => {
                 let name = snapshot_name(operation)?;
@@ -201,6 +217,7 @@ impl<O: Outside> Engine<O> {
             | Step::DropShelvedImage
             | Step::UndefineDomain
             | Step::RemoveLinks
+            | Step::RemoveLink
             | Step::RemoveFiles
             | Step::DropBase
             | Step::SetPassword
@@ -232,9 +249,9 @@ impl<O: Outside> Engine<O> {
     /// The ports of an instance, each with its network where that is known.
     fn ports_of(&self, record: &InstanceRecord) -> Vec<Port> {
         let known = self.registry.lock();
-        let port = |port: &PortRecord| Port {
-            record: port.clone(),
-            network: known.networks.get(&port.network).cloned(),
+        let port = |interface: &InterfaceRecord| Port {
+            interface: interface.clone(),
+            network: known.networks.get(&interface.network).cloned(),
         };
         record.ports.iter().map(port).collect()
     }

@@ -171,7 +171,7 @@ impl<O: Outside> Engine<O> {
         };
         let id = match operation.subject {
             Subject::Instance(id) => id,
-            Subject::Image(_) | Subject::Network(_) | Subject::Volume(_) => {
+            Subject::Image(_) | Subject::Network(_) | Subject::Volume(_) | Subject::Port(_) => {
                 return Err(fault(""));
             }
         };

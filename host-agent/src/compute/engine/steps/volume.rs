@@ -6,11 +6,11 @@ use ostler_protocol::rpc::operation::{Outcome, Subject};
 use ostler_protocol::rpc::values::{Bytes, InstanceId, Name, VolumeId};
 use ostler_protocol::rpc::volume::{Bus, Cache, Discard as Discards, Format, Io, Source};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::already::is_off;
 use super::connection::{key_of, source};
+use super::let_go::LetGo;
 use super::{Engine, StepError};
 use crate::compute::causes::{hypervisor_fault, volume_fault};
 use crate::compute::operations::volume_update::VolumeUpdate;
@@ -18,10 +18,10 @@ use crate::compute::outside::Outside;
 use crate::compute::plan::Planned;
 use crate::compute::registry::LiveOperation;
 use crate::disk::Base;
+use crate::hypervisor::Plug;
 use crate::hypervisor::spec::{
     Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, DiskTarget, Sharing,
 };
-use crate::hypervisor::{Change, Error, Hypervisor, HypervisorEvent, Plug};
 use crate::image::Images;
 use crate::journal::records::{AttachmentRecord, InstanceRecord, VolumeRecord};
 use crate::refusal::{Action, Reason, Refusal};
@@ -38,9 +38,6 @@ pub(super) enum Limits {
 
 /// How long a pool has to answer that is told to let go of a volume.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long a guest has to answer before it is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 impl<O: Outside> Engine<O> {
     /// The volume a step is about.
@@ -247,52 +244,12 @@ impl<O: Outside> Engine<O> {
         let record = self.volume_of(operation, planned)?;
         let Some((id, attachment)) = self.holder_of(operation, record.id) else { return Ok(()) };
         let alias = attachment.alias();
-        let patience = operation.change.patience().unwrap_or_default();
-        let deadline = Instant::now() + Duration::from_millis(patience.into());
-        let mut refused = false;
-        loop {
-            // Before it is asked, so that no answer is missed.
-            let mut events = self.node.hypervisor.events();
-            match self.node.hypervisor.unplug_disk(id, &alias).await {
-                Ok(Change::AlreadySo) | Err(Error::NotFound { .. }) => return Ok(()),
-                Ok(Change::Made) => {}
-                // It went off meanwhile, and everything with it.
-                Err(Error::Refused { .. }) if is_off(self.power_of(id).await?) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-            let again = deadline.min(Instant::now() + ASK_AGAIN);
-            loop {
-                tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => return Err(StepError::Cancelled),
-                    () = self.shutdown.cancelled() => return Err(StepError::Suspended),
-                    event = events.next() => match event {
-                        Some(HypervisorEvent::Kept { id: of, alias: which })
-                            if of == id && which == alias => refused = true,
-                        // Whatever else happens to it: it is looked at again.
-                        Some(HypervisorEvent::Unplugged { id: of, .. }
-                            | HypervisorEvent::Lifecycle { id: of, .. }
-                            | HypervisorEvent::Removed { id: of }) if of == id => break,
-                        Some(HypervisorEvent::LinkUp | HypervisorEvent::Lagged { .. }) | None => {
-                            break;
-                        }
-                        Some(HypervisorEvent::Kept { .. }
-                            | HypervisorEvent::Unplugged { .. }
-                            | HypervisorEvent::Lifecycle { .. }
-                            | HypervisorEvent::Removed { .. }
-                            | HypervisorEvent::Rebooted { .. }
-                            | HypervisorEvent::AgentConnected { .. }
-                            | HypervisorEvent::LinkDown) => {}
-                    },
-                    () = tokio::time::sleep_until(again) => break,
-                }
-            }
-            if Instant::now() >= deadline {
-                return match self.is_plugged(operation, planned).await? {
-                    false => Ok(()),
-                    true => Err(keeps(&record, &attachment, refused)),
-                };
-            }
+        match self.let_go(operation, id, &alias, cancel).await? {
+            LetGo::Gone => Ok(()),
+            LetGo::Late { refused } => match self.is_plugged(operation, planned).await? {
+                false => Ok(()),
+                true => Err(keeps(&record, &attachment, refused)),
+            },
         }
     }
 

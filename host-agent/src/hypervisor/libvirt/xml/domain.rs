@@ -360,12 +360,20 @@ fn scsi(list: &mut Document) {
     list.leaf("controller", &[("type", "scsi"), ("index", "0"), ("model", "virtio-scsi")]);
 }
 
+/// A NIC by itself, to be plugged in.
+pub fn nic_alone(plugged: &Nic, model: VifModel) -> Result<String, XmlError> {
+    let mut document = Document::new();
+    nic(&mut document, plugged, model);
+    document.finish()
+}
+
 fn nic(list: &mut Document, nic: &Nic, model: VifModel) {
     list.within("interface", &[("type", "bridge")], |interface| {
         interface.leaf("mac", &[("address", &nic.mac.to_string())]);
         interface.leaf("source", &[("bridge", &nic.bridge)]);
         interface.leaf("target", &[("dev", &nic.tap)]);
         interface.leaf("model", &[("type", model.as_str())]);
+        interface.leaf("alias", &[("name", &nic.alias)]);
         if let Some(mtu) = nic.mtu {
             interface.leaf("mtu", &[("size", &mtu.to_string())]);
         }
@@ -465,6 +473,7 @@ mod tests {
             bridge: "br0".to_owned(),
             tap: "tap0".to_owned(),
             mtu: Some(1450),
+            alias: "ua-0f8fad5b-d9cb-469f-a165-70867728950e".to_owned(),
         }];
         spec.ostler_port = Some(PathBuf::from("/run/ostler/guest/0.sock"));
         spec.serial_log = Some(PathBuf::from("/var/log/ostler/0.log"));

@@ -3,21 +3,21 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ostler_protocol::rpc::values::MacAddress;
-
 use super::read::{Element, parse};
 use super::{XmlError, network};
 use crate::hypervisor::inspect::Screen;
-use crate::hypervisor::plug::LiveDisk;
+use crate::hypervisor::plug::{LiveDisk, LiveNic};
 use crate::hypervisor::spec::DiskSource;
 
-/// The taps of its NICs, each with the MAC the guest sees.
-pub fn nics(xml: &str) -> Result<Vec<(String, MacAddress)>, XmlError> {
+/// Its NICs.
+pub fn nics(xml: &str) -> Result<Vec<LiveNic>, XmlError> {
     let root = parse(xml)?;
     let nic = |element: &Element| {
-        let tap = element.child("target")?.attribute("dev")?.to_owned();
-        let mac = element.child("mac")?.attribute("address")?.parse().ok()?;
-        Some((tap, mac))
+        Some(LiveNic {
+            mac: element.child("mac")?.attribute("address")?.parse().ok()?,
+            alias: element.child("alias")?.attribute("name")?.to_owned(),
+            tap: element.child("target")?.attribute("dev")?.to_owned(),
+        })
     };
     Ok(devices(&root, "interface").filter_map(nic).collect())
 }
@@ -34,6 +34,15 @@ pub fn disks(xml: &str) -> Result<Vec<LiveDisk>, XmlError> {
         })
     };
     Ok(devices(&root, "disk").filter_map(disk).collect())
+}
+
+/// Whether it has a disk or a NIC of this alias.
+pub fn has_device(xml: &str, alias: &str) -> Result<bool, XmlError> {
+    let root = parse(xml)?;
+    let is_it = |element: &Element| {
+        element.child("alias").and_then(|alias| alias.attribute("name")) == Some(alias)
+    };
+    Ok(devices(&root, "disk").chain(devices(&root, "interface")).any(is_it))
 }
 
 /// What a disk is being copied to.
@@ -114,7 +123,8 @@ mod tests {
     use super::*;
 
     const RUNNING: &str = "<domain><devices>
-        <interface type='bridge'><mac address='52:54:00:01:02:03'/><target dev='tap0'/></interface>
+        <interface type='bridge'><mac address='52:54:00:01:02:03'/><target dev='tap0'/>
+          <alias name='net0'/></interface>
         <interface type='bridge'><mac address='nonsense'/><target dev='tap1'/></interface>
         <disk type='file'><source file='/v/0.raw'/><target dev='vdb'/><serial>s</serial>
           <alias name='ua-x'/></disk>
@@ -128,7 +138,10 @@ mod tests {
     #[test]
     fn what_runs_is_found() {
         let mac = "52:54:00:01:02:03".parse().unwrap();
-        assert_eq!(nics(RUNNING), Ok(vec![("tap0".to_owned(), mac)]));
+        let nic = LiveNic { mac, alias: "net0".to_owned(), tap: "tap0".to_owned() };
+        assert_eq!(nics(RUNNING), Ok(vec![nic]));
+        let has = |alias| has_device(RUNNING, alias).unwrap();
+        assert_eq!([has("net0"), has("ua-x"), has("net1")], [true, true, false]);
         assert_eq!(console(RUNNING), Ok(Some(PathBuf::from("/dev/pts/7"))));
         let disk = LiveDisk {
             device: "vdb".to_owned(),
