@@ -1,4 +1,4 @@
-//! Runs the node's own programs, such as `mount` and `lvm`, for one pool at a time.
+//! Runs the node's own programs, such as `mount`, `lvm` and `nft`, one at a time for each who asks.
 //!
 //! Unlike `qemu-img` they are never ended: an `lvm` that is killed between two steps can leave a
 //! device suspended, and with it every guest on it. So one that is late is waited for no longer, ends
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -40,6 +40,17 @@ impl Programs {
         arguments: &[impl AsRef<OsStr>],
         wall: Duration,
     ) -> io::Result<Ran> {
+        self.feed(program, arguments, Vec::new(), wall).await
+    }
+
+    /// The same, of a program that reads this.
+    pub(crate) async fn feed(
+        &self,
+        program: &Path,
+        arguments: &[impl AsRef<OsStr>],
+        input: Vec<u8>,
+        wall: Duration,
+    ) -> io::Result<Ran> {
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let late = |why: &str| io::Error::new(io::ErrorKind::TimedOut, format!("{name} {why}"));
         let deadline = Instant::now() + wall;
@@ -53,7 +64,7 @@ impl Programs {
             .env("PATH", PATH)
             .env("LC_ALL", "C")
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let child = command
@@ -61,7 +72,7 @@ impl Programs {
             .map_err(|error| io::Error::new(error.kind(), format!("cannot run {name}: {error}")))?;
         let (answer, answered) = oneshot::channel();
         tokio::spawn(async move {
-            let ran = end(child).await;
+            let ran = end(child, input).await;
             // Before the answer: who got it may count on the turn.
             drop(turn);
             // Nobody waits any more: the caller was dropped, or it is late.
@@ -73,14 +84,24 @@ impl Programs {
     }
 }
 
-async fn end(mut child: Child) -> io::Result<Ran> {
+async fn end(mut child: Child, input: Vec<u8>) -> io::Result<Ran> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (said, complained) = tokio::try_join!(read(stdout), read(stderr))?;
+    let written = write(child.stdin.take(), input);
+    let ((), said, complained) = tokio::try_join!(written, read(stdout), read(stderr))?;
     let status = child.wait().await?;
     if said.len() as u64 >= OUTPUT {
         return Err(io::Error::other("it said more than is reasonable"));
     }
     Ok(Ran { status, said, complained })
+}
+
+/// What it reads, to its end. One that ends before it has read all says why by itself.
+async fn write(pipe: Option<impl AsyncWrite + Unpin>, input: Vec<u8>) -> io::Result<()> {
+    let Some(mut pipe) = pipe else { return Ok(()) };
+    match pipe.write_all(&input).await {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// What it says, and not without end; it is heard out, so that it ends.

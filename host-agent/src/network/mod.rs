@@ -25,6 +25,7 @@
 
 mod error;
 mod fake;
+pub mod filter;
 mod name;
 mod netlink;
 mod plan;
