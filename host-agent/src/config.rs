@@ -26,6 +26,9 @@ pub use self::pools::{Driver, Pool};
 /// Where the configuration is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ostler/host-agent.toml";
 
+/// Where state is kept unless told otherwise.
+pub const STATE_DIR: &str = "/var/lib/ostler";
+
 /// The folder below `state_dir` for images to be imported, which the agent makes.
 pub const INCOMING: &str = "incoming";
 
@@ -422,8 +425,7 @@ impl File {
             None => host_name()?,
         };
         let run_dir = absolute("run_dir", self.run_dir.unwrap_or_else(|| "/run/ostler".into()))?;
-        let state_dir =
-            absolute("state_dir", self.state_dir.unwrap_or_else(|| "/var/lib/ostler".into()))?;
+        let state_dir = absolute("state_dir", self.state_dir.unwrap_or_else(|| STATE_DIR.into()))?;
         let socket = absolute(
             "socket.path",
             self.socket.path.unwrap_or_else(|| run_dir.join("host-agent.sock")),

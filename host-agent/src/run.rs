@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use ostler_protocol::rpc::host::Link;
 use sd_notify::NotifyState;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,7 @@ use crate::host::{Host, HostError};
 use crate::hypervisor::libvirt::{self, Libvirt};
 use crate::image::{Cache, ImageError, Limits};
 use crate::journal::{self, Journal};
+use crate::network::filter::{FilterError, Nft};
 use crate::network::{Netlink, NetworkError};
 use crate::notify;
 use crate::reload;
@@ -36,7 +38,7 @@ pub(crate) struct Local;
 impl Outside for Local {
     type Hypervisor = Libvirt;
     type Network = Netlink;
-    type Wires = Bridges<Netlink>;
+    type Wires = Bridges<Netlink, Nft>;
     type Disks = Directory;
     type Images = Cache;
     type Volumes = Pools;
@@ -83,6 +85,9 @@ pub enum Error {
     /// Netlink cannot be used.
     #[error("the network cannot be managed")]
     Network(#[from] NetworkError),
+    /// nftables cannot be used.
+    #[error("what guests send cannot be filtered")]
+    Filters(#[from] FilterError),
     /// Something has ended while it ran, without which it serves nobody.
     #[error("{what} ended by itself, which is a fault of the agent's; see its log")]
     Broken {
@@ -136,7 +141,10 @@ pub async fn run(
     let node = Node::<Local> {
         guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
         hypervisor,
-        wires: Bridges(Arc::clone(&network)),
+        wires: Bridges {
+            network: Arc::clone(&network),
+            filters: Nft::open(table(&settings.state_dir))?,
+        },
         network,
         disks: disks.clone(),
         images: Arc::clone(&images),
@@ -275,6 +283,16 @@ fn lock(path: &Path) -> Result<Flock<File>, Error> {
         File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| Error::Locked { path: path.to_owned() })
+}
+
+/// The table of nftables of an agent with this state: two beside each other, as for a test, do not know
+/// each other's guests.
+fn table(state_dir: &Path) -> String {
+    if state_dir == Path::new(config::STATE_DIR) {
+        return "ostler".to_owned();
+    }
+    let digest = Sha256::digest(state_dir.as_os_str().as_encoded_bytes());
+    digest.iter().take(4).fold("ostler-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use ostler_tests::cli::Cli;
 use ostler_tests::guest_image::Mode;
+use ostler_tests::poll;
+use ostler_tests::process::Run;
 use serde_json::{Value, json};
 
-use crate::node::{Node, need_root};
+use crate::node::{BOOT, Node, need_root};
 
 const MAC: &str = "52:54:00:77:88:99";
 
@@ -96,4 +98,104 @@ async fn a_port_is_the_same_from_guest_to_guest() {
     assert!(table.contains("front") && table.contains("DOWN"), "{table}");
     cli.json(&["port", "delete", "front"]).await.unwrap();
     assert_eq!(node.ask("port.list", Value::Null).await, json!([]));
+}
+
+/// What was dropped of a port's guest, for this reason.
+async fn dropped(node: &mut Node, port: &str, reason: &str) -> u64 {
+    let stats = node.ask("port.stats", json!({"id": port})).await;
+    let found = stats["dropped"].as_array().unwrap().iter().find(|d| d["reason"] == reason);
+    found.map_or(0, |found| found["packets"].as_u64().unwrap())
+}
+
+/// The table that has the rules of a tap; none if none has.
+async fn table_of(tap: &str) -> Option<String> {
+    let tables = Run::new("nft").args(["list", "tables", "bridge"]).stdout().await.unwrap();
+    for table in tables.lines().filter_map(|line| line.strip_prefix("table bridge ostler")) {
+        let table = format!("ostler{table}");
+        // One that is another test's may be gone by now.
+        let listed = Run::new("nft").args(["list", "table", "bridge", &table]).stdout().await;
+        if listed.is_ok_and(|listed| listed.contains(&format!("from-{tap}"))) {
+            return Some(table);
+        }
+    }
+    None
+}
+
+async fn run(line: &str) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    Run::new(words[0]).args(&words[1..]).stdout().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_speaks_for_itself_only_and_what_somebody_changes_is_put_back() {
+    need_root!();
+    let mut node = Node::start().await;
+    let lan = node.network.clone();
+    let mut ports = Vec::new();
+    for (name, address) in [("one", "10.9.8.1"), ("other", "10.9.8.2")] {
+        let create = json!({"name": name, "network": lan, "fixed_ips": [address]});
+        let made = node.done("port.create", create).await;
+        let port = made["subject"]["port"].as_str().unwrap().to_owned();
+        let mut boot = node.boot_params(name, Mode::Ostler, &[]).await;
+        boot["networks"] = json!([{"port": port}]);
+        let id = boot["id"].as_str().unwrap().to_owned();
+        node.done("instance.boot", boot).await;
+        node.shell(&id, &format!("ip addr add {address}/24 dev eth0; ip link set eth0 up")).await;
+        ports.push((id, port));
+    }
+    let [(one, port), (other, _)] = ports.try_into().unwrap();
+    let ping = "ping -c 2 -W 5 10.9.8.2 >/dev/null && echo reached || echo not";
+    assert_eq!(node.shell(&one, ping).await, "reached");
+
+    // With an address that is not its port's it reaches nobody, and that is counted.
+    let spoof = "ip addr add 10.9.8.7/24 dev eth0; ping -I 10.9.8.7 -c 2 -W 2 10.9.8.2 >/dev/null \
+                 && echo reached || echo not; ip addr del 10.9.8.7/24 dev eth0";
+    assert_eq!(node.shell(&one, spoof).await, "not");
+    let counted = dropped(&mut node, &port, "arp").await + dropped(&mut node, &port, "ipv4").await;
+    assert!(counted > 0);
+    // Nor with another MAC.
+    let mac = node.ask("port.show", json!({"id": port})).await["mac"].as_str().unwrap().to_owned();
+    let spoof = format!(
+        "ip link set eth0 down; ip link set eth0 address 52:54:00:de:ad:00; ip link set eth0 up; \
+         ping -c 2 -W 2 10.9.8.2 >/dev/null && echo reached || echo not; \
+         ip link set eth0 down; ip link set eth0 address {mac}; ip link set eth0 up"
+    );
+    assert_eq!(node.shell(&one, &spoof).await, "not");
+    assert!(dropped(&mut node, &port, "mac").await > 0);
+    assert_eq!(node.shell(&one, ping).await, "reached");
+
+    // As soon as the port has the address, too, it may: its guest runs on.
+    let update = json!({"id": port, "allowed_address_pairs": [{"ip_address": "10.9.8.7"}]});
+    node.done("port.update", update).await;
+    let again = "ip addr add 10.9.8.7/24 dev eth0; ping -I 10.9.8.7 -c 2 -W 5 10.9.8.2 >/dev/null \
+                 && echo reached || echo not; ip addr del 10.9.8.7/24 dev eth0";
+    assert_eq!(node.shell(&one, again).await, "reached");
+
+    // Somebody flushes the rules, pulls the tap out, sets the bridge down: all is put back by itself.
+    let tap = node.ask("port.show", json!({"id": port})).await["tap"].as_str().unwrap().to_owned();
+    let bridge = bridge_of(&tap).unwrap();
+    let table = table_of(&tap).await.unwrap();
+    run(&format!("nft flush chain bridge {table} from-{tap}")).await;
+    run(&format!("ip link set {tap} nomaster")).await;
+    run(&format!("ip link set {bridge} down")).await;
+    poll::until("all is put back", BOOT, async || {
+        let rules = Run::new("nft")
+            .args(["list", "chain", "bridge", &table, &format!("from-{tap}")])
+            .stdout()
+            .await
+            .map_err(|error| error.to_string())?;
+        let flags = std::fs::read_to_string(format!("/sys/class/net/{bridge}/flags")).unwrap();
+        let up = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap() & 1;
+        let back = (rules.contains("ether saddr"), bridge_of(&tap), up);
+        match back == (true, Some(bridge.clone()), 1) {
+            true => Ok(()),
+            false => Err(format!("{back:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(node.shell(&one, ping).await, "reached");
+    node.delete(&one).await;
+    node.delete(&other).await;
+    assert_eq!(table_of(&tap).await, None);
 }

@@ -7,10 +7,12 @@ use std::net::IpAddr;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use ostler_protocol::rpc::method::{
-    Method, PortCreate, PortDelete, PortList, PortShow, PortUpdate,
+    Method, PortCreate, PortDelete, PortList, PortShow, PortStats, PortUpdate,
 };
 use ostler_protocol::rpc::operation;
-use ostler_protocol::rpc::port::{AddressPair, Create, List, Port, Select, Status, Update};
+use ostler_protocol::rpc::port::{
+    AddressPair, Create, Dropped, List, Port, Select, Status, Update,
+};
 use ostler_protocol::rpc::values::{MacAddress, Name, PortId};
 
 pub(crate) use self::reference::PortRef;
@@ -29,6 +31,11 @@ pub(crate) enum PortCommand {
     List(ListArgs),
     /// Show one port
     Show {
+        /// The port: its id, or its name if that is unique
+        port: PortRef,
+    },
+    /// Show what was counted of a port: what its guest sent and may not
+    Stats {
         /// The port: its id, or its name if that is unique
         port: PortRef,
     },
@@ -62,6 +69,9 @@ pub(crate) struct CreateArgs {
     /// they come from if that is another; repeat for more
     #[arg(long, value_name = "PREFIX[,MAC]", value_parser = pair)]
     allowed_address: Vec<AddressPair>,
+    /// Let its guest send from any MAC and address, as a router of others' networks does
+    #[arg(long)]
+    disable_port_security: bool,
     /// Its owner, such as a tenant's id
     #[arg(long, visible_alias = "tenant")]
     owner: Option<String>,
@@ -101,7 +111,8 @@ pub(crate) struct ListArgs {
 /// What is to be so instead.
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("what").multiple(true).required(true)
-    .args(["name", "owner", "fixed_ip", "no_fixed_ip", "allowed_address", "no_allowed_address"]))]
+    .args(["name", "owner", "fixed_ip", "no_fixed_ip", "allowed_address", "no_allowed_address",
+           "enable_port_security", "disable_port_security"]))]
 pub(crate) struct UpdateArgs {
     /// The port: its id, or its name if that is unique
     port: PortRef,
@@ -123,6 +134,12 @@ pub(crate) struct UpdateArgs {
     /// Its guest may send from no addresses besides
     #[arg(long, conflicts_with = "allowed_address")]
     no_allowed_address: bool,
+    /// Hold its guest to its MAC and addresses
+    #[arg(long)]
+    enable_port_security: bool,
+    /// Let its guest send from any MAC and address
+    #[arg(long, conflicts_with = "enable_port_security")]
+    disable_port_security: bool,
     #[command(flatten)]
     changing: Changing,
 }
@@ -145,6 +162,11 @@ impl PortCommand {
                 let id = port.resolve(&mut session.client).await?;
                 show(session, id).await
             }
+            Self::Stats { port } => {
+                let id = port.resolve(&mut session.client).await?;
+                let stats: Stats = session.client.ask::<PortStats, _>(&Select { id }).await?;
+                session.output.result(&stats.dropped)
+            }
             Self::Update(args) => args.run(session).await,
             Self::Delete { ports, changing } => delete(session, ports, &changing).await,
         }
@@ -162,6 +184,7 @@ impl CreateArgs {
             mac: self.mac,
             fixed_ips: self.fixed_ip,
             allowed_address_pairs: self.allowed_address,
+            port_security: self.disable_port_security.then_some(false),
             owner: self.owner,
         };
         change::<PortCreate>(session, id, &params, &self.changing).await
@@ -177,9 +200,20 @@ impl UpdateArgs {
             owner: self.owner,
             fixed_ips: instead(self.fixed_ip, self.no_fixed_ip),
             allowed_address_pairs: instead(self.allowed_address, self.no_allowed_address),
+            port_security: match (self.enable_port_security, self.disable_port_security) {
+                (true, _) => Some(true),
+                (false, true) => Some(false),
+                (false, false) => None,
+            },
         };
         change::<PortUpdate>(session, id, &params, &self.changing).await
     }
+}
+
+/// What was counted, as it is shown.
+#[derive(serde::Deserialize)]
+struct Stats {
+    dropped: Vec<Shown<Dropped>>,
 }
 
 /// A list that takes the place of another, if one was given, or if there shall be none.

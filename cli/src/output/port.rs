@@ -1,6 +1,6 @@
 //! Ports for people.
 
-use ostler_protocol::rpc::port::{AddressPair, Port, Status};
+use ostler_protocol::rpc::port::{AddressPair, Dropped, Port, Status};
 use ostler_protocol::rpc::values::Timestamp;
 
 use super::shown::Row;
@@ -49,6 +49,8 @@ impl Show for Port {
             let mac = mac_address.map(|mac| format!(" of {mac}")).unwrap_or_default();
             rows.push(("may send from", Field::plain(format!("{ip_address}{mac}"))));
         }
+        let security = if self.port_security { "yes" } else { "no" };
+        rows.push(("port security", Field::plain(security)));
         if let Some(binding) = &self.binding {
             let text = format!("{} ({})", binding.name, binding.instance);
             rows.push(("instance", Field::plain(text)));
@@ -63,6 +65,16 @@ impl Show for Port {
         rows.push(("created", Field::plain(instant(self.created))));
         rows.push(("updated", Field::plain(instant(self.updated))));
         fields(look, rows)
+    }
+}
+
+impl Row for Dropped {
+    const NONE: &'static str = "nothing is dropped: its guest is not held to anything";
+    const COLUMNS: &'static [(&'static str, &'static str)] =
+        &[("DROPPED FOR", "/reason"), ("PACKETS", "/packets"), ("BYTES", "/bytes")];
+
+    fn row(&self, _: Timestamp) -> Vec<Field> {
+        vec![Field::plain(&self.reason), Field::plain(self.packets), Field::plain(self.bytes)]
     }
 }
 

@@ -91,8 +91,10 @@ impl<O: Outside> Compute<O> {
         let restarted = snapshot.boot.is_some_and(|known| known != boot);
         let watch = Watch::new(Arc::clone(&compute.gate), measured, restarted);
         let guests = Arc::clone(&watch);
+        let links = Arc::clone(&watch);
         compute.mind("following the domains", async move { watch.follow_power().await });
         compute.mind("following the guests", async move { guests.follow_guests().await });
+        compute.mind("following the network", async move { links.follow_network().await });
         let forgetting = Arc::clone(&compute);
         compute.mind("forgetting what is old", async move { forgetting.forget_old().await });
         let engine = Arc::clone(&compute.engine);

@@ -76,6 +76,7 @@ steps! {
     WriteMetadata = "write metadata" Waits,
     UndefineDomain = "undefine domain" Destroys,
     RemoveLinks = "remove links" Destroys,
+    GuardPort = "apply rules" Works,
     PlugInterface = "plug interface" Waits,
     UnplugInterface = "unplug interface" Waits,
     RemoveLink = "remove link" Destroys,

@@ -1,28 +1,37 @@
-//! The ports of instances: what they are plugged into, how a domain's NIC is, and what is left of
-//! them. On a node by itself that is a bridge for each network ([`Bridges`]).
+//! The ports of instances: what they are plugged into, how a domain's NIC is, what its guest may send,
+//! and what is left of them. On a node by itself that is a bridge for each network, and rules for each
+//! tap ([`Bridges`]).
 
 use std::sync::Arc;
+
+use ostler_protocol::rpc::values::{PortId, Prefix};
 
 use crate::refusal::{Action, Reason, Refusal};
 
 use super::causes::network_fault;
 use crate::hypervisor::spec::Nic;
-use crate::journal::records::{InterfaceRecord, NetworkRecord};
+use crate::journal::records::{InterfaceRecord, NetworkRecord, PortRecord};
+use crate::network::filter::{Dropped, FilterError, Filters, Guard, InPlace};
 use crate::network::{BridgeSpec, LinkName, Mtu, Network, Uplink, old_tap_name, tap_name};
 
-/// A port, and its network where the node knows that.
+/// How an instance has a port, and what the node knows of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
     /// How its instance has it.
     pub interface: InterfaceRecord,
+    /// The port.
+    pub record: Option<PortRecord>,
     /// Its network.
     pub network: Option<NetworkRecord>,
 }
 
 /// What instances' ports are plugged into. Every method may be repeated.
 pub trait Wires: Send + Sync + 'static {
-    /// Have ready what the ports are plugged into.
+    /// Have ready what the ports are plugged into, and what holds their guests to what they may send.
     fn bind(&self, ports: &[Port]) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Hold the guests of these ports to what their records say now.
+    fn guard(&self, ports: &[Port]) -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// The NICs of a domain with these ports, in the same order.
     ///
@@ -35,19 +44,56 @@ pub trait Wires: Send + Sync + 'static {
         &self,
         ports: &[InterfaceRecord],
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Put right what somebody changed of the ports that instances have, and leave nothing of any
+    /// other: what was mended, in words. `ports` is asked when nothing is being bound.
+    fn mend(
+        &self,
+        ports: impl Fn() -> Vec<Port> + Send + Sync,
+    ) -> impl Future<Output = Result<Vec<String>, Refusal>> + Send;
+
+    /// Until somebody may have changed what holds guests to what they may send.
+    fn changed(&self) -> impl Future<Output = ()> + Send;
+
+    /// What was dropped of what a port's guest sent.
+    fn dropped(&self, port: PortId) -> impl Future<Output = Result<Vec<Dropped>, Refusal>> + Send;
 }
 
-/// A Linux bridge for each network.
+/// A Linux bridge for each network, and rules for each tap.
 #[derive(Debug)]
-pub struct Bridges<N>(pub Arc<N>);
+pub struct Bridges<N, F> {
+    /// Bridges and taps.
+    pub network: Arc<N>,
+    /// What guests may send.
+    pub filters: F,
+}
 
-impl<N: Network> Wires for Bridges<N> {
+impl<N: Network, F: Filters> Wires for Bridges<N, F> {
     async fn bind(&self, ports: &[Port]) -> Result<(), Refusal> {
+        // Before there is a tap: not one frame comes through without them.
+        self.guard(ports).await?;
         for port in ports {
             let spec = bridge_spec(network_of(port)?)?;
-            self.0.ensure_bridge(&spec).await.map_err(|error| network_fault(&error))?;
+            self.network.ensure_bridge(&spec).await.map_err(|error| network_fault(&error))?;
         }
         Ok(())
+    }
+
+    async fn guard(&self, ports: &[Port]) -> Result<(), Refusal> {
+        let (mut guards, mut free) = (Vec::new(), Vec::new());
+        for port in ports {
+            match guard_of(port)? {
+                Some(guard) => guards.push(guard),
+                None => free.push(tap_name(port.interface.id)),
+            }
+        }
+        if !free.is_empty() {
+            self.filters.remove(&free).await.map_err(|error| filter_fault(&error))?;
+        }
+        match guards.is_empty() {
+            true => Ok(()),
+            false => self.filters.put(&guards).await.map_err(|error| filter_fault(&error)),
+        }
     }
 
     fn describe(&self, ports: &[Port]) -> Result<Vec<Nic>, Refusal> {
@@ -68,12 +114,74 @@ impl<N: Network> Wires for Bridges<N> {
     async fn release(&self, ports: &[InterfaceRecord]) -> Result<(), Refusal> {
         for port in ports {
             for tap in [tap_name(port.id), old_tap_name(port.id)] {
-                let removed = self.0.remove_tap(&tap).await;
+                let removed = self.network.remove_tap(&tap).await;
                 removed.map_err(|error| network_fault(&error))?;
             }
         }
-        Ok(())
+        let taps: Vec<LinkName> = ports.iter().map(|port| tap_name(port.id)).collect();
+        match taps.is_empty() {
+            true => Ok(()),
+            false => self.filters.remove(&taps).await.map_err(|error| filter_fault(&error)),
+        }
     }
+
+    async fn mend(
+        &self,
+        ports: impl Fn() -> Vec<Port> + Send + Sync,
+    ) -> Result<Vec<String>, Refusal> {
+        let wanted = || ports().iter().filter_map(|port| guard_of(port).ok()?).collect();
+        let synced = self.filters.sync(wanted).await.map_err(|error| filter_fault(&error))?;
+        let mut mended = match synced {
+            InPlace::Found => Vec::new(),
+            InPlace::Mended => vec!["what guests may send".to_owned()],
+        };
+        for port in ports() {
+            let Some(Ok(bridge)) = port.network.as_ref().map(|network| network.bridge.parse())
+            else {
+                continue;
+            };
+            for tap in [tap_name(port.interface.id), old_tap_name(port.interface.id)] {
+                let plugged = self.network.plug_tap(&tap, &bridge).await;
+                if plugged.map_err(|error| network_fault(&error))? {
+                    mended.push(format!("tap {tap}: plugged into {bridge} again"));
+                }
+            }
+        }
+        Ok(mended)
+    }
+
+    async fn changed(&self) {
+        self.filters.changed().await;
+    }
+
+    async fn dropped(&self, port: PortId) -> Result<Vec<Dropped>, Refusal> {
+        let dropped = self.filters.dropped(&tap_name(port)).await;
+        dropped.map_err(|error| filter_fault(&error))
+    }
+}
+
+/// What the guest of a port may send; none if it is not to be held to anything.
+///
+/// # Errors
+/// What the port is cannot be read: its guest is not let at a network unguarded.
+fn guard_of(port: &Port) -> Result<Option<Guard>, Refusal> {
+    let Some(record) = &port.record else {
+        let id = port.interface.id;
+        let text = format!("what is known of port {id} cannot be read");
+        return Err(Refusal::new(Reason::Internal, text)
+            .next("detach it, and attach another")
+            .by(Action::InstanceDetachInterface));
+    };
+    Ok(record.port_security.then(|| Guard {
+        tap: tap_name(record.id),
+        mac: record.mac,
+        addresses: record.fixed_ips.iter().copied().map(Prefix::of).collect(),
+        pairs: record.allowed_address_pairs.clone(),
+    }))
+}
+
+fn filter_fault(error: &FilterError) -> Refusal {
+    Refusal::of(Reason::NetworkFailed, error)
 }
 
 fn network_of(port: &Port) -> Result<&NetworkRecord, Refusal> {

@@ -232,6 +232,8 @@ pub struct PortRecord {
     /// Addresses its guest may send from besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_address_pairs: Vec<AddressPair>,
+    /// Whether its guest is held to what it may send.
+    pub port_security: bool,
     /// Whose it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
@@ -251,6 +253,7 @@ impl PortRecord {
             mac: interface.mac,
             fixed_ips: Vec::new(),
             allowed_address_pairs: Vec::new(),
+            port_security: true,
             owner,
             created: made,
             updated: made,

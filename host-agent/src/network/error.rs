@@ -33,6 +33,15 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    /// A tap could not be plugged in again.
+    #[error("cannot plug tap {tap} into its bridge")]
+    Plug {
+        /// Its name.
+        tap: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The link could not be removed.
     #[error("cannot remove link {link}")]
     Remove {
@@ -57,6 +66,7 @@ impl NetworkError {
             Self::Open(_) | Self::Unsettled { .. } => true,
             Self::List { source, .. }
             | Self::Apply { source, .. }
+            | Self::Plug { source, .. }
             | Self::Remove { source, .. } => {
                 matches!(
                     source.kind(),

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::plan::{self, Change, GROUP, Ipv6, Link, LinkKind, LinkPower, Removal};
 use super::{BridgeSpec, BridgeState, Ensured, LinkName, Network, NetworkError, Removed};
 
@@ -27,6 +29,7 @@ pub enum NetworkCall {
 #[derive(Debug, Clone, Default)]
 pub struct FakeNetwork {
     world: Arc<Mutex<World>>,
+    changed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +65,12 @@ impl FakeNetwork {
     /// A NIC, up, with an MTU of 9000 and no address.
     pub fn add_nic(&self, name: &LinkName) {
         self.world().add(name, LinkKind::Other, 9000);
+    }
+
+    /// Somebody removes a link, and the kernel tells.
+    pub fn lose(&self, name: &str) {
+        self.world().links.retain(|link| link.name != name);
+        self.changed.notify_one();
     }
 
     /// The names of all links, sorted.
@@ -202,6 +211,19 @@ impl Network for FakeNetwork {
             return Err(NetworkError::List { what: "links", source: told_to_fail() });
         }
         Ok(specs.iter().map(|spec| plan::observe(spec, &world.links)).collect())
+    }
+
+    async fn plug_tap(&self, tap: &LinkName, bridge: &LinkName) -> Result<bool, NetworkError> {
+        let mut world = self.world();
+        let Some(index) = plan::plug_tap(tap, bridge, &world.links) else { return Ok(false) };
+        if let Some(link) = world.find(tap.as_str()) {
+            link.controller = Some(index);
+        }
+        Ok(true)
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     async fn remove_tap(&self, tap: &LinkName) -> Result<Removed, NetworkError> {

@@ -21,8 +21,10 @@
 //! services of the node over it, or configure the node by router advertisements.
 //!
 //! Taps are made by libvirt with the domain, under the name [`tap_name`] gives; here they are
-//! only removed, when nothing holds them any more.
+//! plugged in again when somebody pulled them out, and removed when nothing holds them any more.
+//! What may come through them is [`filter`]'s.
 
+mod changes;
 mod error;
 mod fake;
 pub mod filter;
@@ -67,6 +69,16 @@ pub trait Network: Send + Sync + 'static {
         &self,
         specs: &[BridgeSpec],
     ) -> impl Future<Output = Result<Vec<BridgeState>, NetworkError>> + Send;
+
+    /// Plug a tap of ours into this bridge, if it is there and is not; whether it was done.
+    fn plug_tap(
+        &self,
+        tap: &LinkName,
+        bridge: &LinkName,
+    ) -> impl Future<Output = Result<bool, NetworkError>> + Send;
+
+    /// Until one of the node's links may have changed since the last look at them.
+    fn changed(&self) -> impl Future<Output = ()> + Send;
 
     /// Remove a tap that was left behind. Refused while a process holds it, and for any link that
     /// is not a tap with a name of ours.

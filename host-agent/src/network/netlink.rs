@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tracing::info;
 
+use super::changes::Changes;
 use super::plan::{self, Change, GROUP, Ipv6, Link, LinkKind, LinkPower, Removal};
 use super::{BridgeSpec, BridgeState, Ensured, LinkName, Network, NetworkError, Removed};
 
@@ -36,6 +37,7 @@ pub struct Netlink {
     handle: Handle,
     /// The kernel does one dump at a time on one socket, and refuses a second with EBUSY.
     dumps: Mutex<()>,
+    changes: Changes,
     connection: JoinHandle<()>,
 }
 
@@ -44,7 +46,9 @@ impl Netlink {
     pub fn open() -> Result<Self, NetworkError> {
         #[expect(clippy::disallowed_methods, reason = "this is the one home of netlink")]
         let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Open)?;
-        Ok(Self { handle, dumps: Mutex::default(), connection: tokio::spawn(connection) })
+        let changes = Changes::of_links().map_err(NetworkError::Open)?;
+        let connection = tokio::spawn(connection);
+        Ok(Self { handle, dumps: Mutex::default(), changes, connection })
     }
 
     async fn links(&self) -> Result<Vec<Link>, NetworkError> {
@@ -144,6 +148,22 @@ impl Network for Netlink {
     async fn observe(&self, specs: &[BridgeSpec]) -> Result<Vec<BridgeState>, NetworkError> {
         let links = self.links().await?;
         Ok(specs.iter().map(|spec| plan::observe(spec, &links)).collect())
+    }
+
+    async fn plug_tap(&self, tap: &LinkName, bridge: &LinkName) -> Result<bool, NetworkError> {
+        let links = self.links().await?;
+        let Some(index) = plan::plug_tap(tap, bridge, &links) else { return Ok(false) };
+        match self.set(LinkUnspec::new_with_name(tap.as_str()).controller(index)).await {
+            Ok(()) => Ok(true),
+            // Its guest has just gone.
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(source) => Err(NetworkError::Plug { tap: tap.to_string(), source }),
+        }
+    }
+
+    async fn changed(&self) {
+        self.changes.wait().await;
+        self.changes.note();
     }
 
     async fn remove_tap(&self, tap: &LinkName) -> Result<Removed, NetworkError> {

@@ -363,6 +363,14 @@ pub(super) fn remove_tap(tap: &LinkName, links: &[Link]) -> Result<Removal, Refu
     }
 }
 
+/// The bridge to plug a tap into: none if it is not there, is not ours, or is plugged in already.
+pub(super) fn plug_tap(tap: &LinkName, bridge: &LinkName, links: &[Link]) -> Option<u32> {
+    let link = find(links, tap.as_str()).filter(|link| link.kind == LinkKind::Tun)?;
+    let bridge = find(links, bridge.as_str()).filter(|link| link.kind == LinkKind::Bridge)?;
+    let wanted = is_tap_name(tap.as_str()) && link.controller != Some(bridge.index);
+    wanted.then_some(bridge.index)
+}
+
 /// How the bridge compares with what was asked.
 pub(super) fn observe(spec: &BridgeSpec, links: &[Link]) -> BridgeState {
     let bridge = find(links, spec.bridge.as_str());
@@ -542,6 +550,22 @@ mod tests {
         assert_eq!(refusal, Refusal::HasPorts { bridge: "br-lan".into(), ports });
         let removal = remove(&spec(eth0()), &[ours(1), nic]);
         assert_eq!(removal, Ok(Removal::Delete { index: 1 }), "its own uplink does not hold it");
+    }
+
+    #[test]
+    fn only_a_tap_of_ours_that_is_not_plugged_in_is() {
+        let (tap, bridge) = ("tap0f8fad5b-d9".parse().unwrap(), "br-lan".parse().unwrap());
+        let mut link = link(3, "tap0f8fad5b-d9", LinkKind::Tun);
+        let tried = |link: &Link| plug_tap(&tap, &bridge, &[ours(1), link.clone()]);
+        assert_eq!(tried(&link), Some(1));
+        link.controller = Some(7);
+        assert_eq!(tried(&link), Some(1), "somebody has put it elsewhere");
+        link.controller = Some(1);
+        assert_eq!(tried(&link), None);
+        link.controller = None;
+        link.kind = LinkKind::Other;
+        assert_eq!(tried(&link), None);
+        assert_eq!(plug_tap(&tap, &bridge, &[ours(1)]), None);
     }
 
     #[test]

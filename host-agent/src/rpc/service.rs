@@ -210,6 +210,9 @@ impl<O: Outside> Service<O> {
                 return value(&compute.reads().volumes_of(select.id)?);
             }
             Call::PortList(filter) => return value(&compute.reads().ports(&filter)?),
+            Call::PortStats(select) => {
+                return value(&compute.reads().port_stats(select.id).await?);
+            }
             Call::PortShow(select) => return value(&compute.reads().port(select.id)?),
             Call::InstanceListInterfaces(select) => {
                 return value(&compute.reads().interfaces(select.id)?);

@@ -30,6 +30,7 @@ use ostler_host_agent::hypervisor::fake::{Call, Failing, Fake};
 use ostler_host_agent::hypervisor::{Error, Hypervisor, Link, PowerReason};
 use ostler_host_agent::image::{Cache, Limits};
 use ostler_host_agent::journal::Journal;
+use ostler_host_agent::network::filter::FakeFilters;
 use ostler_host_agent::network::{FakeNetwork, NetworkCall};
 use ostler_host_agent::refusal::{Action, Operation, Reason, Refusal};
 use ostler_host_agent::volume::{self, Pools};
@@ -46,7 +47,7 @@ struct Faked;
 impl Outside for Faked {
     type Hypervisor = Fake;
     type Network = FakeNetwork;
-    type Wires = Bridges<FakeNetwork>;
+    type Wires = Bridges<FakeNetwork, FakeFilters>;
     type Disks = Directory;
     type Images = Cache;
     type Volumes = Pools;
@@ -57,6 +58,7 @@ struct World {
     folder: TempDir,
     hypervisor: Fake,
     network: FakeNetwork,
+    filters: FakeFilters,
 }
 
 /// One life of the agent.
@@ -75,7 +77,12 @@ impl World {
         );
         std::fs::write(folder.path().join("config.toml"), text).unwrap();
         std::fs::create_dir(folder.path().join("guest")).unwrap();
-        Self { folder, hypervisor: Fake::new(), network: FakeNetwork::new() }
+        Self {
+            folder,
+            hypervisor: Fake::new(),
+            network: FakeNetwork::new(),
+            filters: FakeFilters::default(),
+        }
     }
 
     /// Say something else in its configuration.
@@ -110,7 +117,7 @@ impl World {
         let node = other(Node {
             guests: Guests::new(Arc::clone(&hypervisor), guest_settings, shutdown.clone()),
             hypervisor,
-            wires: Bridges(Arc::clone(&network)),
+            wires: Bridges { network: Arc::clone(&network), filters: self.filters.clone() },
             network,
             disks: Directory::open(self.path()).await.unwrap(),
             images: Arc::new(Cache::open(&self.path().join("images"), limits).await.unwrap()),

@@ -10,6 +10,7 @@ use ostler_host_agent::image::{
     Progress, Removed, Source, Stored,
 };
 use ostler_host_agent::journal::records::{InstanceRecord, InterfaceRecord};
+use ostler_host_agent::network::filter::Dropped;
 use ostler_protocol::rpc::image::Format;
 use ostler_protocol::rpc::instance::Size;
 use ostler_protocol::rpc::values::{Name, PortId, Sha256, UploadId};
@@ -64,6 +65,22 @@ impl Wires for Sockets {
             alias: port.interface.alias(),
         };
         Ok(ports.iter().map(nic).collect())
+    }
+
+    async fn guard(&self, _: &[Port]) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    async fn mend(&self, _: impl Fn() -> Vec<Port> + Send + Sync) -> Result<Vec<String>, Refusal> {
+        Ok(Vec::new())
+    }
+
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+
+    async fn dropped(&self, _: PortId) -> Result<Vec<Dropped>, Refusal> {
+        Ok(Vec::new())
     }
 
     async fn release(&self, ports: &[InterfaceRecord]) -> Result<(), Refusal> {

@@ -233,3 +233,64 @@ async fn what_is_wrong_with_a_port_is_named() {
     assert_eq!(removal.reason, Reason::InUse);
     assert!(removal.message.contains("ports that nobody uses, such as a"), "{removal}");
 }
+
+/// The addresses that each guard there is knows.
+fn guarded(world: &World) -> Vec<(String, Vec<String>)> {
+    let of = |guard: ostler_host_agent::network::filter::Guard| {
+        let known = guard.addresses.iter().map(ToString::to_string).collect();
+        (guard.mac.to_string(), known)
+    };
+    world.filters.guards().into_iter().map(of).collect()
+}
+
+#[tokio::test]
+async fn a_guest_is_guarded_from_before_it_runs_until_its_port_is_gone() {
+    let world = World::new();
+    let life = world.furnished().await;
+    let (id, port) = (InstanceId::random(), PortId::random());
+    life.done(create(port)).await;
+    // Its rules are there before it is started, and without them it is not.
+    world.filters.fail_next();
+    let over = life.tried(boot_on(id, port)).await;
+    assert_eq!((over.state, world.filters.guards().len()), (State::Undone, 0));
+    assert_eq!(world.hypervisor.called(Call::Start, Some(id)), 0);
+    life.done(delete(id)).await;
+    let id = InstanceId::random();
+    let held = world.hypervisor.hold_next(Call::Start);
+    let booting = life.submit(boot_on(id, port)).await.unwrap();
+    world.reached(Call::Start, id).await;
+    let mac = life.port(port).mac.to_string();
+    assert_eq!(guarded(&world), [(mac.clone(), vec![])]);
+    drop(held);
+    assert_eq!(life.end_of(&booting).await.state, State::Succeeded);
+
+    // It is held to what is said of its port from then on, also through an update that fails.
+    let update = |more: serde_json::Value| {
+        let mut asked = json!({"id": port});
+        for (key, value) in more.as_object().unwrap() {
+            asked[key] = value.clone();
+        }
+        command(Command::PortUpdate, asked)
+    };
+    life.done(update(json!({"fixed_ips": ["192.0.2.7"]}))).await;
+    let known = [(mac, vec!["192.0.2.7".to_owned()])];
+    assert_eq!(guarded(&world), known);
+    world.filters.fail_next();
+    let over = life.tried(update(json!({"fixed_ips": ["192.0.2.8"]}))).await;
+    assert_eq!(over.state, State::Undone, "{over:#?}");
+    assert_eq!(guarded(&world), known);
+    assert_eq!(life.port(port).fixed_ips, ["192.0.2.7".parse::<std::net::IpAddr>().unwrap()]);
+
+    // What somebody flushes is put back; what is not to be held to anything is not.
+    world.filters.flush();
+    let mut link = world.hypervisor.link();
+    while guarded(&world) != known {
+        let _ = tokio::time::timeout(Duration::from_millis(5), link.changed()).await;
+    }
+    life.done(update(json!({"port_security": false}))).await;
+    assert_eq!(guarded(&world), []);
+    life.done(update(json!({"port_security": true}))).await;
+    assert_eq!(guarded(&world), known);
+    life.done(delete(id)).await;
+    assert_eq!(guarded(&world), []);
+}

@@ -293,6 +293,8 @@ methods! {
         "the ports of the node", NAMED;
     PortShow "port.show" Read (port::Select) -> port::Port,
         "one port", NAMED;
+    PortStats "port.stats" Read (port::Select) -> port::Stats,
+        "what was counted of a port: what its guest sent and may not", NAMED;
     PortUpdate "port.update" Change (port::Update) -> operation::Operation,
         "change its name, owner or addresses";
     PortDelete "port.delete" Change (port::Select) -> operation::Operation,

@@ -75,6 +75,9 @@ pub struct Create {
     /// Addresses its guest may send from besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_address_pairs: Vec<AddressPair>,
+    /// Whether its guest is held to its MAC and addresses; it is, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_security: Option<bool>,
     /// Whose it is, as in a tenant's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
@@ -136,6 +139,9 @@ pub struct Update {
     /// Addresses its guest may send from besides, in place of those there were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_address_pairs: Option<Vec<AddressPair>>,
+    /// Whether its guest is held to its MAC and addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_security: Option<bool>,
 }
 
 /// Parameters of `instance.attach_interface`: a port that is there, or a network to make one on.
@@ -192,6 +198,8 @@ pub struct Port {
     /// Addresses its guest may send from besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_address_pairs: Vec<AddressPair>,
+    /// Whether its guest is held to its MAC and addresses.
+    pub port_security: bool,
     /// Who has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
@@ -210,4 +218,26 @@ pub struct Port {
     pub created: Timestamp,
     /// When it last changed.
     pub updated: Timestamp,
+}
+
+/// What was counted of a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PortStats")]
+pub struct Stats {
+    /// Frames of its guest that were dropped, by why.
+    pub dropped: Vec<Dropped>,
+}
+
+/// Frames that were dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PortDropped")]
+pub struct Dropped {
+    /// Why, in a word: `mac`, `arp`, `ipv4`, `ipv6`, `nd` (another's address or MAC), `dhcp-server`,
+    /// `dhcpv6-server`, `router` (what only those may send), `bridge`, `protocol` (no ARP, IPv4 or
+    /// IPv6).
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
 }

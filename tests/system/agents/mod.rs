@@ -140,6 +140,7 @@ async fn a_busybox_guest_cannot_tell_our_agent_from_the_stock_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes where there is no KVM: make long"]
 async fn a_debian_guest_cannot_tell_our_agent_from_the_stock_one() {
     need_root!();
     let image = GuestImage::bake_debian().await.unwrap();

@@ -36,16 +36,15 @@ impl Lane {
     ) -> Result<Vec<Wrong>, Wrong> {
         let listed = self.call("port.list", json!({})).await?;
         let shown = listed.as_array().into_iter().flatten().find(|p| p["id"] == asked.subject);
-        let there = match scenario.kind {
-            Kind::PortCreate => ended == Ended::Finished,
-            Kind::PortDelete => ended != Ended::Finished,
-            _ => true,
-        };
+        let finished = ended == Ended::Finished;
+        let gone = (scenario.kind == Kind::PortDelete && finished)
+            || (scenario.kind == Kind::PortCreate && !finished);
+        let there = !gone;
         if shown.is_some() != there {
             return Ok(vec![format!("the port is {shown:?}, after it {ended:?}")]);
         }
         let owner = shown.map_or(&Value::Null, |shown| &shown["owner"]);
-        let owned = scenario.kind == Kind::PortUpdate && ended == Ended::Finished;
+        let owned = scenario.kind == Kind::PortUpdate && finished;
         let wanted = if owned { json!("bench") } else { Value::Null };
         match *owner == wanted {
             true => Ok(Vec::new()),

@@ -17,7 +17,16 @@ pub(in crate::compute) struct PortCreate {
 }
 
 pub(super) fn ask(create: port::Create, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
-    let port::Create { id, name, network, mac, fixed_ips, allowed_address_pairs, owner } = create;
+    let port::Create {
+        id,
+        name,
+        network,
+        mac,
+        fixed_ips,
+        allowed_address_pairs,
+        port_security,
+        owner,
+    } = create;
     gate.need_network(&network)?;
     let owner = owner.filter(|owner| !owner.is_empty());
     notes::notes(owner.as_deref(), &Default::default())?;
@@ -31,6 +40,7 @@ pub(super) fn ask(create: port::Create, gate: &mut Admission<'_>) -> Result<Admi
         mac,
         fixed_ips,
         allowed_address_pairs,
+        port_security: port_security.unwrap_or(true),
         owner,
         created,
         updated,

@@ -24,11 +24,16 @@ pub(in crate::compute) struct PortUpdate {
     pub(in crate::compute) fixed_ips: Vec<IpAddr>,
     /// Those its guest may send from besides.
     pub(in crate::compute) allowed_address_pairs: Vec<AddressPair>,
+    /// Whether its guest shall be held to that.
+    pub(in crate::compute) port_security: bool,
+    /// Whether an instance has it, whose guest is held to something else now.
+    pub(in crate::compute) guards: bool,
 }
 
 pub(super) fn ask(update: port::Update, gate: &mut Admission<'_>) -> Result<Admitted, Refusal> {
-    let port::Update { id, name, owner, fixed_ips, allowed_address_pairs } = update;
+    let port::Update { id, name, owner, fixed_ips, allowed_address_pairs, port_security } = update;
     let record = gate.idle_port(id)?;
+    let before = record.clone();
     let owner = match owner {
         None => record.owner,
         Some(owner) => Some(owner).filter(|owner| !owner.is_empty()),
@@ -38,19 +43,43 @@ pub(super) fn ask(update: port::Update, gate: &mut Admission<'_>) -> Result<Admi
     let allowed_address_pairs = allowed_address_pairs.unwrap_or(record.allowed_address_pairs);
     gate.addresses(Some(id), &record.network, &fixed_ips, &allowed_address_pairs)?;
     let name = name.unwrap_or(record.name);
-    let change = PortUpdate { port: id, name, owner, fixed_ips, allowed_address_pairs };
+    let port_security = port_security.unwrap_or(record.port_security);
+    let guards = gate.known.user_of_port(id).is_some()
+        && (&before.fixed_ips, &before.allowed_address_pairs, before.port_security)
+            != (&fixed_ips, &allowed_address_pairs, port_security);
+    let change = PortUpdate {
+        port: id,
+        name,
+        owner,
+        fixed_ips,
+        allowed_address_pairs,
+        port_security,
+        guards,
+    };
     Ok(Admitted::of(Subject::Port(id), change))
 }
 
 pub(super) fn samples() -> Vec<Change> {
     let (port, name) = (sample::port_id(), sample::name("new"));
     let (fixed_ips, allowed_address_pairs) = (Vec::new(), Vec::new());
-    vec![PortUpdate { port, name, owner: None, fixed_ips, allowed_address_pairs }.into()]
+    let update = PortUpdate {
+        port,
+        name,
+        owner: None,
+        fixed_ips,
+        allowed_address_pairs,
+        port_security: true,
+        guards: false,
+    };
+    vec![update.clone().into(), PortUpdate { guards: true, ..update }.into()]
 }
 
 impl Describe for PortUpdate {
     fn plan(&self, _: Running) -> Plan {
-        Plan::default()
+        match self.guards {
+            true => Plan::of(&[Step::GuardPort]),
+            false => Plan::default(),
+        }
     }
 
     fn can_cancel(&self) -> bool {
@@ -68,6 +97,7 @@ impl Describe for PortUpdate {
             owner: self.owner.clone(),
             fixed_ips: self.fixed_ips.clone(),
             allowed_address_pairs: self.allowed_address_pairs.clone(),
+            port_security: self.port_security,
             updated: Timestamp::now(),
             ..known.clone()
         }))

@@ -1,15 +1,16 @@
 //! Answers about ports.
 
 use ostler_protocol::rpc::instance::PowerState;
-use ostler_protocol::rpc::port::{Binding, List, Port, Status};
+use ostler_protocol::rpc::port::{Binding, Dropped, List, Port, Stats, Status};
 use ostler_protocol::rpc::values::{InstanceId, PortId};
 
 use super::Reads;
 use super::select::{fits, no_instance};
 use crate::compute::outside::Outside;
 use crate::compute::registry::Known;
+use crate::compute::wires::Wires;
 use crate::journal::records::PortRecord;
-use crate::network::tap_name;
+use crate::network::{filter, tap_name};
 use crate::refusal::{Action, Reason, Refusal};
 
 impl<O: Outside> Reads<O> {
@@ -50,6 +51,18 @@ impl<O: Outside> Reads<O> {
         Ok(ports.filter(is_of).take(most).collect())
     }
 
+    /// `port.stats`
+    ///
+    /// # Errors
+    /// There is no such port, or the rules cannot be read.
+    pub async fn port_stats(&self, id: PortId) -> Result<Stats, Refusal> {
+        self.port(id)?;
+        let dropped = self.node.wires.dropped(id).await?;
+        let told =
+            |d: filter::Dropped| Dropped { reason: d.reason, packets: d.packets, bytes: d.bytes };
+        Ok(Stats { dropped: dropped.into_iter().map(told).collect() })
+    }
+
     /// `instance.list_interfaces`
     ///
     /// # Errors
@@ -80,6 +93,7 @@ fn view(known: &Known, record: &PortRecord) -> Port {
         mac: record.mac,
         fixed_ips: record.fixed_ips.clone(),
         allowed_address_pairs: record.allowed_address_pairs.clone(),
+        port_security: record.port_security,
         binding: user
             .map(|(instance, _)| Binding { instance: instance.id, name: instance.name.clone() }),
         delete_on_termination: user.is_some_and(|(_, interface)| !interface.kept),

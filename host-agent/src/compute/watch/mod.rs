@@ -8,8 +8,10 @@
 //! ```
 //!
 //! * `reconcile`: compares what is known with what is, at start and from time to time.
+//! * `network`: links and rules that somebody changed are put right.
 //! * `stall`: instances that wait for room on the disk go on when there is some.
 
+mod network;
 mod reconcile;
 mod stall;
 mod volumes;

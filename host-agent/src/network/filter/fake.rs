@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::{Dropped, FilterError, Filters, Guard, InPlace};
 use crate::network::LinkName;
 
@@ -11,6 +13,7 @@ use crate::network::LinkName;
 pub struct FakeFilters {
     guards: Arc<Mutex<BTreeMap<LinkName, Guard>>>,
     fails: Arc<Mutex<bool>>,
+    changed: Arc<Notify>,
 }
 
 impl FakeFilters {
@@ -19,9 +22,10 @@ impl FakeFilters {
         self.lock().values().cloned().collect()
     }
 
-    /// Has all be gone, as after somebody flushed the rules.
+    /// Somebody flushes the rules, and the kernel tells.
     pub fn flush(&self) {
         self.lock().clear();
+        self.changed.notify_one();
     }
 
     /// Has the next change be refused.
@@ -56,15 +60,21 @@ impl Filters for FakeFilters {
         Ok(())
     }
 
-    async fn sync(&self, guards: &[Guard]) -> Result<InPlace, FilterError> {
-        self.may()?;
-        let wanted: BTreeMap<_, _> = guards.iter().map(|g| (g.tap.clone(), g.clone())).collect();
+    async fn sync(
+        &self,
+        guards: impl FnOnce() -> Vec<Guard> + Send,
+    ) -> Result<InPlace, FilterError> {
         let mut there = self.lock();
+        let wanted: BTreeMap<_, _> = guards().into_iter().map(|g| (g.tap.clone(), g)).collect();
         if *there == wanted {
             return Ok(InPlace::Found);
         }
         *there = wanted;
         Ok(InPlace::Mended)
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     async fn dropped(&self, _: &LinkName) -> Result<Vec<Dropped>, FilterError> {

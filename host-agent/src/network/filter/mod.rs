@@ -70,9 +70,15 @@ pub trait Filters: Send + Sync + 'static {
     /// Leave nothing for these taps; none there is as wanted.
     fn remove(&self, taps: &[LinkName]) -> impl Future<Output = Result<(), FilterError>> + Send;
 
-    /// Have these guards in place, and no others: what somebody changed or dropped is put back.
-    /// All counters begin anew then.
-    fn sync(&self, guards: &[Guard]) -> impl Future<Output = Result<InPlace, FilterError>> + Send;
+    /// Have these guards in place, and no others: what somebody changed or dropped is put back, and
+    /// all counters begin anew then. It is asked which those are while nothing else is put in place.
+    fn sync(
+        &self,
+        guards: impl FnOnce() -> Vec<Guard> + Send,
+    ) -> impl Future<Output = Result<InPlace, FilterError>> + Send;
+
+    /// Until somebody may have changed the rules since the last look at them.
+    fn changed(&self) -> impl Future<Output = ()> + Send;
 
     /// What was dropped of what came through a tap; nothing if there are no rules for it.
     fn dropped(

@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::rules::{self, TABLE};
+use super::rules;
 use super::{Dropped, FilterError, Filters, Guard, InPlace};
 use crate::network::LinkName;
+use crate::network::changes::Changes;
 use crate::program::Programs;
 
 /// How long a run may take: thousands of rules are put in place in a second.
@@ -22,25 +23,30 @@ const SAID: usize = 300;
 pub struct Nft {
     program: PathBuf,
     programs: Programs,
+    table: String,
     there: Mutex<There>,
+    changes: Changes,
 }
 
 /// What is in place, as far as we put it there.
 #[derive(Debug, Default)]
 struct There {
     guards: BTreeMap<LinkName, Guard>,
-    /// How the table was listed after the last change; none before the first.
-    listed: Option<Vec<u8>>,
-}
-
-impl Default for Nft {
-    fn default() -> Self {
-        let (programs, there) = (Programs::new(), Mutex::default());
-        Self { program: PathBuf::from("nft"), programs, there }
-    }
+    /// How the table was listed after the last change, if it was there; not known before the first.
+    listed: Option<Option<Vec<u8>>>,
 }
 
 impl Nft {
+    /// A table of this name, of the bridge family, in the current network namespace.
+    ///
+    /// # Errors
+    /// The kernel has no netfilter.
+    pub fn open(table: String) -> Result<Self, FilterError> {
+        let changes = Changes::of_rules().map_err(FilterError::Open)?;
+        let (programs, there) = (Programs::new(), Mutex::default());
+        Ok(Self { program: PathBuf::from("nft"), programs, table, there, changes })
+    }
+
     async fn run(&self, arguments: &[&str], input: &str) -> Result<Vec<u8>, FilterError> {
         let program: &Path = &self.program;
         let ran = self.programs.feed(program, arguments, input.as_bytes().to_vec(), PATIENCE);
@@ -58,7 +64,7 @@ impl Nft {
 
     /// The table as it is, without its counters; none if there is none.
     async fn listed(&self) -> Result<Option<Vec<u8>>, FilterError> {
-        match self.run(&["-s", "list", "table", "bridge", TABLE], "").await {
+        match self.run(&["-s", "list", "table", "bridge", &self.table], "").await {
             Ok(listed) => Ok(Some(listed)),
             Err(FilterError::Refused { said }) if is_absent(&said) => Ok(None),
             Err(error) => Err(error),
@@ -73,7 +79,7 @@ impl Nft {
         guards: BTreeMap<LinkName, Guard>,
         change: &str,
     ) -> Result<(), FilterError> {
-        let known = there.listed.is_some();
+        let known = matches!(there.listed, Some(Some(_)));
         // Before the change: what fails on the way is not taken for what we know.
         there.listed = None;
         let changed = match known {
@@ -83,11 +89,15 @@ impl Nft {
         match changed {
             Ok(()) => {}
             // Somebody has changed the table: all of it is put in place.
-            Err(FilterError::Refused { .. }) => self.apply(&rules::whole(guards.values())).await?,
+            Err(FilterError::Refused { .. }) => {
+                self.apply(&rules::whole(&self.table, guards.values())).await?
+            }
             Err(error) => return Err(error),
         }
         there.guards = guards;
-        there.listed = self.listed().await?;
+        there.listed = Some(self.listed().await?);
+        // Our own change is none to look at.
+        self.changes.note();
         Ok(())
     }
 }
@@ -104,11 +114,12 @@ impl Filters for Nft {
         for guard in guards {
             match wanted.insert(guard.tap.clone(), guard.clone()) {
                 Some(before) if before == *guard => {}
-                Some(_) => change.push_str(&rules::replace(guard)),
-                None => change.push_str(&rules::add(guard)),
+                Some(_) => change.push_str(&rules::replace(&self.table, guard)),
+                None => change.push_str(&rules::add(&self.table, guard)),
             }
         }
-        if change.is_empty() && there.listed.is_some() && self.listed().await? == there.listed {
+        if change.is_empty() && there.listed.is_some() && Some(self.listed().await?) == there.listed
+        {
             return Ok(());
         }
         if change.is_empty() {
@@ -123,7 +134,7 @@ impl Filters for Nft {
         let mut change = String::new();
         for tap in taps {
             if wanted.remove(tap).is_some() {
-                change.push_str(&rules::remove(tap));
+                change.push_str(&rules::remove(&self.table, tap));
             }
         }
         match change.is_empty() {
@@ -132,21 +143,32 @@ impl Filters for Nft {
         }
     }
 
-    async fn sync(&self, guards: &[Guard]) -> Result<InPlace, FilterError> {
+    async fn sync(
+        &self,
+        guards: impl FnOnce() -> Vec<Guard> + Send,
+    ) -> Result<InPlace, FilterError> {
         let mut there = self.there.lock().await;
-        let wanted: BTreeMap<_, _> = guards.iter().map(|g| (g.tap.clone(), g.clone())).collect();
-        if wanted == there.guards && there.listed.is_some() && self.listed().await? == there.listed
-        {
+        let wanted: BTreeMap<_, _> = guards().into_iter().map(|g| (g.tap.clone(), g)).collect();
+        let known = wanted == there.guards && there.listed.is_some();
+        if known && !self.changes.note() {
+            return Ok(InPlace::Found);
+        }
+        if known && Some(self.listed().await?) == there.listed {
             return Ok(InPlace::Found);
         }
         there.listed = None;
         self.become_so(&mut there, wanted, "").await.map(|()| InPlace::Mended)
     }
 
+    async fn changed(&self) {
+        self.changes.wait().await;
+    }
+
     async fn dropped(&self, tap: &LinkName) -> Result<Vec<Dropped>, FilterError> {
         let mut all: Vec<Dropped> = Vec::new();
         for chain in [rules::chain(tap), format!("nd-{tap}")] {
-            let listed = self.run(&["-j", "list", "chain", "bridge", TABLE, &chain], "").await;
+            let listed =
+                self.run(&["-j", "list", "chain", "bridge", &self.table, &chain], "").await;
             let listed = match listed {
                 Err(FilterError::Refused { said }) if is_absent(&said) => continue,
                 listed => listed?,
@@ -241,7 +263,7 @@ mod tests {
                     run(&format!("ip link set {end} up"));
                 }
                 run("ip link set br0 up");
-                test(Nft::default()).await;
+                test(Nft::open("ostler".to_owned()).unwrap()).await;
             });
         });
         if let Err(panic) = thread.join() {
@@ -342,8 +364,8 @@ mod tests {
         in_own_namespace(|nft| async move {
             run("nft add table bridge theirs");
             let of = [guard(&["192.0.2.7"])];
-            assert_eq!(nft.sync(&of).await.unwrap(), InPlace::Mended);
-            assert_eq!(nft.sync(&of).await.unwrap(), InPlace::Found);
+            assert_eq!(nft.sync(|| of.clone().into()).await.unwrap(), InPlace::Mended);
+            assert_eq!(nft.sync(|| of.clone().into()).await.unwrap(), InPlace::Found);
             for harm in [
                 "nft flush ruleset bridge".to_owned(),
                 "nft delete table bridge ostler".to_owned(),
@@ -353,13 +375,17 @@ mod tests {
             ] {
                 run(&harm);
                 run("nft add table bridge theirs");
-                assert_eq!(nft.sync(&of).await.unwrap(), InPlace::Mended, "{harm}");
-                assert_eq!(nft.sync(&of).await.unwrap(), InPlace::Found, "{harm}");
+                assert_eq!(
+                    nft.sync(|| of.clone().into()).await.unwrap(),
+                    InPlace::Mended,
+                    "{harm}"
+                );
+                assert_eq!(nft.sync(|| of.clone().into()).await.unwrap(), InPlace::Found, "{harm}");
             }
             // Another agent knows nothing of what is there, and takes it over.
-            let next = Nft::default();
+            let next = Nft::open("ostler".to_owned()).unwrap();
             next.put(&of).await.unwrap();
-            assert_eq!(next.sync(&of).await.unwrap(), InPlace::Found);
+            assert_eq!(next.sync(|| of.clone().into()).await.unwrap(), InPlace::Found);
             // A port is put in place though the table is gone.
             run("nft delete table bridge ostler");
             let mut other = guard(&[]);

@@ -15,14 +15,10 @@ use ostler_protocol::rpc::values::MacAddress;
 use super::Guard;
 use crate::network::LinkName;
 
-/// The table, of the bridge family.
-pub(super) const TABLE: &str = "ostler";
-
-/// The table without any port: what all ports' rules hang on.
+/// A table without any port, after its name: what all ports' rules hang on.
 ///
 /// Before everything of others' (their priority is -200): what a guest may not send, nobody sees.
-const BASE: &str = "\
-table bridge ostler {
+const BASE: &str = " {
 \tmap from {
 \t\ttype ifname : verdict
 \t}
@@ -34,42 +30,45 @@ table bridge ostler {
 }
 ";
 
-/// The whole table in place of what there was, in one transaction.
-pub(super) fn whole<'a>(guards: impl Iterator<Item = &'a Guard>) -> String {
-    let mut text = format!("add table bridge {TABLE}\ndelete table bridge {TABLE}\n{BASE}");
-    guards.for_each(|guard| text.push_str(&add(guard)));
-    text
+/// The whole table in place of what there was, in one transaction; none without ports.
+pub(super) fn whole<'a>(table: &str, guards: impl Iterator<Item = &'a Guard>) -> String {
+    let ports: String = guards.map(|guard| add(table, guard)).collect();
+    let none = format!("add table bridge {table}\ndelete table bridge {table}\n");
+    match ports.is_empty() {
+        true => none,
+        false => format!("{none}table bridge {table}{BASE}{ports}"),
+    }
 }
 
 /// The rules of a port that has none.
-pub(super) fn add(guard: &Guard) -> String {
-    let mut text = sets(guard);
-    text.push_str(&chains(guard));
+pub(super) fn add(table: &str, guard: &Guard) -> String {
+    let mut text = sets(table, guard);
+    text.push_str(&chains(table, guard));
     let tap = &guard.tap;
     line(
         &mut text,
-        format_args!("add element bridge {TABLE} from {{ \"{tap}\" : jump from-{tap} }}"),
+        format_args!("add element bridge {table} from {{ \"{tap}\" : jump from-{tap} }}"),
     );
     text
 }
 
 /// The same for a port that has some, in their place. Frames meet the old ones or the new ones.
-pub(super) fn replace(guard: &Guard) -> String {
-    remove(&guard.tap) + &add(guard)
+pub(super) fn replace(table: &str, guard: &Guard) -> String {
+    remove(table, &guard.tap) + &add(table, guard)
 }
 
 /// Nothing is left of a port's.
-pub(super) fn remove(tap: &LinkName) -> String {
+pub(super) fn remove(table: &str, tap: &LinkName) -> String {
     let mut text = String::new();
-    line(&mut text, format_args!("delete element bridge {TABLE} from {{ \"{tap}\" }}"));
+    line(&mut text, format_args!("delete element bridge {table} from {{ \"{tap}\" }}"));
     for chain in ["from", "nd"] {
-        line(&mut text, format_args!("flush chain bridge {TABLE} {chain}-{tap}"));
+        line(&mut text, format_args!("flush chain bridge {table} {chain}-{tap}"));
     }
     for chain in ["from", "nd"] {
-        line(&mut text, format_args!("delete chain bridge {TABLE} {chain}-{tap}"));
+        line(&mut text, format_args!("delete chain bridge {table} {chain}-{tap}"));
     }
     for set in ["v4", "v6"] {
-        line(&mut text, format_args!("delete set bridge {TABLE} {set}-{tap}"));
+        line(&mut text, format_args!("delete set bridge {table} {set}-{tap}"));
     }
     text
 }
@@ -108,7 +107,7 @@ fn is_v4(net: &IpNet) -> bool {
     net.addr().is_ipv4()
 }
 
-fn sets(guard: &Guard) -> String {
+fn sets(table: &str, guard: &Guard) -> String {
     let (tap, allowed) = (&guard.tap, allowed(guard));
     let mut text = String::new();
     for (name, kind, v4) in [("v4", "ipv4_addr", true), ("v6", "ipv6_addr", false)] {
@@ -119,14 +118,14 @@ fn sets(guard: &Guard) -> String {
         line(
             &mut text,
             format_args!(
-                "add set bridge {TABLE} {name}-{tap} {{ type ether_addr . {kind}; flags interval; }}"
+                "add set bridge {table} {name}-{tap} {{ type ether_addr . {kind}; flags interval; }}"
             ),
         );
         if !elements.is_empty() {
             let elements = elements.join(", ");
             line(
                 &mut text,
-                format_args!("add element bridge {TABLE} {name}-{tap} {{ {elements} }}"),
+                format_args!("add element bridge {table} {name}-{tap} {{ {elements} }}"),
             );
         }
     }
@@ -141,7 +140,7 @@ fn apart(all: Vec<(MacAddress, IpNet)>) -> Vec<(MacAddress, IpNet)> {
     all.iter().filter(|one| !within(one)).copied().collect()
 }
 
-fn chains(guard: &Guard) -> String {
+fn chains(table: &str, guard: &Guard) -> String {
     let tap = &guard.tap;
     let macs = macs(guard);
     let list: Vec<String> = macs.iter().map(ToString::to_string).collect();
@@ -197,13 +196,13 @@ fn chains(guard: &Guard) -> String {
     rules.push(drop("protocol"));
     let mut text = String::new();
     for chain in ["nd", "from"] {
-        line(&mut text, format_args!("add chain bridge {TABLE} {chain}-{tap}"));
+        line(&mut text, format_args!("add chain bridge {table} {chain}-{tap}"));
     }
     for rule in nd {
-        line(&mut text, format_args!("add rule bridge {TABLE} nd-{tap} {rule}"));
+        line(&mut text, format_args!("add rule bridge {table} nd-{tap} {rule}"));
     }
     for rule in rules {
-        line(&mut text, format_args!("add rule bridge {TABLE} from-{tap} {rule}"));
+        line(&mut text, format_args!("add rule bridge {table} from-{tap} {rule}"));
     }
     text
 }
@@ -256,27 +255,30 @@ mod tests {
 
     #[test]
     fn a_port_of_unknown_addresses_is_kept_to_its_mac_only() {
-        let text = add(&guard(&[], &[]));
+        let text = add("ostler", &guard(&[], &[]));
         assert!(text.contains("ether saddr != { 52:54:00:01:02:03 } counter drop"));
         assert!(!text.contains("ip saddr"), "{text}");
     }
 
     #[test]
     fn addresses_are_held_against_their_family() {
-        let text = add(&guard(&["192.0.2.7"], &[]));
+        let text = add("ostler", &guard(&["192.0.2.7"], &[]));
         assert!(text.contains("v4-tap0f8fad5b-d9 { 52:54:00:01:02:03 . 192.0.2.7/32 }"), "{text}");
         assert!(text.contains("ip saddr != @v4") && !text.contains("ip6 saddr != @v6"), "{text}");
-        let text = add(&guard(&["2001:db8::7"], &[]));
+        let text = add("ostler", &guard(&["2001:db8::7"], &[]));
         assert!(text.contains("52:54:00:01:02:03 . fe80::5054:ff:fe01:203/128"), "{text}");
         assert!(text.contains("@th,64,128 0x20010db8000000000000000000000007 return"), "{text}");
     }
 
     #[test]
     fn what_lies_in_another_is_said_once() {
-        let text = add(&guard(
-            &["192.0.2.7"],
-            &[("192.0.2.0/24", None), ("192.0.2.7", Some("52:54:00:00:00:09"))],
-        ));
+        let text = add(
+            "ostler",
+            &guard(
+                &["192.0.2.7"],
+                &[("192.0.2.0/24", None), ("192.0.2.7", Some("52:54:00:00:00:09"))],
+            ),
+        );
         assert!(!text.contains("52:54:00:01:02:03 . 192.0.2.7/32"), "{text}");
         assert!(text.contains("52:54:00:00:00:09 . 192.0.2.7/32"), "{text}");
     }

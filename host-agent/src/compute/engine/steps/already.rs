@@ -95,6 +95,7 @@ impl<O: Outside> Engine<O> {
             | Step::UndefineDomain
             | Step::RemoveLinks
             | Step::RemoveLink
+            | Step::GuardPort
             | Step::RemoveFiles
             | Step::DropBase
             | Step::SetPassword

@@ -1,6 +1,6 @@
 //! NICs of running guests: plugged in, and taken away once the guest has let go.
 
-use ostler_protocol::rpc::operation::Subject;
+use ostler_protocol::rpc::operation::{State, Subject};
 use ostler_protocol::rpc::values::InstanceId;
 use tokio_util::sync::CancellationToken;
 
@@ -12,8 +12,18 @@ use crate::compute::registry::LiveOperation;
 use crate::compute::wires::{Port, Wires};
 use crate::hypervisor::Plug;
 use crate::hypervisor::plug::LiveNic;
+use crate::journal::Entry;
 use crate::journal::records::{InstanceRecord, InterfaceRecord};
 use crate::refusal::{Action, Reason, Refusal};
+
+/// Which of a port's rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rules {
+    /// Those it shall have.
+    New,
+    /// Those it has.
+    Old,
+}
 
 impl<O: Outside> Engine<O> {
     /// The port an operation is about, the instance that has it or shall have it, and how.
@@ -54,8 +64,7 @@ impl<O: Outside> Engine<O> {
         if is_off(self.power_of(record.id).await?) {
             return Ok(());
         }
-        let network = self.registry.lock().networks.get(&interface.network).cloned();
-        let port = [Port { interface, network }];
+        let port = [self.port_of(&interface)];
         for nic in self.node.wires.describe(&port)? {
             self.node.hypervisor.plug_nic(record.id, &nic, record.hardware.vif_model).await?;
         }
@@ -78,6 +87,38 @@ impl<O: Outside> Engine<O> {
                 Some(_) => Err(keeps(&record, &interface, refused)),
             },
         }
+    }
+
+    /// A port, with what is known of it.
+    pub(super) fn port_of(&self, interface: &InterfaceRecord) -> Port {
+        let known = self.registry.lock();
+        Port {
+            interface: interface.clone(),
+            record: known.ports.get(&interface.id).cloned(),
+            network: known.networks.get(&interface.network).cloned(),
+        }
+    }
+
+    /// Hold the guest that has a port to what that says.
+    pub(super) async fn guard_port(
+        &self,
+        operation: &LiveOperation,
+        rules: Rules,
+    ) -> Result<(), StepError> {
+        let port = {
+            let known = self.registry.lock();
+            let Some(id) = operation.change.port() else { return Ok(()) };
+            let Some((_, interface)) = known.user_of_port(id) else { return Ok(()) };
+            let now = known.ports.get(&id);
+            let record = match (rules, operation.change.port_after(now, State::Succeeded)) {
+                (Rules::New, Some(Entry::Put(new))) => Some(new),
+                (Rules::New, Some(Entry::Gone(_)) | None) | (Rules::Old, _) => now.cloned(),
+            };
+            let network = known.networks.get(&interface.network).cloned();
+            Port { interface: interface.clone(), record, network }
+        };
+        self.node.wires.guard(&[port]).await?;
+        Ok(())
     }
 
     /// Leave nothing of a port's link, once no guest has it.

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub(in crate::compute) use error::StepError;
 use error::missing;
 pub(in crate::compute) use image::upload_of;
+use interface::Rules;
 use volume::Limits;
 
 use super::Engine;
@@ -44,7 +45,7 @@ use crate::compute::registry::LiveOperation;
 use crate::compute::step::Step;
 use crate::compute::wires::Port;
 use crate::image::Exported;
-use crate::journal::records::{InstanceRecord, InterfaceRecord, Running};
+use crate::journal::records::{InstanceRecord, Running};
 
 /// What follows a step that was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +121,7 @@ impl<O: Outside> Engine<O> {
                 self.unplug_interface(operation, &operation.cancel).await?;
             }
             Step::RemoveLink => self.remove_link(operation).await?,
+            Step::GuardPort => self.guard_port(operation, Rules::New).await?,
             Step::DisconnectVolume => self.disconnect_volume(operation, planned).await?,
             Step::CopyVolume => self.copy_volume(operation).await?,
             Step::SwitchVolume => self.switch_volume(operation).await?,
@@ -192,6 +194,7 @@ impl<O: Outside> Engine<O> {
                 self.remove_link(operation).await
             }
             Step::UnplugInterface => self.plug_interface(operation).await,
+            Step::GuardPort => self.guard_port(operation, Rules::Old).await,
             Step::CopyVolume => self.drop_mirror(operation).await,
             Step::SnapshotVolume => {
                 let name = snapshot_name(operation)?;
@@ -248,12 +251,7 @@ impl<O: Outside> Engine<O> {
 
     /// The ports of an instance, each with its network where that is known.
     fn ports_of(&self, record: &InstanceRecord) -> Vec<Port> {
-        let known = self.registry.lock();
-        let port = |interface: &InterfaceRecord| Port {
-            interface: interface.clone(),
-            network: known.networks.get(&interface.network).cloned(),
-        };
-        record.ports.iter().map(port).collect()
+        record.ports.iter().map(|interface| self.port_of(interface)).collect()
     }
 
     /// Show how far the step at work is.

@@ -18,10 +18,10 @@ use crate::compute::outside::Outside;
 use crate::compute::plan::Planned;
 use crate::compute::registry::LiveOperation;
 use crate::disk::Base;
-use crate::hypervisor::Plug;
 use crate::hypervisor::spec::{
     Discard, Disk, DiskAccess, DiskBus, DiskCache, DiskFormat, DiskSource, DiskTarget, Sharing,
 };
+use crate::hypervisor::{Error, Plug};
 use crate::image::Images;
 use crate::journal::records::{AttachmentRecord, InstanceRecord, VolumeRecord};
 use crate::refusal::{Action, Reason, Refusal};
