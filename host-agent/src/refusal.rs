@@ -112,6 +112,8 @@ pub enum Action {
     NetworkEnsure,
     /// See which networks there are.
     NetworkList,
+    /// Remove a network.
+    NetworkRemove,
     /// See which ports there are.
     PortList,
     /// Take a port from an instance.

@@ -113,6 +113,26 @@ async fn refuse_all(node: &mut Node, image: &str) {
             "much-too-long",
         ),
         ("network.ensure", json!({"name": "n", "mtu": 10}), "invalid_params", "10"),
+        (
+            "network.ensure",
+            json!({"name": "n", "uplink": "eth1", "vlan": 4095}),
+            "invalid_params",
+            "use 1 to 4094",
+        ),
+        ("network.ensure", json!({"name": "n", "vlan": 7}), "invalid_params", "on a NIC"),
+        (
+            "network.ensure",
+            json!({"name": "n", "vxlan": {"vni": 1 << 24, "local": "192.0.2.1",
+                                          "remotes": ["192.0.2.2"]}}),
+            "invalid_params",
+            "1 to 16777215",
+        ),
+        (
+            "network.ensure",
+            json!({"name": "n", "vxlan": {"vni": 7, "local": "192.0.2.1"}}),
+            "invalid_params",
+            "somebody to send to",
+        ),
     ];
     for (method, params, reason, text) in cases {
         let (found, message) = node.refused(method, params.clone()).await;

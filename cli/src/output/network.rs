@@ -1,6 +1,6 @@
 //! Networks for people.
 
-use ostler_protocol::rpc::network::{Network, State};
+use ostler_protocol::rpc::network::{Kind, Network, State, Vxlan};
 use ostler_protocol::rpc::values::Timestamp;
 
 use super::shown::Row;
@@ -14,6 +14,7 @@ impl Row for Network {
         ("NAME", "/name"),
         ("BRIDGE", "/bridge"),
         ("STATE", "/state"),
+        ("KIND", "/kind"),
         ("UPLINK", "/uplink"),
         ("MTU", "/mtu"),
         ("INSTANCES", "/instances"),
@@ -24,6 +25,7 @@ impl Row for Network {
             Field::plain(&self.name),
             Field::plain(&self.bridge),
             state(self.state),
+            Field::maybe(self.kind.map(Kind::as_str)),
             Field::maybe(self.uplink.as_ref()),
             Field::plain(self.mtu),
             Field::plain(self.instances),
@@ -33,15 +35,31 @@ impl Row for Network {
 
 impl Show for Network {
     fn show(&self, look: Look) -> String {
-        let rows = [
+        let mut rows = vec![
             ("name", Field::plain(&self.name)),
             ("bridge", Field::plain(&self.bridge)),
             ("state", state(self.state)),
-            ("uplink", Field::maybe(self.uplink.as_ref())),
-            ("mtu", Field::plain(self.mtu)),
-            ("instances", Field::plain(self.instances)),
-            ("created", Field::plain(instant(self.created))),
         ];
+        rows.extend(self.drift.iter().map(|what| ("differs", Field::plain(what))));
+        rows.push(("kind", Field::maybe(self.kind.map(Kind::as_str))));
+        rows.push(("uplink", Field::maybe(self.uplink.as_ref())));
+        if let Some(vlan) = self.vlan {
+            rows.push(("vlan", Field::plain(vlan)));
+        }
+        if let Some(Vxlan { vni, local, remotes, group, port }) = &self.vxlan {
+            rows.push(("vxlan", Field::plain(vni)));
+            rows.push(("local", Field::plain(local)));
+            rows.extend(remotes.iter().map(|remote| ("remote", Field::plain(remote))));
+            rows.extend(group.map(|group| ("group", Field::plain(group))));
+            rows.push(("port", Field::plain(port.unwrap_or(4789))));
+        }
+        if let Some(link) = &self.link {
+            rows.push(("link", Field::plain(link)));
+        }
+        rows.push(("mtu", Field::plain(self.mtu)));
+        rows.extend(self.ports.iter().map(|port| ("has port", Field::plain(&port.name))));
+        rows.push(("instances", Field::plain(self.instances)));
+        rows.push(("created", Field::plain(instant(self.created))));
         fields(look, rows)
     }
 }

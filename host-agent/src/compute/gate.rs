@@ -17,11 +17,12 @@ use std::sync::Arc;
 use crate::refusal::{Operation, Reason, Refusal};
 use ostler_protocol::rpc::event::News;
 use ostler_protocol::rpc::instance::{Boot, TaskState};
+use ostler_protocol::rpc::network::Ensure;
 use ostler_protocol::rpc::operation::{Kind, State, Subject};
 use ostler_protocol::rpc::values::{IdempotencyKey, InstanceId, OperationId, Timestamp};
 
 use super::admission::{self, Admission, Admitted, Reservation};
-use super::causes::{hypervisor_fault, journal_fault};
+use super::causes::{hypervisor_fault, journal_fault, network_fault};
 use super::context::Context;
 use super::describe::Change;
 use super::engine::Engine;
@@ -31,10 +32,12 @@ use super::measured::Measured;
 use super::operations::Command;
 use super::outside::Outside;
 use super::registry::{Acceptance, Known, LiveOperation};
+use super::wires::uplink_of;
 use crate::disk::Disks;
 use crate::hypervisor::{self, Hypervisor};
 use crate::journal::records::InstanceRecord;
 use crate::journal::{Accepted, Write};
+use crate::network::{Network, Uplink};
 
 /// Takes requests.
 pub(super) struct Gate<O: Outside> {
@@ -63,7 +66,7 @@ impl<O: Outside> Gate<O> {
     /// Why it was refused; nothing was done then.
     pub(super) async fn submit(
         &self,
-        command: Command,
+        mut command: Command,
         context: Context,
     ) -> Result<Operation, Refusal> {
         let fingerprint = command.fingerprint();
@@ -89,6 +92,9 @@ impl<O: Outside> Gate<O> {
         }
         if let Command::Boot(Boot { id: Some(id), .. }) = &command {
             self.is_free(*id).await?;
+        }
+        if let Command::NetworkEnsure(ensure) = &mut command {
+            self.fit_to_tunnel(ensure).await?;
         }
         let kind = command.kind();
         let (mut capacity, mut boards) = (None, None);
@@ -146,6 +152,20 @@ impl<O: Outside> Gate<O> {
             Err(_) if gone_on => Ok(()),
             reserved => self.accept(reserved?, String::new()).await.map(drop),
         }
+    }
+
+    /// Give a network that has a tunnel, and no MTU, what the tunnel has room for. That is on record
+    /// then: guests are told it, and it does not change by itself.
+    async fn fit_to_tunnel(&self, ensure: &mut Ensure) -> Result<(), Refusal> {
+        if ensure.mtu.is_some() {
+            return Ok(());
+        }
+        let uplink = uplink_of(ensure.uplink.as_deref(), ensure.vlan, ensure.vxlan.as_ref())?;
+        if let Uplink::Vxlan(vxlan) = uplink {
+            let room = self.engine.node.network.room(&vxlan).await;
+            ensure.mtu = Some(room.map_err(|error| network_fault(&error))?.bytes());
+        }
+        Ok(())
     }
 
     /// The operation a key was used for.

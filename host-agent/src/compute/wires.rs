@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use ostler_protocol::rpc::network::Vxlan as WireVxlan;
 use ostler_protocol::rpc::values::{PortId, Prefix};
 
 use crate::refusal::{Action, Reason, Refusal};
@@ -12,7 +13,10 @@ use super::causes::network_fault;
 use crate::hypervisor::spec::Nic;
 use crate::journal::records::{InterfaceRecord, NetworkRecord, PortRecord};
 use crate::network::filter::{Dropped, FilterError, Filters, Guard, InPlace};
-use crate::network::{BridgeSpec, LinkName, Mtu, Network, Uplink, old_tap_name, tap_name};
+use crate::network::{
+    BridgeSpec, Flood, LinkName, Mtu, Network, Uplink, VXLAN_PORT, Vlan, VlanId, Vxlan,
+    old_tap_name, tap_name,
+};
 
 /// How an instance has a port, and what the node knows of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,21 +198,72 @@ fn network_of(port: &Port) -> Result<&NetworkRecord, Refusal> {
 /// A network's bridge in the driver's terms.
 ///
 /// # Errors
-/// `invalid_params`: a link's name or the MTU cannot be.
+/// `invalid_params`: a link's name, a number or an address cannot be, or they do not go together.
 pub(super) fn bridge_spec(network: &NetworkRecord) -> Result<BridgeSpec, Refusal> {
-    let wrong = |parameter: &str, error: &dyn std::error::Error| {
-        Refusal::of(Reason::InvalidParams, error).about(format!("parameter {parameter}"))
-    };
-    let link = |parameter: &str, name: &str| -> Result<LinkName, Refusal> {
-        name.parse().map_err(|e| wrong(parameter, &e))
-    };
+    let NetworkRecord { uplink, vlan, vxlan, .. } = network;
     Ok(BridgeSpec {
         bridge: link("bridge", &network.bridge)?,
         network: network.name.clone(),
-        uplink: match &network.uplink {
-            None => Uplink::None,
-            Some(nic) => Uplink::Nic(link("uplink", nic)?),
-        },
+        uplink: uplink_of(uplink.as_deref(), *vlan, vxlan.as_ref())?,
         mtu: Mtu::new(network.mtu).map_err(|e| wrong("mtu", &e))?,
     })
+}
+
+/// What joins a network's bridge, in the driver's terms.
+///
+/// # Errors
+/// As [`bridge_spec`].
+pub(super) fn uplink_of(
+    nic: Option<&str>,
+    vlan: Option<u16>,
+    vxlan: Option<&WireVxlan>,
+) -> Result<Uplink, Refusal> {
+    let refuse = |parameter: &str, text: &str| {
+        Err(Refusal::new(Reason::InvalidParams, text).about(format!("parameter {parameter}")))
+    };
+    let nic = nic.map(|nic| link("uplink", nic)).transpose()?;
+    match (nic, vlan, vxlan) {
+        (None, None, None) => Ok(Uplink::None),
+        (Some(nic), None, None) => Ok(Uplink::Nic(nic)),
+        (Some(nic), Some(vlan), None) => {
+            let id = VlanId::new(vlan).map_err(|e| wrong("vlan", &e))?;
+            Ok(Uplink::Vlan(Vlan { nic, id }))
+        }
+        (None, Some(_), None) => refuse("uplink", "a VLAN is on a NIC: name that as the uplink"),
+        (_, Some(_), Some(_)) => {
+            refuse("vlan", "a network has a VLAN or a VXLAN: leave one of them out")
+        }
+        (nic, None, Some(WireVxlan { vni, local, remotes, group, port })) => {
+            let flood = match (nic, group) {
+                (None, None) => Flood::Remotes(remotes.iter().copied().collect()),
+                (Some(nic), Some(group)) if remotes.is_empty() => {
+                    Flood::Group { group: *group, nic }
+                }
+                (Some(_), Some(_)) => {
+                    return refuse(
+                        "vxlan",
+                        "a VXLAN has remotes or a group: leave one of them out",
+                    );
+                }
+                (None, Some(_)) => {
+                    return refuse("uplink", "a group is reached by a NIC: name it as the uplink");
+                }
+                (Some(_), None) => {
+                    let text = "a VXLAN with remotes has no uplink: its local address decides \
+                                the way";
+                    return refuse("uplink", text);
+                }
+            };
+            let tunnel = Vxlan::new(*vni, port.unwrap_or(VXLAN_PORT), *local, flood);
+            Ok(Uplink::Vxlan(tunnel.map_err(|e| wrong("vxlan", &e))?))
+        }
+    }
+}
+
+fn wrong(parameter: &str, error: &dyn std::error::Error) -> Refusal {
+    Refusal::of(Reason::InvalidParams, error).about(format!("parameter {parameter}"))
+}
+
+fn link(parameter: &str, name: &str) -> Result<LinkName, Refusal> {
+    name.parse().map_err(|error| wrong(parameter, &error))
 }

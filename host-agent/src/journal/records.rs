@@ -10,6 +10,7 @@ use crate::refusal::{Operation, Refusal};
 use ostler_protocol::rpc::hardware::{FirmwareType, Hardware, MachineType};
 use ostler_protocol::rpc::image::{Format, Properties, State as ImageState};
 use ostler_protocol::rpc::instance::{DriveLayout, Size, TaskState, VmState};
+use ostler_protocol::rpc::network::Vxlan;
 use ostler_protocol::rpc::port::AddressPair;
 use ostler_protocol::rpc::values::{
     Bytes, InstanceId, MacAddress, Name, OperationId, PortId, Secret, Sha256, Timestamp, VolumeId,
@@ -397,12 +398,26 @@ pub struct NetworkRecord {
     pub name: Name,
     /// The bridge.
     pub bridge: String,
-    /// The NIC that joins it.
+    /// The NIC that joins it, or that of its VLAN or VXLAN.
     pub uplink: Option<String>,
+    /// The VLAN that joins it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// The tunnel that joins it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vxlan: Option<Vxlan>,
     /// The largest packet, bytes.
     pub mtu: u32,
     /// When it was first ensured.
     pub created: Timestamp,
+}
+
+impl NetworkRecord {
+    /// The NIC that is on the bridge itself.
+    pub fn nic(&self) -> Option<&str> {
+        let is_plain = self.vlan.is_none() && self.vxlan.is_none();
+        self.uplink.as_deref().filter(|_| is_plain)
+    }
 }
 
 /// An operation: what the caller sees, and what is to be done.

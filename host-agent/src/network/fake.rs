@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::plan::{self, Change, GROUP, Ipv6, Link, LinkKind, LinkPower, Removal};
-use super::{BridgeSpec, BridgeState, Ensured, LinkName, Network, NetworkError, Removed};
+use super::plan::{self, Change, GROUP, Ipv6, Link, LinkKind, LinkPower, Removal, Tunnel};
+use super::{
+    BridgeSpec, BridgeState, Ensured, Flood, LinkName, Mtu, Network, NetworkError, Removed, Vxlan,
+};
 
 /// The calls of a [`Network`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,6 +21,8 @@ pub enum NetworkCall {
     EnsureBridge,
     /// [`Network::remove_bridge`]
     RemoveBridge,
+    /// [`Network::room`]
+    Room,
     /// [`Network::observe`]
     Observe,
     /// [`Network::remove_tap`]
@@ -73,6 +77,11 @@ impl FakeNetwork {
         self.changed.notify_one();
     }
 
+    /// A NIC as of [`add_nic`](Self::add_nic), with an address of the node.
+    pub fn add_nic_at(&self, name: &LinkName, address: std::net::IpAddr) {
+        self.world().add(name, LinkKind::Other, 9000).addresses.push(address);
+    }
+
     /// The names of all links, sorted.
     pub fn links(&self) -> Vec<String> {
         let mut names: Vec<String> = self.world().links.iter().map(|l| l.name.clone()).collect();
@@ -102,6 +111,7 @@ impl World {
             carrier: false,
             ipv6: Ipv6::Spoken,
             addresses: Vec::new(),
+            remotes: Vec::new(),
         });
         let last = self.links.len() - 1;
         &mut self.links[last]
@@ -116,30 +126,50 @@ impl World {
         self.failures.remove(position).map(|(_, failure)| failure)
     }
 
+    fn index_of(&mut self, name: &LinkName) -> Option<u32> {
+        self.find(name.as_str()).map(|link| link.index)
+    }
+
+    fn born(&mut self, name: &LinkName, kind: LinkKind, mtu: u32) {
+        let link = self.add(name, kind, mtu);
+        link.power = LinkPower::Down;
+        link.group = GROUP;
+    }
+
     fn apply(&mut self, spec: &BridgeSpec, change: &Change) {
-        if *change == Change::Create {
-            let bridge = self.add(&spec.bridge, LinkKind::Bridge, spec.mtu.bytes() - 1);
-            bridge.power = LinkPower::Down;
-            bridge.group = GROUP;
-            return;
-        }
-        let index = self.find(spec.bridge.as_str()).map(|bridge| bridge.index);
-        let target = match change {
-            Change::PlugUplink { nic } | Change::RaiseUplink { nic } => nic,
-            Change::Create
-            | Change::Mark { .. }
-            | Change::DisableIpv6
-            | Change::SetMtu { .. }
-            | Change::RaiseBridge => &spec.bridge,
-        };
-        let Some(link) = self.find(target.as_str()) else { return };
+        let mtu = spec.mtu.bytes();
+        let bridge = self.index_of(&spec.bridge);
         match change {
-            Change::Create => {}
-            Change::Mark { alias } => link.alias = Some(alias.clone()),
-            Change::DisableIpv6 => link.ipv6 = Ipv6::Disabled,
-            Change::PlugUplink { .. } => link.controller = index,
-            Change::SetMtu { mtu } => link.mtu = mtu.bytes(),
-            Change::RaiseUplink { .. } | Change::RaiseBridge => link.power = LinkPower::Up,
+            Change::Create => self.born(&spec.bridge, LinkKind::Bridge, mtu - 1),
+            Change::CreateVlan { link, vlan } => {
+                let on = self.index_of(&vlan.nic).unwrap_or_default();
+                self.born(link, LinkKind::Vlan { on, id: vlan.id.number() }, mtu);
+            }
+            Change::CreateVxlan { link, vxlan } => {
+                let (group, by) = match &vxlan.flood {
+                    Flood::Remotes(_) => (None, None),
+                    Flood::Group { group, nic } => (Some(*group), self.index_of(nic)),
+                };
+                let Vxlan { vni, port, local, .. } = *vxlan;
+                let tunnel = Tunnel { vni, port, local: Some(local), group, by };
+                self.born(link, LinkKind::Vxlan(tunnel), mtu);
+            }
+            Change::Remove { index, .. } => self.links.retain(|link| link.index != *index),
+            Change::Mark { link, alias } => self.set(link, |link| link.alias = Some(alias.clone())),
+            Change::DisableIpv6 { link } => self.set(link, |link| link.ipv6 = Ipv6::Disabled),
+            Change::Plug { link } => self.set(link, |link| link.controller = bridge),
+            Change::SetMtu { link, mtu } => self.set(link, |link| link.mtu = mtu.bytes()),
+            Change::Raise { link } => self.set(link, |link| link.power = LinkPower::Up),
+            Change::AddRemote { link, remote } => self.set(link, |link| link.remotes.push(*remote)),
+            Change::DropRemote { link, remote } => {
+                self.set(link, |link| link.remotes.retain(|there| there != remote));
+            }
+        }
+    }
+
+    fn set(&mut self, name: &LinkName, change: impl FnOnce(&mut Link)) {
+        if let Some(link) = self.find(name.as_str()) {
+            change(link);
         }
     }
 
@@ -147,10 +177,10 @@ impl World {
         match removal {
             Removal::NothingThere => Removed::AlreadyGone,
             Removal::NotOurs => Removed::NotOurs,
-            Removal::Delete { index } => {
-                self.links.retain(|link| link.index != index);
-                for link in self.links.iter_mut().filter(|link| link.controller == Some(index)) {
-                    link.controller = None;
+            Removal::Delete(indexes) => {
+                self.links.retain(|link| !indexes.contains(&link.index));
+                for link in &mut self.links {
+                    link.controller = link.controller.filter(|index| !indexes.contains(index));
                 }
                 Removed::Removed
             }
@@ -191,7 +221,9 @@ impl Network for FakeNetwork {
         match failure {
             None => Ok(ensured),
             // Nothing was left to change, or fewer changes than it should fail after.
-            Some(Failure::AtOnce | Failure::After(_)) => Err(stopped(Change::RaiseBridge)),
+            Some(Failure::AtOnce | Failure::After(_)) => {
+                Err(stopped(Change::Raise { link: spec.bridge.clone() }))
+            }
         }
     }
 
@@ -203,6 +235,14 @@ impl Network for FakeNetwork {
         }
         let removal = plan::remove(spec, &world.links)?;
         Ok(world.carry_out(removal))
+    }
+
+    async fn room(&self, vxlan: &Vxlan) -> Result<Mtu, NetworkError> {
+        let mut world = self.world();
+        if world.failure(NetworkCall::Room).is_some() {
+            return Err(NetworkError::List { what: "links", source: told_to_fail() });
+        }
+        Ok(plan::room(vxlan, &world.links)?)
     }
 
     async fn observe(&self, specs: &[BridgeSpec]) -> Result<Vec<BridgeState>, NetworkError> {

@@ -1,5 +1,5 @@
 //! Layer-2 networks on this node: a Linux bridge each, with or without an uplink, and the taps of
-//! the instances on it.
+//! the instances on it. An uplink is a NIC, or a link that we make: a VLAN, or a VXLAN tunnel.
 //!
 //! ```text
 //!   compute ── BridgeSpec ──> Network::ensure_bridge
@@ -14,10 +14,11 @@
 //! What is ours is marked on the link itself, so that it is known as ours after the loss of every
 //! file: the alias `ostler:<network>`. Links without the mark are somebody else's. A bridge of
 //! somebody else may be used as it stands (an operator made it for us), but is never changed,
-//! never removed, and loses no port.
+//! never removed, and loses no port. A VLAN or VXLAN of somebody else is not used: it is a NIC to
+//! whoever names it as one.
 //!
 //! **The host stays off the tenant's wire.** A bridge of ours has no address and IPv6 is disabled
-//! on it: otherwise the kernel would give it a link-local address, and guests could reach the
+//! on it, and on the links that we plug into it: otherwise the kernel would give it a link-local address, and guests could reach the
 //! services of the node over it, or configure the node by router advertisements.
 //!
 //! Taps are made by libvirt with the domain, under the name [`tap_name`] gives; here they are
@@ -31,6 +32,7 @@ pub mod filter;
 mod name;
 mod netlink;
 mod plan;
+mod uplink;
 
 use std::future::Future;
 
@@ -43,6 +45,7 @@ pub use name::{
 };
 pub use netlink::Netlink;
 pub use plan::Refusal;
+pub use uplink::{Flood, Uplink, VXLAN_PORT, Vlan, VlanId, VlanIdError, Vxlan, VxlanError};
 
 /// The node's networks, as the operations of instances need them.
 ///
@@ -57,12 +60,15 @@ pub trait Network: Send + Sync + 'static {
         spec: &BridgeSpec,
     ) -> impl Future<Output = Result<Ensured, NetworkError>> + Send;
 
-    /// Remove the bridge if it is ours, letting go of its uplink; refused while anything else is
-    /// plugged into it. A bridge of somebody else stays, and is reported as [`Removed::NotOurs`].
+    /// Remove the bridge if it is ours, and the VLANs and VXLANs of the network, letting go of a NIC;
+    /// refused while anything else is plugged into it. A bridge of somebody else stays, and is reported as [`Removed::NotOurs`].
     fn remove_bridge(
         &self,
         spec: &BridgeSpec,
     ) -> impl Future<Output = Result<Removed, NetworkError>> + Send;
+
+    /// The largest packet of a network by this tunnel.
+    fn room(&self, vxlan: &Vxlan) -> impl Future<Output = Result<Mtu, NetworkError>> + Send;
 
     /// How each of the bridges is, compared with how it should be; in the same order.
     fn observe(
@@ -101,15 +107,6 @@ pub struct BridgeSpec {
     pub mtu: Mtu,
 }
 
-/// What connects a bridge to the world outside the node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Uplink {
-    /// Nothing: the instances reach each other only.
-    None,
-    /// A NIC of the node, given up to the bridge; it must carry no address of the node.
-    Nic(LinkName),
-}
-
 /// What making sure of a thing came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ensured {
@@ -137,6 +134,8 @@ pub struct BridgeState {
     pub bridge: LinkName,
     /// How it compares with what was asked.
     pub condition: Condition,
+    /// The link of its VLAN or VXLAN, if that is there.
+    pub uplink: Option<String>,
     /// The names of the links plugged into it, sorted.
     pub ports: Vec<String>,
 }

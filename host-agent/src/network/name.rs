@@ -77,8 +77,13 @@ pub fn bridge_name(network: &Name) -> LinkName {
     if plain.len() <= LONGEST {
         return LinkName(plain);
     }
-    let mut name = String::from("brx");
-    name.extend(Sha256::digest(network.as_str()).iter().take(6).map(|byte| format!("{byte:02x}")));
+    hashed("brx", network.as_str())
+}
+
+/// A name of three letters and twelve digits of a text's hash.
+pub(super) fn hashed(letters: &str, text: &str) -> LinkName {
+    let mut name = String::from(letters);
+    name.extend(Sha256::digest(text).iter().take(6).map(|byte| format!("{byte:02x}")));
     LinkName(name)
 }
 
@@ -119,12 +124,15 @@ pub struct MtuError {
 }
 
 impl Mtu {
+    /// The smallest that there is, bytes.
+    pub(super) const LEAST: u32 = 576;
+
     /// Ethernet's.
     pub const ETHERNET: Self = Self(1500);
 
     /// An MTU between the smallest every IPv4 host must take and the largest a bridge can.
     pub const fn new(bytes: u32) -> Result<Self, MtuError> {
-        if bytes >= 576 && bytes <= 65535 {
+        if bytes >= Self::LEAST && bytes <= 65535 {
             Ok(Self(bytes))
         } else {
             Err(MtuError { given: bytes })

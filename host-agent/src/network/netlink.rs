@@ -1,32 +1,44 @@
 //! Carries out plans by rtnetlink: the only user of that crate.
 //!
 //! Each call reads the node's links in one dump, plans, and applies the changes in order. When a
-//! bridge appears between the look and the making (EEXIST), it looks and plans again: what is
+//! link appears between the look and the making (EEXIST), it looks and plans again: what is
 //! there now may be ours from an earlier try, or somebody else's.
+
+mod read;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use futures_util::{Stream, TryStreamExt};
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgeStpState, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::packet_route::link::{BridgeStpState, LinkMessage};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVlan, LinkVxlan};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tracing::info;
 
 use super::changes::Changes;
-use super::plan::{self, Change, GROUP, Ipv6, Link, LinkKind, LinkPower, Removal};
-use super::{BridgeSpec, BridgeState, Ensured, LinkName, Network, NetworkError, Removed};
+use super::plan::{self, Change, GROUP, Link, LinkKind, Removal};
+use super::{
+    BridgeSpec, BridgeState, Ensured, Flood, LinkName, Mtu, Network, NetworkError, Removed, Vlan,
+    Vxlan,
+};
 
 /// The kernel answers in microseconds; what takes longer is stuck behind somebody's lock.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where a VXLAN sends what it knows no receiver of.
+const ANYBODY: [u8; 6] = [0; 6];
 
 /// How often a plan is made anew because the links changed under it.
 const TRIES: usize = 3;
@@ -58,31 +70,84 @@ impl Netlink {
             collect(self.handle.link().get().execute()).await.map_err(failed("links"))?;
         let addresses =
             collect(self.handle.address().get().execute()).await.map_err(failed("addresses"))?;
-        let mut links: Vec<Link> = messages.into_iter().filter_map(link).collect();
-        for (index, address) in addresses.into_iter().filter_map(address) {
+        let mut links: Vec<Link> = messages.into_iter().filter_map(read::link).collect();
+        for (index, address) in addresses.into_iter().filter_map(read::address) {
             if let Some(link) = links.iter_mut().find(|link| link.index == index) {
                 link.addresses.push(address);
+            }
+        }
+        // This dump has an entry for each MAC that any bridge has learnt: it is not made in vain.
+        if links.iter().any(|link| matches!(link.kind, LinkKind::Vxlan(_))) {
+            let get = self.handle.neighbours().get().set_address_family(AddressFamily::Bridge);
+            let entries = collect(get.execute()).await.map_err(failed("VXLANs' remotes"))?;
+            for (index, remote) in entries.into_iter().filter_map(read::remote) {
+                if let Some(link) = links.iter_mut().find(|link| link.index == index)
+                    && let LinkKind::Vxlan(tunnel) = link.kind
+                    && tunnel.group != Some(remote)
+                {
+                    link.remotes.push(remote);
+                }
             }
         }
         Ok(links)
     }
 
     async fn apply(&self, spec: &BridgeSpec, change: &Change) -> Result<(), io::Error> {
-        let bridge = || LinkUnspec::new_with_name(spec.bridge.as_str());
+        let named = |link: &LinkName| LinkUnspec::new_with_name(link.as_str());
         match change {
-            Change::Create => deadline(self.handle.link().add(new_bridge(spec)).execute()).await,
-            Change::Mark { alias } => self.set(bridge().alias(alias)).await,
-            Change::DisableIpv6 => disable_ipv6(&spec.bridge).await,
-            Change::PlugUplink { nic } => {
+            Change::Create => self.add(new_bridge(spec)).await,
+            Change::CreateVlan { link, vlan } => {
+                let nic = self.index_of(&vlan.nic).await?;
+                self.add(new_vlan(spec, link, vlan, nic)).await
+            }
+            Change::CreateVxlan { link, vxlan } => {
+                let by = match &vxlan.flood {
+                    Flood::Remotes(_) => None,
+                    Flood::Group { group, nic } => Some((*group, self.index_of(nic).await?)),
+                };
+                self.add(new_vxlan(spec, link, vxlan, by)).await
+            }
+            Change::Remove { index, .. } => {
+                match deadline(self.handle.link().del(*index).execute()).await {
+                    Err(error) if is_gone(&error) => Ok(()),
+                    removed => removed,
+                }
+            }
+            Change::Mark { link, alias } => self.set(named(link).alias(alias)).await,
+            Change::DisableIpv6 { link } => disable_ipv6(link).await,
+            Change::Plug { link } => {
                 let index = self.index_of(&spec.bridge).await?;
-                self.set(LinkUnspec::new_with_name(nic.as_str()).controller(index)).await
+                self.set(named(link).controller(index)).await
             }
-            Change::RaiseUplink { nic } => {
-                self.set(LinkUnspec::new_with_name(nic.as_str()).up()).await
+            Change::SetMtu { link, mtu } => self.set(named(link).mtu(mtu.bytes())).await,
+            Change::Raise { link } => self.set(named(link).up()).await,
+            Change::AddRemote { link, remote } => self.add_remote(link, *remote).await,
+            Change::DropRemote { link, remote } => {
+                let entry = remote_entry(self.index_of(link).await?, *remote);
+                deadline(self.handle.neighbours().del(entry).execute()).await
             }
-            Change::SetMtu { mtu } => self.set(bridge().mtu(mtu.bytes())).await,
-            Change::RaiseBridge => self.set(bridge().up()).await,
         }
+    }
+
+    async fn add(&self, link: LinkMessage) -> io::Result<()> {
+        deadline(self.handle.link().add(link).execute()).await
+    }
+
+    /// By a message of our own: rtnetlink's adds an entry only where there is none for the MAC, or
+    /// in place of the others.
+    async fn add_remote(&self, link: &LinkName, remote: IpAddr) -> io::Result<()> {
+        let entry = remote_entry(self.index_of(link).await?, remote);
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewNeighbour(entry));
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
+        let mut handle = self.handle.clone();
+        let answers = handle.request(message).map_err(into_io)?;
+        let refused = |answer: NetlinkMessage<_>| {
+            if let NetlinkPayload::Error(error) = answer.payload {
+                return Err(rtnetlink::Error::NetlinkError(error));
+            }
+            Ok(())
+        };
+        collect(answers.map(refused)).await.map(drop)
     }
 
     async fn set(&self, link: LinkMessageBuilder<LinkUnspec>) -> io::Result<()> {
@@ -96,19 +161,25 @@ impl Netlink {
     }
 
     async fn carry_out(&self, removal: Removal, link: &LinkName) -> Result<Removed, NetworkError> {
-        let index = match removal {
+        let indexes = match removal {
             Removal::NothingThere => return Ok(Removed::AlreadyGone),
             Removal::NotOurs => return Ok(Removed::NotOurs),
-            Removal::Delete { index } => index,
+            Removal::Delete(indexes) => indexes,
         };
-        match deadline(self.handle.link().del(index).execute()).await {
-            Ok(()) => {
-                info!(%link, "link removed");
-                Ok(Removed::Removed)
+        let mut removed = Removed::AlreadyGone;
+        for index in indexes {
+            match deadline(self.handle.link().del(index).execute()).await {
+                Ok(()) => {
+                    info!(%link, index, "link removed");
+                    removed = Removed::Removed;
+                }
+                Err(error) if is_gone(&error) => {}
+                Err(source) => {
+                    return Err(NetworkError::Remove { link: link.to_string(), source });
+                }
             }
-            Err(error) if is_gone(&error) => Ok(Removed::AlreadyGone),
-            Err(source) => Err(NetworkError::Remove { link: link.to_string(), source }),
         }
+        Ok(removed)
     }
 }
 
@@ -143,6 +214,10 @@ impl Network for Netlink {
     async fn remove_bridge(&self, spec: &BridgeSpec) -> Result<Removed, NetworkError> {
         let removal = plan::remove(spec, &self.links().await?)?;
         self.carry_out(removal, &spec.bridge).await
+    }
+
+    async fn room(&self, vxlan: &Vxlan) -> Result<Mtu, NetworkError> {
+        Ok(plan::room(vxlan, &self.links().await?)?)
     }
 
     async fn observe(&self, specs: &[BridgeSpec]) -> Result<Vec<BridgeState>, NetworkError> {
@@ -191,6 +266,58 @@ fn new_bridge(spec: &BridgeSpec) -> LinkMessage {
         .build()
 }
 
+/// A VLAN as ours are born: down, with our group.
+fn new_vlan(spec: &BridgeSpec, link: &LinkName, vlan: &Vlan, nic: u32) -> LinkMessage {
+    LinkMessageBuilder::<LinkVlan>::new(link.as_str())
+        .id(vlan.id.number())
+        .link(nic)
+        .link_group(GROUP)
+        .mtu(spec.mtu.bytes())
+        .build()
+}
+
+/// A VXLAN as ours are born: down, with our group, sending to nobody or to a group by a NIC.
+fn new_vxlan(
+    spec: &BridgeSpec,
+    link: &LinkName,
+    vxlan: &Vxlan,
+    by: Option<(IpAddr, u32)>,
+) -> LinkMessage {
+    let mut message = LinkVxlan::new(link.as_str(), vxlan.vni)
+        .port(vxlan.port)
+        // Where a guest is, is learnt from the packets that it sends.
+        .learning(true);
+    message = match vxlan.local {
+        IpAddr::V4(v4) => message.local(v4),
+        IpAddr::V6(v6) => message.local6(v6),
+    };
+    message = match by {
+        Some((IpAddr::V4(v4), nic)) => message.group(v4).dev(nic),
+        Some((IpAddr::V6(v6), nic)) => message.group6(v6).dev(nic),
+        None => message,
+    };
+    message.link_group(GROUP).mtu(spec.mtu.bytes()).build()
+}
+
+/// What has a VXLAN send to another node what is for everybody.
+fn remote_entry(index: u32, remote: IpAddr) -> NeighbourMessage {
+    let mut entry = NeighbourMessage::default();
+    entry.header.family = AddressFamily::Bridge;
+    entry.header.ifindex = index;
+    entry.header.state = NeighbourState::Permanent;
+    // The VXLAN's own table, not that of the bridge it is plugged into.
+    entry.header.flags = NeighbourFlags::Own;
+    let address = match remote {
+        IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+        IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+    };
+    entry.attributes = vec![
+        NeighbourAttribute::LinkLayerAddress(ANYBODY.to_vec()),
+        NeighbourAttribute::Destination(address),
+    ];
+    entry
+}
+
 /// Through /proc because netlink can read this setting but not write it.
 async fn disable_ipv6(link: &LinkName) -> io::Result<()> {
     let setting: PathBuf =
@@ -203,87 +330,12 @@ async fn disable_ipv6(link: &LinkName) -> io::Result<()> {
 }
 
 fn was_overtaken(change: &Change, error: &io::Error) -> bool {
-    let created_by_another =
-        *change == Change::Create && error.kind() == io::ErrorKind::AlreadyExists;
+    let created_by_another = change.makes() && error.kind() == io::ErrorKind::AlreadyExists;
     created_by_another || is_gone(error)
 }
 
 fn is_gone(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::Error::ENODEV as i32)
-}
-
-fn link(message: LinkMessage) -> Option<Link> {
-    let mut link = Link {
-        index: message.header.index,
-        name: String::new(),
-        kind: LinkKind::Other,
-        power: LinkPower::Down,
-        mtu: 0,
-        controller: None,
-        alias: None,
-        group: 0,
-        carrier: false,
-        ipv6: Ipv6::Disabled,
-        addresses: Vec::new(),
-    };
-    if message.header.flags.contains(LinkFlags::Up) {
-        link.power = LinkPower::Up;
-    }
-    for attribute in message.attributes {
-        #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel's list grows")]
-        match attribute {
-            LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::Controller(index) if index != 0 => link.controller = Some(index),
-            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
-            LinkAttribute::Group(group) => link.group = group,
-            LinkAttribute::Carrier(carrier) => link.carrier = carrier != 0,
-            LinkAttribute::LinkInfo(infos) => link.kind = kind(&infos),
-            LinkAttribute::AfSpecUnspec(specs) => link.ipv6 = ipv6(&specs),
-            _ => {}
-        }
-    }
-    (!link.name.is_empty()).then_some(link)
-}
-
-fn kind(infos: &[LinkInfo]) -> LinkKind {
-    let is =
-        |wanted| infos.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if *kind == wanted));
-    if is(InfoKind::Bridge) {
-        LinkKind::Bridge
-    } else if is(InfoKind::Tun) {
-        LinkKind::Tun
-    } else {
-        LinkKind::Other
-    }
-}
-
-fn ipv6(specs: &[AfSpecUnspec]) -> Ipv6 {
-    let spoken = specs.iter().any(|spec| match spec {
-        AfSpecUnspec::Inet6(items) => items
-            .iter()
-            .any(|item| matches!(item, AfSpecInet6::DevConf(conf) if conf.disable_ipv6 == 0)),
-        AfSpecUnspec::Inet(_) | _ => false,
-    });
-    if spoken { Ipv6::Spoken } else { Ipv6::Disabled }
-}
-
-fn address(message: AddressMessage) -> Option<(u32, IpAddr)> {
-    // A point-to-point link has both; `Local` is the node's own.
-    let pick = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
-        message.attributes.iter().find_map(wanted)
-    };
-    let local = pick(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None });
-    let plain = pick(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None });
-    let address = local.or(plain)?;
-    let link_local = match address {
-        // 169.254/16 may be the node's real address (BGP unnumbered, zeroconf): it counts.
-        IpAddr::V4(_) => false,
-        IpAddr::V6(v6) => {
-            message.header.family == AddressFamily::Inet6 && v6.is_unicast_link_local()
-        }
-    };
-    (!link_local).then_some((message.header.index, address))
 }
 
 async fn collect<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> io::Result<Vec<T>> {
@@ -309,203 +361,5 @@ fn into_io(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use nix::sched::{CloneFlags, unshare};
-    use rtnetlink::LinkVeth;
-
-    use super::super::{Condition, Mtu, Refusal, Uplink};
-    use super::*;
-
-    /// Runs a test on the real kernel, in a network namespace that ends with it.
-    fn in_own_namespace<F: Future<Output = ()>>(test: impl FnOnce(Netlink) -> F + Send + 'static) {
-        let thread = std::thread::spawn(move || {
-            if let Err(errno) = unshare(CloneFlags::CLONE_NEWNET) {
-                println!("skipped: a network namespace needs root ({errno})");
-                return;
-            }
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { test(Netlink::open().unwrap()).await });
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    }
-
-    fn spec(uplink: Uplink) -> BridgeSpec {
-        BridgeSpec {
-            bridge: "br-lan".parse().unwrap(),
-            network: "lan".parse().unwrap(),
-            uplink,
-            mtu: Mtu::ETHERNET,
-        }
-    }
-
-    fn nic(name: &str) -> Uplink {
-        Uplink::Nic(name.parse().unwrap())
-    }
-
-    /// One end of a veth pair: with both ends up it has a carrier, as a NIC with a cable.
-    async fn add_nic(net: &Netlink, name: &str, mtu: u32) -> u32 {
-        let peer = format!("{name}-peer");
-        net.handle.link().add(LinkVeth::new(name, &peer).build()).execute().await.unwrap();
-        net.set(LinkUnspec::new_with_name(&peer).up()).await.unwrap();
-        net.set(LinkUnspec::new_with_name(name).mtu(mtu).up()).await.unwrap();
-        find(net, name).await.index
-    }
-
-    async fn find(net: &Netlink, name: &str) -> Link {
-        net.links().await.unwrap().into_iter().find(|link| link.name == name).unwrap()
-    }
-
-    async fn plug(net: &Netlink, name: &str, bridge: &str) {
-        let index = find(net, bridge).await.index;
-        net.set(LinkUnspec::new_with_name(name).controller(index)).await.unwrap();
-    }
-
-    fn ip(arguments: &[&str]) {
-        #[expect(clippy::disallowed_methods, reason = "a tap cannot be made by netlink")]
-        let status = std::process::Command::new("ip").args(arguments).status().unwrap();
-        assert!(status.success(), "ip {arguments:?}");
-    }
-
-    #[test]
-    fn a_bridge_is_made_marked_and_sealed_once() {
-        in_own_namespace(|net| async move {
-            let spec = spec(Uplink::None);
-            assert_eq!(net.ensure_bridge(&spec).await.unwrap(), Ensured::Created);
-            assert_eq!(net.ensure_bridge(&spec).await.unwrap(), Ensured::AlreadyThere);
-            let bridge = find(&net, "br-lan").await;
-            assert_eq!(bridge.alias.as_deref(), Some("ostler:lan"));
-            assert_eq!((bridge.group, bridge.mtu), (GROUP, 1500));
-            assert_eq!((bridge.power, bridge.ipv6), (LinkPower::Up, Ipv6::Disabled));
-            assert_eq!(bridge.kind, LinkKind::Bridge);
-            let state = &net.observe(std::slice::from_ref(&spec)).await.unwrap()[0];
-            assert_eq!(state.condition, Condition::Good);
-            assert_eq!(net.remove_bridge(&spec).await.unwrap(), Removed::Removed);
-            assert_eq!(net.remove_bridge(&spec).await.unwrap(), Removed::AlreadyGone);
-        });
-    }
-
-    #[test]
-    fn a_bridge_of_ours_has_no_address_even_with_a_live_port() {
-        in_own_namespace(|net| async move {
-            add_nic(&net, "eth9", 1500).await;
-            net.ensure_bridge(&spec(nic("eth9"))).await.unwrap();
-            let index = find(&net, "br-lan").await.index;
-            let addresses = collect(net.handle.address().get().execute()).await.unwrap();
-            assert!(addresses.iter().all(|address| address.header.index != index));
-        });
-    }
-
-    #[test]
-    fn an_uplink_is_plugged_raised_and_let_go() {
-        in_own_namespace(|net| async move {
-            add_nic(&net, "eth9", 9000).await;
-            net.set(LinkUnspec::new_with_name("eth9").down()).await.unwrap();
-            let spec = spec(nic("eth9"));
-            assert_eq!(net.ensure_bridge(&spec).await.unwrap(), Ensured::Created);
-            let (bridge, uplink) = (find(&net, "br-lan").await, find(&net, "eth9").await);
-            assert_eq!(uplink.controller, Some(bridge.index));
-            assert_eq!(uplink.power, LinkPower::Up);
-            assert_eq!(bridge.mtu, 1500, "the network's MTU, not the uplink's");
-            assert_eq!(net.remove_bridge(&spec).await.unwrap(), Removed::Removed);
-            assert_eq!(find(&net, "eth9").await.controller, None);
-        });
-    }
-
-    #[test]
-    fn the_mtu_stays_when_a_smaller_port_joins() {
-        in_own_namespace(|net| async move {
-            net.ensure_bridge(&spec(Uplink::None)).await.unwrap();
-            add_nic(&net, "small", 1280).await;
-            plug(&net, "small", "br-lan").await;
-            assert_eq!(find(&net, "br-lan").await.mtu, 1500);
-        });
-    }
-
-    #[test]
-    fn an_uplink_with_an_address_is_refused_and_nothing_is_made() {
-        in_own_namespace(|net| async move {
-            let index = add_nic(&net, "eth9", 1500).await;
-            let address = Ipv4Addr::new(192, 0, 2, 1);
-            net.handle.address().add(index, address.into(), 24).execute().await.unwrap();
-            let refused = net.ensure_bridge(&spec(nic("eth9"))).await.unwrap_err();
-            assert!(matches!(refused, NetworkError::Refused(Refusal::UplinkInUse { .. })));
-            assert!(net.links().await.unwrap().iter().all(|link| link.name != "br-lan"));
-        });
-    }
-
-    #[test]
-    fn a_foreign_bridge_and_its_ports_are_left_alone() {
-        in_own_namespace(|net| async move {
-            let bridge = LinkBridge::new("br-lan").build();
-            net.handle.link().add(bridge).execute().await.unwrap();
-            add_nic(&net, "theirs", 1500).await;
-            plug(&net, "theirs", "br-lan").await;
-            let before = find(&net, "br-lan").await;
-            let spec = spec(Uplink::None);
-            assert_eq!(net.ensure_bridge(&spec).await.unwrap(), Ensured::AlreadyThere);
-            assert_eq!(net.remove_bridge(&spec).await.unwrap(), Removed::NotOurs);
-            assert_eq!(find(&net, "br-lan").await, before);
-            assert_eq!(find(&net, "theirs").await.controller, Some(before.index));
-        });
-    }
-
-    #[test]
-    fn a_bridge_without_its_alias_is_still_known_as_ours() {
-        in_own_namespace(|net| async move {
-            let spec = spec(Uplink::None);
-            net.apply(&spec, &Change::Create).await.unwrap();
-            assert_eq!(find(&net, "br-lan").await.alias, None);
-            assert_eq!(net.ensure_bridge(&spec).await.unwrap(), Ensured::AlreadyThere);
-            assert_eq!(find(&net, "br-lan").await.alias.as_deref(), Some("ostler:lan"));
-        });
-    }
-
-    #[test]
-    fn losing_the_race_to_create_is_told_apart_from_failing() {
-        in_own_namespace(|net| async move {
-            let spec = spec(Uplink::None);
-            net.apply(&spec, &Change::Create).await.unwrap();
-            let error = net.apply(&spec, &Change::Create).await.unwrap_err();
-            assert!(was_overtaken(&Change::Create, &error), "{error:?}");
-        });
-    }
-
-    #[test]
-    fn a_bridge_with_a_foreign_port_stays() {
-        in_own_namespace(|net| async move {
-            let spec = spec(Uplink::None);
-            net.ensure_bridge(&spec).await.unwrap();
-            add_nic(&net, "theirs", 1500).await;
-            plug(&net, "theirs", "br-lan").await;
-            let refused = net.remove_bridge(&spec).await.unwrap_err();
-            assert!(matches!(refused, NetworkError::Refused(Refusal::HasPorts { .. })));
-            assert_eq!(net.ensure_bridge(&spec).await.unwrap(), Ensured::AlreadyThere);
-        });
-    }
-
-    #[test]
-    fn a_tap_left_behind_is_removed_once() {
-        in_own_namespace(|net| async move {
-            if !std::path::Path::new("/dev/net/tun").exists() {
-                println!("skipped: this kernel has no /dev/net/tun");
-                return;
-            }
-            net.ensure_bridge(&spec(Uplink::None)).await.unwrap();
-            let name = "tap0f8fad5bd9c";
-            ip(&["tuntap", "add", name, "mode", "tap"]);
-            plug(&net, name, "br-lan").await;
-            let tap = name.parse().unwrap();
-            assert_eq!(net.remove_tap(&tap).await.unwrap(), Removed::Removed);
-            assert_eq!(net.remove_tap(&tap).await.unwrap(), Removed::AlreadyGone);
-        });
     }
 }

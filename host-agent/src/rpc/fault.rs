@@ -113,6 +113,7 @@ fn command(action: &Action) -> String {
         Action::ImageRemove => "image remove",
         Action::NetworkEnsure => "network ensure",
         Action::NetworkList => "network list",
+        Action::NetworkRemove => "network remove",
         Action::PortList => "port list",
         Action::InstanceDetachInterface => "instance detach-interface",
         Action::VolumeList => "volume list",

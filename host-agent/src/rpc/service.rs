@@ -217,6 +217,9 @@ impl<O: Outside> Service<O> {
             Call::InstanceListInterfaces(select) => {
                 return value(&compute.reads().interfaces(select.id)?);
             }
+            Call::NetworkShow(select) => {
+                return value(&compute.reads().network(&select.name).await?);
+            }
             Call::NetworkList(_) => return value(&compute.reads().networks().await?),
             Call::InstanceXml(read) => return value(&compute.reads().xml(&read).await?),
             Call::InstanceDiagnostics(select) => {

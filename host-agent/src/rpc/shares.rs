@@ -124,6 +124,7 @@ const fn is_of_the_node(call: &Call) -> bool {
     matches!(
         call,
         Call::NetworkList(_)
+            | Call::NetworkShow(_)
             | Call::InstanceXml(_)
             | Call::InstanceDiagnostics(_)
             | Call::InstanceVnc(_)

@@ -287,6 +287,8 @@ methods! {
         "forget a network no instance is on, and remove its bridge if the agent made it", NEEDED;
     NetworkList "network.list" Read (host::Nothing) -> Vec<network::Network>,
         "the networks of the node";
+    NetworkShow "network.show" Read (network::Select) -> network::Network,
+        "one network: in what it is not as it should be, and its ports", NAMED;
     PortCreate "port.create" Change (port::Create) -> operation::Operation,
         "make a port on a network";
     PortList "port.list" Read (port::List) -> Vec<port::Port>,

@@ -52,7 +52,7 @@ pub(super) struct Lane {
     frailty: Option<Frailty>,
     folder: TempDir,
     held: Option<Held>,
-    serial: u64,
+    pub(super) serial: u64,
 }
 
 /// By what a node can be harmed from outside.
@@ -279,20 +279,7 @@ impl Lane {
             }
             About::Volume => self.prepare_volume(scenario).await?,
             About::Port => self.prepare_port(scenario).await?,
-            About::Network => {
-                let name = format!("net{}", self.serial);
-                let suffix: String = self.node.agent.host().chars().rev().take(6).collect();
-                let bridge = format!("of{}{suffix}", self.serial);
-                self.node.adopt_bridge(&bridge);
-                let ensure = json!({"name": name, "bridge": bridge});
-                before = ensure.clone();
-                if scenario.kind == Kind::NetworkRemove {
-                    self.done("network.ensure", ensure).await?;
-                    (json!({"name": name}), name)
-                } else {
-                    (ensure, name)
-                }
-            }
+            About::Network => self.prepare_network(scenario, &mut before).await?,
         };
         if scenario.about == About::Instance {
             before = self.show(&subject).await?;

@@ -21,6 +21,7 @@ mod audit;
 mod elsewhere;
 mod harm;
 mod lane;
+mod networks;
 mod points;
 mod ports;
 mod scenarios;

@@ -452,27 +452,6 @@ impl Lane {
         let names: Vec<_> = found.iter().map(|(name, bytes)| (name, bytes.len())).collect();
         Ok(vec![format!("the image is there: {there}, exported {names:?}, it ended {ended:?}")])
     }
-
-    async fn network_fits(
-        &mut self,
-        scenario: &Scenario,
-        asked: &Asked,
-        ended: Ended,
-    ) -> Result<Vec<Wrong>, Wrong> {
-        let networks = self.call("network.list", Value::Null).await?;
-        let known = networks
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|network| network["name"] == asked.subject);
-        let bridge = asked.before["bridge"].as_str().unwrap_or_default();
-        let there = std::path::Path::new("/sys/class/net").join(bridge).exists();
-        let wanted = (ended == Ended::Finished) == (scenario.kind == Kind::NetworkEnsure);
-        if known == wanted && there == wanted {
-            return Ok(Vec::new());
-        }
-        Ok(vec![format!("network known: {known}, bridge: {there}, and it ended {ended:?}")])
-    }
 }
 
 /// The names of an operation's steps.

@@ -41,6 +41,11 @@ pub(super) enum Fate {
     Gone,
 }
 
+/// A network that has a tunnel.
+pub(super) const VXLAN: &str = "with a VXLAN";
+/// One that is there, and is to get a tunnel and another MTU.
+pub(super) const CHANGED: &str = "of a network that is there";
+
 /// One situation.
 #[derive(Debug, Clone)]
 pub(super) struct Scenario {
@@ -333,7 +338,14 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
         Kind::ImageImport => vec![about(About::Image, "")],
         Kind::ImageExport => vec![about(About::Image, "")],
         Kind::ImageRemove => vec![about(About::Image, "")],
-        Kind::NetworkEnsure | Kind::NetworkRemove => vec![about(About::Network, "")],
+        Kind::NetworkEnsure => vec![
+            about(About::Network, ""),
+            about(About::Network, "").when(VXLAN),
+            about(About::Network, "").when(CHANGED),
+        ],
+        Kind::NetworkRemove => {
+            vec![about(About::Network, ""), about(About::Network, "").when(VXLAN)]
+        }
         // Only a guest that is up lets go, at a detach and at an undo of an attach.
         Kind::AttachVolume => vec![
             deed(ATTACH, "active").after(&[VOLUME]).in_guest(Mode::Ostler),

@@ -334,6 +334,8 @@ mod tests {
             name: name("lan"),
             bridge: "br-lan".into(),
             uplink: None,
+            vlan: None,
+            vxlan: None,
             mtu: 1500,
             created: Timestamp(0),
         };

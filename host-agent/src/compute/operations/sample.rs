@@ -74,6 +74,8 @@ pub(super) fn network() -> NetworkRecord {
         name: name("lan"),
         bridge: "br-lan".to_owned(),
         uplink: None,
+        vlan: None,
+        vxlan: None,
         mtu: 1500,
         created: Timestamp(0),
     }

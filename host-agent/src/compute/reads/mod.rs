@@ -10,6 +10,7 @@
 
 mod guest_work;
 mod inspect;
+mod networks;
 mod ports;
 mod select;
 mod upload;

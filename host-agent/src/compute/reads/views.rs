@@ -1,6 +1,6 @@
 //! Answers to reads: what is known, in the caller's terms. Nothing here waits on libvirt.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::refusal::{Action, Operation, Reason, Refusal};
@@ -8,7 +8,6 @@ use ostler_protocol::rpc::guest::{Query, Report};
 use ostler_protocol::rpc::host::{Host, Link as WireLink, Pong};
 use ostler_protocol::rpc::image::Image;
 use ostler_protocol::rpc::instance::{Instance, List, Port, Status, VmState};
-use ostler_protocol::rpc::network::{Network as WireNetwork, State as NetworkState};
 use ostler_protocol::rpc::operation::{self, Wait};
 use ostler_protocol::rpc::values::{InstanceId, OperationId, Timestamp};
 use ostler_protocol::rpc::versions;
@@ -23,12 +22,11 @@ use crate::compute::operations::image_remove::{lying_on, users_of};
 use crate::compute::outside::Outside;
 use crate::compute::registry::{Known, Observed};
 use crate::compute::stalled::stalled;
-use crate::compute::wires::bridge_spec;
 use crate::hypervisor::spec::NAME_PREFIX;
 use crate::hypervisor::{Hypervisor, Link};
 use crate::image::Images;
 use crate::journal::records::InstanceRecord;
-use crate::network::{Condition, Network, tap_name};
+use crate::network::tap_name;
 
 /// The longest a request is kept waiting; whoever wants to wait longer asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -286,52 +284,6 @@ impl<O: Outside> Reads<O> {
             created: image.created,
         };
         registry.images.values().map(view).collect()
-    }
-
-    /// `network.list`
-    ///
-    /// # Errors
-    /// The node's links cannot be read.
-    pub async fn networks(&self) -> Result<Vec<WireNetwork>, Refusal> {
-        let (networks, users) = {
-            let registry = self.registry.lock();
-            let mut users: HashMap<String, u32> = HashMap::new();
-            for record in registry.instances.values().filter(|i| i.vm_state != VmState::Deleted) {
-                let mut names: Vec<&str> =
-                    record.ports.iter().map(|port| port.network.as_str()).collect();
-                names.sort_unstable();
-                names.dedup();
-                for name in names {
-                    *users.entry(name.to_owned()).or_default() += 1;
-                }
-            }
-            (registry.networks.values().cloned().collect::<Vec<_>>(), users)
-        };
-        let specs: Vec<_> = networks.iter().filter_map(|n| bridge_spec(n).ok()).collect();
-        let states = self
-            .node
-            .network
-            .observe(&specs)
-            .await
-            .map_err(|error| Refusal::of(Reason::NetworkFailed, &error))?;
-        let view = |network: crate::journal::records::NetworkRecord| {
-            let condition =
-                states.iter().find(|s| s.bridge.as_str() == network.bridge).map(|s| &s.condition);
-            WireNetwork {
-                state: match condition {
-                    Some(Condition::Good) => NetworkState::Up,
-                    Some(Condition::Drifted(_)) => NetworkState::Drifted,
-                    Some(Condition::Missing) | None => NetworkState::Missing,
-                },
-                instances: users.get(network.name.as_str()).copied().unwrap_or(0),
-                name: network.name,
-                bridge: network.bridge,
-                uplink: network.uplink,
-                mtu: network.mtu,
-                created: network.created,
-            }
-        };
-        Ok(networks.into_iter().map(view).collect())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::compute::operations::network_remove::{NetworkRemove, is_unused};
 use crate::compute::outside::Outside;
 use crate::compute::registry::LiveOperation;
 use crate::compute::wires::bridge_spec;
-use crate::network::Network;
+use crate::network::{Network, NetworkError};
 
 impl<O: Outside> Engine<O> {
     pub(super) async fn ensure_bridge(&self, operation: &LiveOperation) -> Result<(), StepError> {
@@ -20,8 +20,8 @@ impl<O: Outside> Engine<O> {
         Ok(())
     }
 
-    /// Remove the bridge of a network that is not to be after all; one of a network that was
-    /// there before stays.
+    /// Remove the bridge of a network that is not to be after all; that of a network that was there
+    /// before is as it was again.
     pub(super) async fn remove_new_bridge(
         &self,
         operation: &LiveOperation,
@@ -29,8 +29,13 @@ impl<O: Outside> Engine<O> {
         let Some(NetworkEnsure { network }) = operation.change.downcast() else {
             return Ok(());
         };
-        if self.registry.lock().networks.contains_key(&network.name) {
-            return Ok(());
+        let before = self.registry.lock().networks.get(&network.name).cloned();
+        if let Some(before) = before {
+            return match self.node.network.ensure_bridge(&bridge_spec(&before)?).await {
+                // It was not as it should be before either: there is nothing to go back to.
+                Ok(_) | Err(NetworkError::Refused(_)) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
         }
         self.node.network.remove_bridge(&bridge_spec(network)?).await?;
         Ok(())
