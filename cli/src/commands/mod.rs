@@ -16,6 +16,7 @@ pub(crate) mod network;
 pub(crate) mod operation;
 mod passphrase;
 pub(crate) mod port;
+mod port_ref;
 mod shell;
 pub(crate) mod volume;
 

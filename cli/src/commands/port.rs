@@ -1,7 +1,5 @@
 //! `ostler port ...`
 
-mod reference;
-
 use std::net::IpAddr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -15,8 +13,8 @@ use ostler_protocol::rpc::port::{
 };
 use ostler_protocol::rpc::values::{MacAddress, Name, PortId};
 
-pub(crate) use self::reference::PortRef;
 use super::instance::InstanceRef;
+use super::port_ref::PortRef;
 use super::{Followed, Session};
 use crate::args::Changing;
 use crate::failure::Failure;

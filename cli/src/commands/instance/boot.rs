@@ -12,7 +12,7 @@ use super::config_drive::ConfigDriveArgs;
 use crate::args::Changing;
 use crate::commands::Session;
 use crate::commands::metadata::{Item, items};
-use crate::commands::port::PortRef;
+use crate::commands::port_ref::PortRef;
 use crate::commands::volume::VolumeRef;
 use crate::failure::Failure;
 use crate::size;

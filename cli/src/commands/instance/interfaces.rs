@@ -12,7 +12,7 @@ use ostler_protocol::rpc::values::{MacAddress, Name};
 
 use super::InstanceRef;
 use crate::args::Changing;
-use crate::commands::port::PortRef;
+use crate::commands::port_ref::PortRef;
 use crate::commands::{Followed, Session};
 use crate::failure::Failure;
 use crate::reply::Shown;
