@@ -139,17 +139,19 @@ impl<N: Network, F: Filters> Wires for Bridges<N, F> {
             InPlace::Found => Vec::new(),
             InPlace::Mended => vec!["what guests may send".to_owned()],
         };
-        for port in ports() {
-            let Some(Ok(bridge)) = port.network.as_ref().map(|network| network.bridge.parse())
-            else {
-                continue;
-            };
-            for tap in [tap_name(port.interface.id), old_tap_name(port.interface.id)] {
-                let plugged = self.network.plug_tap(&tap, &bridge).await;
-                if plugged.map_err(|error| network_fault(&error))? {
-                    mended.push(format!("tap {tap}: plugged into {bridge} again"));
-                }
-            }
+        let taps: Vec<(LinkName, LinkName)> = ports()
+            .iter()
+            .filter_map(|port| {
+                let bridge: LinkName = port.network.as_ref()?.bridge.parse().ok()?;
+                let id = port.interface.id;
+                Some([tap_name(id), old_tap_name(id)].map(|tap| (tap, bridge.clone())))
+            })
+            .flatten()
+            .collect();
+        if !taps.is_empty() {
+            let plugged = self.network.plug_taps(&taps).await;
+            let plugged = plugged.map_err(|error| network_fault(&error))?;
+            mended.extend(plugged.iter().map(|tap| format!("tap {tap}: plugged in again")));
         }
         Ok(mended)
     }

@@ -253,13 +253,20 @@ impl Network for FakeNetwork {
         Ok(specs.iter().map(|spec| plan::observe(spec, &world.links)).collect())
     }
 
-    async fn plug_tap(&self, tap: &LinkName, bridge: &LinkName) -> Result<bool, NetworkError> {
+    async fn plug_taps(
+        &self,
+        taps: &[(LinkName, LinkName)],
+    ) -> Result<Vec<LinkName>, NetworkError> {
         let mut world = self.world();
-        let Some(index) = plan::plug_tap(tap, bridge, &world.links) else { return Ok(false) };
-        if let Some(link) = world.find(tap.as_str()) {
-            link.controller = Some(index);
+        let mut plugged = Vec::new();
+        for (tap, bridge) in taps {
+            let Some(index) = plan::plug_tap(tap, bridge, &world.links) else { continue };
+            if let Some(link) = world.find(tap.as_str()) {
+                link.controller = Some(index);
+                plugged.push(tap.clone());
+            }
         }
-        Ok(true)
+        Ok(plugged)
     }
 
     async fn changed(&self) {

@@ -76,12 +76,11 @@ pub trait Network: Send + Sync + 'static {
         specs: &[BridgeSpec],
     ) -> impl Future<Output = Result<Vec<BridgeState>, NetworkError>> + Send;
 
-    /// Plug a tap of ours into this bridge, if it is there and is not; whether it was done.
-    fn plug_tap(
+    /// Plug taps of ours into their bridges, those that are there and are not plugged in: which.
+    fn plug_taps(
         &self,
-        tap: &LinkName,
-        bridge: &LinkName,
-    ) -> impl Future<Output = Result<bool, NetworkError>> + Send;
+        taps: &[(LinkName, LinkName)],
+    ) -> impl Future<Output = Result<Vec<LinkName>, NetworkError>> + Send;
 
     /// Until one of the node's links may have changed since the last look at them.
     fn changed(&self) -> impl Future<Output = ()> + Send;

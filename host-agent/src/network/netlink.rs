@@ -225,15 +225,22 @@ impl Network for Netlink {
         Ok(specs.iter().map(|spec| plan::observe(spec, &links)).collect())
     }
 
-    async fn plug_tap(&self, tap: &LinkName, bridge: &LinkName) -> Result<bool, NetworkError> {
+    async fn plug_taps(
+        &self,
+        taps: &[(LinkName, LinkName)],
+    ) -> Result<Vec<LinkName>, NetworkError> {
         let links = self.links().await?;
-        let Some(index) = plan::plug_tap(tap, bridge, &links) else { return Ok(false) };
-        match self.set(LinkUnspec::new_with_name(tap.as_str()).controller(index)).await {
-            Ok(()) => Ok(true),
-            // Its guest has just gone.
-            Err(error) if is_gone(&error) => Ok(false),
-            Err(source) => Err(NetworkError::Plug { tap: tap.to_string(), source }),
+        let mut plugged = Vec::new();
+        for (tap, bridge) in taps {
+            let Some(index) = plan::plug_tap(tap, bridge, &links) else { continue };
+            match self.set(LinkUnspec::new_with_name(tap.as_str()).controller(index)).await {
+                Ok(()) => plugged.push(tap.clone()),
+                // Its guest has just gone.
+                Err(error) if is_gone(&error) => {}
+                Err(source) => return Err(NetworkError::Plug { tap: tap.to_string(), source }),
+            }
         }
+        Ok(plugged)
     }
 
     async fn changed(&self) {

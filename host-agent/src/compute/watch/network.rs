@@ -20,6 +20,8 @@ const SETTLES: Duration = Duration::from_millis(300);
 impl<O: Outside> Watch<O> {
     /// Put the network right whenever something changed, until the agent stops.
     pub(in crate::compute) async fn follow_network(&self) {
+        // Nobody's rules are put in place before these.
+        self.mend_ports().await;
         loop {
             self.mend_network().await;
             tokio::select! {
@@ -40,6 +42,10 @@ impl<O: Outside> Watch<O> {
             Ok(mended) => told(&mended),
             Err(fault) => tracing::warn!(%fault, "cannot put the bridges right"),
         }
+        self.mend_ports().await;
+    }
+
+    async fn mend_ports(&self) {
         match self.node.wires.mend(|| self.wired()).await {
             Ok(mended) => told(&mended),
             Err(fault) => tracing::warn!(%fault, "cannot put the ports right"),

@@ -64,7 +64,8 @@ pub enum InPlace {
 
 /// The rules of the node. Each call may be repeated, and is done whole or not at all.
 pub trait Filters: Send + Sync + 'static {
-    /// Have these guards in place, whatever there was for their taps; others stay.
+    /// Have these guards in place, whatever there was for their taps; others stay. It waits for the first
+    /// [`sync`](Self::sync), which tells of the others.
     fn put(&self, guards: &[Guard]) -> impl Future<Output = Result<(), FilterError>> + Send;
 
     /// Leave nothing for these taps; none there is as wanted.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::rules;
 use super::{Dropped, FilterError, Filters, Guard, InPlace};
@@ -26,6 +26,9 @@ pub struct Nft {
     table: String,
     there: Mutex<There>,
     changes: Changes,
+    /// Whether we were told of all guests there are: until then, those of an earlier run of the agent
+    /// hold theirs, and are not replaced by one.
+    told: watch::Sender<bool>,
 }
 
 /// What is in place, as far as we put it there.
@@ -44,7 +47,14 @@ impl Nft {
     pub fn open(table: String) -> Result<Self, FilterError> {
         let changes = Changes::of_rules().map_err(FilterError::Open)?;
         let (programs, there) = (Programs::new(), Mutex::default());
-        Ok(Self { program: PathBuf::from("nft"), programs, table, there, changes })
+        Ok(Self {
+            program: PathBuf::from("nft"),
+            programs,
+            table,
+            there,
+            changes,
+            told: watch::Sender::new(false),
+        })
     }
 
     async fn run(&self, arguments: &[&str], input: &str) -> Result<Vec<u8>, FilterError> {
@@ -79,22 +89,23 @@ impl Nft {
         guards: BTreeMap<LinkName, Guard>,
         change: &str,
     ) -> Result<(), FilterError> {
-        let known = matches!(there.listed, Some(Some(_)));
-        // Before the change: what fails on the way is not taken for what we know.
+        let is_there = matches!(there.listed, Some(Some(_)));
+        // Before the change: what fails on the way is not taken for what we know, and is put in place
+        // with the next one.
         there.listed = None;
-        let changed = match known {
+        there.guards = guards;
+        let changed = match is_there {
             true => self.apply(change).await,
             false => Err(FilterError::Refused { said: String::new() }),
         };
         match changed {
             Ok(()) => {}
-            // Somebody has changed the table: all of it is put in place.
+            // There is no table, or somebody has changed it: all of it is put in place.
             Err(FilterError::Refused { .. }) => {
-                self.apply(&rules::whole(&self.table, guards.values())).await?
+                self.apply(&rules::whole(&self.table, there.guards.values())).await?;
             }
             Err(error) => return Err(error),
         }
-        there.guards = guards;
         there.listed = Some(self.listed().await?);
         // Our own change is none to look at.
         self.changes.note();
@@ -108,6 +119,8 @@ fn is_absent(said: &str) -> bool {
 
 impl Filters for Nft {
     async fn put(&self, guards: &[Guard]) -> Result<(), FilterError> {
+        // The sender is ours: it is never gone.
+        let _ = self.told.subscribe().wait_for(|told| *told).await;
         let mut there = self.there.lock().await;
         let mut wanted = there.guards.clone();
         let mut change = String::new();
@@ -148,6 +161,7 @@ impl Filters for Nft {
         guards: impl FnOnce() -> Vec<Guard> + Send,
     ) -> Result<InPlace, FilterError> {
         let mut there = self.there.lock().await;
+        self.told.send_replace(true);
         let wanted: BTreeMap<_, _> = guards().into_iter().map(|g| (g.tap.clone(), g)).collect();
         let known = wanted == there.guards && there.listed.is_some();
         if known && !self.changes.note() {
@@ -263,7 +277,9 @@ mod tests {
                     run(&format!("ip link set {end} up"));
                 }
                 run("ip link set br0 up");
-                test(Nft::open("ostler".to_owned()).unwrap()).await;
+                let nft = Nft::open("ostler".to_owned()).unwrap();
+                nft.sync(Vec::new).await.unwrap();
+                test(nft).await;
             });
         });
         if let Err(panic) = thread.join() {
@@ -384,7 +400,8 @@ mod tests {
             }
             // Another agent knows nothing of what is there, and takes it over.
             let next = Nft::open("ostler".to_owned()).unwrap();
-            next.put(&of).await.unwrap();
+            let (put, synced) = tokio::join!(next.put(&of), next.sync(|| of.clone().into()));
+            assert_eq!((put.is_ok(), synced.unwrap()), (true, InPlace::Mended));
             assert_eq!(next.sync(|| of.clone().into()).await.unwrap(), InPlace::Found);
             // A port is put in place though the table is gone.
             run("nft delete table bridge ostler");
