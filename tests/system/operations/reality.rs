@@ -71,6 +71,7 @@ async fn orphans_are_reported_adopted_or_removed_and_strangers_left_alone() {
     let lose = async |node: &mut Node, more: &str| {
         node.agent.stop().await.unwrap();
         journal(node, &format!("DELETE FROM instance WHERE id = '{id}'")).await;
+        journal(node, "DELETE FROM port").await;
         let plain = node.agent.setup().more.clone();
         let plain = plain.split("[instances]").next().unwrap().to_owned();
         node.agent.setup().more = format!("{plain}[instances]\nreconcile_interval = 1\n{more}");
@@ -98,6 +99,8 @@ async fn orphans_are_reported_adopted_or_removed_and_strangers_left_alone() {
     assert_eq!((shown["name"].as_str(), node.qemu(&id)), (Some("lost"), qemu));
     node.until(&id, "its guest is heard", |i| i["guest"]["state"] == "ready").await;
     node.becomes("instance.reboot", json!({"id": id, "manner": "hard"}), "ACTIVE").await;
+    let ports = node.ask("instance.list_interfaces", json!({"id": id})).await;
+    assert_eq!(ports[0]["port_security"], true, "{ports:#}");
 
     lose(&mut node, "orphans = \"remove\"\n").await;
     poll::until("the orphan is gone", BOOT, async || match node.qemu(&id) {

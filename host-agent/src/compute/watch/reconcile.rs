@@ -36,8 +36,8 @@ use crate::disk::Disks;
 use crate::hypervisor::inspect::Inspect;
 use crate::hypervisor::{DomainRecord, DomainState, Error, Hypervisor, PowerReason};
 use crate::image::Images;
-use crate::journal::Write;
-use crate::journal::records::{ImageRecord, InstanceRecord, Running};
+use crate::journal::records::{ImageRecord, InstanceRecord, PortRecord, Running};
+use crate::journal::{Entry, PortEntry, Write};
 
 /// Definitions asked for at once.
 const AT_ONCE: usize = 4;
@@ -169,11 +169,26 @@ impl<O: Outside> Watch<O> {
         };
         (record.built, record.task_state, record.operation) = (true, None, None);
         record.revision += 1;
-        let write = Write { instance: Some(record.clone()), ..Write::default() };
+        // Of its ports, no more is known than the instance says.
+        let ports: Vec<PortRecord> = {
+            let known = self.registry.lock();
+            let lost = record.ports.iter().filter(|there| !known.ports.contains_key(&there.id));
+            lost.map(|there| PortRecord::of(there, record.owner.clone(), record.created)).collect()
+        };
+        let write = Write {
+            instance: Some(record.clone()),
+            ports: ports.iter().cloned().map(Entry::Put).collect(),
+            ..Write::default()
+        };
         if let Err(error) = self.registry.journal.write(write).await {
             return Err(StepError::failed(journal_fault(&error)));
         }
-        self.registry.lock().instances.insert(record.id, record);
+        {
+            let mut known = self.registry.lock();
+            known.ports.extend(ports.into_iter().map(|port| (port.id, port)));
+            known.instances.insert(record.id, record);
+        }
+        self.mend_network().await;
         self.engine.note_definition(domain.id).await;
         tracing::warn!(domain = domain.name, "an orphan was adopted");
         Ok(true)
@@ -185,8 +200,25 @@ impl<O: Outside> Watch<O> {
         self.engine.undefine_domain(domain.id).await?;
         if let Some(record) = described(domain) {
             self.engine.remove_links(&record).await?;
+            self.forget_ports(&record).await?;
         }
         self.engine.remove_files(domain.id).await
+    }
+
+    /// Forget the ports that go with an instance that the journal does not know.
+    async fn forget_ports(&self, record: &InstanceRecord) -> Result<(), StepError> {
+        let goes: Vec<PortEntry> = {
+            let known = self.registry.lock();
+            let there = record.ports.iter().filter(|there| !there.kept);
+            let unused = there.filter(|there| known.user_of_port(there.id).is_none());
+            unused.map(|there| Entry::Gone(there.id)).collect()
+        };
+        let write = Write { ports: goes.clone(), ..Write::default() };
+        let written = self.registry.journal.write(write).await;
+        written.map_err(|error| StepError::failed(journal_fault(&error)))?;
+        let mut known = self.registry.lock();
+        goes.iter().for_each(|entry| known.set_port(entry));
+        Ok(())
     }
 
     /// Look for definitions that are not what the agent made.
