@@ -108,7 +108,7 @@ impl Nft {
         }
         there.listed = Some(self.listed().await?);
         // Our own change is none to look at.
-        self.changes.note();
+        self.changes.note_of(&self.table);
         Ok(())
     }
 }
@@ -164,7 +164,7 @@ impl Filters for Nft {
         self.told.send_replace(true);
         let wanted: BTreeMap<_, _> = guards().into_iter().map(|g| (g.tap.clone(), g)).collect();
         let known = wanted == there.guards && there.listed.is_some();
-        if known && !self.changes.note() {
+        if known && !self.changes.note_of(&self.table) {
             return Ok(InPlace::Found);
         }
         if known && Some(self.listed().await?) == there.listed {
