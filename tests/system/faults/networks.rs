@@ -21,8 +21,9 @@ impl Lane {
         scenario: &Scenario,
         before: &mut Value,
     ) -> Result<(Value, String), Wrong> {
-        let name = format!("net{}", self.serial);
         let suffix: String = self.node.agent.host().chars().rev().take(6).collect();
+        // A tunnel of a network's name is taken for that network's, whichever lane made it.
+        let name = format!("net{}x{suffix}", self.serial);
         let bridge = format!("of{}{suffix}", self.serial);
         self.node.adopt_bridge(&bridge);
         let plain = json!({"name": name, "bridge": bridge});

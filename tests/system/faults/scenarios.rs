@@ -366,9 +366,12 @@ pub(super) fn of(kind: Kind) -> Vec<Scenario> {
             deed(DETACH_PORT, "stopped").more("off").after(&[STOP, PORT, ATTACH_PORT]),
         ],
         Kind::PortCreate => vec![Scenario { about: About::Port, ..deed(PORT, "") }],
-        Kind::PortUpdate => {
-            vec![Scenario { about: About::Port, ..of(|_| json!({"owner": "bench"}), "") }]
-        }
+        Kind::PortUpdate => vec![
+            Scenario { about: About::Port, ..of(|_| json!({"owner": "bench"}), "") },
+            of(|shown| json!({"id": shown["id"], "fixed_ips": ["192.0.2.7"]}), "active")
+                .when("addresses, in use")
+                .after(&[PORT, ATTACH_PORT]),
+        ],
         Kind::PortDelete => vec![Scenario { about: About::Port, ..of(nothing, "") }],
         Kind::SwapVolume => vec![
             deed(SWAP, "active").after(&[VOLUME, ATTACH, OTHER_VOLUME]),
