@@ -160,9 +160,10 @@ impl Admission<'_> {
         addresses: &[IpAddr],
         pairs: &[AddressPair],
     ) -> Result<(), Refusal> {
-        if addresses.len() > ADDRESSES_MAX || pairs.len() > ADDRESSES_MAX {
-            let text = format!("a port has at most {ADDRESSES_MAX} addresses");
-            return Err(invalid("fixed_ips", text));
+        let counts = [("fixed_ips", addresses.len()), ("allowed_address_pairs", pairs.len())];
+        if let Some((parameter, _)) = counts.into_iter().find(|(_, n)| *n > ADDRESSES_MAX) {
+            let text = format!("a port has at most {ADDRESSES_MAX} of them");
+            return Err(invalid(parameter, text));
         }
         for (n, address) in addresses.iter().enumerate() {
             if let Some(what) = no_guests(*address) {
